@@ -1,0 +1,1 @@
+"""bitbudget's server, client and command line."""

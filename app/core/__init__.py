@@ -1,0 +1,1 @@
+"""The pure core: formats, exact bytes, measurements, allocation, manifest."""

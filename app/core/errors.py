@@ -1,0 +1,125 @@
+"""The tree of errors a user can meet.
+
+    BitbudgetError                    1 / 500
+    |-- InvalidInputError             2 / 422   something the user gave is wrong
+    |   |-- InvalidModelError                   a model folder or one of its files
+    |   |-- InvalidRequestError                 an option, a size, a glob, a document
+    |   `-- UnsupportedModelError               a model mlx-lm has no class for
+    |-- InfeasibleBudgetError         3 / 422   names the smallest feasible size
+    |-- NotFoundError                 1 / 404
+    |-- ConflictError                 1 / 409
+    `-- LostLeaseError                1 / 410
+
+Numbers: exit code of the command line / HTTP status.
+A class's docstring is its message: `{field}` is filled from the instance's typed fields.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, ClassVar
+
+__all__ = [
+    "BitbudgetError",
+    "ConflictError",
+    "InfeasibleBudgetError",
+    "InvalidInputError",
+    "InvalidModelError",
+    "InvalidRequestError",
+    "LostLeaseError",
+    "NotFoundError",
+    "UnsupportedModelError",
+]
+
+
+class BitbudgetError(Exception):
+    """bitbudget could not finish: {reason}."""
+
+    status: ClassVar[int] = 500
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, **fields: Any) -> None:
+        self.fields = fields
+        template = type(self).__doc__ or "{reason}"
+        super().__init__(template.format(**fields))
+
+    @classmethod
+    def slug(cls) -> str:
+        """Return the class name as a problem type: `LostLeaseError` -> `lost-lease`."""
+        name = cls.__name__.removesuffix("Error")
+        return re.sub(r"(?<!^)(?=[A-Z])", "-", name).lower()
+
+    @classmethod
+    def title(cls) -> str:
+        """Return the class name as words: `InfeasibleBudgetError` -> `Infeasible budget`."""
+        return cls.slug().replace("-", " ").capitalize()
+
+
+class InvalidInputError(BitbudgetError):
+    """{where}: found {found}, expected {expected}; {remedy}."""
+
+    status = 422
+    exit_code = 2
+
+    def __init__(self, *, where: str, found: str, expected: str, remedy: str) -> None:
+        super().__init__(where=where, found=found, expected=expected, remedy=remedy)
+
+
+class InvalidModelError(InvalidInputError):
+    """{where}: found {found}, expected {expected}; {remedy}."""
+
+    exit_code = 1
+
+
+class InvalidRequestError(InvalidInputError):
+    """{where}: found {found}, expected {expected}; {remedy}."""
+
+
+class UnsupportedModelError(BitbudgetError):
+    """Model type '{model_type}' is not supported: {reason}; {remedy}."""
+
+    status = 422
+
+    def __init__(self, *, model_type: str, reason: str, remedy: str) -> None:
+        super().__init__(model_type=model_type, reason=reason, remedy=remedy)
+
+
+class InfeasibleBudgetError(BitbudgetError):
+    """{budget_bytes} bytes are too few: the smallest feasible {binding} is {minimum_bytes} bytes."""
+
+    status = 422
+    exit_code = 3
+
+    def __init__(
+        self, *, budget_bytes: int, minimum_bytes: int, binding: str = "checkpoint"
+    ) -> None:
+        super().__init__(budget_bytes=budget_bytes, minimum_bytes=minimum_bytes, binding=binding)
+        self.budget_bytes = budget_bytes
+        self.minimum_bytes = minimum_bytes
+
+
+class NotFoundError(BitbudgetError):
+    """There is no {what} '{name}'."""
+
+    status = 404
+
+    def __init__(self, *, what: str, name: str) -> None:
+        super().__init__(what=what, name=name)
+
+
+class ConflictError(BitbudgetError):
+    """{what} '{name}': {reason}; {remedy}."""
+
+    status = 409
+
+    def __init__(self, *, what: str, name: str, reason: str, remedy: str) -> None:
+        super().__init__(what=what, name=name, reason=reason, remedy=remedy)
+
+
+class LostLeaseError(BitbudgetError):
+    """Lease '{lease}' attempt {attempt} no longer holds the job: {reason}."""
+
+    status = 410
+
+    def __init__(self, *, lease: str, attempt: int, reason: str) -> None:
+        super().__init__(lease=lease, attempt=attempt, reason=reason)

@@ -1,0 +1,168 @@
+"""The manifest: the downloadable record of an allocation.
+
+Canonical JSON, so that equal allocations are equal bytes; nothing in it depends on the clock, the
+machine or the path of the run. `manifest.schema.json` beside this file is its JSON Schema.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from app.core.allocation import Allocation
+from app.core.canonical import canonical_json, sha256_of
+from app.core.errors import InvalidRequestError
+from app.core.formats import KEEP, FormatName
+from app.core.layout import CheckpointLayout, module_bytes
+from app.core.measurement import Encoder, Measurement, Sensitivity
+from app.core.requests import AllocationRequest
+
+__all__ = ["MAX_MANIFEST_BYTES", "Certificate", "Manifest", "ManifestModel", "ModuleChoice"]
+
+MAX_MANIFEST_BYTES: Final = 64 * 2**20
+"""A larger document is refused unread."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ManifestModel(_Part):
+    """The weights that the manifest is for."""
+
+    name: str
+    revision: str
+    digest: str = Field(description="SHA-256 over the names and digests of the weight files.")
+    model_type: str
+
+
+class ModuleChoice(_Part):
+    """What was chosen for one module."""
+
+    format: FormatName
+    bytes: int = Field(ge=0, description="Exact bytes in the files, header room included.")
+    t2: float = Field(ge=0)
+    kl_nats: float = Field(ge=0, description="Predicted KL in nats per token of this choice.")
+
+
+class Certificate(_Part):
+    """How good the allocation is."""
+
+    predicted_kl_nats_per_token: float
+    bound: float = Field(description="No allocation within the budget is below this.")
+    gap: float
+    shadow_price_nats_per_byte: float
+    status: Literal["optimal", "feasible"]
+    solver: str
+    stopped_by: str = ""
+
+
+class Manifest(_Part):
+    """One format per module of one model, with exact bytes and the certificate."""
+
+    schema_version: Literal[1] = 1
+    model: ManifestModel
+    measurement: str = Field(description="Key of the measurement that was allocated on.")
+    encoder: Encoder
+    sensitivity: Sensitivity
+    rotation: str = "none"
+    request: AllocationRequest
+    budget_bytes: int
+    file_bytes: int
+    certificate: Certificate
+    modules: dict[str, ModuleChoice]
+    kv_bits: dict[int, int] | None = None
+    notes: tuple[str, ...] = ()
+
+    def to_bytes(self) -> bytes:
+        """Return the canonical bytes, whose SHA-256 is the manifest's identity."""
+        return canonical_json(self.model_dump(mode="json"))
+
+    @property
+    def sha256(self) -> str:
+        """Hex digest of `to_bytes`."""
+        return sha256_of(self.to_bytes())
+
+    @classmethod
+    def from_bytes(cls, data: bytes, where: str = "manifest") -> Manifest:
+        """Read and check a manifest; InvalidRequestError names the first thing that is wrong."""
+        if len(data) > MAX_MANIFEST_BYTES:
+            raise InvalidRequestError(
+                where=where,
+                found=f"{len(data)} bytes",
+                expected=f"at most {MAX_MANIFEST_BYTES}",
+                remedy="check that this is a bitbudget manifest",
+            )
+        try:
+            return cls.model_validate_json(data)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            place = ".".join(str(part) for part in first["loc"]) or "document"
+            raise InvalidRequestError(
+                where=f"{where}: {place}",
+                found=repr(first.get("input"))[:80],
+                expected=first["msg"],
+                remedy="write it with bitbudget allocate, or check it against the JSON Schema",
+            ) from error
+
+    def quantization_config(self) -> dict[str, object]:
+        """Return mlx-lm's `quantization` entry of config.json: every quantized path, explicitly."""
+        chosen = {path: c.format for path, c in self.modules.items() if c.format != KEEP}
+        config: dict[str, object] = {"group_size": 64, "bits": 4, "mode": "affine"}
+        for path, format_ in chosen.items():
+            config[path] = {
+                "group_size": format_.group_size,
+                "bits": format_.bits,
+                "mode": format_.mode.value,
+            }
+        return config
+
+    @classmethod
+    def build(
+        cls,
+        measurement: Measurement,
+        layout: CheckpointLayout,
+        request: AllocationRequest,
+        allocation: Allocation,
+    ) -> Manifest:
+        """Record `allocation` of `measurement`."""
+        modules = {}
+        for module in layout.inventory.modules:
+            format_ = allocation.formats[module.path]
+            point = measurement.curve(module.path).point(format_)
+            modules[module.path] = ModuleChoice(
+                format=format_,
+                bytes=module_bytes(module, format_),
+                t2=point.t2,
+                kl_nats=point.kl_nats,
+            )
+        return cls(
+            model=ManifestModel(
+                name=measurement.model.name,
+                revision=measurement.model.revision,
+                digest=measurement.model.digest,
+                model_type=measurement.inventory.architecture.model_type,
+            ),
+            measurement=measurement.key,
+            encoder=measurement.encoder,
+            sensitivity=measurement.sensitivity,
+            rotation=measurement.rotation,
+            request=AllocationRequest(
+                **request.model_dump(include=set(AllocationRequest.model_fields))
+            ),
+            budget_bytes=allocation.budget_bytes,
+            file_bytes=allocation.file_bytes,
+            certificate=Certificate(
+                predicted_kl_nats_per_token=allocation.predicted_kl_nats_per_token,
+                bound=allocation.bound,
+                gap=allocation.gap,
+                shadow_price_nats_per_byte=allocation.shadow_price_nats_per_byte,
+                status="optimal" if allocation.status == "optimal" else "feasible",
+                solver=allocation.solver,
+                stopped_by=allocation.stopped_by,
+            ),
+            modules=modules,
+            kv_bits=None if allocation.kv_formats is None else dict(allocation.kv_formats),
+            notes=allocation.notes,
+        )

@@ -1,0 +1,189 @@
+"""What was measured of a model: all that an allocation needs, so that a second budget is free."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Final
+
+from pydantic import TypeAdapter
+
+from app.core.canonical import canonical_json, sha256_of
+from app.core.formats import KEEP, Format, FormatName
+from app.core.inventory import Inventory
+
+__all__ = [
+    "KEEP_POINT",
+    "METRIC_VERSION",
+    "Curve",
+    "CurvePoint",
+    "Encoder",
+    "Measurement",
+    "ModelIdentity",
+    "Sensitivity",
+    "Verification",
+    "measurement_key",
+    "sqnr_db",
+]
+
+METRIC_VERSION: Final = 1
+"""Raised whenever a change makes stored numbers incomparable with new ones."""
+
+
+class Encoder(StrEnum):
+    """How codes, scales and biases are chosen inside a format."""
+
+    MINMAX = "minmax"
+    CAREFUL = "careful"
+    GPTQ = "gptq"
+    YAQA = "yaqa"
+
+
+class Sensitivity(StrEnum):
+    """How a module's error is turned into nats per token of KL."""
+
+    FISHER = "fisher"
+    PROBE = "probe"
+    WEIGHTS = "weights"
+
+
+def sqnr_db(t2: float) -> float:
+    """Return -10 log10 t2, infinite for an exact copy."""
+    return math.inf if t2 <= 0 else -10 * math.log10(t2)
+
+
+@dataclass(frozen=True, slots=True)
+class CurvePoint:
+    """One format of one module.
+
+    `t2` is ||W_hat - W||^2 / ||W||^2 of the deployed encoder with stored scales (exact affine
+    value, product in float32). `kl_nats` is the predicted KL in nats per token of this choice alone: from
+    the Kronecker Fisher cost of the encoder's own error where statistics allow, else alpha t2.
+    `t2_relative_error` is the sampling error of t2, 0 when it is exact.
+    """
+
+    format: FormatName
+    t2: float
+    kl_nats: float
+    t2_relative_error: float = 0.0
+
+    @property
+    def sqnr_db(self) -> float:
+        """Signal to quantization noise ratio."""
+        return sqnr_db(self.t2)
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """The rate-distortion curve of a module, `keep` included with t2 = 0.
+
+    `alpha_nats` is the KL in nats per token that one unit of t2 costs on this module. `digest` is
+    the SHA-256 of the source tensors' bytes. `features` are numbers for people and for models of
+    sensitivity: excess kurtosis, max over rms, outlier fraction, effective rank, ...
+    """
+
+    path: str
+    alpha_nats: float
+    points: tuple[CurvePoint, ...]
+    digest: str = ""
+    features: Mapping[str, float] = field(default_factory=dict)
+
+    def point(self, format_: Format) -> CurvePoint:
+        """Return the point measured in `format_`; KeyError when it was not."""
+        for point in self.points:
+            if point.format == format_:
+                return point
+        raise KeyError(str(format_))
+
+
+@dataclass(frozen=True, slots=True)
+class ModelIdentity:
+    """Which weights: the name a user gave, the resolved revision, and a digest over all files."""
+
+    name: str
+    revision: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """Predicted against measured KL (nats per token) on random mixed allocations."""
+
+    predicted: tuple[float, ...]
+    measured: tuple[float, ...]
+    bits_per_weight: tuple[float, ...]
+    r_squared: float
+    spearman: float
+    slope: float
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """Inventory, curves and sensitivity of one model with one encoder.
+
+    `rotation` is `none` or `folded`. `text` says which tokens sensitivity used: `self` (sampled
+    from the model), `none` or the SHA-256 of the user's file; `tokens` how many.
+    """
+
+    model: ModelIdentity
+    inventory: Inventory
+    encoder: Encoder
+    sensitivity: Sensitivity
+    curves: tuple[Curve, ...]
+    text: str = "none"
+    tokens: int = 0
+    rotation: str = "none"
+    metric_version: int = METRIC_VERSION
+    verification: Verification | None = None
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """The identity of this measurement, known before it is made."""
+        return measurement_key(
+            self.model.digest, self.encoder, self.sensitivity, self.text, self.rotation
+        )
+
+    def curve(self, path: str) -> Curve:
+        """Return the curve of the module at `path`; KeyError when there is none."""
+        for curve in self.curves:
+            if curve.path == path:
+                return curve
+        raise KeyError(path)
+
+    def to_json(self) -> bytes:
+        """Return canonical JSON, the stored and uploaded form."""
+        return canonical_json(_ADAPTER.dump_python(self, mode="json"))
+
+    @classmethod
+    def from_json(cls, data: bytes) -> Measurement:
+        """Read `to_json`; pydantic.ValidationError names what is wrong."""
+        return _ADAPTER.validate_json(data)
+
+
+_ADAPTER: Final = TypeAdapter(Measurement)
+
+
+def measurement_key(
+    model_digest: str,
+    encoder: Encoder,
+    sensitivity: Sensitivity,
+    text: str = "self",
+    rotation: str = "none",
+) -> str:
+    """Return the SHA-256 that identifies a measurement of these weights made in this way."""
+    parts = {
+        "model": model_digest,
+        "encoder": encoder.value,
+        "sensitivity": sensitivity.value,
+        "text": text,
+        "rotation": rotation,
+        "metric_version": METRIC_VERSION,
+    }
+    return sha256_of(canonical_json(parts))
+
+
+KEEP_POINT: Final = CurvePoint(KEEP, t2=0.0, kl_nats=0.0)
+"""The last point of every curve: the source weights themselves."""

@@ -1,0 +1,1 @@
+"""Leases: how a worker takes a job, keeps it and answers for it."""

@@ -1,0 +1,1 @@
+"""Metal kernels, their launchers and their references in MLX operations."""
