@@ -85,7 +85,7 @@ class UnsupportedModelError(BitbudgetError):
 
 
 class InfeasibleBudgetError(BitbudgetError):
-    """{budget_bytes} bytes are too few: the smallest feasible {binding} is {minimum_bytes} bytes."""
+    """{budget_bytes} bytes: too few, the smallest feasible {binding} is {minimum_bytes} bytes."""
 
     status = 422
     exit_code = 3

@@ -59,8 +59,9 @@ class CurvePoint:
     """One format of one module.
 
     `t2` is ||W_hat - W||^2 / ||W||^2 of the deployed encoder with stored scales (exact affine
-    value, product in float32). `kl_nats` is the predicted KL in nats per token of this choice alone: from
-    the Kronecker Fisher cost of the encoder's own error where statistics allow, else alpha t2.
+    value, product in float32). `kl_nats` is the predicted KL in nats per token of this choice
+    alone: from the Kronecker Fisher cost of the encoder's own error where statistics allow, else
+    alpha t2.
     `t2_relative_error` is the sampling error of t2, 0 when it is exact.
     """
 
