@@ -183,7 +183,8 @@ def plan_checkpoint(
     """Cut the inventory into shards by source bytes; a larger array has a shard of its own."""
     shards: list[list[Module | Passthrough]] = [[]]
     filled = 0
-    for item in (*inventory.modules, *inventory.passthrough):
+    items: list[Module | Passthrough] = [*inventory.modules, *inventory.passthrough]
+    for item in items:
         nbytes = math.prod(item.shape) * item.dtype.itemsize
         if filled and filled + nbytes > max_shard_bytes:
             shards.append([])
