@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -23,3 +24,17 @@ def fixtures_dir() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no fixtures at {folder}: set BITBUDGET_FIXTURES to their folder")
     return folder
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Turn a skip into a failure where every tool must be there (`.ci/run`)."""
+    report = yield
+    required = os.environ.get("BITBUDGET_REQUIRE_TOOLS") == "1"
+    hardware = any(item.get_closest_marker(name) for name in ("metal", "cuda"))
+    if required and report.skipped and not hardware and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped where every tool must be there: {call.excinfo}"
+    return report

@@ -11,6 +11,7 @@
     `-- LostLeaseError                1 / 410
 
 Numbers: exit code of the command line / HTTP status.
+InvalidInputError is a ValueError too, so that pydantic reports it with its place.
 A class's docstring is its message: `{field}` is filled from the instance's typed fields.
 """
 
@@ -55,7 +56,7 @@ class BitbudgetError(Exception):
         return cls.slug().replace("-", " ").capitalize()
 
 
-class InvalidInputError(BitbudgetError):
+class InvalidInputError(BitbudgetError, ValueError):
     """{where}: found {found}, expected {expected}; {remedy}."""
 
     status = 422

@@ -133,10 +133,7 @@ def _validate(value: object) -> Format:
     if not isinstance(value, (str, Format)):
         msg = f"a format is a string, found {value!r}"
         raise TypeError(msg)
-    try:
-        return parse_format(value)
-    except InvalidRequestError as error:
-        raise ValueError(str(error)) from error
+    return parse_format(value)
 
 
 FormatName = Annotated[

@@ -1,0 +1,83 @@
+"""The rules of the house that a tool can check."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import pkgutil
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+PACKAGES = ("app", "bitbudget", "metal_kernels", "workers")
+MAX_MODULE_LINES = 400
+
+
+def _modules() -> list[Path]:
+    return [path for package in PACKAGES for path in (REPOSITORY / package).rglob("*.py")]
+
+
+def test_imports_follow_the_architecture() -> None:
+    command = [str(Path(sys.executable).with_name("lint-imports"))]
+    finished = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stdout
+
+
+def test_no_module_outgrows_its_concept() -> None:
+    lengths = {path: len(path.read_text().splitlines()) for path in _modules()}
+    assert {p.name: n for p, n in lengths.items() if n > MAX_MODULE_LINES} == {}
+
+
+def test_no_path_of_a_machine_is_in_the_repository() -> None:
+    tracked = subprocess.run(
+        ["git", "ls-files", "*.py", "*.md", "*.toml", "*.yml", "*.sh", "Makefile", ".ci"],  # noqa: S607 - git is found on PATH
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+    pattern = re.compile(r"(?<![\w./])/(home|root|work|Users)/\w")
+    found = [n for n in tracked if pattern.search((REPOSITORY / n).read_text(errors="replace"))]
+    assert found == []
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_what_a_module_exports_exists(package: str) -> None:
+    root = importlib.import_module(package)
+    names = [info.name for info in pkgutil.walk_packages(root.__path__, f"{package}.")]
+    sources = {name: _source(name) for name in names}
+    for name, source in sources.items():
+        exported = _exported(source)
+        defined = _defined(source)
+        assert set(exported) <= defined, f"{name} exports what it does not define"
+
+
+def _source(name: str) -> Path:
+    path = REPOSITORY / Path(*name.split("."))
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+
+
+def _exported(source: Path) -> list[str]:
+    for node in ast.parse(source.read_text()).body:
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "__all__":
+            value = ast.literal_eval(node.value)
+            assert isinstance(value, list)
+            return value
+    return []
+
+
+def _defined(source: Path) -> set[str]:
+    tree = ast.parse(source.read_text())
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            names.add(node.name)
+        elif isinstance(node, (ast.Import, ast.ImportFrom)):
+            names.update((alias.asname or alias.name) for alias in node.names)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+    return names
