@@ -7,7 +7,7 @@ STAMP = $(VENV)/.bitbudget-installed
 
 install: $(STAMP)
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt setup.py
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --editable '.[server,worker,cluster,dev]'
 	touch $(STAMP)
@@ -19,7 +19,7 @@ serve: install
 	$(BIN)/bitbudget serve
 
 test: install lint
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m workers.native.preload -m pytest -n 2
 
 lint: install
 	$(BIN)/ruff check .

@@ -1,0 +1,54 @@
+"""A fast BLAS for MLX on Linux, whose wheel carries the reference one.
+
+MLX calls `cblas_sgemm` and some of LAPACK by name. Preloading a library that offers those names and
+forwards them to the OpenBLAS of `scipy-openblas32` takes float32 matmul from 4 to 200 GFLOP/s on
+two cores. The variable must be set before the process starts, so it is the parent that does it.
+OpenBLAS uses every core unless OPENBLAS_NUM_THREADS says otherwise.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from workers.native.build import NativeBuildError, targets
+from workers.native.loader import library
+
+__all__ = ["preload_environment"]
+
+
+def preload_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return `environment` with LD_PRELOAD of OpenBLAS in front, for a child that runs MLX.
+
+    Unchanged on macOS, where `scipy-openblas32` is missing, and where the path of a library holds a
+    character that LD_PRELOAD separates by.
+    """
+    child = dict(environment)
+    present = child.get("LD_PRELOAD", "").replace(":", " ").split()
+    wanted = [str(path) for path in _libraries()]
+    if wanted and not any(" " in path or ":" in path for path in wanted):
+        child["LD_PRELOAD"] = ":".join(dict.fromkeys([*wanted, *present]))
+    return child
+
+
+def _libraries() -> tuple[Path, ...]:
+    """Return the libraries to preload, none where they cannot be had."""
+    openblas = _openblas()
+    if openblas is None:
+        return ()
+    shims = [target.name for target in targets() if target.name.startswith("blas-shim")]
+    try:
+        return (*map(library, shims), openblas)
+    except NativeBuildError:
+        return ()
+
+
+def _openblas() -> Path | None:
+    if sys.platform != "linux" or importlib.util.find_spec("scipy_openblas32") is None:
+        return None
+    import scipy_openblas32  # noqa: PLC0415 - absent outside Linux workers
+
+    found = Path(scipy_openblas32.get_lib_dir()) / f"lib{scipy_openblas32.get_library()}.so"
+    return found if found.exists() else None
