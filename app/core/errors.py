@@ -8,7 +8,9 @@
     |-- InfeasibleBudgetError         3 / 422   names the smallest feasible size
     |-- NotFoundError                 1 / 404
     |-- ConflictError                 1 / 409
-    `-- LostLeaseError                1 / 410
+    |-- LostLeaseError                1 / 410
+    |-- HubAccessError                1 / 403   the Hub wants a token, or another one
+    `-- HubUnavailableError           1 / 503   the Hub, or the way to it, failed
 
 Numbers: exit code of the command line / HTTP status.
 InvalidInputError is a ValueError too, so that pydantic reports it with its place.
@@ -23,6 +25,8 @@ from typing import Any, ClassVar
 __all__ = [
     "BitbudgetError",
     "ConflictError",
+    "HubAccessError",
+    "HubUnavailableError",
     "InfeasibleBudgetError",
     "InvalidInputError",
     "InvalidModelError",
@@ -124,3 +128,24 @@ class LostLeaseError(BitbudgetError):
 
     def __init__(self, *, lease: str, attempt: int, reason: str) -> None:
         super().__init__(lease=lease, attempt=attempt, reason=reason)
+
+
+class HubAccessError(BitbudgetError):
+    """The Hub refused {what}: {reason}; {remedy}."""
+
+    status = 403
+
+    def __init__(self, *, what: str, reason: str, remedy: str) -> None:
+        super().__init__(what=what, reason=reason, remedy=remedy)
+
+
+class HubUnavailableError(BitbudgetError):
+    """The Hub did not answer for {what}: {reason}; {remedy}."""
+
+    status = 503
+
+    def __init__(
+        self, *, what: str, reason: str, remedy: str, retry_after_seconds: float | None = None
+    ) -> None:
+        super().__init__(what=what, reason=reason, remedy=remedy)
+        self.retry_after_seconds = retry_after_seconds
