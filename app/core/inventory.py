@@ -26,13 +26,15 @@ class ModuleKind(StrEnum):
     LINEAR = "linear"
     EMBEDDING = "embedding"
     SWITCH_LINEAR = "switch_linear"
+    MULTI_LINEAR = "multi_linear"
 
 
 @dataclass(frozen=True, slots=True)
 class Module:
     """A module with a weight that can be quantized, named by its mlx path.
 
-    `shape` is (out, in), or (experts, out, in) for stacked experts. `decision_group` names the
+    `shape` is (out, in), (experts, out, in) for stacked experts, or (heads, out, in) for a linear
+    layer per head (`multi_linear`, of latent attention). `decision_group` names the
     modules that must share one format (by default the module alone). `experts_per_token` is 0 for
     a module that every token uses whole. `is_tied_head` marks an embedding that is also the head.
     `quantizable` is what the model's own `quant_predicate` allows, `floor_bits` what it asks for

@@ -1,0 +1,14 @@
+"""Checkpoints as mlx-lm sees them: their files, weights and inventory."""
+
+from workers.models.checkpoint import Checkpoint, checkpoint_from_headers, open_checkpoint
+from workers.models.headers import SourceFile, TensorRef
+from workers.models.inventory import build_inventory
+
+__all__ = [
+    "Checkpoint",
+    "SourceFile",
+    "TensorRef",
+    "build_inventory",
+    "checkpoint_from_headers",
+    "open_checkpoint",
+]

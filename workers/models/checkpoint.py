@@ -1,0 +1,290 @@
+"""A checkpoint on disk seen through its mlx-lm model class, without reading its weights."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final
+
+import mlx.core as mx
+import numpy as np
+import numpy.typing as npt
+from mlx import nn
+
+from app.core.dtypes import Dtype
+from app.core.errors import BitbudgetError, InvalidModelError, UnsupportedModelError
+from app.core.measurement import ModelIdentity
+from workers.models.digests import folder_digest
+from workers.models.folder import check_config, check_names, check_unquantized, read_config
+from workers.models.folder import read_files as read_weight_files
+from workers.models.headers import SourceFile, TensorRef
+from workers.models.sanitize import Sanitized, sanitize
+
+__all__ = [
+    "MLX_DTYPES",
+    "Checkpoint",
+    "checkpoint_from_headers",
+    "dtype_of",
+    "numpy_of",
+    "open_checkpoint",
+    "read_tensor",
+]
+
+MLX_DTYPES: Final[dict[Dtype, mx.Dtype]] = {
+    Dtype.F64: mx.float64,
+    Dtype.F32: mx.float32,
+    Dtype.F16: mx.float16,
+    Dtype.BF16: mx.bfloat16,
+    Dtype.F8_E4M3: mx.uint8,
+    Dtype.F8_E5M2: mx.uint8,
+    Dtype.F8_E8M0: mx.uint8,
+    Dtype.I64: mx.int64,
+    Dtype.I32: mx.int32,
+    Dtype.I16: mx.int16,
+    Dtype.I8: mx.int8,
+    Dtype.U64: mx.uint64,
+    Dtype.U32: mx.uint32,
+    Dtype.U16: mx.uint16,
+    Dtype.U8: mx.uint8,
+    Dtype.BOOL: mx.bool_,
+}
+"""What `mx.load` makes of each element type; MLX has no 8-bit floats and loads their bits."""
+
+_STORED: Final = {
+    mlx: dtype
+    for dtype, mlx in MLX_DTYPES.items()
+    if dtype not in (Dtype.F8_E4M3, Dtype.F8_E5M2, Dtype.F8_E8M0)
+}
+
+_NUMPY: Final[dict[Dtype, type[np.generic]]] = {
+    Dtype.F32: np.float32,
+    Dtype.F16: np.float16,
+    Dtype.BF16: np.uint16,
+}
+
+
+def dtype_of(array: mx.array) -> Dtype:
+    """Return the element type that `array` is stored in."""
+    return _STORED[array.dtype]
+
+
+def numpy_of(array: mx.array) -> npt.NDArray[Any]:
+    """Evaluate `array` and return it in NumPy, bf16 as its bits in uint16."""
+    if array.dtype == mx.bfloat16:
+        array = array.view(mx.uint16)
+    return np.array(array)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The files of a model and what mlx-lm makes of them.
+
+    `load` returns the source arrays by name, lazily: nothing is read before it is evaluated, and an
+    array that was evaluated stays in memory as long as it is referenced, so that whoever reads
+    weights calls `weights` anew and drops it.
+    """
+
+    name: str
+    revision: str
+    folder: Path
+    config: dict[str, Any]
+    files: tuple[SourceFile, ...]
+    load: Callable[[], dict[str, mx.array]] = field(repr=False)
+
+    def identity(self, cache: Path | None = None) -> ModelIdentity:
+        """Return name, revision and digest over config.json and the weight files.
+
+        `cache` is a folder in which digests are remembered by path, size and time of change.
+        """
+        files = ["config.json", *(file.name for file in self.files)]
+        return ModelIdentity(self.name, self.revision, folder_digest(self.folder, files, cache))
+
+    def model_without_weights(self) -> nn.Module:
+        """Build the mlx-lm model from the configuration; its parameters are unevaluated.
+
+        Raises UnsupportedModelError for a type mlx-lm has no class for, InvalidModelError for a
+        configuration that its class does not accept.
+        """
+        model_class, arguments_class = _classes(self.config)
+        try:
+            model: nn.Module = model_class(arguments_class.from_dict(self.config))
+        except Exception as error:
+            raise InvalidModelError(
+                where="config.json",
+                found=f"{type(error).__name__}: {error}"[:300],
+                expected=f"what mlx-lm's class for {self.config['model_type']} accepts",
+                remedy="use the config.json that belongs to the weights",
+            ) from error
+        model.eval()
+        return model
+
+    def sanitized(self) -> Sanitized:
+        """Return the weights as the model names them, lazily, with where each comes from."""
+        model = self.model_without_weights()
+        try:
+            return sanitize(model, self.load())
+        except BitbudgetError:
+            raise
+        except Exception as error:
+            raise self._mismatch(error) from error
+
+    def weights(self) -> dict[str, mx.array]:
+        """Return the sanitized weights, lazily."""
+        return self.sanitized().weights
+
+    def model(self) -> nn.Module:
+        """Return the model with its weights, lazily; missing or odd weights are an error."""
+        model = self.model_without_weights()
+        try:
+            model.load_weights(list(sanitize(model, self.load()).weights.items()), strict=True)
+        except Exception as error:
+            raise self._mismatch(error) from error
+        model.eval()
+        return model
+
+    def _mismatch(self, error: Exception) -> InvalidModelError:
+        return InvalidModelError(
+            where=f"weights of {self.name}",
+            found=f"{type(error).__name__}: {error}"[:300],
+            expected=f"the tensors of a {self.config['model_type']} model",
+            remedy="check that config.json and the weight files belong together",
+        )
+
+    @cached_property
+    def _tensors(self) -> Mapping[str, TensorRef]:
+        return {tensor.name: tensor for file in self.files for tensor in file.tensors}
+
+    @cached_property
+    def _origins(self) -> Mapping[str, tuple[str, ...] | None]:
+        return self.sanitized().origins
+
+    def sources(self, path: str) -> list[TensorRef] | None:
+        """Return the source tensors of the weight of the module at `path`, or of the array `path`.
+
+        One entry is the weight itself; several are its slices along the first axis, in order
+        (stacked experts); None means that the model computes it from the source.
+        KeyError when the model has no such weight.
+        """
+        origins = self._origins
+        names = origins[path if path in origins else f"{path}.weight"]
+        return None if names is None else [self._tensors[name] for name in names]
+
+    def parts(self, path: str) -> Iterator[npt.NDArray[Any]]:
+        """Yield the weight of the module (or the array) at `path` in NumPy, slice by slice.
+
+        A stacked weight (experts, out, in) comes as one (out, in) part per expert, any other
+        weight as one part; bf16 as its bits in uint16. One part is in memory at a time, but for a
+        weight that the model computes, which is evaluated whole.
+        """
+        sources = self.sources(path)
+        if sources is None:
+            weights = self.weights()
+            name = path if path in weights else f"{path}.weight"
+            array = weights.pop(name)
+            del weights
+            yield from _slices(numpy_of(array))
+            return
+        for source in sources:
+            yield from self._read(source)
+
+    def _read(self, source: TensorRef) -> Iterator[npt.NDArray[Any]]:
+        if len(source.shape) <= 2:  # noqa: PLR2004, a matrix
+            yield read_tensor(self.folder, source)
+            return
+        nbytes = source.nbytes // source.shape[0]
+        for index in range(source.shape[0]):
+            offset = source.offset + index * nbytes
+            part = TensorRef(
+                source.file, source.name, source.dtype, source.shape[1:], offset, nbytes
+            )
+            yield from self._read(part)
+
+
+def _slices(array: npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:
+    if array.ndim <= 2:  # noqa: PLR2004, a matrix
+        yield array
+        return
+    for part in array:
+        yield from _slices(part)
+
+
+def read_tensor(folder: Path, source: TensorRef) -> npt.NDArray[Any]:
+    """Read one tensor: f32 and f16 as such, bf16 as its bits in uint16, other types as bytes."""
+    kind = _NUMPY.get(source.dtype, np.uint8)
+    count = source.nbytes // np.dtype(kind).itemsize
+    array = np.fromfile(folder / source.file, dtype=kind, count=count, offset=source.offset)
+    if array.size != count:
+        raise InvalidModelError(
+            where=f"{source.file}: {source.name}",
+            found=f"{array.nbytes} bytes",
+            expected=f"{source.nbytes}: the file changed while it was read",
+            remedy="start again when the model folder is complete",
+        )
+    return array.reshape(source.shape) if source.dtype in _NUMPY else array
+
+
+def _classes(config: dict[str, Any]) -> tuple[Any, Any]:
+    utilities = importlib.import_module("mlx_lm.utils")
+    try:
+        found: tuple[Any, Any] = utilities._get_classes(config=config)  # noqa: SLF001, no public way
+    except (ValueError, AttributeError) as error:
+        raise UnsupportedModelError(
+            model_type=config["model_type"],
+            reason=f"mlx-lm {importlib.import_module('mlx_lm').__version__} has no class for it",
+            remedy="upgrade mlx-lm, or choose a model that mlx-lm runs",
+        ) from error
+    return found
+
+
+def open_checkpoint(folder: Path, name: str | None = None, revision: str = "local") -> Checkpoint:
+    """Open a local folder: headers are checked, no weight is read.
+
+    Raises InvalidModelError and UnsupportedModelError for anything mlx-lm could not load dense.
+    """
+    config = read_config(folder)
+    check_unquantized(config, folder)
+    files = read_weight_files(folder)
+
+    def load() -> dict[str, mx.array]:
+        return _load([folder / file.name for file in files])
+
+    return Checkpoint(name or folder.resolve().name, revision, folder, config, files, load)
+
+
+def _load(paths: Sequence[Path]) -> dict[str, mx.array]:
+    arrays: dict[str, mx.array] = {}
+    for path in paths:
+        try:
+            loaded = mx.load(str(path))
+        except (RuntimeError, ValueError) as error:
+            raise InvalidModelError(
+                where=path.name,
+                found=str(error)[:200],
+                expected="a safetensors file that MLX reads",
+                remedy="download the file again",
+            ) from error
+        arrays |= loaded if isinstance(loaded, dict) else {}
+    return arrays
+
+
+def checkpoint_from_headers(
+    name: str, revision: str, config: dict[str, Any], files: Sequence[SourceFile]
+) -> Checkpoint:
+    """Return a checkpoint known by its headers alone, every weight an unevaluated zero.
+
+    It gives an inventory, and nothing that needs values.
+    """
+    check_unquantized(check_config(config))
+    checked = check_names(files)
+
+    def load() -> dict[str, mx.array]:
+        return {
+            tensor.name: mx.zeros(tensor.shape, MLX_DTYPES[tensor.dtype])
+            for file in checked
+            for tensor in file.tensors
+        }
+
+    return Checkpoint(name, revision, Path(), config, checked, load)

@@ -1,0 +1,144 @@
+"""The header of a safetensors file, checked before any byte of data is trusted.
+
+The rules are those of the format's own validator (huggingface/safetensors, `SafeTensors`): a length
+of at most 100 MB, offsets that tile the data without overlap or hole, and sizes that follow from
+dtype and shape.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from app.core.dtypes import Dtype
+from app.core.errors import InvalidModelError
+
+__all__ = ["MAX_HEADER_BYTES", "SourceFile", "TensorRef", "parse_header", "read_header"]
+
+MAX_HEADER_BYTES: Final = 100_000_000
+"""Longest header accepted, as in the format's reference implementation."""
+
+LENGTH_BYTES: Final = 8
+_MAX_DIMENSIONS: Final = 16
+_REMEDY: Final = "download the file again"
+
+
+@dataclass(frozen=True, slots=True)
+class TensorRef:
+    """Where a source tensor lies: `offset` counts from the start of `file`."""
+
+    file: str
+    name: str
+    dtype: Dtype
+    shape: tuple[int, ...]
+    offset: int
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFile:
+    """A weight file: its name in the folder, its size and its tensors in order of offset."""
+
+    name: str
+    nbytes: int
+    tensors: tuple[TensorRef, ...]
+
+
+def read_header(path: Path) -> SourceFile:
+    """Read and check the header of a local file; InvalidModelError names what is wrong."""
+    nbytes = path.stat().st_size
+    with path.open("rb") as file:
+        prefix = file.read(LENGTH_BYTES)
+        length = header_length(prefix, path.name, nbytes)
+        return parse_header(path.name, file.read(length), nbytes)
+
+
+def header_length(prefix: bytes, filename: str, nbytes: int) -> int:
+    """Return the header's length from a file's first 8 bytes; `nbytes` is the whole file's size."""
+    length = int.from_bytes(prefix, "little")
+    if len(prefix) < LENGTH_BYTES or not 2 <= length <= MAX_HEADER_BYTES:  # noqa: PLR2004, "{}"
+        raise _invalid(
+            filename,
+            f"a header length of {length} bytes in a file of {nbytes}",
+            f"between 2 and {MAX_HEADER_BYTES}",
+        )
+    if LENGTH_BYTES + length > nbytes:
+        raise _invalid(
+            filename,
+            f"{nbytes} bytes",
+            f"at least the {LENGTH_BYTES + length} that the header needs: the file is truncated",
+        )
+    return length
+
+
+def parse_header(filename: str, header: bytes, nbytes: int) -> SourceFile:
+    """Return the tensors that `header` describes; `nbytes` is the whole file's size."""
+    entries = _decode(filename, header)
+    entries.pop("__metadata__", None)
+    first = LENGTH_BYTES + len(header)
+    tensors = [_tensor(filename, name, entry, first) for name, entry in entries.items()]
+    tensors.sort(key=lambda tensor: (tensor.offset, tensor.nbytes))
+    _check_tiling(filename, tensors, first, nbytes)
+    return SourceFile(filename, nbytes, tuple(tensors))
+
+
+def _decode(filename: str, header: bytes) -> dict[str, Any]:
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        value = dict(pairs)
+        if len(value) != len(pairs):
+            names = [name for name, _ in pairs]
+            twice = next(name for name in names if names.count(name) > 1)
+            raise _invalid(filename, f"the key {twice!r} twice", "each key once")
+        return value
+
+    try:
+        value = json.loads(header, object_pairs_hook=unique)
+    except (ValueError, RecursionError) as error:
+        raise _invalid(filename, f"a header that is not JSON ({error})", "a JSON object") from error
+    if not isinstance(value, dict):
+        raise _invalid(filename, f"a header of type {type(value).__name__}", "a JSON object")
+    return value
+
+
+def _tensor(filename: str, name: str, entry: object, first: int) -> TensorRef:
+    where = f"{filename}: {name}"
+    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+        raise _invalid(where, repr(entry)[:80], "dtype, shape and data_offsets")
+    if entry["dtype"] not in list(Dtype):
+        raise _invalid(where, f"dtype {entry['dtype']!r}", f"one of {', '.join(Dtype)}")
+    dtype = Dtype(entry["dtype"])
+    shape = _integers(where, entry["shape"], "shape")
+    if len(shape) > _MAX_DIMENSIONS:
+        raise _invalid(where, f"{len(shape)} dimensions", f"at most {_MAX_DIMENSIONS}")
+    offsets = _integers(where, entry["data_offsets"], "data_offsets")
+    expected = math.prod(shape) * dtype.itemsize
+    if len(offsets) != 2 or offsets[1] - offsets[0] != expected:  # noqa: PLR2004, start and stop
+        raise _invalid(where, f"data_offsets {list(offsets)}", f"{expected} bytes by its shape")
+    return TensorRef(filename, name, dtype, shape, first + offsets[0], expected)
+
+
+def _integers(where: str, value: object, what: str) -> tuple[int, ...]:
+    if not isinstance(value, list) or not all(type(item) is int and item >= 0 for item in value):
+        raise _invalid(where, f"{what} {value!r}"[:80], "a list of whole numbers, none negative")
+    return tuple(value)
+
+
+def _check_tiling(filename: str, tensors: Iterable[TensorRef], first: int, nbytes: int) -> None:
+    position = first
+    for tensor in tensors:
+        if tensor.offset != position:
+            problem = "an overlap" if tensor.offset < position else "a hole"
+            where = f"{filename}: {tensor.name}"
+            raise _invalid(where, f"{problem} at byte {tensor.offset}", f"data from {position} on")
+        position += tensor.nbytes
+    if position != nbytes:
+        state = "truncated" if nbytes < position else "longer than its header says"
+        raise _invalid(filename, f"{nbytes} bytes", f"{position}: the file is {state}")
+
+
+def _invalid(where: str, found: str, expected: str) -> InvalidModelError:
+    return InvalidModelError(where=where, found=found, expected=expected, remedy=_REMEDY)

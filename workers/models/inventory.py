@@ -1,0 +1,137 @@
+"""The inventory of a checkpoint, taken from its mlx-lm model class."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+from collections.abc import Iterator
+from typing import Any, Final
+
+from mlx import nn
+from mlx.utils import tree_flatten
+
+from app.core.inventory import Architecture, Inventory, Module, ModuleKind, Passthrough
+from workers.models.checkpoint import Checkpoint, dtype_of
+from workers.models.trace import Trace, trace_model
+
+__all__ = ["build_inventory", "quantizable_modules"]
+
+_LAYER: Final = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)(?:\.|$)")
+
+
+def build_inventory(checkpoint: Checkpoint) -> Inventory:
+    """Return every module and array of the checkpoint, in the order of its layers.
+
+    Shapes, dtypes, stacking and ties are those of the model after `sanitize`; the model's own
+    `quant_predicate` is kept as a floor. No weight is read.
+
+    Raises InvalidModelError when weights are missing, unexpected or of another shape.
+    """
+    model = checkpoint.model()
+    trace = trace_model(model)
+    found = list(quantizable_modules(model))
+    first: dict[int, str] = {}
+    for path, module in found:
+        first.setdefault(id(module), path)
+    modules = tuple(_module(path, module, model, trace, first[id(module)]) for path, module in found)
+    stored = {f"{module.path}.weight" for module in modules}
+    passthrough = tuple(
+        Passthrough(name, dtype_of(array), tuple(array.shape))
+        for name, array in _flat(model.parameters())
+        if name not in stored
+    )
+    return Inventory(_architecture(checkpoint, model, modules, trace), modules, passthrough)
+
+
+def quantizable_modules(model: nn.Module) -> Iterator[tuple[str, Any]]:
+    """Yield path and module of every leaf that `nn.quantize` would ask `to_quantized` of."""
+    for path, module in _flat(model.leaf_modules(), is_leaf=nn.Module.is_module):
+        if hasattr(module, "to_quantized"):
+            yield path, module
+
+
+def _flat(tree: Any, **options: Any) -> list[tuple[str, Any]]:
+    return list(tree_flatten(tree, **options))  # type: ignore[arg-type]
+
+
+def _module(path: str, module: Any, model: nn.Module, trace: Trace, first_path: str) -> Module:
+    quantizable, floor_bits = _wish(model, path, module)
+    layer = _LAYER.search(path)
+    return Module(
+        path=path,
+        kind=_kind(module),
+        shape=tuple(module.weight.shape),
+        dtype=dtype_of(module.weight),
+        decision_group=first_path,
+        layer=int(layer[1]) if layer else None,
+        experts_per_token=trace.experts_per_token.get(id(module), 0),
+        is_tied_head=id(module) in trace.tied_heads,
+        quantizable=quantizable,
+        floor_bits=floor_bits,
+    )
+
+
+def _kind(module: Any) -> ModuleKind:
+    switch_linear = importlib.import_module("mlx_lm.models.switch_layers").SwitchLinear
+    if isinstance(module, nn.Embedding):
+        return ModuleKind.EMBEDDING
+    if isinstance(module, switch_linear):
+        return ModuleKind.SWITCH_LINEAR
+    return ModuleKind.LINEAR if module.weight.ndim == 2 else ModuleKind.MULTI_LINEAR  # noqa: PLR2004
+
+
+def _wish(model: nn.Module, path: str, module: Any) -> tuple[bool, int]:
+    """Return whether the model lets this module be quantized, and the bits it asks for.
+
+    `nn.quantize` passes a mode: a class whose `to_quantized` takes none cannot be quantized by it.
+    """
+    if "mode" not in inspect.signature(module.to_quantized).parameters:
+        return False, 0
+    predicate = getattr(model, "quant_predicate", None)
+    wish = True if predicate is None else predicate(path, module)
+    if isinstance(wish, dict):
+        return True, int(wish.get("bits", 0))
+    return bool(wish), 0
+
+
+def _architecture(
+    checkpoint: Checkpoint, model: nn.Module, modules: tuple[Module, ...], trace: Trace
+) -> Architecture:
+    config = _text_config(checkpoint.config)
+    embedding = next((m for m in modules if m.kind is ModuleKind.EMBEDDING), None)
+    stacked = [m for m in modules if m.kind is ModuleKind.SWITCH_LINEAR]
+    return Architecture(
+        model_type=checkpoint.config["model_type"],
+        hidden_size=_number(config, "hidden_size", "n_embd", "d_model", "dim")
+        or (embedding.in_features if embedding else 0),
+        intermediate_size=_number(config, "intermediate_size", "n_inner", "ffn_dim", "hidden_dim"),
+        vocabulary_size=embedding.shape[0] if embedding else _number(config, "vocab_size"),
+        layers=_layers(model, config),
+        attention_heads=_number(config, "num_attention_heads", "n_head", "n_heads"),
+        max_context=_number(
+            config, "max_position_embeddings", "n_positions", "max_sequence_length", "n_ctx"
+        ),
+        cache=trace.cache,
+        experts=max((m.shape[0] for m in stacked), default=0),
+        experts_per_token=max((m.experts_per_token for m in stacked), default=0),
+    )
+
+
+def _text_config(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the part of a multimodal configuration that describes the language model."""
+    text = config.get("text_config")
+    return {**config, **text} if isinstance(text, dict) else config
+
+
+def _layers(model: nn.Module, config: dict[str, Any]) -> int:
+    layers = getattr(model, "layers", None)
+    if layers is not None:
+        return len(layers)
+    return _number(config, "num_hidden_layers", "n_layer", "n_layers")
+
+
+def _number(config: dict[str, Any], *names: str) -> int:
+    """Return the first of these that is a whole number, 0 when none is."""
+    values = (config.get(name) for name in names)
+    return next((value for value in values if type(value) is int), 0)

@@ -1,0 +1,112 @@
+"""Source tensors renamed, merged and stacked by the model's own `sanitize`, with where each is from.
+
+A weight that `sanitize` hands through is the very object that went in, and stacked experts come
+from `mx.stack`: both are recognised by identity, so that weights can be streamed from the file
+without MLX. An object changed in place (Falcon-H1 scales its weights so) is noticed, too.
+Everything else is left to MLX's lazy evaluation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+import mlx.core as mx
+from mlx import nn
+
+__all__ = ["Sanitized", "sanitize"]
+
+
+@dataclass(frozen=True, slots=True)
+class Sanitized:
+    """Weights as the model names them; `origins` gives the source tensors a weight is made of.
+
+    One name is the tensor itself, several are stacked along a new first axis, None is anything
+    else.
+    """
+
+    weights: dict[str, mx.array]
+    origins: dict[str, tuple[str, ...] | None]
+
+
+def sanitize(model: nn.Module, source: Mapping[str, mx.array]) -> Sanitized:
+    """Pass `source`, lazily loaded arrays by name, through `model.sanitize`; nothing is read."""
+    transform = getattr(model, "sanitize", None)
+    if transform is None:
+        return Sanitized(dict(source), {name: (name,) for name in source})
+    with _recorded_stacks() as stacks, _recorded_changes() as changed:
+        weights: dict[str, mx.array] = transform(dict(source))
+    names = {id(array): name for name, array in source.items() if id(array) not in changed}
+    stacks = {key: stack for key, stack in stacks.items() if key not in changed}
+    origins = {name: _origin(array, names, stacks) for name, array in weights.items()}
+    return Sanitized(weights, origins)
+
+
+@dataclass(frozen=True, slots=True)
+class _Stack:
+    """A call of `mx.stack`; holding the arrays keeps their identities from being used again."""
+
+    output: mx.array
+    inputs: tuple[mx.array, ...]
+
+
+@contextmanager
+def _recorded_stacks() -> Iterator[dict[int, _Stack]]:
+    stacks: dict[int, _Stack] = {}
+    original = mx.stack
+
+    def stack(arrays: list[mx.array], axis: int = 0, **options: Any) -> mx.array:
+        output = original(arrays, axis, **options)
+        if axis == 0:
+            stacks[id(output)] = _Stack(output, tuple(arrays))
+        return output
+
+    mx.stack = stack  # type: ignore[assignment]
+    try:
+        yield stacks
+    finally:
+        mx.stack = original
+
+
+_IN_PLACE: Final = tuple(
+    f"__{name}__"
+    for name in (
+        *("iadd", "iand", "ifloordiv", "ilshift", "imatmul", "imod", "imul", "ior", "ipow"),
+        *("irshift", "isub", "itruediv", "ixor", "setitem"),
+    )
+)
+
+
+@contextmanager
+def _recorded_changes() -> Iterator[set[int]]:
+    """Collect the identities of arrays that are changed in place."""
+    changed: set[int] = set()
+    originals = {name: getattr(mx.array, name) for name in _IN_PLACE if hasattr(mx.array, name)}
+    for name, original in originals.items():
+        setattr(mx.array, name, _recording(original, changed))
+    try:
+        yield changed
+    finally:
+        for name, original in originals.items():
+            setattr(mx.array, name, original)
+
+
+def _recording(original: Callable[..., Any], changed: set[int]) -> Callable[..., Any]:
+    def change(array: mx.array, *operands: Any) -> Any:
+        changed.add(id(array))
+        return original(array, *operands)
+
+    return change
+
+
+def _origin(
+    array: mx.array, names: Mapping[int, str], stacks: Mapping[int, _Stack]
+) -> tuple[str, ...] | None:
+    if id(array) in names:
+        return (names[id(array)],)
+    stack = stacks.get(id(array))
+    if stack is None or any(id(part) not in names for part in stack.inputs):
+        return None
+    return tuple(names[id(part)] for part in stack.inputs)

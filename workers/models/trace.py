@@ -1,0 +1,136 @@
+"""What a model does with its parts, seen in one lazy forward pass.
+
+MLX knows shapes before it computes anything: the pass builds a graph over two tokens, and the
+caches, the experts per token and the tied head are read off it. No weight is read.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import mlx.core as mx
+from mlx import nn
+
+from app.core.inventory import CacheKind, CacheLayer
+
+__all__ = ["Trace", "trace_model"]
+
+_TOKENS: Final = 2
+
+
+@dataclass
+class Trace:
+    """What one forward pass showed; modules are told apart by identity.
+
+    `experts_per_token` by stacked-expert module, `tied_heads` the embeddings that also served as
+    the head. `failure` says why the pass could not be made, if so.
+    """
+
+    cache: tuple[CacheLayer, ...] = ()
+    experts_per_token: dict[int, int] = field(default_factory=dict)
+    tied_heads: set[int] = field(default_factory=set)
+    failure: str = ""
+
+
+def trace_model(model: nn.Module) -> Trace:
+    """Run `model` lazily on two tokens and return what was seen."""
+    trace = Trace()
+    make_prompt_cache = importlib.import_module("mlx_lm.models.cache").make_prompt_cache
+    with _observed(trace):
+        try:
+            caches = make_prompt_cache(model)
+            model(mx.zeros((1, _TOKENS), mx.int32), cache=caches)
+            trace.cache = tuple(
+                layer
+                for index, cache in enumerate(caches)
+                for layer in _cache_layers(index, cache, _latent_width(model))
+            )
+        except Exception as error:  # noqa: BLE001, a model may need more than tokens to run
+            trace.failure = f"{type(error).__name__}: {error}"[:300]
+    return trace
+
+
+@contextmanager
+def _observed(trace: Trace) -> Iterator[None]:
+    switch_layers = importlib.import_module("mlx_lm.models.switch_layers")
+
+    def routed(module: nn.Module, _: mx.array, indices: mx.array, *__: Any, **___: Any) -> None:
+        trace.experts_per_token[id(module)] = int(indices.shape[-1])
+
+    def tied(module: nn.Module, *_: Any) -> None:
+        trace.tied_heads.add(id(module))
+
+    with (
+        _before(switch_layers.SwitchLinear, "__call__", routed),
+        _before(nn.Embedding, "as_linear", tied),
+    ):
+        yield
+
+
+@contextmanager
+def _before(owner: type, method: str, observe: Callable[..., None]) -> Iterator[None]:
+    original = getattr(owner, method)
+
+    def observed(*arguments: Any, **options: Any) -> Any:
+        observe(*arguments, **options)
+        return original(*arguments, **options)
+
+    setattr(owner, method, observed)
+    try:
+        yield
+    finally:
+        setattr(owner, method, original)
+
+
+def _latent_width(model: nn.Module) -> int:
+    """Width of the compressed keys and values of latent attention, 0 when there is none."""
+    arguments = getattr(model, "args", None)
+    for candidate in (arguments, getattr(arguments, "text_config", None)):
+        rank = (
+            candidate.get("kv_lora_rank")
+            if isinstance(candidate, dict)
+            else getattr(candidate, "kv_lora_rank", None)
+        )
+        if isinstance(rank, int):
+            return rank
+    return 0
+
+
+def _cache_layers(layer: int, cache: Any, latent_width: int) -> Iterator[CacheLayer]:
+    parts = getattr(cache, "caches", None)
+    if parts is not None:
+        for part in parts:
+            yield from _cache_layers(layer, part, latent_width)
+    elif getattr(cache, "keys", None) is not None:
+        yield _attention_layer(layer, cache, latent_width)
+    else:
+        arrays = [array for array in _arrays(getattr(cache, "cache", None) or cache.state)]
+        nbytes = sum(array.nbytes for array in arrays)
+        if nbytes:
+            yield CacheLayer(layer, CacheKind.STATE, constant_bytes=nbytes)
+
+
+def _arrays(state: Any) -> Iterator[mx.array]:
+    if isinstance(state, mx.array):
+        yield state
+    elif isinstance(state, (list, tuple)):
+        for item in state:
+            yield from _arrays(item)
+
+
+def _attention_layer(layer: int, cache: Any, latent_width: int) -> CacheLayer:
+    """Read a cache with keys of shape (1, heads, tokens, width), values alike or None."""
+    stored = [array for array in (cache.keys, cache.values) if array is not None]
+    elements = sum(array.shape[1] * array.shape[3] for array in stored)
+    width = cache.keys.shape[3]
+    window = getattr(cache, "max_size", None) or getattr(cache, "chunk_size", None) or 0
+    kind = CacheKind.SLIDING if window else CacheKind.FULL
+    if latent_width and cache.keys.shape[1] == 1 and width == latent_width:
+        kind = CacheKind.LATENT
+    return CacheLayer(
+        layer, kind, elements_per_token=elements, head_width=width, window=int(window)
+    )
