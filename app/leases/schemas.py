@@ -3,10 +3,17 @@
 Heavy work runs in a child process, `python -m workers.child`: one `Task` as JSON on its standard
 input, one `Event` as a JSON line each on its standard output, the last of them `finished` or
 `failed`. The worker agent runs a lease that way, the command line its local commands.
+
+Between agent and server: `POST /v1/workers` takes a `WorkerRegistration` and answers a
+`WorkerWelcome`; `POST /v1/leases` takes a `LeaseClaim` and answers a `LeaseGrant`, or 204 with
+Retry-After; `PUT /v1/leases/{id}` takes a `LeaseRenewal` and answers a `LeaseStatus`; `PUT
+/v1/leases/{id}/result` takes a `LeaseResult`. Every write states its attempt; once the lease is
+lost it gets 410 and the attempt stops.
 """
 
 from __future__ import annotations
 
+from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
@@ -18,15 +25,26 @@ from app.core.requests import JobRequest, Rotation
 
 __all__ = [
     "BenchmarkTask",
+    "Capabilities",
     "EvaluateTask",
     "Event",
     "FitTask",
     "JobTask",
+    "LeaseClaim",
+    "LeaseGrant",
+    "LeaseOutcome",
+    "LeaseRenewal",
+    "LeaseResult",
+    "LeaseStatus",
     "MeasureTask",
     "Problem",
+    "Progress",
     "QuantizeTask",
     "Stage",
+    "StoredArtifact",
     "Task",
+    "WorkerRegistration",
+    "WorkerWelcome",
 ]
 
 
@@ -157,3 +175,114 @@ Task = Annotated[
     FitTask | MeasureTask | QuantizeTask | EvaluateTask | BenchmarkTask | JobTask,
     Field(discriminator="kind"),
 ]
+
+
+class Capabilities(_Message):
+    """What a worker's machine is and can do."""
+
+    chip: str = Field(max_length=128, description="Such as Apple M4 Pro.")
+    memory_bytes: int = Field(ge=0, lt=2**63)
+    backend: Literal["metal", "cpu", "cuda"]
+    mlx_version: str = Field(max_length=64)
+    mlx_lm_version: str = Field("", max_length=64)
+    platform: str = Field("", max_length=128)
+
+
+class WorkerRegistration(_Message):
+    """A worker introduces itself."""
+
+    name: str = Field(min_length=1, max_length=128)
+    capabilities: Capabilities
+
+
+class WorkerWelcome(_Message):
+    """What a registered worker is told; `token` is shown this once."""
+
+    worker_id: str
+    token: str = Field(description="Bearer token for claiming leases.")
+    lease_seconds: float
+    renew_seconds: float
+    poll_seconds: float
+
+
+class LeaseClaim(_Message):
+    """A worker asks for a job."""
+
+    worker_id: str = Field(max_length=64)
+
+
+class StoredArtifact(_Message):
+    """A file that an attempt uploaded, or that the server already had for this job."""
+
+    name: str
+    sha256: str
+    bytes: int
+
+
+class LeaseGrant(_Message):
+    """A job for one attempt; what earlier attempts uploaded need not be made again."""
+
+    lease_id: str
+    job_id: str
+    attempt: int
+    token: str = Field(description="Bearer token for every write of this lease.")
+    lease_until: datetime
+    lease_seconds: float
+    renew_seconds: float
+    request: JobRequest
+    artifacts: tuple[StoredArtifact, ...] = ()
+
+
+class Progress(_Message):
+    """How far a stage is: `done` of `total` in `unit`."""
+
+    stage: Stage
+    done: int = Field(0, ge=0, lt=2**63)
+    total: int = Field(0, ge=0, lt=2**63)
+    unit: str = Field("bytes", max_length=32)
+    detail: str = Field("", max_length=512)
+    seconds: float = Field(0.0, ge=0, description="Time in this stage so far.")
+
+
+class LeaseRenewal(_Message):
+    """The worker is alive, and how far it is."""
+
+    attempt: int = Field(ge=1)
+    progress: Progress | None = None
+
+
+class LeaseStatus(_Message):
+    """Until when the lease now holds, and whether the user wants the job stopped."""
+
+    lease_until: datetime
+    cancel: bool
+
+
+class LeaseOutcome(StrEnum):
+    """How an attempt ended.
+
+    `failed` is final: the input is at fault. `crashed` and `expired` are tried again, three
+    attempts at most; `released` (the worker is going away) does not count as one of them.
+    """
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    CRASHED = "crashed"
+    RELEASED = "released"
+    EXPIRED = "expired"
+
+
+class LeaseResult(_Message):
+    """The end of an attempt; the same result sent twice is accepted twice."""
+
+    attempt: int = Field(ge=1)
+    outcome: Literal[
+        LeaseOutcome.SUCCEEDED,
+        LeaseOutcome.FAILED,
+        LeaseOutcome.CANCELLED,
+        LeaseOutcome.CRASHED,
+        LeaseOutcome.RELEASED,
+    ]
+    result: dict[str, Any] | None = None
+    problem: Problem | None = Field(None, description="Required when the outcome is failed.")
