@@ -1,0 +1,86 @@
+"""Tables of jobs: the invariants of a job's life are constraints here."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.database import Base, Moment
+from app.jobs.status import EventKind, JobStatus
+
+__all__ = ["EventRow", "JobRow", "one_of"]
+
+
+def one_of(column: str, values: type[StrEnum]) -> sa.CheckConstraint:
+    """Return the constraint that `column` holds a value of the enum."""
+    listed = ", ".join(f"'{value.value}'" for value in values)
+    return sa.CheckConstraint(f"{column} IN ({listed})", name=f"{column}_known")
+
+
+class JobRow(Base):
+    """One job; `attempt` counts leases taken, `strikes` the attempts that were lost."""
+
+    __tablename__ = "jobs"
+
+    id: Mapped[str] = mapped_column(sa.String(32), primary_key=True)
+    status: Mapped[str] = mapped_column(sa.String(16))
+    cancel_requested: Mapped[bool] = mapped_column(default=False)
+    request: Mapped[dict[str, Any]] = mapped_column(sa.JSON)
+    model: Mapped[str] = mapped_column(sa.String(1024))
+    attempt: Mapped[int] = mapped_column(default=0)
+    strikes: Mapped[int] = mapped_column(default=0)
+    worker_id: Mapped[str | None] = mapped_column(sa.ForeignKey("workers.id"))
+    progress: Mapped[dict[str, Any] | None] = mapped_column(sa.JSON(none_as_null=True))
+    measurement_id: Mapped[str | None] = mapped_column(
+        sa.ForeignKey("measurements.id", ondelete="SET NULL")
+    )
+    summary: Mapped[dict[str, Any] | None] = mapped_column(sa.JSON(none_as_null=True))
+    result: Mapped[dict[str, Any] | None] = mapped_column(sa.JSON(none_as_null=True))
+    problem: Mapped[dict[str, Any] | None] = mapped_column(sa.JSON(none_as_null=True))
+    owner: Mapped[str] = mapped_column(sa.String(32), default="")
+    idempotency_key: Mapped[str | None] = mapped_column(sa.String(255))
+    request_digest: Mapped[str] = mapped_column(sa.String(64))
+    created_at: Mapped[datetime] = mapped_column(Moment)
+    started_at: Mapped[datetime | None] = mapped_column(Moment)
+    finished_at: Mapped[datetime | None] = mapped_column(Moment)
+
+    __table_args__ = (
+        one_of("status", JobStatus),
+        sa.CheckConstraint("attempt >= 0 AND strikes >= 0", name="counts_positive"),
+        sa.CheckConstraint("strikes <= attempt", name="strikes_within_attempts"),
+        sa.CheckConstraint(
+            "status <> 'running' OR worker_id IS NOT NULL", name="running_has_worker"
+        ),
+        sa.CheckConstraint(
+            "(status IN ('queued', 'running')) = (finished_at IS NULL)", name="final_has_end"
+        ),
+        sa.CheckConstraint(
+            "(status = 'failed') = (problem IS NOT NULL)", name="failed_has_problem"
+        ),
+        sa.UniqueConstraint("owner", "idempotency_key"),
+        sa.Index("ix_jobs_status_id", "status", "id"),
+    )
+
+
+class EventRow(Base):
+    """One event of a job; its id is the `id:` of the event stream."""
+
+    __tablename__ = "events"
+
+    id: Mapped[int] = mapped_column(
+        sa.BigInteger().with_variant(sa.Integer(), "sqlite"), primary_key=True
+    )
+    job_id: Mapped[str] = mapped_column(sa.ForeignKey("jobs.id", ondelete="CASCADE"))
+    kind: Mapped[str] = mapped_column(sa.String(32))
+    at: Mapped[datetime] = mapped_column(Moment)
+    data: Mapped[dict[str, Any]] = mapped_column(sa.JSON)
+
+    __table_args__ = (
+        one_of("kind", EventKind),
+        sa.Index("ix_events_job_id_id", "job_id", "id"),
+        {"sqlite_autoincrement": True},
+    )

@@ -1,0 +1,1 @@
+"""Machines: the workers that registered and what they can do."""

@@ -1,0 +1,1 @@
+"""Measurements: stored rate-distortion tables and what can be asked of them."""

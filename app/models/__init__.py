@@ -1,0 +1,1 @@
+"""Models: weights the server has met, their inventories and names."""
