@@ -1,0 +1,118 @@
+"""Requests of the client: tokens, repetition, and problems turned back into errors."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http import HTTPStatus
+from typing import Any, Final
+
+import httpx
+
+from app.core.errors import (
+    BitbudgetError,
+    InfeasibleBudgetError,
+    LostLeaseError,
+    NotFoundError,
+)
+
+__all__ = ["ServerProblemError", "ServerUnreachableError", "Transport"]
+
+_TRIES: Final = 6
+_FIRST_PAUSE_SECONDS: Final = 0.2
+_LONGEST_PAUSE_SECONDS: Final = 10.0
+_PASSING: Final = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
+
+
+class ServerUnreachableError(BitbudgetError):
+    """No answer from {server}: {reason}; check that bitbudget serve runs there."""
+
+
+class ServerProblemError(BitbudgetError):
+    """The server answered {status_code}: {detail}."""
+
+
+class Transport:
+    """One server, one token, connections kept open."""
+
+    def __init__(self, server: str, *, token: str | None, timeout_seconds: float) -> None:
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self.server: Final = server.rstrip("/")
+        self._http = httpx.Client(base_url=self.server, headers=headers, timeout=timeout_seconds)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        repeatable: bool = False,
+        token: str | None = None,
+        headers: dict[str, str] | None = None,
+        **options: Any,
+    ) -> httpx.Response:
+        """Return the answer to one request, repeated while the server is away.
+
+        Raises the error that the answered problem stands for.
+        """
+        sent = {**(headers or {}), **({"Authorization": f"Bearer {token}"} if token else {})}
+        for number in range(1, _TRIES + 1):
+            is_last = number == _TRIES or not repeatable
+            try:
+                answer = self._http.request(method, path, headers=sent, **options)
+            except httpx.TransportError as error:
+                if is_last:
+                    raise self._unreachable(error) from error
+                time.sleep(_pause_seconds(number))
+                continue
+            if answer.status_code not in _PASSING or is_last:
+                break
+            time.sleep(_pause_seconds(number, answer))
+        raise_problem(answer)
+        return answer
+
+    @contextmanager
+    def stream(self, path: str, headers: dict[str, str]) -> Iterator[httpx.Response]:
+        """Open an answer that goes on until the server ends it."""
+        with self._http.stream("GET", path, headers=headers) as answer:
+            if answer.is_error:
+                answer.read()
+                raise_problem(answer)
+            yield answer
+
+    def _unreachable(self, error: Exception) -> ServerUnreachableError:
+        return ServerUnreachableError(server=self.server, reason=str(error) or type(error).__name__)
+
+
+def _pause_seconds(number: int, answer: httpx.Response | None = None) -> float:
+    wished = str(answer.headers.get("Retry-After", "")) if answer is not None else ""
+    if wished.isdigit():
+        return min(float(wished), _LONGEST_PAUSE_SECONDS)
+    return min(_FIRST_PAUSE_SECONDS * 2 ** (number - 1), _LONGEST_PAUSE_SECONDS)
+
+
+def raise_problem(answer: httpx.Response) -> None:
+    """Raise what a problem document stands for; do nothing when the answer is not an error."""
+    if not answer.is_error:
+        return
+    is_problem = answer.headers.get("Content-Type", "").startswith("application/problem+json")
+    problem: dict[str, Any] = answer.json() if is_problem else {}
+    slug = str(problem.get("type", "")).rsplit(":", 1)[-1]
+    if slug == InfeasibleBudgetError.slug():
+        raise InfeasibleBudgetError(
+            budget_bytes=problem["budget_bytes"],
+            minimum_bytes=problem["minimum_bytes"],
+            binding=problem.get("binding", "checkpoint"),
+        )
+    if slug == LostLeaseError.slug():
+        raise LostLeaseError(
+            lease=problem["lease"], attempt=problem["attempt"], reason=problem["reason"]
+        )
+    if slug == NotFoundError.slug() and "what" in problem:
+        raise NotFoundError(what=problem["what"], name=problem["name"])
+    detail = str(problem.get("detail", answer.reason_phrase)).rstrip(".")
+    raise ServerProblemError(status_code=answer.status_code, detail=detail, problem=problem)

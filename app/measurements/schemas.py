@@ -1,0 +1,80 @@
+"""What the API says about a measurement, its tensors and the allocations made from it."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from pydantic import BaseModel, Field
+
+from app.core.dtypes import Dtype
+from app.core.formats import FormatName
+from app.core.inventory import Architecture, ModuleKind
+from app.core.manifest import Manifest
+from app.core.measurement import ModelIdentity
+from app.models.schemas import MeasurementSummary
+
+__all__ = ["AllocationAnswer", "Measurement", "Order", "Tensor", "TensorPoint", "TensorSort"]
+
+
+class Measurement(MeasurementSummary):
+    """A measurement without its curves."""
+
+    model: ModelIdentity
+    architecture: Architecture
+    modules: int
+    weights: int
+    source_bytes: int = Field(description="File bytes with every module kept as it is.")
+    minimum_bytes: int = Field(description="File bytes with the smallest format everywhere.")
+
+
+class TensorPoint(BaseModel):
+    """One format of one tensor; `sqnr_db` is null where the copy is exact."""
+
+    format: FormatName
+    bytes: int
+    bits_per_weight: float
+    t2: float
+    sqnr_db: float | None
+    kl_nats: float
+
+
+class Tensor(BaseModel):
+    """One module with its rate-distortion curve."""
+
+    position: int
+    path: str
+    role: str
+    layer: int | None
+    kind: ModuleKind
+    shape: tuple[int, ...]
+    dtype: Dtype
+    weights: int
+    decision_group: str
+    alpha_nats: float
+    digest: str
+    features: dict[str, float]
+    points: list[TensorPoint]
+
+
+class TensorSort(StrEnum):
+    """What tensors can be sorted by; `position` is the order of the checkpoint."""
+
+    POSITION = "position"
+    PATH = "path"
+    WEIGHTS = "weights"
+    ALPHA_NATS = "alpha_nats"
+
+
+class Order(StrEnum):
+    """Rising or falling."""
+
+    ASCENDING = "asc"
+    DESCENDING = "desc"
+
+
+class AllocationAnswer(BaseModel):
+    """An allocation of stored curves: its manifest, and the digest of the manifest's bytes."""
+
+    manifest: Manifest
+    manifest_sha256: str
+    slack_bytes: int
