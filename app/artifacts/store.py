@@ -1,0 +1,72 @@
+"""Stored bytes, addressed by their SHA-256, in a folder or behind any fsspec URL."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from typing import Final
+
+from fsspec.core import url_to_fs
+from fsspec.implementations.local import LocalFileSystem
+
+from app.core.canonical import sha256_of
+from app.core.errors import NotFoundError
+
+__all__ = ["ArtifactStore"]
+
+
+class ArtifactStore:
+    """A blob is written once, whole, and never changes."""
+
+    def __init__(self, url: str) -> None:
+        self._files, self._root = url_to_fs(url)
+        self._is_local: Final = isinstance(self._files, LocalFileSystem)
+
+    def put(self, data: bytes) -> str:
+        """Store `data` and return its digest; bytes already there are left alone."""
+        digest = sha256_of(data)
+        path = self._path(digest)
+        if not self._files.exists(path):
+            self._write(path, data)
+        return digest
+
+    def get(self, digest: str) -> bytes:
+        """Return the bytes with this digest; NotFoundError when they were removed."""
+        try:
+            return bytes(self._files.cat_file(self._path(digest)))
+        except FileNotFoundError as error:
+            raise NotFoundError(what="artifact", name=digest) from error
+
+    def delete(self, digest: str) -> None:
+        """Remove a blob, if it is there."""
+        path = self._path(digest)
+        if self._files.exists(path):
+            self._files.rm_file(path)
+
+    def digests(self) -> Iterator[str]:
+        """Give the digest of every stored blob."""
+        if self._files.exists(self._root):
+            for path in self._files.find(self._root):
+                name = path.rsplit("/", 1)[-1]
+                if not name.startswith("."):
+                    yield name
+
+    def check(self) -> None:
+        """Raise OSError when nothing can be written."""
+        self._files.makedirs(self._root, exist_ok=True)
+        probe = f"{self._root}/.probe-{secrets.token_hex(4)}"
+        self._files.pipe_file(probe, b"")
+        self._files.rm_file(probe)
+
+    def _path(self, digest: str) -> str:
+        return f"{self._root}/{digest[:2]}/{digest}"
+
+    def _write(self, path: str, data: bytes) -> None:
+        if not self._is_local:  # object stores show a blob when it is whole
+            self._files.pipe_file(path, data)
+            return
+        folder, name = path.rsplit("/", 1)
+        self._files.makedirs(folder, exist_ok=True)
+        partial = f"{folder}/.{name}.{secrets.token_hex(4)}"
+        self._files.pipe_file(partial, data)
+        self._files.mv(partial, path)

@@ -1,0 +1,81 @@
+"""Errors that only a server has; the tree they belong to is drawn in `app.core.errors`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from app.core.errors import BitbudgetError
+
+__all__ = [
+    "DigestMismatchError",
+    "ForbiddenError",
+    "KeyMismatchError",
+    "PayloadTooLargeError",
+    "QuotaExceededError",
+    "UnauthorizedError",
+    "UnavailableError",
+    "UnsafeBindError",
+]
+
+
+class UnauthorizedError(BitbudgetError):
+    """A valid bearer token is needed: {reason}."""
+
+    status = 401
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Tell the client which scheme to use (RFC 9110, section 11.6.1)."""
+        return {"WWW-Authenticate": "Bearer"}
+
+
+class ForbiddenError(BitbudgetError):
+    """This token has no scope '{scope}'."""
+
+    status = 403
+
+
+class QuotaExceededError(BitbudgetError):
+    """{what}: the limit is {limit}; try again later."""
+
+    status = 429
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Tell the client when to come back."""
+        return {"Retry-After": "5"}
+
+
+class PayloadTooLargeError(BitbudgetError):
+    """The body is larger than {limit_bytes} bytes."""
+
+    status = 413
+
+
+class KeyMismatchError(BitbudgetError):
+    """Idempotency-Key '{key}' was used with another body; take a new key for a new request."""
+
+    status = 422
+
+
+class DigestMismatchError(BitbudgetError):
+    """Content-Digest says SHA-256 {expected}, the body has {found}; send it again."""
+
+    status = 422
+
+
+class UnavailableError(BitbudgetError):
+    """The {what} cannot be reached at the moment; try again."""
+
+    status = 503
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Tell the client when to come back."""
+        return {"Retry-After": "2"}
+
+
+class UnsafeBindError(BitbudgetError):
+    """Refusing to listen on '{host}' without a key; run bitbudget key create first."""
+
+    exit_code = 2

@@ -1,0 +1,106 @@
+"""Queries on jobs and their events."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from app.core.errors import NotFoundError
+from app.ids import is_id
+from app.jobs.status import OPEN_STATUSES, JobStatus
+from app.jobs.tables import EventRow, JobRow
+
+__all__ = [
+    "by_idempotency_key",
+    "count_by_status",
+    "count_open",
+    "events_after",
+    "get",
+    "last_event_id",
+    "lock",
+    "next_queued",
+    "page",
+]
+
+
+def get(session: Session, job_id: str) -> JobRow:
+    """Return a job; NotFoundError when there is none."""
+    job = session.get(JobRow, job_id) if is_id(job_id) else None
+    if job is None:
+        raise NotFoundError(what="job", name=job_id)
+    return job
+
+
+def lock(session: Session, job_id: str) -> JobRow:
+    """Return a job that no other transaction can change before this one ends."""
+    query = sa.select(JobRow).where(JobRow.id == job_id).with_for_update()
+    job = session.scalars(query).one_or_none() if is_id(job_id) else None
+    if job is None:
+        raise NotFoundError(what="job", name=job_id)
+    return job
+
+
+def next_queued(session: Session) -> JobRow | None:
+    """Return and lock the oldest queued job that no one else is just taking."""
+    query = (
+        sa.select(JobRow)
+        .where(JobRow.status == JobStatus.QUEUED)
+        .order_by(JobRow.id)
+        .limit(1)
+        .with_for_update(skip_locked=True)
+    )
+    return session.scalars(query).one_or_none()
+
+
+def by_idempotency_key(session: Session, owner: str, key: str) -> JobRow | None:
+    """Return the job that this owner submitted under `key`."""
+    query = sa.select(JobRow).where(JobRow.owner == owner, JobRow.idempotency_key == key)
+    return session.scalars(query).one_or_none()
+
+
+def page(
+    session: Session, *, before: str | None, limit: int, status: JobStatus | None, model: str | None
+) -> Sequence[JobRow]:
+    """Return up to `limit` + 1 jobs, newest first, older than the one called `before`."""
+    query = sa.select(JobRow).order_by(JobRow.id.desc()).limit(limit + 1)
+    if before is not None:
+        query = query.where(JobRow.id < before)
+    if status is not None:
+        query = query.where(JobRow.status == status)
+    if model is not None:
+        query = query.where(JobRow.model == model)
+    return session.scalars(query).all()
+
+
+def count_open(session: Session, owner: str) -> int:
+    """Return how many jobs of this owner are queued or running."""
+    query = sa.select(sa.func.count()).where(
+        JobRow.owner == owner, JobRow.status.in_(OPEN_STATUSES)
+    )
+    return session.execute(query).scalar_one()
+
+
+def count_by_status(session: Session) -> dict[JobStatus, int]:
+    """Return how many jobs there are in each status."""
+    query = sa.select(JobRow.status, sa.func.count()).group_by(JobRow.status)
+    counts = dict.fromkeys(JobStatus, 0)
+    counts.update({JobStatus(status): count for status, count in session.execute(query)})
+    return counts
+
+
+def events_after(session: Session, job_id: str, after: int, limit: int = 500) -> list[EventRow]:
+    """Return the next events of a job, in order."""
+    query = (
+        sa.select(EventRow)
+        .where(EventRow.job_id == job_id, EventRow.id > after)
+        .order_by(EventRow.id)
+        .limit(limit)
+    )
+    return list(session.scalars(query))
+
+
+def last_event_id(session: Session) -> int:
+    """Return the highest event id there is, 0 without any."""
+    return session.execute(sa.select(sa.func.max(EventRow.id))).scalar_one() or 0

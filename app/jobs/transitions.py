@@ -1,0 +1,106 @@
+"""Every change of a job's state, each with its event row."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Final
+
+from sqlalchemy.orm import Session
+
+from app.jobs.status import EventKind, JobStatus
+from app.jobs.tables import EventRow, JobRow
+from app.leases.schemas import Problem, Progress
+
+__all__ = ["MAX_STRIKES", "Transitions"]
+
+MAX_STRIKES: Final = 3
+"""Attempts that may be lost before a job fails."""
+
+
+class Transitions:
+    """Changes jobs inside one transaction; the caller holds the job's row lock."""
+
+    def __init__(self, session: Session, now: datetime) -> None:
+        self._session = session
+        self._now = now
+
+    def queued(self, job: JobRow) -> None:
+        """A new job waits for a worker."""
+        self._session.add(job)
+        self._session.flush()
+        self._record(job, EventKind.QUEUED, {"model": job.model})
+
+    def started(self, job: JobRow, worker_id: str, worker_name: str) -> None:
+        """A worker took the job for one more attempt."""
+        job.status = JobStatus.RUNNING
+        job.worker_id = worker_id
+        job.attempt += 1
+        job.started_at = job.started_at or self._now
+        self._record(job, EventKind.STARTED, {"attempt": job.attempt, "worker": worker_name})
+
+    def progressed(self, job: JobRow, progress: Progress) -> None:
+        """The worker is further than before; a repeated report is not an event."""
+        data = progress.model_dump(mode="json")
+        if data != job.progress:
+            job.progress = data
+            self._record(job, EventKind.PROGRESS, data)
+
+    def artifact(self, job: JobRow, name: str, sha256: str, nbytes: int) -> None:
+        """A file of the job was stored."""
+        self._record(job, EventKind.ARTIFACT, {"name": name, "sha256": sha256, "bytes": nbytes})
+
+    def cancel_requested(self, job: JobRow) -> None:
+        """The user wants the job stopped; one that no worker has stops at once."""
+        if job.cancel_requested or JobStatus(job.status).is_final:
+            return
+        job.cancel_requested = True
+        self._record(job, EventKind.CANCEL_REQUESTED, {})
+        if job.status == JobStatus.QUEUED:
+            self.cancelled(job)
+
+    def requeued(self, job: JobRow, reason: str, *, strike: bool) -> None:
+        """The attempt was lost: try again, unless cancelled or out of attempts."""
+        if strike:
+            job.strikes += 1
+        if job.cancel_requested:
+            self.cancelled(job)
+        elif job.strikes >= MAX_STRIKES:
+            self.failed(job, _worn_out(reason))
+        else:
+            job.status = JobStatus.QUEUED
+            self._record(job, EventKind.REQUEUED, {"attempt": job.attempt, "reason": reason})
+
+    def succeeded(self, job: JobRow, result: dict[str, Any] | None) -> None:
+        """The job came to its end."""
+        job.result = result
+        self._end(job, JobStatus.SUCCEEDED)
+        self._record(job, EventKind.SUCCEEDED, {"answer": job.summary})
+
+    def failed(self, job: JobRow, problem: Problem) -> None:
+        """The job cannot be done."""
+        job.problem = problem.model_dump(mode="json")
+        self._end(job, JobStatus.FAILED)
+        self._record(job, EventKind.FAILED, {"problem": job.problem})
+
+    def cancelled(self, job: JobRow) -> None:
+        """The job was stopped as asked."""
+        self._end(job, JobStatus.CANCELLED)
+        self._record(job, EventKind.CANCELLED, {})
+
+    def _end(self, job: JobRow, status: JobStatus) -> None:
+        job.status = status
+        job.finished_at = self._now
+
+    def _record(self, job: JobRow, kind: EventKind, data: dict[str, Any]) -> None:
+        self._session.add(EventRow(job_id=job.id, kind=kind, at=self._now, data=data))
+        self._session.flush()
+
+
+def _worn_out(reason: str) -> Problem:
+    return Problem(
+        type="urn:bitbudget:problem:attempts-exhausted",
+        title="Attempts exhausted",
+        status=500,
+        detail=f"{MAX_STRIKES} attempts were lost, the last because {reason}; "
+        "look at the worker's log, then submit the job again",
+    )

@@ -1,0 +1,149 @@
+"""The one place where errors become responses: RFC 9457 `application/problem+json`."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any, Final
+
+import sqlalchemy.exc
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.exceptions import HTTPException
+
+from app.core.errors import BitbudgetError
+from app.errors import UnavailableError
+
+__all__ = ["ProblemDetails", "install", "problem_response", "problems"]
+
+MEDIA_TYPE: Final = "application/problem+json"
+_log: Final = logging.getLogger(__name__)
+
+
+class ProblemDetails(BaseModel):
+    """What went wrong (RFC 9457); further members depend on the type."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str = Field(description="Such as urn:bitbudget:problem:infeasible-budget.")
+    title: str
+    status: int
+    detail: str
+    instance: str
+    minimum_bytes: int | None = Field(
+        None, description="Of infeasible-budget: the smallest feasible size."
+    )
+    errors: list[dict[str, Any]] | None = Field(
+        None, description="Of invalid-request: each place (`loc`) and what is wrong (`msg`)."
+    )
+
+
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return the OpenAPI responses of an operation that may answer these problems."""
+    content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemDetails"}}}
+    return {
+        status: {"description": HTTPStatus(status).phrase, "content": content}
+        for status in statuses
+    }
+
+
+def problem_response(
+    request: Request,
+    *,
+    status: int,
+    slug: str,
+    title: str,
+    detail: str,
+    fields: Mapping[str, Any] | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    """Return a problem about this request."""
+    body = {
+        **(fields or {}),
+        "type": f"urn:bitbudget:problem:{slug}",
+        "title": title,
+        "status": status,
+        "detail": detail,
+        "instance": request.url.path,
+    }
+    return JSONResponse(
+        json.loads(json.dumps(body, default=str)), status, headers, media_type=MEDIA_TYPE
+    )
+
+
+def install(app: FastAPI) -> None:
+    """Answer every error of `app` with a problem."""
+    app.add_exception_handler(BitbudgetError, _bitbudget)
+    app.add_exception_handler(RequestValidationError, _validation)
+    app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(sqlalchemy.exc.OperationalError, _database)
+    app.add_exception_handler(sqlalchemy.exc.InterfaceError, _database)
+    app.add_exception_handler(sqlalchemy.exc.TimeoutError, _database)
+    app.add_exception_handler(Exception, _unexpected)
+
+
+async def _bitbudget(request: Request, error: Exception) -> Response:
+    if not isinstance(error, BitbudgetError):
+        raise error
+    return problem_response(
+        request,
+        status=error.status,
+        slug=error.slug(),
+        title=error.title(),
+        detail=str(error),
+        fields=error.fields,
+        headers=getattr(error, "headers", None),
+    )
+
+
+async def _validation(request: Request, error: Exception) -> Response:
+    if not isinstance(error, RequestValidationError):
+        raise error
+    errors = [
+        {"loc": list(entry["loc"]), "msg": entry["msg"], "type": entry["type"]}
+        for entry in error.errors()
+    ]
+    first = errors[0] if errors else {"loc": ["request"], "msg": "cannot be read"}
+    place = ".".join(str(part) for part in first["loc"])
+    return problem_response(
+        request,
+        status=422,
+        slug="invalid-request",
+        title="Invalid request",
+        detail=f"{place}: {first['msg']}",
+        fields={"errors": errors},
+    )
+
+
+async def _http(request: Request, error: Exception) -> Response:
+    if not isinstance(error, HTTPException):
+        raise error
+    phrase = HTTPStatus(error.status_code).phrase
+    return problem_response(
+        request,
+        status=error.status_code,
+        slug=phrase.lower().replace(" ", "-"),
+        title=phrase,
+        detail=str(error.detail),
+        headers=error.headers,
+    )
+
+
+async def _database(request: Request, error: Exception) -> Response:
+    _log.warning("database unavailable: %s", type(error).__name__, exc_info=error)
+    return await _bitbudget(request, UnavailableError(what="database"))
+
+
+async def _unexpected(request: Request, error: Exception) -> Response:
+    _log.error("unexpected error", exc_info=error)
+    return problem_response(
+        request,
+        status=500,
+        slug="internal",
+        title="Internal error",
+        detail="The server met an error it did not expect; its log has this request's id.",
+    )
