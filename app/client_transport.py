@@ -89,10 +89,11 @@ class Transport:
 
 
 def _pause_seconds(number: int, answer: httpx.Response | None = None) -> float:
+    pause = _FIRST_PAUSE_SECONDS * 2.0 ** (number - 1)
     wished = str(answer.headers.get("Retry-After", "")) if answer is not None else ""
     if wished.isdigit():
-        return min(float(wished), _LONGEST_PAUSE_SECONDS)
-    return min(_FIRST_PAUSE_SECONDS * 2 ** (number - 1), _LONGEST_PAUSE_SECONDS)
+        pause = float(wished)
+    return min(pause, _LONGEST_PAUSE_SECONDS)
 
 
 def raise_problem(answer: httpx.Response) -> None:
