@@ -1,0 +1,164 @@
+"""The decoder as a list of layers: what each was called with, and whether they form a chain."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+from mlx import nn
+
+__all__ = ["LayerCall", "decoder_layers", "layer_calls", "replaced_layers"]
+
+_Stub = Callable[[int, tuple[Any, ...], dict[str, Any]], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class LayerCall:
+    """The arguments one layer was called with; `carried` says which one is the hidden state."""
+
+    arguments: tuple[Any, ...]
+    options: dict[str, Any]
+    carried: int | str
+
+    @classmethod
+    def of(cls, arguments: tuple[Any, ...], options: dict[str, Any]) -> LayerCall:
+        """Return a call whose hidden state is its first activation (batch, length, ...)."""
+        carried = _carried(arguments, options, None)
+        if carried is None:
+            raise TypeError("a layer was called without an activation")
+        return cls(arguments, options, carried)
+
+    def without_hidden(self) -> LayerCall:
+        """Return the call with the hidden state's place empty, so that it holds no activation."""
+        arguments, options = list(self.arguments), dict(self.options)
+        if isinstance(self.carried, str):
+            options[self.carried] = None
+        else:
+            arguments[self.carried] = None
+        return LayerCall(tuple(arguments), options, self.carried)
+
+    @property
+    def hidden(self) -> mx.array:
+        """The hidden state it was given."""
+        value: mx.array = (
+            self.options[self.carried]
+            if isinstance(self.carried, str)
+            else self.arguments[self.carried]
+        )
+        return value
+
+    def apply(self, layer: nn.Module, hidden: mx.array) -> mx.array:
+        """Call `layer` as it was called, with another hidden state."""
+        arguments, options = list(self.arguments), dict(self.options)
+        if isinstance(self.carried, str):
+            options[self.carried] = hidden
+        else:
+            arguments[self.carried] = hidden
+        output: mx.array = layer(*arguments, **options)
+        return output
+
+
+def decoder_layers(model: nn.Module) -> tuple[str, list[nn.Module]]:
+    """Return the path prefix of the decoder's list (`model.layers`) and its layers."""
+    layers = [layer for layer in getattr(model, "layers", []) if isinstance(layer, nn.Module)]
+    if not layers:
+        return "", []
+    for path, module in model.named_modules():
+        if module is layers[0]:
+            return path.rsplit(".", 1)[0], layers
+    return "", []
+
+
+@contextmanager
+def replaced_layers(layers: list[nn.Module], stub: _Stub) -> Iterator[None]:
+    """Let `stub(index, arguments, options)` answer for every layer's call."""
+    originals = [type(layer) for layer in layers]
+
+    def stubbed(index: int, original: type) -> type:
+        def call(_: nn.Module, *arguments: Any, **options: Any) -> Any:
+            return stub(index, arguments, options)
+
+        return type(original.__name__, (original,), {"__call__": call})
+
+    for index, (layer, original) in enumerate(zip(layers, originals, strict=True)):
+        object.__setattr__(layer, "__class__", stubbed(index, original))
+    try:
+        yield
+    finally:
+        for layer, original in zip(layers, originals, strict=True):
+            object.__setattr__(layer, "__class__", original)
+
+
+def layer_calls(model: nn.Module, layers: list[nn.Module], ids: mx.array) -> list[LayerCall] | None:
+    """Return how `model(ids)` calls its layers, or None when they are no simple chain.
+
+    A chain: every layer is called once, in order, each with the very array the one before it
+    returned, and with no other array that came from a layer. Each stub answers with NaN, so that
+    anything computed from a layer's output is recognised.
+    """
+    calls: list[LayerCall] = []
+    passed: list[mx.array] = []
+    in_order = True
+
+    def stub(index: int, arguments: tuple[Any, ...], options: dict[str, Any]) -> mx.array:
+        nonlocal in_order
+        carried = _carried(arguments, options, passed[-1] if passed else None)
+        if carried is None or index != len(calls):
+            in_order = False
+            passed.append(mx.full(ids.shape, mx.nan))
+            return passed[-1]
+        calls.append(LayerCall(arguments, options, carried))
+        passed.append(mx.full(calls[-1].hidden.shape, mx.nan))
+        return passed[-1]
+
+    with replaced_layers(layers, stub):
+        try:
+            model(ids)
+        except (TypeError, ValueError, IndexError, AttributeError):
+            return None
+    if not in_order or len(calls) != len(layers) or any(map(_depends_on_layers, calls)):
+        return None
+    return calls
+
+
+def _carried(
+    arguments: tuple[Any, ...], options: dict[str, Any], expected: mx.array | None
+) -> int | str | None:
+    named: list[tuple[int | str, Any]] = [*enumerate(arguments), *options.items()]
+    for name, value in named:
+        if expected is None:
+            if _is_hidden(value):
+                return name
+        elif value is expected:
+            return name
+    return None
+
+
+def _is_hidden(value: Any) -> bool:
+    rank = 3
+    return (
+        isinstance(value, mx.array)
+        and value.ndim >= rank
+        and mx.issubdtype(value.dtype, mx.floating)
+    )
+
+
+def _depends_on_layers(call: LayerCall) -> bool:
+    for name, value in (*enumerate(call.arguments), *call.options.items()):
+        if name != call.carried and any(bool(mx.isnan(array).any()) for array in _arrays(value)):
+            return True
+    return False
+
+
+def _arrays(value: Any) -> list[mx.array]:
+    """Return the floating arrays in a nest of tuples, lists and dictionaries."""
+    if isinstance(value, mx.array):
+        return [value] if mx.issubdtype(value.dtype, mx.floating) else []
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        return [array for item in value for array in _arrays(item)]
+    return []

@@ -1,0 +1,59 @@
+"""Any checkpoint as a float32 model whose arrays are read only when they are used.
+
+MLX's CPU build is slow in bfloat16 and has no bfloat16 `gather_mm`; the Fisher statistics and the
+evaluation therefore compute in float32, quantized modules as the exact affine value of their stored
+scales (scale and bias widened first, then `scale * code + bias` in float32).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import mlx.core as mx
+from mlx import nn
+from mlx.utils import tree_unflatten
+from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchLinear
+from mlx_lm.utils import load_model
+
+__all__ = ["dequantized_weight", "load_float32"]
+
+
+def load_float32(folder: Path) -> nn.Module:
+    """Return the model in `folder` with float32 arrays, nothing evaluated yet."""
+    model, _ = load_model(folder, lazy=True)
+    replaced = [
+        (path, dense) for path, module in model.named_modules() if (dense := _dense(module))
+    ]
+    if replaced:
+        model.update_modules(tree_unflatten(replaced))
+    model.set_dtype(mx.float32)
+    model.eval()
+    return model
+
+
+def dequantized_weight(module: nn.Module) -> mx.array:
+    """Return the float32 weight that a quantized module's arrays stand for."""
+    affine = module.mode == "affine"
+    return mx.dequantize(
+        module.weight,
+        module.scales.astype(mx.float32) if affine else module.scales,
+        module.biases.astype(mx.float32) if affine else None,
+        group_size=module.group_size,
+        bits=module.bits,
+        mode=module.mode,
+    ).astype(mx.float32)
+
+
+def _dense(module: nn.Module) -> nn.Module | None:
+    if isinstance(module, nn.QuantizedLinear):
+        dense: nn.Module = nn.Linear(1, 1, bias=False)
+    elif isinstance(module, nn.QuantizedEmbedding):
+        dense = nn.Embedding(1, 1)
+    elif isinstance(module, QuantizedSwitchLinear):
+        dense = SwitchLinear(1, 1, 1, bias=False)
+    else:
+        return None
+    dense.weight = dequantized_weight(module)
+    if "bias" in module:
+        dense.bias = module.bias
+    return dense

@@ -1,0 +1,281 @@
+"""Forward and backward through a model whose layers are in memory one at a time."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Final
+
+import mlx.core as mx
+import numpy as np
+from mlx import nn
+
+from app.core.errors import InvalidModelError
+from workers.fisher.chain import LayerCall, decoder_layers, layer_calls, replaced_layers
+from workers.fisher.moments import ModuleMoments
+from workers.fisher.store import PassStore
+from workers.fisher.taps import Gradients, Tape, backward, tapped
+
+__all__ = ["Pass"]
+
+_BATCH_ELEMENTS: Final = 1 << 24
+"""Elements of the widest activation of a batch (64 MiB in float32)."""
+_MOST_SEQUENCES: Final = 8
+
+
+class _ReachedError(Exception):
+    """The first layer was reached, the rest of the model is not needed."""
+
+
+class Pass:
+    """One measurement of one model: `load` gives a fresh lazy copy each time."""
+
+    def __init__(
+        self,
+        load: Callable[[], nn.Module],
+        tokens: np.ndarray,
+        seed: int,
+        store: PassStore,
+        progress: Callable[[int, int], None] | None,
+    ) -> None:
+        self.load, self.tokens, self.seed, self.store = load, tokens, seed, store
+        self.progress = progress or (lambda _done, _total: None)
+        self.model = load()
+        self.prefix, self.layers = decoder_layers(self.model)
+        self.batches = _batches(self.model, tokens)
+        self.calls: dict[int, list[LayerCall]] = {}
+        self.done = 0
+
+    def is_chain(self) -> bool:
+        """Whether each layer takes exactly what the one before it gave."""
+        if not self.layers:
+            return False
+        return layer_calls(self.model, self.layers, self._ids(self.batches[0])) is not None
+
+    def layer_by_layer(self) -> None:
+        """Measure with one layer's weights in memory at a time."""
+        self._forward()
+        self._tail()
+        for index in reversed(range(len(self.layers))):
+            self._layer(index)
+        self._lookup()
+
+    def whole_model(self) -> None:
+        """Measure with the whole model in memory: any architecture, no streaming."""
+        if self.store.has_modules("whole"):
+            return
+        moments: dict[str, ModuleMoments] = {}
+        tape = Tape()
+        with tapped(self.model, "", tape):
+            for number, batch in enumerate(self.batches):
+                ids, key = self._ids(batch), self._key(number)
+                seen: list[mx.array] = []
+
+                def loss(
+                    _: mx.array,
+                    ids: mx.array = ids,
+                    seen: list[mx.array] = seen,
+                    key: mx.array = key,
+                ) -> mx.array:
+                    seen.append(self.model(ids))
+                    return _sampled_loss(seen[-1], key)
+
+                pulled = backward(loss, mx.zeros(1), mx.array(1.0), tape)
+                _accumulate(moments, pulled, self.model, "", seen[-1])
+                self.progress(number + 1, len(self.batches))
+        self._save("whole", moments, self.model, "")
+
+    def _step(self) -> None:
+        self.done += 1
+        self.progress(self.done, 2 * len(self.layers) + 2)
+
+    def _ids(self, batch: slice) -> mx.array:
+        return mx.array(self.tokens[batch])
+
+    def _key(self, number: int) -> mx.array:
+        return mx.random.key(self.seed * 1_000_003 + number)
+
+    def _call(self, number: int, index: int) -> LayerCall:
+        """Return how layer `index` is called for batch `number`, without its hidden state."""
+        if number not in self.calls:
+            calls = layer_calls(self.model, self.layers, self._ids(self.batches[number]))
+            if calls is None:
+                raise InvalidModelError(
+                    where=f"batch {number} of the statistics pass",
+                    found="layers called differently than for the first batch",
+                    expected="the same chain of layers for every batch",
+                    remedy="measure with --sensitivity weights",
+                )
+            self.calls[number] = [call.without_hidden() for call in calls]
+        return self.calls[number][index]
+
+    def _layer_alone(self, index: int) -> nn.Module:
+        """Return layer `index` of a fresh lazy copy: its weights are freed with it."""
+        return decoder_layers(self.load())[1][index]
+
+    def _first_hidden(self, ids: mx.array) -> mx.array:
+        reached: list[mx.array] = []
+
+        def stub(_: int, arguments: tuple[Any, ...], options: dict[str, Any]) -> mx.array:
+            call = LayerCall.of(arguments, options)
+            reached.append(call.hidden)
+            raise _ReachedError
+
+        with replaced_layers(self.layers, stub), contextlib.suppress(_ReachedError):
+            self.model(ids)
+        return reached[0]
+
+    def _forward(self) -> None:
+        count = len(self.layers)
+        resumed = any(self.store.has_state("gradient", index) for index in range(count + 1))
+        if not resumed and not self.store.has_state("hidden", 0):
+            self.store.write_state(
+                "hidden", 0, [self._first_hidden(self._ids(batch)) for batch in self.batches]
+            )
+        for index in range(count):
+            if not resumed and not self.store.has_state("hidden", index + 1):
+                layer, hidden = self._layer_alone(index), self.store.read_state("hidden", index)
+                outputs = []
+                for number, batch in enumerate(self.batches):
+                    call = self._call(number, index)
+                    outputs.append(call.apply(layer, mx.array(hidden[batch])))
+                    mx.eval(outputs[-1])
+                self.store.write_state("hidden", index + 1, outputs)
+            self._step()
+
+    def _tail(self) -> None:
+        """Final norm and head: the loss with labels sampled from the predictions."""
+        count = len(self.layers)
+        if not self.store.has_state("gradient", count):
+            hidden = self.store.read_state("hidden", count)
+            moments: dict[str, ModuleMoments] = {}
+            gradients = []
+            for number, batch in enumerate(self.batches):
+                pulled, logits = self._through_head(
+                    self._ids(batch), mx.array(hidden[batch]), self._key(number)
+                )
+                _accumulate(moments, pulled, self.model, "", logits)
+                gradients.append(pulled.carried)
+                mx.eval(gradients[-1])
+            self._save("head", moments, self.model, "")
+            self.store.write_state("gradient", count, gradients)
+        self._step()
+
+    def _through_head(
+        self, ids: mx.array, hidden: mx.array, key: mx.array
+    ) -> tuple[Gradients, mx.array]:
+        tape, seen = Tape(), []
+        last = len(self.layers) - 1
+
+        def loss(h: mx.array) -> mx.array:
+            def stub(index: int, arguments: tuple[Any, ...], options: dict[str, Any]) -> mx.array:
+                return h if index == last else LayerCall.of(arguments, options).hidden
+
+            with replaced_layers(self.layers, stub):
+                seen.append(self.model(ids))
+            return _sampled_loss(seen[-1], key)
+
+        with tapped(self.model, "", tape, skip=f"{self.prefix}."):
+            pulled = backward(loss, hidden, mx.array(1.0), tape)
+        calls = [(call, gradient) for call, gradient in pulled.calls if not call.is_lookup]
+        return replace(pulled, calls=calls), seen[-1]
+
+    def _layer(self, index: int) -> None:
+        if not self.store.has_state("gradient", index):
+            layer, tape, prefix = self._layer_alone(index), Tape(), f"{self.prefix}.{index}"
+            hidden = self.store.read_state("hidden", index)
+            above = self.store.read_state("gradient", index + 1)
+            moments: dict[str, ModuleMoments] = {}
+            gradients = []
+            with tapped(layer, prefix, tape):
+                for number, batch in enumerate(self.batches):
+                    call = self._call(number, index)
+                    pulled = backward(
+                        lambda h, call=call: call.apply(layer, h),  # type: ignore[misc]
+                        mx.array(hidden[batch]),
+                        mx.array(above[batch]),
+                        tape,
+                    )
+                    _accumulate(moments, pulled, layer, prefix)
+                    gradients.append(pulled.carried)
+                    mx.eval(gradients[-1])
+            self._save(f"layer-{index:04d}", moments, layer, prefix)
+            self.store.write_state("gradient", index, gradients)
+        self._step()
+
+    def _lookup(self) -> None:
+        """Embeddings: from the ids to the first layer's hidden state."""
+        if not self.store.has_modules("lookup"):
+            above = self.store.read_state("gradient", 0)
+            moments: dict[str, ModuleMoments] = {}
+            tape = Tape()
+            with tapped(self.model, "", tape, skip=f"{self.prefix}."):
+                for batch in self.batches:
+                    ids = self._ids(batch)
+                    pulled = backward(
+                        lambda _, ids=ids: self._first_hidden(ids),  # type: ignore[misc]
+                        mx.zeros(1),
+                        mx.array(above[batch]),
+                        tape,
+                    )
+                    _accumulate(moments, pulled, self.model, "")
+            self._save("lookup", moments, self.model, "")
+        self._step()
+
+    def _save(
+        self, name: str, moments: dict[str, ModuleMoments], root: nn.Module, prefix: str
+    ) -> None:
+        modules = _paths(root, prefix)
+        self.store.write_modules(
+            name,
+            {
+                path: moment.finish(
+                    float(mx.square(modules[path].weight).mean()), int(self.tokens.size)
+                )
+                for path, moment in moments.items()
+            },
+        )
+
+
+def _batches(model: nn.Module, tokens: np.ndarray) -> list[slice]:
+    widest = max(
+        (module.weight.shape[-2] for module in model.modules() if hasattr(module, "to_quantized")),
+        default=1,
+    )
+    rows = max(1, min(_MOST_SEQUENCES, _BATCH_ELEMENTS // (widest * tokens.shape[1])))
+    return [slice(start, start + rows) for start in range(0, len(tokens), rows)]
+
+
+def _paths(root: nn.Module, prefix: str) -> dict[str, nn.Module]:
+    named = root.named_modules()
+    return {".".join(part for part in (prefix, name) if part): module for name, module in named}
+
+
+def _sampled_loss(logits: mx.array, key: mx.array) -> mx.array:
+    """Return the summed log-loss of labels drawn from the model: its gradient squares to F."""
+    logits = logits.astype(mx.float32)
+    labels = mx.random.categorical(mx.stop_gradient(logits), key=key)
+    return nn.losses.cross_entropy(logits, labels, reduction="sum")
+
+
+def _accumulate(
+    moments: dict[str, ModuleMoments],
+    pulled: Gradients,
+    root: nn.Module,
+    prefix: str,
+    logits: mx.array | None = None,
+) -> None:
+    """Add a batch; for a head, whose output is the logits, E[g^2] = p (1 - p) is exact."""
+    modules = _paths(root, prefix)
+    for call, gradient in pulled.calls:
+        moment = moments.setdefault(
+            call.path, ModuleMoments(call.path, modules[call.path].weight.shape)
+        )
+        variance = None
+        if logits is not None and not call.is_lookup and gradient.shape == logits.shape:
+            p = mx.softmax(logits.reshape(-1, logits.shape[-1]), axis=-1, precise=True)
+            variance = (p * (1 - p)).sum(0)
+        moment.add(call, gradient, variance)
+    for path, gradient in pulled.direct.items():
+        moments.setdefault(path, ModuleMoments(path, gradient.shape)).add_direct(gradient)

@@ -1,0 +1,175 @@
+"""What is known of each module's sensitivity, and the KL that an error of its weight costs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+__all__ = ["KroneckerTerm", "ModuleStatistics", "Statistics"]
+
+_FEW_TOKENS: Final = 0.25
+"""An expert's own second moment counts as much as the pooled one at this many tokens per input."""
+
+
+@dataclass(frozen=True, slots=True)
+class KroneckerTerm:
+    """One Kronecker factor pair of the Fisher information, in nats per token.
+
+    `columns` is A = E[x x^T], float32 (..., in, in). `rows` is B = E[g g^T] (..., out, out), or
+    only its diagonal (..., out) where the whole would be too large, per token of text (an expert's
+    rows are already weighted with its share of the tokens). Leading axes are experts.
+    """
+
+    columns: np.ndarray
+    rows: np.ndarray
+
+    def kl_nats(self, error: np.ndarray) -> float:
+        """Return 1/2 tr(B dW A dW^T) for a weight error of shape (..., out, in)."""
+        lead = error.shape[:-2]
+        total = 0.0
+        for index in np.ndindex(*lead):
+            total += _quadratic(error[index], self.columns[index], self.rows[index])
+        return 0.5 * total
+
+
+def _quadratic(error: np.ndarray, columns: np.ndarray, rows: np.ndarray) -> float:
+    right = error @ columns
+    if rows.ndim == 1:
+        return float(np.einsum("ij,ij->i", right, error).astype(np.float64) @ rows)
+    return float(np.einsum("ij,ij->", rows @ error, right, dtype=np.float64))
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleStatistics:
+    """Sensitivity of one module.
+
+    `alpha_nats` is the KL per token that one unit of t2 costs, were the error isotropic.
+    `row_sums` (..., out) and `column_sums` (..., in) are sums of the squared gradient, the rank-one
+    diagonal Fisher. `tokens` counts what reached the module: shape () or (experts,).
+    An embedding that is also the head has two terms.
+    """
+
+    path: str
+    alpha_nats: float
+    row_sums: np.ndarray
+    column_sums: np.ndarray
+    terms: tuple[KroneckerTerm, ...]
+    tokens: np.ndarray
+
+    def kl_nats(self, error: np.ndarray) -> float:
+        """Return the predicted KL in nats per token of adding `error` (float32) to the weight."""
+        return sum(term.kl_nats(error) for term in self.terms)
+
+    def plus(self, other: ModuleStatistics) -> ModuleStatistics:
+        """Return both uses of one weight together, their interaction neglected."""
+        return ModuleStatistics(
+            self.path,
+            self.alpha_nats + other.alpha_nats,
+            self.row_sums + other.row_sums,
+            self.column_sums + other.column_sums,
+            (*self.terms, *other.terms),
+            self.tokens + other.tokens,
+        )
+
+    @property
+    def second_moment(self) -> np.ndarray:
+        """The input-side matrix (..., in, in) that a compensating encoder works against.
+
+        The terms' columns weighted with the trace of their rows; an expert that saw few tokens
+        is pulled towards the mean of all experts, and gets that mean when it saw none.
+        """
+        moments = [term.columns * _trace(term.rows)[..., None, None] for term in self.terms]
+        total: np.ndarray = np.asarray(sum(moments), np.float32)
+        if total.ndim == 2:  # noqa: PLR2004 - a matrix, not a stack of experts
+            return total
+        return _pooled(total, self.tokens)
+
+
+def _trace(rows: np.ndarray) -> np.ndarray:
+    """Return sum_i B_ii of a full or diagonal B."""
+    if rows.ndim > 1 and rows.shape[-1] == rows.shape[-2]:
+        return np.asarray(np.trace(rows, axis1=-2, axis2=-1), np.float32)
+    return np.asarray(rows.sum(-1), np.float32)
+
+
+def _pooled(moments: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+    """Return `moments` (experts, in, in), scaled to trace one, shrunk towards their mean."""
+    traces = np.trace(moments, axis1=-2, axis2=-1)
+    seen = (tokens > 0) & (traces > 0)
+    width = moments.shape[-1]
+    if not seen.any():
+        return np.broadcast_to(np.eye(width, dtype=np.float32), moments.shape).copy()
+    unit = moments / np.where(seen, traces, 1)[:, None, None]
+    share = np.where(seen, tokens, 0).astype(np.float32)
+    mean = np.einsum("e,eij->ij", share / share.sum(), unit)
+    own = (share / (share + _FEW_TOKENS * width))[:, None, None]
+    return np.asarray(own * unit + (1 - own) * mean, np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics(Mapping[str, ModuleStatistics]):
+    """Statistics of every module by path, read from disk one module at a time when `files` are set.
+
+    `tokens` is how many tokens were used, `notes` what a reader must know (diagonal factors, ...).
+    """
+
+    tokens: int
+    modules: Mapping[str, ModuleStatistics] = field(default_factory=dict)
+    files: Mapping[str, Path] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def __getitem__(self, path: str) -> ModuleStatistics:
+        if path in self.modules:
+            return self.modules[path]
+        return read_module(self.files[path], path)
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self.modules
+        yield from self.files
+
+    def __len__(self) -> int:
+        return len(self.modules) + len(self.files)
+
+
+def write_modules(file: Path, modules: Mapping[str, ModuleStatistics]) -> None:
+    """Write the statistics of some modules to one .npz file, whole or not at all."""
+    arrays: dict[str, np.ndarray] = {}
+    for path, module in modules.items():
+        arrays[f"{path}|alpha"] = np.asarray(module.alpha_nats)
+        arrays[f"{path}|row_sums"] = module.row_sums
+        arrays[f"{path}|column_sums"] = module.column_sums
+        arrays[f"{path}|tokens"] = module.tokens
+        for index, term in enumerate(module.terms):
+            arrays[f"{path}|columns{index}"] = term.columns
+            arrays[f"{path}|rows{index}"] = term.rows
+    partial = file.with_suffix(".partial.npz")
+    np.savez(partial, allow_pickle=False, **arrays)
+    partial.replace(file)
+
+
+def module_paths(file: Path) -> tuple[str, ...]:
+    """Return the paths of the modules in a file of `write_modules`."""
+    with np.load(file) as data:
+        return tuple(name.removesuffix("|alpha") for name in data.files if name.endswith("|alpha"))
+
+
+def read_module(file: Path, path: str) -> ModuleStatistics:
+    """Read one module from a file of `write_modules`; KeyError when it is not there."""
+    with np.load(file) as data:
+        count = sum(name.startswith(f"{path}|columns") for name in data.files)
+        terms = tuple(
+            KroneckerTerm(data[f"{path}|columns{index}"], data[f"{path}|rows{index}"])
+            for index in range(count)
+        )
+        return ModuleStatistics(
+            path,
+            float(data[f"{path}|alpha"]),
+            data[f"{path}|row_sums"],
+            data[f"{path}|column_sums"],
+            terms,
+            data[f"{path}|tokens"],
+        )

@@ -1,0 +1,81 @@
+"""What a Fisher pass keeps on disk: hidden states, gradients between layers, finished layers."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+
+from app.core.errors import InvalidModelError
+from workers.fisher.statistics import ModuleStatistics, module_paths, read_module, write_modules
+
+__all__ = ["PassStore"]
+
+
+class PassStore:
+    """Files of one pass under `place`; each appears whole or not at all."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+        self.states = place / "states"
+
+    def has_state(self, name: str, index: int) -> bool:
+        """Whether the array `name` between layers `index - 1` and `index` is there."""
+        return self._state(name, index).exists()
+
+    def write_state(self, name: str, index: int, parts: Sequence[mx.array]) -> None:
+        """Store the batches `parts` of one array; InvalidModelError when not all are finite."""
+        whole = np.concatenate([np.array(part) for part in parts])
+        if not np.isfinite(whole).all():
+            raise InvalidModelError(
+                where=f"the {name} entering layer {index}",
+                found="NaN or infinite values",
+                expected="finite activations and gradients in float32",
+                remedy="check the checkpoint's weights",
+            )
+        self.states.mkdir(parents=True, exist_ok=True)
+        target = self._state(name, index)
+        partial = target.with_suffix(".partial")
+        with partial.open("wb") as stream:
+            np.save(stream, whole)
+        partial.replace(target)
+
+    def read_state(self, name: str, index: int) -> np.ndarray:
+        """Return a stored array, mapped from disk."""
+        array: np.ndarray = np.load(self._state(name, index), mmap_mode="r")
+        return array
+
+    def has_modules(self, name: str) -> bool:
+        """Whether the statistics of the part `name` (a layer, head, lookup) are finished."""
+        return self._modules(name).exists()
+
+    def write_modules(self, name: str, modules: dict[str, ModuleStatistics]) -> None:
+        """Store the statistics of one part."""
+        self.place.mkdir(parents=True, exist_ok=True)
+        write_modules(self._modules(name), modules)
+
+    def finish(self) -> dict[str, Path]:
+        """Drop the states and return the file of each module.
+
+        A tied embedding was seen twice, as head and as lookup: its two terms become one entry.
+        """
+        shutil.rmtree(self.states, ignore_errors=True)
+        files: dict[str, Path] = {}
+        tied: dict[str, ModuleStatistics] = {}
+        for file in sorted(self.place.glob("*.npz")):
+            for path in module_paths(file):
+                if path in files and file.stem != "tied":
+                    tied[path] = read_module(files[path], path).plus(read_module(file, path))
+                files[path] = file
+        if tied and not self.has_modules("tied"):
+            self.write_modules("tied", tied)
+        return files | dict.fromkeys(tied, self._modules("tied"))
+
+    def _state(self, name: str, index: int) -> Path:
+        return self.states / f"{name}-{index:04d}.npy"
+
+    def _modules(self, name: str) -> Path:
+        return self.place / f"{name}.npz"
