@@ -6,6 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from app.core.formats import KEEP
+from app.core.manifest import Certificate, Manifest, ManifestModel, ModuleChoice
+from app.core.measurement import Encoder, Sensitivity
+from app.core.requests import AllocationRequest
 from tests.workers.hub.hub_server import HubServer
 from workers.hub.client import Hub
 from workers.hub.patience import Patience
@@ -21,3 +25,25 @@ def server() -> Iterator[HubServer]:
 def hub(server: HubServer) -> Hub:
     patience = Patience(attempts=3, first_wait_seconds=0.01, longest_wait_seconds=2)
     return Hub(endpoint=server.endpoint, patience=patience)
+
+
+@pytest.fixture
+def manifest() -> Manifest:
+    return Manifest(
+        model=ManifestModel(name="org/model", revision="1" * 40, digest="0" * 64, model_type="x"),
+        measurement="0" * 64,
+        encoder=Encoder.MINMAX,
+        sensitivity=Sensitivity.WEIGHTS,
+        request=AllocationRequest(budget=10_000),
+        budget_bytes=10_000,
+        file_bytes=5_000,
+        certificate=Certificate(
+            predicted_kl_nats_per_token=0.1,
+            bound=0.1,
+            gap=0.0,
+            shadow_price_nats_per_byte=0.0,
+            status="optimal",
+            solver="dp",
+        ),
+        modules={"model.norm": ModuleChoice(format=KEEP, bytes=5_000, t2=0.0, kl_nats=0.0)},
+    )

@@ -235,11 +235,16 @@ class _Handler(BaseHTTPRequestHandler):
         wanted = json.loads(body)
         name = f"{wanted['organization']}/{wanted['name']}"
         if name in self.hub.repositories:
-            self._answer(409, b"already there")
+            self._json({"url": f"{self.hub.endpoint}/{name}", "id": name}, status=409)
             return
         self.hub.repository(name, token=self._token()).put({".gitattributes": b"*.safetensors"})
         self.hub.repositories[name].messages.append(wanted.get("visibility", "public"))
         self._json({"url": f"{self.hub.endpoint}/{name}", "id": name})
+
+    def validate_card(self, *, body: bytes) -> None:
+        head = json.loads(body)["content"].startswith("---\n")
+        errors = [] if head else [{"message": "no metadata"}]
+        self._json({"errors": errors, "warnings": []}, status=200 if head else 400)
 
     def preupload(self, name: str, revision: str, *, body: bytes) -> None:
         if self._find(name, revision) is not None:
@@ -288,10 +293,14 @@ class _Handler(BaseHTTPRequestHandler):
         return None
 
     def _json(
-        self, value: object, *, headers: dict[str, str] | None = None, kind: str = ""
+        self,
+        value: object,
+        *,
+        headers: dict[str, str] | None = None,
+        kind: str = "application/json",
+        status: int = 200,
     ) -> None:
-        kind = kind or "application/json"
-        self._answer(200, json.dumps(value).encode(), {"Content-Type": kind, **(headers or {})})
+        self._answer(status, json.dumps(value).encode(), {"Content-Type": kind, **(headers or {})})
 
     def _answer(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
         cut = self.fault.drop_after if self.fault is not None else None
@@ -326,6 +335,7 @@ _ROUTES: dict[str, list[tuple[str, str, str]]] = {
         ("GET", rf"/api/models/{_NAME}/tree/([^/]+)", "tree"),
         ("GET HEAD", rf"/{_NAME}/resolve/([^/]+)/(.+)", "resolve"),
         ("POST", r"/api/repos/create", "create"),
+        ("POST", r"/api/validate-yaml", "validate_card"),
         ("POST", rf"/api/models/{_NAME}/preupload/([^/]+)", "preupload"),
         ("POST", rf"/{_NAME}\.git/info/lfs/objects/batch", "lfs_batch"),
         ("POST", r"/lfs/verify", "lfs_verify"),

@@ -1,0 +1,114 @@
+"""Publishing a finished checkpoint: one commit with weights, manifest and model card."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, TypeVar
+
+from huggingface_hub import CommitOperationAdd
+
+from app.core.errors import BitbudgetError, HubUnavailableError, InvalidModelError
+from app.core.hub_id import HubId
+from app.core.manifest import Manifest
+from workers.hub.client import Hub
+
+__all__ = ["Published", "publish"]
+
+T = TypeVar("T")
+
+_PUBLISHED: Final = frozenset(
+    {".safetensors", ".json", ".jinja", ".md", ".model", ".tiktoken", ".txt", ""}
+)
+"""Suffixes that are uploaded: data and text, nothing that runs and no pickles."""
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """Where a checkpoint went: `revision` is the commit."""
+
+    repository: str
+    revision: str
+    url: str
+    files: int
+    nbytes: int
+
+
+def publish(hub: Hub, folder: Path, repository: str, *, private: bool = True) -> Published:
+    """Upload the checkpoint in `folder` to `repository`, created when it does not exist.
+
+    Large files go first and one commit makes all of them visible, so that nobody sees half a
+    checkpoint. Files that are there already are not sent again.
+
+    Raises InvalidModelError for a folder that is no finished checkpoint, HubAccessError without a
+    token that may write, HubUnavailableError when the Hub or the network fails.
+    """
+    name = HubId.parse(repository, "repository").repository
+    manifest = _read_manifest(folder)
+    files = _published_files(folder)
+    operations = [CommitOperationAdd(path.name, str(path)) for path in files]
+    _ask(hub, name, lambda: hub.api.create_repo(name, private=private, exist_ok=True))
+    commit = _ask(
+        hub,
+        name,
+        lambda: hub.api.create_commit(
+            name,
+            operations,
+            commit_message=f"{manifest.file_bytes} bytes by bitbudget",
+            commit_description=f"Manifest {manifest.sha256} of {manifest.model.name} "
+            f"at revision {manifest.model.revision}.",
+        ),
+    )
+    nbytes = sum(path.stat().st_size for path in files)
+    return Published(name, commit.oid, str(commit.commit_url), len(files), nbytes)
+
+
+def _read_manifest(folder: Path) -> Manifest:
+    path = folder / "manifest.json"
+    if not path.is_file():
+        raise _unfinished(folder, "no manifest.json")
+    manifest = Manifest.from_bytes(path.read_bytes(), str(path))
+    nbytes = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    if nbytes != manifest.file_bytes:
+        raise _unfinished(
+            folder, f"{nbytes} bytes of weights for a manifest of {manifest.file_bytes}"
+        )
+    return manifest
+
+
+def _published_files(folder: Path) -> list[Path]:
+    files = sorted(
+        path
+        for path in folder.iterdir()
+        if path.is_file() and not path.is_symlink() and not path.name.startswith(".")
+    )
+    if not any(path.name == "README.md" for path in files):
+        raise _unfinished(folder, "no README.md")
+    return [path for path in files if path.suffix in _PUBLISHED]
+
+
+def _unfinished(folder: Path, found: str) -> InvalidModelError:
+    return InvalidModelError(
+        where=str(folder),
+        found=found,
+        expected="a finished checkpoint with manifest.json, README.md and all its weights",
+        remedy="make it with bitbudget quantize or bitbudget run",
+    )
+
+
+def _ask(hub: Hub, name: str, call: Callable[[], T]) -> T:
+    """Call the Hub; what its library raises besides HTTP errors becomes HubUnavailableError."""
+    try:
+        return hub.patience.attempt(name, call)
+    except BitbudgetError:
+        raise
+    except (OSError, RuntimeError, ValueError, KeyError) as error:
+        logging.getLogger(__name__).debug("upload to %s failed", name, exc_info=True)
+        cause = error.__cause__ or error
+        raise HubUnavailableError(
+            what=f"an upload to {name}",
+            reason=f"{type(cause).__name__}: {cause}"[:300],
+            remedy="start it again; files that arrived are not sent twice",
+        ) from error
