@@ -128,9 +128,10 @@ class Manifest(_Part):
     ) -> Manifest:
         """Record `allocation` of `measurement`."""
         modules = {}
+        curves = {curve.path: curve for curve in measurement.curves}
         for module in layout.inventory.modules:
             format_ = allocation.formats[module.path]
-            point = measurement.curve(module.path).point(format_)
+            point = curves[module.path].point(format_)
             modules[module.path] = ModuleChoice(
                 format=format_,
                 bytes=module_bytes(module, format_),

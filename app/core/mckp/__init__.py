@@ -1,0 +1,23 @@
+"""Multiple-choice knapsacks, solved to proven optimality.
+
+A multiple-choice knapsack chooses one option per group at least cost within a number of bytes.
+`prepare` is done once per problem; `solve_prepared` then answers one budget.
+"""
+
+from app.core.mckp.prepare import Prepared, prepare
+from app.core.mckp.problem import MAX_OPTIONS, MAX_TOTAL, Problem, Row
+from app.core.mckp.result import Limits, Solution, Status
+from app.core.mckp.solve import solve_prepared
+
+__all__ = [
+    "MAX_OPTIONS",
+    "MAX_TOTAL",
+    "Limits",
+    "Prepared",
+    "Problem",
+    "Row",
+    "Solution",
+    "Status",
+    "prepare",
+    "solve_prepared",
+]

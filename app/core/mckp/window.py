@@ -1,0 +1,107 @@
+"""The neighbourhood of the break: groups by distance, and what leaving the LP optimum costs.
+
+Everything is in gap form: a choice costs `LP + sum of penalties + price * bytes left`, where the
+penalty of an option is its reduced cost at the break's price (never negative).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from app.core.mckp.prepare import Prepared
+from app.core.mckp.problem import Floats, Integers
+from app.core.mckp.relaxation import Break
+
+__all__ = ["Completion", "Window", "open_window"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Completion:
+    """The least penalty of bringing the bytes left to zero or more with steps on one side.
+
+    `bytes` and `penalty` are the corners of a convex piecewise linear function from (0, 0), which
+    goes on with slope `beyond` per byte.
+    """
+
+    bytes: Floats
+    penalty: Floats
+    beyond: float
+
+    def after(self, corner: int, amount: Floats) -> Floats:
+        """Return the penalty of `amount` bytes when the first `corner` steps are gone."""
+        target = self.bytes[corner] + amount
+        reached: Floats = np.interp(target, self.bytes, self.penalty)
+        outside = target > self.bytes[-1]
+        if outside.any():
+            reached[outside] += self.beyond * (target[outside] - self.bytes[-1])
+        reached -= self.penalty[corner]
+        return reached
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Window:
+    """The groups that have a step within a distance of the break, nearest first.
+
+    `groups[s]` has the LP option `current[s]`. Once groups 0..s are decided, all steps of the
+    others lie beyond corner `spent[s]` of `spend` and `returned[s]` of `give_back`.
+    `is_all` says that no group with a choice lies outside.
+    """
+
+    groups: Integers
+    current: Integers
+    spent: Integers
+    returned: Integers
+    spend: Completion
+    give_back: Completion
+    is_all: bool
+
+
+def open_window(prepared: Prepared, at: Break, steps: int) -> Window:
+    """Return the window of about `steps` steps on each side of the break."""
+    slope, price = prepared.slope, at.price
+    above = slice(at.step, min(at.step + steps, slope.size))
+    below = slice(max(at.step - steps, 0), at.step)
+    up = price - slope[above]
+    down = (slope[below] - price)[::-1]
+    is_all = above.stop == slope.size and below.start == 0
+    if not is_all:
+        far_up = np.inf if above.stop == slope.size else up[-1]
+        far_down = np.inf if below.start == 0 else down[-1]
+        radius = min(far_up, far_down)
+        up, down = up[up < radius], down[down < radius]
+    ups = np.arange(at.step, at.step + up.size)
+    downs = np.arange(at.step - 1, at.step - 1 - down.size, -1)
+    groups, current, first, order = _by_distance(prepared, ups, downs, up, down)
+    seen_up = np.concatenate([[0], np.cumsum(order < up.size)])
+    following = np.concatenate([first[1:], [order.size]]).astype(np.int64)
+    return Window(
+        groups=groups,
+        current=current,
+        spent=seen_up[following],
+        returned=following - seen_up[following],
+        spend=_completion(up, prepared.step_bytes[ups], price if is_all else 0.0),
+        give_back=_completion(down, prepared.step_bytes[downs], np.inf if is_all else 0.0),
+        is_all=is_all,
+    )
+
+
+def _by_distance(
+    prepared: Prepared, ups: Integers, downs: Integers, up: Floats, down: Floats
+) -> tuple[Integers, Integers, Integers, Integers]:
+    """Return groups and current options in the order of their nearest step, and that order."""
+    order = np.argsort(np.concatenate([up, down]), kind="stable")
+    steps = np.concatenate([ups, downs])[order]
+    is_up = order < up.size
+    current = np.where(is_up, prepared.step_start[steps], prepared.step_end[steps])
+    groups, first = np.unique(prepared.step_group[steps], return_index=True)
+    nearest = np.argsort(first)
+    first = first[nearest]
+    return groups[nearest], current[first], first, order
+
+
+def _completion(distance: Floats, bytes_: Integers, beyond: float) -> Completion:
+    reach = np.concatenate([[0.0], np.cumsum(bytes_, dtype=np.float64)])
+    penalty = np.concatenate([[0.0], np.cumsum(distance * bytes_)])
+    return Completion(reach, penalty, beyond)
