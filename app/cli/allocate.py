@@ -1,0 +1,95 @@
+"""`bitbudget allocate` and `bitbudget frontier`: the choice of formats, and all choices."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from app.cli.grouped import grouped
+from app.cli.options import AllocationOptions, Json, MeasureOptions, Model
+from app.cli.output import say
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from app.core.manifest import Manifest
+    from app.core.measurement import Measurement
+
+__all__ = ["allocate", "manifest_for"]
+
+
+@grouped
+def allocate(
+    model: Model,
+    *,
+    budget: AllocationOptions,
+    measuring: MeasureOptions,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Write the manifest here.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Choose the format of every module for a budget, and prove how good the choice is.
+
+    MODEL may also be a measurement that `bitbudget measure -o` wrote.
+    """
+    from app.cli.measure import load_measurement
+
+    budget.request()  # a wrong budget is told before anything is measured
+    manifest = manifest_for(load_measurement(model, measuring), budget)
+    if output is not None:
+        write_manifest(output, manifest)
+    document = {
+        "manifest": None if output is None else str(output),
+        "sha256": manifest.sha256,
+        **manifest_document(manifest),
+        "modules": {path: str(choice.format) for path, choice in manifest.modules.items()},
+    }
+
+    def render(console: Console) -> None:
+        print_manifest(console, manifest)
+        if output is not None:
+            console.print(f"\nmanifest: {output}")
+
+    say(document, as_json=as_json, render=render)
+
+
+def manifest_for(measurement: Measurement, budget: AllocationOptions) -> Manifest:
+    """Allocate and record; InfeasibleBudgetError names the smallest feasible size."""
+    from app.core.allocate import allocate as solve
+    from app.core.layout import plan_checkpoint
+    from app.core.manifest import Manifest
+
+    request = budget.request()
+    layout = plan_checkpoint(measurement.inventory)
+    return Manifest.build(measurement, layout, request, solve(measurement, request))
+
+
+def write_manifest(file: Path, manifest: Manifest) -> None:
+    """Write the canonical bytes under a temporary name, then rename."""
+    temporary = file.with_name(f".{file.name}.part")
+    temporary.write_bytes(manifest.to_bytes())
+    temporary.replace(file)
+
+
+def manifest_document(manifest: Manifest) -> dict[str, Any]:
+    """Return the numbers of a manifest under the names that every `--json` uses."""
+    return {
+        "file_bytes": manifest.file_bytes,
+        "budget_bytes": manifest.budget_bytes,
+        **manifest.certificate.model_dump(),
+    }
+
+
+def print_manifest(console: Console, manifest: Manifest) -> None:
+    """Draw the certificate and the formats by layer."""
+    from app.cli.tables import formats_by_layer, manifest_facts
+
+    console.print(manifest_facts(manifest))
+    console.print()
+    formats = {path: choice.format for path, choice in manifest.modules.items()}
+    console.print(formats_by_layer(None, formats))
+    for note in manifest.notes:
+        console.print(f"[yellow]note:[/] {note}", soft_wrap=True)

@@ -1,0 +1,132 @@
+"""`bitbudget quantize`, `evaluate` and `benchmark`: make a checkpoint, check it, time it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from app.cli.options import Json, Model
+from app.cli.output import say
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["benchmark", "evaluate", "print_evaluation", "quantize"]
+
+Folder = Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A checkpoint's folder.")]
+
+
+def quantize(
+    model: Model,
+    *,
+    manifest: Annotated[Path, typer.Option(help="The manifest to apply.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder to write.")],
+    recover: Annotated[str, typer.Option(help="Training after it: none, scales or qad.")] = "none",
+    as_json: Json = False,
+) -> None:
+    """Write the checkpoint of a manifest; its bytes are exactly those promised."""
+    from app.cli.child import home, run_with_progress
+    from app.cli.manifest import load_manifest
+    from app.cli.tables import exact
+    from app.leases.schemas import QuantizeTask
+
+    load_manifest(manifest)
+    task = QuantizeTask.model_validate(
+        {
+            "home": home(),
+            "model": model,
+            "manifest": str(manifest.resolve()),
+            "output": str(output.resolve()),
+            "recover": recover,
+        }
+    )
+    result = run_with_progress(task, "quantize")
+
+    def render(console: Console) -> None:
+        console.print(f"checkpoint: {result['checkpoint']}", soft_wrap=True)
+        console.print(f"files:      {exact(result['file_bytes'])}")
+        console.print(f"try it:     mlx_lm.generate --model {output} --prompt 'Once'")
+
+    say(result, as_json=as_json, render=render)
+
+
+def evaluate(
+    checkpoint: Folder,
+    *,
+    reference: Annotated[str, typer.Option(help="The original: a folder or org/name.")],
+    text: Annotated[Path | None, typer.Option(help="Held-out text to score.")] = None,
+    rollouts: Annotated[int, typer.Option(help="Sequences that the original writes.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of rollouts and bootstrap.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Compare a checkpoint with its original: KL, top-1 agreement, perplexity, noise floor."""
+    from app.cli.child import home, run_with_progress
+    from app.leases.schemas import EvaluateTask
+
+    task = EvaluateTask.model_validate(
+        {
+            "home": home(),
+            "checkpoint": str(checkpoint.resolve()),
+            "reference": reference,
+            "text": None if text is None else str(text.resolve()),
+            "rollouts": rollouts,
+            "seed": seed,
+        }
+    )
+    result = run_with_progress(task, "evaluate")
+    say(result, as_json=as_json, render=lambda console: print_evaluation(console, result))
+
+
+def print_evaluation(console: Console, report: dict[str, Any]) -> None:
+    """Draw an evaluation report."""
+    from app.cli.tables import facts
+
+    low, high = report["kl_interval_95"]
+    rows = {
+        "KL": f"{report['kl_nats_per_token']:.6f} nats per token (95 %: {low:.6f} to {high:.6f})",
+        "top-1 agreement": f"{report['top1_agreement']:.2%}",
+        "perplexity ratio": f"{report['perplexity_ratio']:.4f}",
+        "noise floor": _floor(report["noise_floor"]),
+        "tokens": f"{report['tokens']:,}",
+    }
+    console.print(facts(rows))
+
+
+def _floor(value: Any) -> str:
+    return f"{value:.2e} nats per token" if isinstance(value, float) else str(value)
+
+
+def benchmark(
+    checkpoint: Folder,
+    *,
+    prompt_tokens: Annotated[int, typer.Option(help="Tokens of the prompt.")] = 512,
+    generate_tokens: Annotated[int, typer.Option(help="Tokens to generate.")] = 128,
+    kernels: Annotated[bool, typer.Option("--kernels", help="Also time the kernels.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Measure decoding and prefill speed, time to first token and peak memory."""
+    from app.cli.child import home, run_with_progress
+    from app.leases.schemas import BenchmarkTask
+
+    task = BenchmarkTask(
+        home=home(),
+        checkpoint=str(checkpoint.resolve()),
+        prompt_tokens=prompt_tokens,
+        generate_tokens=generate_tokens,
+        kernels=kernels,
+    )
+    result = run_with_progress(task, "benchmark")
+    say(result, as_json=as_json, render=lambda console: _print_benchmark(console, result))
+
+
+def _print_benchmark(console: Console, report: dict[str, Any]) -> None:
+    from app.cli.tables import facts
+
+    flat = {name: value for name, value in report.items() if not isinstance(value, (dict, list))}
+    console.print(facts({name.replace("_", " "): _number(value) for name, value in flat.items()}))
+
+
+def _number(value: Any) -> str:
+    return f"{value:,.4g}" if isinstance(value, float) else f"{value}"

@@ -1,0 +1,73 @@
+"""Every failure a user can meet, as one problem document."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from app.cli.output import problem_document
+from app.core.errors import BitbudgetError, InvalidRequestError
+
+__all__ = ["ChildFailedError", "FileAccessError", "MissingExtraError", "ServerError", "problem_of"]
+
+
+class MissingExtraError(BitbudgetError):
+    """{command} needs the [{extra}] extra: pip install 'bitbudget[{extra}]'."""
+
+    status = 500
+
+    def __init__(self, *, command: str, extra: str) -> None:
+        super().__init__(command=command, extra=extra)
+
+
+class ServerError(BitbudgetError):
+    """Server {server}: {reason}; {remedy}."""
+
+    def __init__(self, *, server: str, reason: str, remedy: str) -> None:
+        super().__init__(server=server, reason=reason, remedy=remedy)
+
+
+class FileAccessError(BitbudgetError):
+    """{file}: {reason}."""
+
+    def __init__(self, *, file: str, reason: str) -> None:
+        super().__init__(file=file, reason=reason)
+
+
+class ChildFailedError(BitbudgetError):
+    """{detail}."""
+
+    def __init__(self, problem: dict[str, Any]) -> None:
+        super().__init__(detail=problem["detail"])
+        self.document = problem
+
+
+def problem_of(error: Exception) -> dict[str, Any] | None:
+    """Return the problem that `error` is for a user; None for a defect of ours."""
+    if isinstance(error, ChildFailedError):
+        return error.document
+    if isinstance(error, BitbudgetError):
+        return problem_document(error)
+    if isinstance(error, OSError) and error.strerror:
+        where = str(error.filename or "the system")
+        return problem_document(FileAccessError(file=where, reason=error.strerror))
+    return _from_library(error)
+
+
+def _from_library(error: Exception) -> dict[str, Any] | None:
+    from pydantic import ValidationError
+
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False)[0]
+        cause = first.get("ctx", {}).get("error")
+        return problem_document(cause if isinstance(cause, BitbudgetError) else _invalid(first))
+    return None
+
+
+def _invalid(first: Any) -> InvalidRequestError:
+    place = ".".join(str(part) for part in first["loc"]) or "options"
+    return InvalidRequestError(
+        where=place,
+        found=repr(first.get("input"))[:80] if first["loc"] else "none that fits together",
+        expected=first["msg"].removeprefix("Value error, "),
+        remedy="see --help",
+    )

@@ -1,0 +1,78 @@
+"""The entry point `bitbudget`: registers the commands and turns errors into exit codes."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import typer
+from typer.exceptions import TyperException
+
+from app.cli import allocate, checkpoint, manifest, measure, run
+from app.cli.failures import problem_of
+from app.cli.output import say_problem
+
+__all__ = ["build_app", "main"]
+
+_HERE = "Here, without a server"
+_SERVER = "With a server"
+_WRONG_USAGE = 2
+
+
+def build_app() -> typer.Typer:
+    """Return the application with every command."""
+    app = typer.Typer(
+        name="bitbudget",
+        help="The best mixed-precision quantization of a language model for a memory budget.",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    local = (
+        measure.measure,
+        allocate.allocate,
+        checkpoint.quantize,
+        checkpoint.evaluate,
+        checkpoint.benchmark,
+        run.run,
+    )
+    for command in local:
+        app.command(rich_help_panel=_HERE)(command)
+    app.add_typer(manifest.app, name="manifest", rich_help_panel=_HERE)
+    return app
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run one command and exit with its code: 0 done, 1 failed, 2 wrong usage, 3 infeasible."""
+    words = sys.argv[1:] if arguments is None else arguments
+    sys.exit(_run(words, as_json="--json" in words))
+
+
+def _run(words: list[str], *, as_json: bool) -> int:
+    try:
+        build_app()(args=words, prog_name="bitbudget", standalone_mode=not as_json)
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else _WRONG_USAGE
+    except TyperException as error:
+        return _fail(_usage(error), as_json=as_json)
+    except Exception as error:
+        problem = problem_of(error)
+        if problem is None:
+            raise
+        return _fail(problem, as_json=as_json)
+    return 0
+
+
+def _fail(problem: dict[str, Any], *, as_json: bool) -> int:
+    say_problem(problem, as_json=as_json)
+    return int(problem["exit_code"])
+
+
+def _usage(error: TyperException) -> dict[str, Any]:
+    return {
+        "type": "urn:bitbudget:problem:wrong-usage",
+        "title": "Wrong usage",
+        "status": 422,
+        "detail": error.format_message(),
+        "exit_code": _WRONG_USAGE,
+    }

@@ -1,0 +1,165 @@
+"""`bitbudget manifest`: show, verify, compare and apply the record of an allocation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from app.cli.options import Json
+from app.cli.output import say
+from app.core.errors import BitbudgetError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from app.cli.verify import Check
+    from app.core.manifest import Manifest
+
+__all__ = ["app", "load_manifest"]
+
+app = typer.Typer(no_args_is_help=True, help="Show, verify, compare and apply manifests.")
+
+File = Annotated[Path, typer.Argument(metavar="MANIFEST", help="A manifest.json.")]
+
+
+class ManifestMismatchError(BitbudgetError):
+    """{file} does not hold: {failed}."""
+
+    def __init__(self, *, file: str, failed: str, checks: list[dict[str, Any]]) -> None:
+        super().__init__(file=file, failed=failed, checks=checks)
+
+
+def load_manifest(file: Path) -> Manifest:
+    """Read a manifest; InvalidRequestError names what is wrong with it."""
+    from app.core.manifest import Manifest
+
+    return Manifest.from_bytes(file.read_bytes(), where=str(file))
+
+
+@app.command()
+def show(file: File, *, as_json: Json = False) -> None:
+    """Show the budget, the certificate and the format of every module."""
+    from app.cli.tables import formats_by_layer, manifest_facts
+
+    manifest = load_manifest(file)
+
+    def render(console: Console) -> None:
+        console.print(manifest_facts(manifest))
+        console.print()
+        formats = {path: choice.format for path, choice in manifest.modules.items()}
+        console.print(formats_by_layer(None, formats))
+
+    document = {"sha256": manifest.sha256, **manifest.model_dump(mode="json")}
+    say(document, as_json=as_json, render=render)
+
+
+@app.command()
+def verify(
+    file: File,
+    *,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Also check the files of this folder.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Check a manifest's schema, canonical bytes and budget, and the files made from it."""
+    from app.cli.verify import check_checkpoint, check_manifest
+
+    manifest = load_manifest(file)
+    checks = list(check_manifest(file.read_bytes(), manifest))
+    if checkpoint is not None:
+        checks += check_checkpoint(manifest, checkpoint)
+    failed = [check for check in checks if not check.holds]
+    if failed:
+        raise ManifestMismatchError(
+            file=str(file),
+            failed="; ".join(f"{check.name} ({check.detail})" for check in failed),
+            checks=[check.document() for check in checks],
+        )
+    document = {
+        "manifest": str(file),
+        "sha256": manifest.sha256,
+        "ok": True,
+        "checks": [check.document() for check in checks],
+    }
+    say(document, as_json=as_json, render=lambda console: _print_checks(console, checks))
+
+
+def _print_checks(console: Console, checks: list[Check]) -> None:
+    for check in checks:
+        console.print(f"[green]ok[/] {check.name}: {check.detail}", soft_wrap=True)
+
+
+@app.command()
+def diff(first: File, second: File, *, as_json: Json = False) -> None:
+    """Compare two manifests: bytes, predicted KL and each module whose format differs."""
+    from rich.table import Table
+
+    from app.cli.tables import short
+
+    before, after = load_manifest(first), load_manifest(second)
+    changes = _changes(before, after)
+    document = {
+        "same": before.to_bytes() == after.to_bytes(),
+        "file_bytes": [before.file_bytes, after.file_bytes],
+        "predicted_kl_nats_per_token": [
+            before.certificate.predicted_kl_nats_per_token,
+            after.certificate.predicted_kl_nats_per_token,
+        ],
+        "modules": changes,
+    }
+
+    def render(console: Console) -> None:
+        table = Table(box=None, header_style="dim", pad_edge=False)
+        for name in ("module", "first", "second", "bytes", "predicted KL"):
+            table.add_column(name, justify="left" if name == "module" else "right")
+        for path, change in changes.items():
+            old, new = (m.modules.get(path) for m in (before, after))
+            table.add_row(
+                path,
+                "-" if old is None else short(old.format),
+                "-" if new is None else short(new.format),
+                f"{change['bytes']:+,}",
+                f"{change['kl_nats']:+.2e}",
+            )
+        console.print(f"{len(changes)} of {len(before.modules)} modules differ")
+        console.print(f"bytes {before.file_bytes:,} -> {after.file_bytes:,}")
+        if changes:
+            console.print(table)
+
+    say(document, as_json=as_json, render=render)
+
+
+def _changes(before: Manifest, after: Manifest) -> dict[str, dict[str, Any]]:
+    changes = {}
+    for path in dict.fromkeys((*before.modules, *after.modules)):
+        old, new = before.modules.get(path), after.modules.get(path)
+        if old is None or new is None or old.format != new.format:
+            changes[path] = {
+                "formats": [None if c is None else str(c.format) for c in (old, new)],
+                "bytes": (new.bytes if new else 0) - (old.bytes if old else 0),
+                "kl_nats": (new.kl_nats if new else 0.0) - (old.kl_nats if old else 0.0),
+            }
+    return changes
+
+
+@app.command()
+def apply(
+    file: File,
+    *,
+    model: Annotated[str | None, typer.Option(help="The model to convert.")] = None,
+    output: Annotated[str, typer.Option("-o", "--output", help="Folder to write.")] = "mlx_model",
+    as_json: Json = False,
+) -> None:
+    """Print the lines of Python that apply a manifest with stock mlx_lm.convert."""
+    from app.cli.recipe import stock_recipe
+
+    manifest = load_manifest(file)
+    script = stock_recipe(manifest, str(file), model or manifest.model.name, output)
+    say(
+        {"python": script},
+        as_json=as_json,
+        render=lambda c: c.print(script, soft_wrap=True, markup=False, end=""),
+    )

@@ -1,0 +1,129 @@
+"""`bitbudget measure`: the rate-distortion curves and sensitivities of a model."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from app.cli.grouped import grouped
+from app.cli.options import Json, MeasureOptions, Model
+from app.cli.output import say
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from app.core.measurement import Measurement
+
+__all__ = ["load_measurement", "measure"]
+
+
+@grouped
+def measure(
+    model: Model,
+    *,
+    options: MeasureOptions,
+    formats: Annotated[
+        str | None, typer.Option(help="Candidates, with commas (default: all).")
+    ] = None,
+    features: Annotated[str, typer.Option(help="default or full.")] = "default",
+    cluster: Annotated[
+        str | None, typer.Option(help="Dask scheduler, tls://scheduler:8786.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Also write the measurement here.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure every module in every format, and what its error costs in KL."""
+    result = measure_in_child(
+        model, options, formats=_names(formats), features=features, cluster=cluster
+    )
+    measurement = read_measurement(Path(result["measurement"]))
+    if output is not None:
+        shutil.copyfile(result["measurement"], output)
+        result["measurement"] = str(output)
+    document = {
+        **result,
+        "key": measurement.key,
+        "modules": len(measurement.curves),
+        "weights": measurement.inventory.weights,
+        "verification": _verification(measurement),
+    }
+    say(document, as_json=as_json, render=lambda console: _print(console, measurement, document))
+
+
+def _names(formats: str | None) -> list[str] | None:
+    return None if formats is None else [name.strip() for name in formats.split(",")]
+
+
+def measure_in_child(model: str, options: MeasureOptions, **more: Any) -> dict[str, Any]:
+    """Measure `model` in a child, or find its stored measurement; return the task's result."""
+    from app.cli.child import home, run_with_progress
+    from app.leases.schemas import MeasureTask
+
+    task = MeasureTask.model_validate({"home": home(), "model": model, **options.fields(), **more})
+    return run_with_progress(task, "measure")
+
+
+def load_measurement(model: str, options: MeasureOptions) -> Measurement:
+    """Return the measurement of a model, made now if need be, or the one in a `.json` file."""
+    if model.endswith(".json"):
+        return read_measurement(Path(model))
+    return read_measurement(Path(measure_in_child(model, options)["measurement"]))
+
+
+def read_measurement(file: Path) -> Measurement:
+    """Read a stored measurement; InvalidRequestError when the file holds something else."""
+    from pydantic import ValidationError
+
+    from app.core.errors import InvalidRequestError
+    from app.core.measurement import Measurement
+
+    try:
+        return Measurement.from_json(file.read_bytes())
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise InvalidRequestError(
+            where=str(file),
+            found=f"{'.'.join(map(str, first['loc']))}: {first['msg']}",
+            expected="a measurement written by bitbudget measure",
+            remedy="measure the model again",
+        ) from error
+
+
+def _verification(measurement: Measurement) -> dict[str, float] | None:
+    found = measurement.verification
+    if found is None:
+        return None
+    return {"r_squared": found.r_squared, "spearman": found.spearman, "slope": found.slope}
+
+
+def _print(console: Console, measurement: Measurement, document: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    from app.cli.tables import facts
+
+    rows = {
+        "model": f"{measurement.model.name} ({measurement.inventory.architecture.model_type})",
+        "modules": f"{len(measurement.curves)}, {measurement.inventory.weights:,} weights",
+        "encoder": measurement.encoder.value,
+        "sensitivity": f"{measurement.sensitivity.value}, text: {measurement.text}",
+        "stored": str(document["measurement"]),
+    }
+    if measurement.verification is not None:
+        found = measurement.verification
+        rows["predicted against measured"] = (
+            f"R2 {found.r_squared:.3f}, Spearman {found.spearman:.3f}, slope {found.slope:.2f}"
+        )
+    console.print(facts(rows))
+    table = Table(
+        box=None, header_style="dim", title="Most sensitive modules", title_justify="left"
+    )
+    table.add_column("module")
+    table.add_column("alpha (nats per unit of t2)", justify="right")
+    for curve in sorted(measurement.curves, key=lambda curve: -curve.alpha_nats)[:8]:
+        table.add_row(curve.path, f"{curve.alpha_nats:.4g}")
+    console.print(table)

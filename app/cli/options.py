@@ -1,0 +1,170 @@
+"""The options that commands share. Values are checked where they are used, by the core."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from app.core.errors import InvalidRequestError
+
+if TYPE_CHECKING:
+    from app.core.requests import AllocationRequest, JobRequest
+
+__all__ = ["AllocationOptions", "Json", "MeasureOptions", "Model", "Overwrite", "Server", "Token"]
+
+Model = Annotated[str, typer.Argument(metavar="MODEL", help=r"A folder or org/name\[@revision].")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a file that exists.")]
+Server = Annotated[
+    str, typer.Option("--server", envvar="BITBUDGET_SERVER", help="Address of the server.")
+]
+Token = Annotated[
+    str | None,
+    typer.Option("--token", envvar="BITBUDGET_TOKEN", help="Bearer token of the server."),
+]
+
+_BUDGET = "Budget"
+_LIMITS = "Limits of the choice"
+_MEASURE = "Measurement"
+
+
+def _pairs(values: list[str] | None, option: str) -> dict[str, str]:
+    pairs = {}
+    for value in values or []:
+        glob, separator, setting = value.rpartition("=")
+        if not separator or not glob:
+            raise InvalidRequestError(
+                where=option,
+                found=repr(value),
+                expected="GLOB=VALUE",
+                remedy=f"write for example {option} '*.embed_tokens=...'",
+            )
+        pairs[glob] = setting
+    return pairs
+
+
+@dataclass(frozen=True)
+class AllocationOptions:
+    """What `allocate`, `run` and `submit` have in common: a budget and its side conditions."""
+
+    budget: Annotated[
+        str | None,
+        typer.Option(help="Bytes of the finished files: 5.5GiB.", rich_help_panel=_BUDGET),
+    ] = None
+    device: Annotated[
+        str | None,
+        typer.Option(help="Fit this device, such as m4-pro-24gb.", rich_help_panel=_BUDGET),
+    ] = None
+    context: Annotated[
+        int | None,
+        typer.Option(help="Tokens of context to keep room for.", rich_help_panel=_BUDGET),
+    ] = None
+    kv_bits: Annotated[
+        int, typer.Option(help="Bits of the KV cache: 16, 8 or 4.", rich_help_panel=_BUDGET)
+    ] = 16
+    joint_kv: Annotated[
+        bool,
+        typer.Option("--joint-kv", help="Choose KV bits per layer, too.", rich_help_panel=_BUDGET),
+    ] = False
+    min_safe: Annotated[
+        bool,
+        typer.Option("--min-safe", help="The smallest safe size.", rich_help_panel=_BUDGET),
+    ] = False
+    min_tokens_per_second: Annotated[
+        float | None,
+        typer.Option(help="Least decoding speed on the device.", rich_help_panel=_LIMITS),
+    ] = None
+    formats: Annotated[
+        str | None,
+        typer.Option(help="Candidates, with commas: affine4g64,mxfp4.", rich_help_panel=_LIMITS),
+    ] = None
+    sqnr_floor: Annotated[
+        float,
+        typer.Option(help="Least SQNR of a format, in dB.", rich_help_panel=_LIMITS),
+    ] = 9.0
+    pin: Annotated[
+        list[str] | None,
+        typer.Option(help="GLOB=FORMAT, repeatable.", rich_help_panel=_LIMITS),
+    ] = None
+    floor: Annotated[
+        list[str] | None,
+        typer.Option(help="GLOB=BITS, repeatable.", rich_help_panel=_LIMITS),
+    ] = None
+    max_low_bit_per_block: Annotated[
+        int | None,
+        typer.Option(help="Most modules under 4 bits in a block.", rich_help_panel=_LIMITS),
+    ] = None
+    time_limit: Annotated[
+        float, typer.Option(help="Seconds for the solver.", rich_help_panel=_LIMITS)
+    ] = 10.0
+
+    def fields(self) -> dict[str, Any]:
+        """Return the fields of an AllocationRequest; InvalidRequestError for a malformed pair."""
+        names = None if self.formats is None else [n.strip() for n in self.formats.split(",")]
+        return {
+            "budget": self.budget,
+            "device": self.device,
+            "context": self.context,
+            "kv_bits": self.kv_bits,
+            "joint_kv": self.joint_kv,
+            "min_safe": self.min_safe,
+            "min_tokens_per_second": self.min_tokens_per_second,
+            "formats": names,
+            "sqnr_floor_db": self.sqnr_floor,
+            "pins": _pairs(self.pin, "--pin"),
+            "floors": _pairs(self.floor, "--floor"),
+            "max_low_bit_per_block": self.max_low_bit_per_block,
+            "time_limit_seconds": self.time_limit,
+        }
+
+    def request(self) -> AllocationRequest:
+        """Return the request; InvalidRequestError when no budget is stated or a value is wrong."""
+        from app.core.requests import AllocationRequest
+
+        return AllocationRequest.model_validate(self.fields())
+
+
+@dataclass(frozen=True)
+class MeasureOptions:
+    """How a model is measured."""
+
+    encoder: Annotated[
+        str,
+        typer.Option(help="minmax, careful, gptq or yaqa.", rich_help_panel=_MEASURE),
+    ] = "careful"
+    sensitivity: Annotated[
+        str, typer.Option(help="fisher, probe or weights.", rich_help_panel=_MEASURE)
+    ] = "fisher"
+    rotation: Annotated[
+        str, typer.Option(help="none, folded, fused or auto.", rich_help_panel=_MEASURE)
+    ] = "none"
+    text: Annotated[
+        Path | None,
+        typer.Option(
+            help="Text for sensitivity (default: sampled from the model).",
+            rich_help_panel=_MEASURE,
+        ),
+    ] = None
+    seed: Annotated[
+        int, typer.Option(help="Seed of everything random.", rich_help_panel=_MEASURE)
+    ] = 0
+
+    def fields(self) -> dict[str, Any]:
+        """Return the fields that tasks and job requests share."""
+        return {
+            "encoder": self.encoder,
+            "sensitivity": self.sensitivity,
+            "rotation": self.rotation,
+            "text": None if self.text is None else str(self.text.resolve()),
+            "seed": self.seed,
+        }
+
+    def job(self, model: str, budget: AllocationOptions, **more: Any) -> JobRequest:
+        """Return a whole job; InvalidRequestError when a value is wrong."""
+        from app.core.requests import JobRequest
+
+        values = {"model": model, **self.fields(), **budget.fields(), **more}
+        return JobRequest.model_validate(values)

@@ -1,0 +1,64 @@
+"""What a command says: a result on standard output, progress and errors on standard error."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from rich.console import Console
+
+from app.core.errors import BitbudgetError
+
+__all__ = ["finite", "problem_document", "say", "say_problem", "stderr"]
+
+
+def stderr() -> Console:
+    """Return the console for progress and notes."""
+    return Console(stderr=True, highlight=False)
+
+
+def say(
+    document: Mapping[str, Any], *, as_json: bool, render: Callable[[Console], None] | None = None
+) -> None:
+    """Print one result: the document as JSON, or what `render` draws of it."""
+    if as_json or render is None:
+        text = json.dumps(finite(document), indent=None if as_json else 2, allow_nan=False)
+        sys.stdout.write(text + "\n")
+    else:
+        render(Console(highlight=False))
+    sys.stdout.flush()
+
+
+def finite(value: Any) -> Any:
+    """Return `value` with null for every number that JSON cannot hold."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    return value
+
+
+def problem_document(error: BitbudgetError) -> dict[str, Any]:
+    """Return an error as an RFC 9457 problem, with its typed fields and the exit code."""
+    return {
+        "type": f"urn:bitbudget:problem:{error.slug()}",
+        "title": error.title(),
+        "status": error.status,
+        "detail": str(error),
+        "exit_code": error.exit_code,
+        **error.fields,
+    }
+
+
+def say_problem(document: Mapping[str, Any], *, as_json: bool) -> None:
+    """Print one clear message on standard error and, for programs, the problem on stdout."""
+    console = stderr()
+    console.print(f"{document['title']}: ", style="bold red", end="", markup=False)
+    console.print(document["detail"], markup=False, soft_wrap=True)
+    if as_json:
+        say(document, as_json=True)

@@ -1,0 +1,58 @@
+"""`bitbudget run`: measure, allocate, quantize and evaluate here, without a server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from app.cli.grouped import grouped
+from app.cli.options import AllocationOptions, Json, MeasureOptions, Model
+from app.cli.output import say
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["run"]
+
+
+@grouped
+def run(
+    model: Model,
+    *,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder to write.")],
+    budget: AllocationOptions,
+    measuring: MeasureOptions,
+    baseline: Annotated[
+        bool, typer.Option("--baseline", help="Also evaluate uniform 4-bit at equal bytes.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Do all of it: the best checkpoint of MODEL within the budget, measured and proven."""
+    from app.cli.child import home, run_with_progress
+    from app.core.requests import Deliver
+    from app.leases.schemas import JobTask
+
+    task = JobTask(
+        home=home(),
+        request=measuring.job(model, budget, deliver=Deliver.CHECKPOINT),
+        output=str(output.resolve()),
+        baseline=baseline,
+    )
+    result = run_with_progress(task, "run")
+    say(result, as_json=as_json, render=lambda console: _print(console, result))
+
+
+def _print(console: Console, result: dict[str, Any]) -> None:
+    from app.cli.allocate import print_manifest
+    from app.cli.checkpoint import print_evaluation
+    from app.cli.manifest import load_manifest
+
+    print_manifest(console, load_manifest(Path(result["manifest"])))
+    evaluation = result.get("evaluation")
+    if isinstance(evaluation, dict):
+        console.print()
+        print_evaluation(console, evaluation)
+    console.print(f"\ncheckpoint: {result['checkpoint']}", soft_wrap=True)
+    console.print(f"manifest:   {result['manifest']}", soft_wrap=True)

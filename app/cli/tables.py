@@ -1,0 +1,92 @@
+"""Results drawn for people with Rich."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from rich.table import Table
+
+from app.core.formats import Format, Mode
+from app.core.inventory import Inventory
+from app.core.manifest import Manifest
+from app.core.sizes import format_size
+
+__all__ = ["exact", "facts", "formats_by_layer", "manifest_facts", "short"]
+
+
+def exact(nbytes: int) -> str:
+    """Return bytes to the last digit and readable: `3,456,789 B (3.30 MiB)`."""
+    return f"{nbytes:,} B ({format_size(nbytes)})"
+
+
+def short(format_: Format) -> str:
+    """Return a format's name as short as a cell: `4g64`, `mxfp4`, `keep`."""
+    if format_.mode is Mode.AFFINE:
+        return f"{format_.bits}g{format_.group_size}"
+    return format_.mode.value
+
+
+def facts(rows: Mapping[str, str], title: str = "") -> Table:
+    """Return a borderless table of names and values."""
+    table = Table(box=None, show_header=False, title=title or None, title_justify="left")
+    table.add_column(style="dim")
+    table.add_column()
+    for name, value in rows.items():
+        table.add_row(name, value)
+    return table
+
+
+def formats_by_layer(
+    inventory: Inventory | None, formats: Mapping[str, Format], title: str = "Formats by layer"
+) -> Table:
+    """Return layers x modules with the chosen format in each cell."""
+    cells = [(*_place(path, inventory), short(format_)) for path, format_ in formats.items()]
+    roles = list(dict.fromkeys(role for layer, role, _ in cells if layer is not None))
+    table = Table(title=title, title_justify="left", box=None, header_style="dim", pad_edge=False)
+    table.add_column("layer", justify="right", style="dim")
+    for role in roles:
+        table.add_column(role.removesuffix("_proj"), justify="right")
+    for layer, row in _rows(cells).items():
+        table.add_row(str(layer), *(row.get(role, "") for role in roles))
+    outside = [f"{role} {cell}" for layer, role, cell in cells if layer is None]
+    if outside:
+        table.caption = "outside the layers: " + ", ".join(outside)
+        table.caption_justify = "left"
+    return table
+
+
+def _rows(cells: Iterable[tuple[int | None, str, str]]) -> dict[int, dict[str, str]]:
+    rows: dict[int, dict[str, str]] = {}
+    for layer, role, cell in cells:
+        if layer is not None:
+            rows.setdefault(layer, {})[role] = cell
+    return rows
+
+
+def _place(path: str, inventory: Inventory | None) -> tuple[int | None, str]:
+    if inventory is not None:
+        module = inventory.module(path)
+        return module.layer, module.role
+    parts = path.split(".")
+    layer = next((int(part) for part in parts if part.isdecimal()), None)
+    return layer, parts[-1]
+
+
+def manifest_facts(manifest: Manifest) -> Table:
+    """Return budget, bytes and certificate."""
+    proof = manifest.certificate
+    spare = manifest.budget_bytes - manifest.file_bytes
+    made_with = f"{manifest.encoder.value} encoder, {manifest.sensitivity.value} sensitivity"
+    rows = {
+        "model": f"{manifest.model.name} ({manifest.model.model_type})",
+        "budget": exact(manifest.budget_bytes),
+        "files": f"{exact(manifest.file_bytes)}, {spare:,} B to spare",
+        "predicted KL": f"{proof.predicted_kl_nats_per_token:.6f} nats per token",
+        "lower bound": f"{proof.bound:.6f}, gap {proof.gap:.2e} ({proof.status}, {proof.solver})",
+        "one more MB": f"-{proof.shadow_price_nats_per_byte * 1e6:.6f} nats per token",
+        "measured by": made_with,
+        "sha256": manifest.sha256,
+    }
+    if proof.stopped_by:
+        rows["stopped by"] = proof.stopped_by
+    return facts(rows)
