@@ -1,0 +1,84 @@
+"""A figure: a drawing, the sentence that says what it shows, and the table behind it."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+__all__ = ["Cell", "Figure", "Series"]
+
+Cell = str | int | float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """One set of points of a figure; `kind` is `line` or `points`.
+
+    `role` picks the colour from the style sheet: `main`, `ours`, `other` or `faint`.
+    """
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float]
+    kind: str = "points"
+    role: str = "main"
+    labels: Sequence[str] = ()
+
+    def document(self) -> dict[str, Any]:
+        """Return the series for the page's script."""
+        return {
+            "name": self.name,
+            "x": list(self.x),
+            "y": list(self.y),
+            "kind": self.kind,
+            "role": self.role,
+            "labels": list(self.labels),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A drawing with its text summary and its table; `name` is its CSV's file name."""
+
+    name: str
+    title: str
+    summary: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    series: tuple[Series, ...] = ()
+    x_title: str = ""
+    y_title: str = ""
+    x_scale: str = "linear"
+    y_scale: str = "linear"
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def csv(self) -> str:
+        """Return the table as RFC 4180 text."""
+        text = io.StringIO()
+        writer = csv.writer(text)
+        writer.writerow(self.columns)
+        writer.writerows(self.rows)
+        return text.getvalue()
+
+    def plot(self) -> dict[str, Any]:
+        """Return what the page's script draws."""
+        return {
+            "series": [series.document() for series in self.series],
+            "x": {"title": self.x_title, "scale": self.x_scale},
+            "y": {"title": self.y_title, "scale": self.y_scale},
+        }
+
+    def document(self) -> dict[str, Any]:
+        """Return the figure for the page's `.json` twin."""
+        return {
+            "name": self.name,
+            "title": self.title,
+            "summary": self.summary,
+            "columns": list(self.columns),
+            "rows": [list(row) for row in self.rows],
+            "plot": self.plot() if self.series else None,
+            **self.extra,
+        }

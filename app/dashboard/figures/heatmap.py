@@ -1,0 +1,86 @@
+"""The bit heatmap: layers down, modules across, the number in the cell."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from app.core.formats import Format, Mode
+from app.core.inventory import Inventory, Module
+from app.dashboard.figures.figure import Figure
+
+__all__ = ["HeatCell", "Heatmap", "heatmap"]
+
+_LAYER = re.compile(r"^(.*?)\.(\d+)\.(.*)$")
+_KEPT_STEP = 16
+
+
+@dataclass(frozen=True, slots=True)
+class HeatCell:
+    """One module: its path, format, stored bits per weight and the colour step of its bits."""
+
+    path: str
+    column: str
+    format: str
+    bits_per_weight: float
+    step: int
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Heatmap:
+    """The cells by layer and column, and those outside every layer."""
+
+    figure: Figure
+    columns: tuple[str, ...]
+    rows: tuple[tuple[int, tuple[HeatCell | None, ...]], ...]
+    outside: tuple[HeatCell, ...]
+
+
+def heatmap(inventory: Inventory, formats: Mapping[str, Format]) -> Heatmap:
+    """Arrange one format per module path as a table of layers and modules."""
+    cells = {m.path: _cell(m, formats[m.path]) for m in inventory.modules}
+    inside = [(m.layer, cells[m.path]) for m in inventory.modules if m.layer is not None]
+    columns = tuple(dict.fromkeys(cell.column for _, cell in inside))
+    by_place = {(layer, cell.column): cell for layer, cell in inside}
+    layers = sorted({layer for layer, _ in inside})
+    rows = tuple(
+        (layer, tuple(by_place.get((layer, column)) for column in columns)) for layer in layers
+    )
+    outside = tuple(cells[m.path] for m in inventory.modules if m.layer is None)
+    return Heatmap(_figure(inventory, cells), columns, rows, outside)
+
+
+def _cell(module: Module, format_: Format) -> HeatCell:
+    match = _LAYER.match(module.path)
+    kept = format_.mode is Mode.KEEP
+    return HeatCell(
+        path=module.path,
+        column=match[3] if match and module.layer is not None else module.path,
+        format=str(format_),
+        bits_per_weight=format_.bits_per_weight(module.dtype),
+        step=_KEPT_STEP if kept else format_.bits,
+        shape=module.shape,
+    )
+
+
+def _figure(inventory: Inventory, cells: Mapping[str, HeatCell]) -> Figure:
+    rows = tuple(
+        (m.path, m.layer, cells[m.path].format, round(cells[m.path].bits_per_weight, 3), m.weights)
+        for m in inventory.modules
+    )
+    weighted = sum(cells[m.path].bits_per_weight * m.weights for m in inventory.modules)
+    mean = weighted / max(1, inventory.weights)
+    low = min(cells.values(), key=lambda cell: cell.bits_per_weight)
+    high = max(cells.values(), key=lambda cell: cell.bits_per_weight)
+    return Figure(
+        name="formats",
+        title="Formats by layer",
+        summary=(
+            f"{len(cells)} modules at {mean:.2f} bits per weight on average, from "
+            f"{low.format} ({low.path}) to {high.format} ({high.path})."
+        ),
+        columns=("module", "layer", "format", "bits per weight", "weights"),
+        rows=rows,
+    )
