@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -63,8 +64,9 @@ def manifest_for(measurement: Measurement, budget: AllocationOptions) -> Manifes
     from app.core.manifest import Manifest
 
     request = budget.request()
-    layout = plan_checkpoint(measurement.inventory)
-    return Manifest.build(measurement, layout, request, solve(measurement, request))
+    ends_at = time.monotonic() + request.time_limit_seconds
+    allocation = solve(measurement, request, is_over=lambda: time.monotonic() > ends_at)
+    return Manifest.build(measurement, plan_checkpoint(measurement.inventory), request, allocation)
 
 
 def write_manifest(file: Path, manifest: Manifest) -> None:

@@ -17,7 +17,11 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
     The command then receives the built dataclass, and Typer sees its fields as options.
     """
     parameters = inspect.signature(command, eval_str=True).parameters.values()
-    groups = {p.name: p.annotation for p in parameters if dataclasses.is_dataclass(p.annotation)}
+    groups: dict[str, type[Any]] = {
+        p.name: p.annotation
+        for p in parameters
+        if isinstance(p.annotation, type) and dataclasses.is_dataclass(p.annotation)
+    }
     flat = [q for p in parameters for q in (_fields(p) if p.name in groups else [p])]
 
     @functools.wraps(command)

@@ -44,10 +44,8 @@ class Bar:
         return format_size(self.whole_bytes)
 
 
-def bar(
-    name: str, title: str, parts: Sequence[tuple[str, int]], whole: tuple[str, int]
-) -> Bar:
-    """Lay parts side by side; the bar is as wide as the whole, or as the parts if they exceed it."""
+def bar(name: str, title: str, parts: Sequence[tuple[str, int]], whole: tuple[str, int]) -> Bar:
+    """Lay parts side by side in a bar as wide as the whole, or wider if the parts exceed it."""
     whole_name, whole_bytes = whole
     used = sum(nbytes for _, nbytes in parts)
     width = max(whole_bytes, used, 1)

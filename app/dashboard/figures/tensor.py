@@ -71,7 +71,10 @@ def _figure(module: Module, curve: Curve, chosen: Format) -> Figure:
         ),
         columns=("format", "bytes", "bits per weight", "t2", "SQNR dB", "predicted KL nats"),
         rows=rows,
-        series=(_series("formats", drawn, module, "main"), _series("chosen", picked, module, "ours")),
+        series=(
+            _series("formats", drawn, module, "main"),
+            _series("chosen", picked, module, "ours"),
+        ),
         x_title="bits per weight",
         y_title="SQNR (dB)",
     )

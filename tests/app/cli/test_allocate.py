@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from app.core.manifest import Manifest
+from app.core.measurement import Measurement
+from tests.app.cli.conftest import Run
+
+
+@pytest.fixture
+def measurement_file(measurement: Measurement, tmp_path: Path) -> Path:
+    file = tmp_path / "measurement.json"
+    file.write_bytes(measurement.to_json())
+    return file
+
+
+def test_allocates_on_a_stored_measurement(
+    bitbudget: Run, measurement_file: Path, tmp_path: Path
+) -> None:
+    manifest = tmp_path / "manifest.json"
+    answer = bitbudget("allocate", measurement_file, "--budget", "140kB", "-o", manifest, "--json")
+    assert answer.code == 0
+    document = answer.document
+    assert document["file_bytes"] <= document["budget_bytes"] == 140_000
+    assert document["bound"] <= document["predicted_kl_nats_per_token"]
+    assert Manifest.from_bytes(manifest.read_bytes()).sha256 == document["sha256"]
+    assert bitbudget("manifest", "verify", manifest).code == 0
+
+
+def test_pins_hold(bitbudget: Run, measurement_file: Path) -> None:
+    answer = bitbudget(
+        "allocate", measurement_file, "--budget", "200kB", "--pin", "*.q_proj=affine8g32", "--json"
+    )
+    assert answer.document["modules"]["model.layers.0.self_attn.q_proj"] == "affine8g32"
+
+
+def test_an_infeasible_budget_exits_3_and_names_the_smallest(
+    bitbudget: Run, measurement_file: Path
+) -> None:
+    answer = bitbudget("allocate", measurement_file, "--budget", "1kB", "--json")
+    assert answer.code == 3
+    smallest = answer.document["minimum_bytes"]
+    assert str(smallest) in answer.err
+    assert bitbudget("allocate", measurement_file, "--budget", smallest).code == 0
+    assert bitbudget("allocate", measurement_file, "--budget", smallest - 1).code == 3
+
+
+def test_a_file_that_is_no_measurement_is_named(bitbudget: Run, manifest_file: Path) -> None:
+    answer = bitbudget("allocate", manifest_file, "--budget", "1MB", "--json")
+    assert answer.code == 2
+    assert str(manifest_file) in answer.document["detail"]
