@@ -1,1 +1,34 @@
 """Metal kernels, their launchers and their references in MLX operations."""
+
+from metal_kernels.kernel import Kernel, SelfTest, metal_available, self_test
+from metal_kernels.rd_sweep import rd_sweep
+from metal_kernels.rht32 import rht32
+from metal_kernels.rht_matmul import rht_qmm, rht_qmv
+from metal_kernels.rms_norm_rht import residual_rms_norm_rht, rms_norm_rht
+from metal_kernels.swiglu_rht import swiglu_rht
+
+__all__ = [
+    "KERNELS",
+    "Kernel",
+    "SelfTest",
+    "metal_available",
+    "rd_sweep",
+    "residual_rms_norm_rht",
+    "rht32",
+    "rht_qmm",
+    "rht_qmv",
+    "rms_norm_rht",
+    "self_test",
+    "swiglu_rht",
+]
+
+KERNELS = (
+    rht32,
+    rms_norm_rht,
+    residual_rms_norm_rht,
+    swiglu_rht,
+    rht_qmv,
+    rht_qmm,
+    rd_sweep,
+)
+"""Every kernel of the package."""

@@ -14,7 +14,7 @@ import numpy as np
 
 from tests.metal_emulator.toolchain import machine
 
-__all__ = ["Buffer", "EmulatorError", "Statistics", "THREADGROUP_MEMORY_BYTES", "launch"]
+__all__ = ["THREADGROUP_MEMORY_BYTES", "Buffer", "EmulatorError", "Statistics", "launch"]
 
 THREADGROUP_MEMORY_BYTES = 32768
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -75,7 +75,8 @@ class Buffer:
         """Return a view of the contents."""
         memory = (ctypes.c_uint8 * self.nbytes).from_address(self.address)
         count = int(np.prod(shape, dtype=np.int64))
-        return np.frombuffer(memory, dtype=dtype, count=count).reshape(shape)
+        values: Array = np.ctypeslib.as_array(memory).view(dtype)[:count].reshape(shape)
+        return values
 
     @property
     def is_intact(self) -> bool:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import mlx.core as mx
 import numpy as np
 import pytest
 
 from tests.metal_emulator.emulate import to_mlx, to_numpy
+from tests.metal_emulator.exact import dequantized, to_float64
 from tests.metal_emulator.machine import Array
 from tests.metal_emulator.mlx_kernels import MlxKernel
+
+pytestmark = pytest.mark.usefixtures("emulator")
 
 ELEMENTS = {mx.float32: "float", mx.float16: "half", mx.bfloat16: "bfloat"}
 QUANTIZED = ("steel/gemm/gemm.h", "quantized_utils.h", "quantized.h")
@@ -17,6 +22,45 @@ ROUNDING = {mx.float32: 1e-5, mx.float16: 2e-3, mx.bfloat16: 1.2e-2}
 
 def _int32(*values: int) -> Array:
     return np.array(values if len(values) > 1 else values[0], np.int32)
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """A product x W^T with W quantized."""
+
+    dtype: mx.Dtype
+    bits: int
+    group: int
+    rows: int
+    outputs: int
+    width: int = 1024
+
+    def arrays(self) -> tuple[mx.array, list[mx.array]]:
+        mx.random.seed(self.bits)
+        weight = mx.random.normal((self.outputs, self.width)).astype(self.dtype)
+        x = mx.random.normal((self.rows, self.width)).astype(self.dtype)
+        return x, list(mx.quantize(weight, group_size=self.group, bits=self.bits))
+
+    def error(
+        self,
+        kernel: str,
+        options: str,
+        extents: list[int],
+        grid: tuple[int, int, int],
+        threadgroup: tuple[int, int, int],
+    ) -> float:
+        x, packed = self.arrays()
+        element = ELEMENTS[self.dtype]
+        template = f"{element}, {self.group}, {self.bits}, {options}"
+        buffers = [to_numpy(array) for array in (*packed, x)]
+        buffers += [np.zeros((self.rows, self.outputs), buffers[3].dtype), *map(_int32, extents)]
+        buffers += _batch(self.rows, self.width)
+        (out,) = MlxKernel(QUANTIZED, kernel, template, element).run(
+            buffers, [4], grid, threadgroup
+        )
+        exact = to_float64(x) @ dequantized(packed, self.bits, self.group).T
+        difference = np.abs(to_float64(to_mlx(out, self.dtype)) - exact)
+        return float(difference.max() / np.abs(exact).max())
 
 
 def _batch(rows: int, width: int) -> list[Array]:
@@ -44,7 +88,7 @@ def _hadamard(x: mx.array, radix: int, read: int) -> Array:
 
 
 @pytest.mark.parametrize("width", [32, 64, 1024])
-def test_hadamard_is_bit_equal_in_float32(emulator: None, width: int) -> None:
+def test_hadamard_is_bit_equal_in_float32(width: int) -> None:
     mx.random.seed(width)
     x = mx.random.normal((5, width))
     out = _hadamard(x, min(width, 16), 4)
@@ -55,9 +99,7 @@ def test_hadamard_is_bit_equal_in_float32(emulator: None, width: int) -> None:
     ("bits", "group_size"),
     [(2, 64), (3, 64), (4, 32), (4, 64), (4, 128), (6, 64), (8, 64)],
 )
-def test_affine_quantize_is_bit_equal_in_float32(
-    emulator: None, bits: int, group_size: int
-) -> None:
+def test_affine_quantize_is_bit_equal_in_float32(bits: int, group_size: int) -> None:
     mx.random.seed(bits)
     weight = mx.random.normal((16, 512))
     codes, scales, biases = mx.quantize(weight, group_size=group_size, bits=bits)
@@ -71,82 +113,36 @@ def test_affine_quantize_is_bit_equal_in_float32(
     assert np.array_equal(out[2], to_numpy(biases))
 
 
-def _reference(
-    x: mx.array, codes: mx.array, scales: mx.array, biases: mx.array, bits: int, group: int
-) -> Array:
-    wide = [array.astype(mx.float32) for array in (scales, biases)]
-    weight = mx.dequantize(codes, *wide, group_size=group, bits=bits)
-    exact: Array = (
-        to_numpy(x.astype(mx.float32)).astype(np.float64) @ np.array(weight, np.float64).T
-    )
-    return exact
-
-
-def _relative(out: mx.array, exact: Array) -> float:
-    difference = np.abs(np.array(out.astype(mx.float32), np.float64) - exact)
-    return float(difference.max() / np.abs(exact).max())
-
-
 @pytest.mark.parametrize(
-    ("dtype", "bits", "group", "rows", "outputs", "width"),
+    "problem",
     [
-        (mx.float32, 4, 64, 2, 64, 1024),
-        (mx.float16, 4, 32, 2, 64, 1024),
-        (mx.bfloat16, 8, 128, 1, 16, 512),
-        (mx.float32, 3, 64, 1, 16, 1024),
-        (mx.float32, 6, 64, 1, 16, 1024),
+        _Problem(mx.float32, 4, 64, 2, 64),
+        _Problem(mx.float16, 4, 32, 2, 64),
+        _Problem(mx.bfloat16, 8, 128, 1, 16, 512),
+        _Problem(mx.float32, 3, 64, 1, 16),
+        _Problem(mx.float32, 6, 64, 1, 16),
     ],
+    ids=str,
 )
-def test_fast_matrix_vector_product(
-    emulator: None, dtype: mx.Dtype, bits: int, group: int, rows: int, outputs: int, width: int
-) -> None:
-    mx.random.seed(1)
-    codes, *affine = mx.quantize(
-        mx.random.normal((outputs, width)).astype(dtype), group_size=group, bits=bits
-    )
-    x = mx.random.normal((rows, width)).astype(dtype)
-    element = ELEMENTS[dtype]
-    kernel = MlxKernel(QUANTIZED, "affine_qmv_fast", f"{element}, {group}, {bits}, false", element)
-    empty = np.zeros((rows, outputs), to_numpy(x).dtype)
-    arrays = [to_numpy(a) for a in (codes, *affine, x)]
-    arrays += [empty, _int32(width), _int32(outputs), *_batch(rows, width)]
-    (out,) = kernel.run(arrays, [4], (rows * 32, outputs // 8 * 2, 1), (32, 2, 1))
-    exact = _reference(x, codes, *affine, bits, group)
-    assert _relative(to_mlx(out, dtype), exact) < ROUNDING[dtype]
+def test_fast_matrix_vector_product(problem: _Problem) -> None:
+    grid = (problem.rows * 32, problem.outputs // 8 * 2, 1)
+    extents = [problem.width, problem.outputs]
+    error = problem.error("affine_qmv_fast", "false", extents, grid, (32, 2, 1))
+    assert error < ROUNDING[problem.dtype]
 
 
 @pytest.mark.parametrize(("outputs", "width"), [(37, 320), (9, 1152)])
-def test_general_matrix_vector_product(emulator: None, outputs: int, width: int) -> None:
-    mx.random.seed(2)
-    codes, *affine = mx.quantize(mx.random.normal((outputs, width)), group_size=32, bits=4)
-    x = mx.random.normal((3, width))
-    kernel = MlxKernel(QUANTIZED, "affine_qmv", "float, 32, 4, false", "float")
-    arrays = [to_numpy(a) for a in (codes, *affine, x)]
-    arrays += [
-        np.zeros((3, outputs), np.float32),
-        _int32(width),
-        _int32(outputs),
-        *_batch(3, width),
-    ]
-    (out,) = kernel.run(arrays, [4], (96, (outputs + 7) // 8 * 2, 1), (32, 2, 1))
-    assert _relative(mx.array(out), _reference(x, codes, *affine, 4, 32)) < ROUNDING[mx.float32]
+def test_general_matrix_vector_product(outputs: int, width: int) -> None:
+    problem = _Problem(mx.float32, 4, 32, 3, outputs, width)
+    grid = (96, (outputs + 7) // 8 * 2, 1)
+    error = problem.error("affine_qmv", "false", [width, outputs], grid, (32, 2, 1))
+    assert error < ROUNDING[mx.float32]
 
 
 @pytest.mark.parametrize(("dtype", "rows", "outputs"), [(mx.float32, 33, 96), (mx.bfloat16, 7, 70)])
-def test_matrix_product_with_simdgroup_matrices(
-    emulator: None, dtype: mx.Dtype, rows: int, outputs: int
-) -> None:
-    mx.random.seed(3)
-    width, element = 256, ELEMENTS[dtype]
-    codes, *affine = mx.quantize(
-        mx.random.normal((outputs, width)).astype(dtype), group_size=64, bits=4
-    )
-    x = mx.random.normal((rows, width)).astype(dtype)
-    aligned = "true" if outputs % 32 == 0 else "false"
-    kernel = MlxKernel(QUANTIZED, "affine_qmm_t", f"{element}, 64, 4, {aligned}, false", element)
-    arrays = [to_numpy(a) for a in (codes, *affine, x)]
-    arrays += [np.zeros((rows, outputs), arrays[3].dtype), *map(_int32, (width, outputs, rows))]
-    arrays += _batch(rows, width)
+def test_matrix_product_with_simdgroup_matrices(dtype: mx.Dtype, rows: int, outputs: int) -> None:
+    problem = _Problem(dtype, 4, 64, rows, outputs, 256)
+    options = "true, false" if outputs % 32 == 0 else "false, false"
     grid = ((outputs + 31) // 32 * 32, (rows + 31) // 32 * 2, 2)
-    (out,) = kernel.run(arrays, [4], grid, (32, 2, 2))
-    assert _relative(to_mlx(out, dtype), _reference(x, codes, *affine, 4, 64)) < ROUNDING[dtype]
+    error = problem.error("affine_qmm_t", options, [256, outputs, rows], grid, (32, 2, 2))
+    assert error < ROUNDING[dtype]

@@ -1,0 +1,114 @@
+"""A kernel with its reference, and the choice between the two."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import lru_cache
+from importlib.metadata import version
+from typing import Any
+
+import mlx.core as mx
+
+from metal_kernels.launch import Launch
+
+__all__ = [
+    "TOLERANCE",
+    "Case",
+    "Kernel",
+    "SelfTest",
+    "metal_available",
+    "relative_error",
+    "self_test",
+]
+
+TOLERANCE = {mx.float32: 1e-6, mx.float16: 1e-3, mx.bfloat16: 4e-3}
+"""Largest error against the reference, relative to the largest output."""
+
+_OLDEST_MLX = (0, 29)
+
+
+@lru_cache
+def metal_available() -> bool:
+    """Whether this process can run Metal kernels: a Metal device, and mlx 0.29 or newer."""
+    found = tuple(int(part) for part in version("mlx").split(".")[:2])
+    return found >= _OLDEST_MLX and mx.metal.is_available()
+
+
+def _on_gpu() -> bool:
+    return metal_available() and bool(mx.default_device() == mx.Device(mx.gpu))
+
+
+@dataclass(frozen=True)
+class Case:
+    """Inputs that a kernel is checked on: positional arguments and options."""
+
+    name: str
+    arguments: tuple[Any, ...]
+    options: dict[str, Any] = field(default_factory=dict)
+    tolerance: float = TOLERANCE[mx.bfloat16]
+
+
+@dataclass(frozen=True)
+class SelfTest:
+    """Whether a kernel agrees with its reference, and where it does not."""
+
+    passed: bool
+    worst_error: float
+    detail: str = ""
+
+
+def relative_error(outputs: tuple[mx.array, ...], expected: tuple[mx.array, ...]) -> float:
+    """Return the largest difference over the largest expected magnitude, over all outputs."""
+    worst = 0.0
+    for output, reference in zip(outputs, expected, strict=True):
+        wide = reference.astype(mx.float32)
+        difference = mx.abs(output.astype(mx.float32) - wide).max()
+        scale = mx.maximum(mx.abs(wide).max(), 1e-30)
+        worst = max(worst, abs((difference / scale).item()))
+        if bool(mx.isnan(difference).item()):
+            return float("inf")
+    return worst
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A Metal kernel, called like its reference in MLX operations.
+
+    `launch` and `reference` take the same arguments and give the same outputs. A call runs the
+    kernel on a GPU where its self-test passes, else the reference.
+    """
+
+    name: str
+    launch: Callable[..., Launch]
+    reference: Callable[..., tuple[mx.array, ...]]
+    cases: Callable[[], tuple[Case, ...]]
+
+    def __hash__(self) -> int:
+        return hash(self.name)
+
+    def __call__(self, *arguments: Any, **options: Any) -> tuple[mx.array, ...]:
+        """Return the outputs; KernelInputError for arrays the kernel is not made for."""
+        if _on_gpu() and self_test(self).passed:
+            return tuple(self.launch(*arguments, **options).run())
+        return self.reference(*arguments, **options)
+
+    def check(self, run: Callable[[Launch], tuple[mx.array, ...]]) -> SelfTest:
+        """Compare the launches of every case, run by `run`, with the reference."""
+        worst = 0.0
+        for case in self.cases():
+            outputs = run(self.launch(*case.arguments, **case.options))
+            error = relative_error(outputs, self.reference(*case.arguments, **case.options))
+            worst = max(worst, error)
+            if not error <= case.tolerance:
+                detail = f"{self.name}, {case.name}: error {error:.2e} exceeds {case.tolerance:.0e}"
+                return SelfTest(passed=False, worst_error=worst, detail=detail)
+        return SelfTest(passed=True, worst_error=worst)
+
+
+@lru_cache
+def self_test(kernel: Kernel) -> SelfTest:
+    """Run `kernel` against its reference once per process; needs Metal."""
+    if not metal_available():
+        return SelfTest(passed=False, worst_error=0.0, detail="Metal is not available")
+    return kernel.check(lambda launch: tuple(launch.run()))

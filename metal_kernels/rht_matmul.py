@@ -1,0 +1,181 @@
+"""Products with affine-quantized weights whose input is transformed on the way in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import mlx.core as mx
+
+from metal_kernels.blocks import BLOCK, KernelInputError, butterfly, check_blocks
+from metal_kernels.kernel import TOLERANCE, Case, Kernel
+from metal_kernels.launch import Launch, Source
+
+__all__ = ["BITS", "GROUP_SIZES", "rht_qmm", "rht_qmv"]
+
+BITS = (2, 3, 4, 5, 6, 8)
+GROUP_SIZES = (32, 64, 128)
+
+_INPUTS = ("x", "w", "scales", "biases")
+_VECTOR = Source(
+    name="bitbudget_rht_qmv",
+    inputs=_INPUTS,
+    outputs=("y",),
+    body="rht_qmv",
+    headers=("butterfly", "affine"),
+)
+_MATRIX = Source(
+    name="bitbudget_rht_qmm",
+    inputs=_INPUTS,
+    outputs=("y",),
+    body="rht_qmm",
+    headers=("matrix", "butterfly", "affine"),
+)
+_ROWS = 4
+_SIMD_GROUPS = 2
+_TILE = 32
+_WIDE_LANES = (2, 3, 4, 5)
+"""Widths at which a lane takes 16 inputs, as mlx's qmv_fast does; else 8."""
+
+
+@dataclass(frozen=True)
+class _Shape:
+    rows: int
+    outputs: int
+    width: int
+
+
+def _check(
+    x: mx.array, w: mx.array, scales: mx.array, biases: mx.array, *, bits: int, group_size: int
+) -> _Shape:
+    check_blocks("x", x)
+    if bits not in BITS or group_size not in GROUP_SIZES:
+        raise KernelInputError(
+            f"found {bits} bits in groups of {group_size}, "
+            f"expected bits of {BITS} and groups of {GROUP_SIZES}"
+        )
+    width = x.shape[-1]
+    outputs = w.shape[0]
+    packed = (outputs, width * bits // BLOCK)
+    if width % group_size or w.dtype != mx.uint32 or w.shape != packed:
+        raise KernelInputError(
+            f"w: found {w.dtype} {tuple(w.shape)}, expected uint32 {packed} for inputs of width "
+            f"{width} in groups of {group_size}"
+        )
+    groups = (outputs, width // group_size)
+    if scales.shape != groups or biases.shape != groups:
+        raise KernelInputError(
+            f"scales and biases: found {tuple(scales.shape)} and {tuple(biases.shape)}, "
+            f"expected {groups}"
+        )
+    return _Shape(x.size // width, outputs, width)
+
+
+def launch_vector(
+    x: mx.array,
+    w: mx.array,
+    scales: mx.array,
+    biases: mx.array,
+    *,
+    bits: int,
+    group_size: int,
+    rotate: bool = True,
+) -> Launch:
+    """Return (B x) W^T for `x` (..., K) and W (N, K) as mx.quantize packs it.
+
+    `rotate=False` leaves B out: the same product without the transform, for comparison.
+    """
+    shape = _check(x, w, scales, biases, bits=bits, group_size=group_size)
+    blocks = -(-shape.outputs // (_ROWS * _SIMD_GROUPS))
+    return Launch(
+        source=_VECTOR,
+        inputs=(x.reshape(shape.rows, shape.width), w, scales, biases),
+        template=(
+            ("T", x.dtype),
+            ("BITS", bits),
+            ("GROUP", group_size),
+            ("VALUES", 16 if bits in _WIDE_LANES else 8),
+            ("ROWS", _ROWS),
+            ("ROTATE", rotate),
+        ),
+        grid=(shape.rows * BLOCK, blocks * _SIMD_GROUPS, 1),
+        threadgroup=(BLOCK, _SIMD_GROUPS, 1),
+        output_shapes=((*x.shape[:-1], shape.outputs),),
+        output_dtypes=(x.dtype,),
+    )
+
+
+def launch_matrix(
+    x: mx.array, w: mx.array, scales: mx.array, biases: mx.array, *, bits: int, group_size: int
+) -> Launch:
+    """As `launch_vector`, tiled for many rows of `x` (prefill)."""
+    shape = _check(x, w, scales, biases, bits=bits, group_size=group_size)
+    return Launch(
+        source=_MATRIX,
+        inputs=(x.reshape(shape.rows, shape.width), w, scales, biases),
+        template=(("T", x.dtype), ("BITS", bits), ("GROUP", group_size)),
+        grid=(-(-shape.outputs // _TILE) * 128, -(-shape.rows // _TILE), 1),
+        threadgroup=(128, 1, 1),
+        output_shapes=((*x.shape[:-1], shape.outputs),),
+        output_dtypes=(x.dtype,),
+    )
+
+
+def reference(
+    x: mx.array,
+    w: mx.array,
+    scales: mx.array,
+    biases: mx.array,
+    *,
+    bits: int,
+    group_size: int,
+    rotate: bool = True,
+) -> tuple[mx.array, ...]:
+    """As `launch_vector`, in MLX operations that accumulate in float32."""
+    _check(x, w, scales, biases, bits=bits, group_size=group_size)
+    product = mx.quantized_matmul(
+        butterfly(x) if rotate else x.astype(mx.float32),
+        w,
+        scales.astype(mx.float32),
+        biases.astype(mx.float32),
+        group_size=group_size,
+        bits=bits,
+    )
+    return (product.astype(x.dtype),)
+
+
+def _case(dtype: mx.Dtype, bits: int, group: int, *, rows: int, outputs: int, width: int) -> Case:
+    keys = mx.random.split(mx.random.key(bits * 1000 + group))
+    weight = mx.random.normal((outputs, width), key=keys[0]).astype(dtype)
+    x = mx.random.normal((rows, width), key=keys[1]).astype(dtype)
+    return Case(
+        f"{dtype} {bits} bits, groups of {group}, {rows} x {outputs} x {width}",
+        (x, *mx.quantize(weight, group_size=group, bits=bits)),
+        {"bits": bits, "group_size": group},
+        TOLERANCE[dtype] * (4 if dtype == mx.float32 else 1),
+    )
+
+
+def cases_vector() -> tuple[Case, ...]:
+    """Every format once, at widths and heights that divide nothing."""
+    dtypes = (mx.float32, mx.bfloat16, mx.float16)
+    return tuple(
+        _case(
+            dtypes[index % 3], bits, group, rows=1 + index % 2, outputs=5 + index, width=512 + group
+        )
+        for index, (bits, group) in enumerate((b, g) for b in BITS for g in GROUP_SIZES)
+    )
+
+
+def cases_matrix() -> tuple[Case, ...]:
+    """Every width, with tiles that are cut off."""
+    dtypes = (mx.float32, mx.bfloat16)
+    return tuple(
+        _case(
+            dtypes[index % 2], bits, GROUP_SIZES[index % 3], rows=33 + index, outputs=37, width=128
+        )
+        for index, bits in enumerate(BITS)
+    )
+
+
+rht_qmv = Kernel("rht_qmv", launch_vector, reference, cases_vector)
+rht_qmm = Kernel("rht_qmm", launch_matrix, reference, cases_matrix)
