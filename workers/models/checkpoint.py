@@ -66,6 +66,10 @@ _NUMPY: Final[dict[Dtype, type[np.generic]]] = {
 }
 
 
+_LAYER_COUNTS: Final = ("num_hidden_layers", "num_layers", "n_layers", "n_layer")
+_HUGE: Final = 2**64
+
+
 def dtype_of(array: mx.array) -> Dtype:
     """Return the element type that `array` is stored in."""
     return _STORED[array.dtype]
@@ -109,6 +113,7 @@ class Checkpoint:
         configuration that its class does not accept.
         """
         model_class, arguments_class = _classes(self.config)
+        self._check_layers()
         try:
             model: nn.Module = model_class(arguments_class.from_dict(self.config))
         except Exception as error:
@@ -120,6 +125,21 @@ class Checkpoint:
             ) from error
         model.eval()
         return model
+
+    def _check_layers(self) -> None:
+        """Refuse more layers than tensors before a billion modules are built."""
+        text = self.config.get("text_config")
+        tensors = sum(len(file.tensors) for file in self.files)
+        for config in (self.config, text if isinstance(text, dict) else {}):
+            for name in _LAYER_COUNTS:
+                count = config.get(name)
+                if isinstance(count, int) and count > tensors:
+                    raise InvalidModelError(
+                        where=f"config.json: {name}",
+                        found=f"{count} layers" if count < _HUGE else "a huge number",
+                        expected=f"at most one for each of the {tensors} tensors",
+                        remedy="use the config.json that belongs to the weights",
+                    )
 
     def sanitized(self) -> Sanitized:
         """Return the weights as the model names them, lazily, with where each comes from."""

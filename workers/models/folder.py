@@ -68,6 +68,8 @@ def check_config(config: dict[str, Any]) -> dict[str, Any]:
 
 def read_json(path: Path) -> dict[str, Any]:
     """Return the JSON object in `path`; InvalidModelError when it is none."""
+    if not path.is_file():
+        raise _not_json(path, "a folder, a pipe or a broken link")
     try:
         if path.stat().st_size > MAX_JSON_BYTES:
             raise _not_json(path, f"{path.stat().st_size} bytes")
@@ -109,7 +111,7 @@ def read_files(folder: Path) -> tuple[SourceFile, ...]:
     names = [path.name for path in paths]
     _check_complete(names)
     index = folder / INDEX_NAME
-    if index.is_file():
+    if index.exists():
         _check_indexed(names, read_json(index))
     return check_names(read_header(path) for path in paths)
 

@@ -50,6 +50,8 @@ class SourceFile:
 
 def read_header(path: Path) -> SourceFile:
     """Read and check the header of a local file; InvalidModelError names what is wrong."""
+    if not path.is_file():
+        raise _invalid(path.name, "a folder, a pipe or a broken link", "a file")
     nbytes = path.stat().st_size
     with path.open("rb") as file:
         prefix = file.read(LENGTH_BYTES)
@@ -78,7 +80,7 @@ def header_length(prefix: bytes, filename: str, nbytes: int) -> int:
 def parse_header(filename: str, header: bytes, nbytes: int) -> SourceFile:
     """Return the tensors that `header` describes; `nbytes` is the whole file's size."""
     entries = _decode(filename, header)
-    entries.pop("__metadata__", None)
+    _check_metadata(filename, entries.pop("__metadata__", {}))
     first = LENGTH_BYTES + len(header)
     tensors = [_tensor(filename, name, entry, first) for name, entry in entries.items()]
     tensors.sort(key=lambda tensor: (tensor.offset, tensor.nbytes))
@@ -96,12 +98,18 @@ def _decode(filename: str, header: bytes) -> dict[str, Any]:
         return value
 
     try:
-        value = json.loads(header, object_pairs_hook=unique)
+        value = json.loads(header.decode(), object_pairs_hook=unique)
     except (ValueError, RecursionError) as error:
         raise _invalid(filename, f"a header that is not JSON ({error})", "a JSON object") from error
     if not isinstance(value, dict):
         raise _invalid(filename, f"a header of type {type(value).__name__}", "a JSON object")
     return value
+
+
+def _check_metadata(filename: str, metadata: object) -> None:
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        found = f"__metadata__ {metadata!r}"[:80]
+        raise _invalid(filename, found, "an object of texts")
 
 
 def _tensor(filename: str, name: str, entry: object, first: int) -> TensorRef:

@@ -8,9 +8,11 @@ import re
 from collections.abc import Iterator
 from typing import Any, Final
 
+import mlx.core as mx
 from mlx import nn
 from mlx.utils import tree_flatten
 
+from app.core.errors import InvalidModelError
 from app.core.inventory import Architecture, Inventory, Module, ModuleKind, Passthrough
 from workers.models.checkpoint import Checkpoint, dtype_of
 from workers.models.trace import Trace, trace_model
@@ -56,6 +58,13 @@ def _flat(tree: Any, **options: Any) -> list[tuple[str, Any]]:
 
 
 def _module(path: str, module: Any, model: nn.Module, trace: Trace, first_path: str) -> Module:
+    if not mx.issubdtype(module.weight.dtype, mx.floating):
+        raise InvalidModelError(
+            where=f"{path}.weight",
+            found=f"a weight of {dtype_of(module.weight)}",
+            expected="floating-point numbers",
+            remedy="start from the original bf16, fp16 or fp32 checkpoint",
+        )
     quantizable, floor_bits = _wish(model, path, module)
     layer = _LAYER.search(path)
     return Module(
