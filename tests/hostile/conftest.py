@@ -1,0 +1,45 @@
+"""A limit of one second on everything that meets a hostile file."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from types import FrameType
+
+import pytest
+
+from app.core.errors import BitbudgetError
+
+LIMIT_SECONDS = 1.0
+
+Refused = Callable[[], AbstractContextManager[None]]
+
+
+def _too_long(signum: int, frame: FrameType | None) -> None:
+    del signum, frame
+    pytest.fail(f"took longer than {LIMIT_SECONDS} s")
+
+
+@pytest.fixture
+def refused() -> Refused:
+    """A block that must end in a BitbudgetError with a whole message within a second."""
+
+    @contextmanager
+    def expect() -> Iterator[None]:
+        previous = signal.signal(signal.SIGALRM, _too_long)
+        signal.setitimer(signal.ITIMER_REAL, LIMIT_SECONDS)
+        started = time.monotonic()
+        try:
+            with pytest.raises(BitbudgetError) as caught:
+                yield
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, previous)
+        assert time.monotonic() - started < LIMIT_SECONDS
+        message = str(caught.value)
+        assert 20 < len(message) < 1000, message
+        assert "Traceback" not in message
+
+    return expect
