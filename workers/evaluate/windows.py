@@ -1,0 +1,97 @@
+"""The token windows two models are compared on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from mlx_lm.utils import load_tokenizer
+
+from app.core.errors import InvalidModelError, InvalidRequestError
+from workers.fisher.tokens import first_token, sample_tokens
+
+__all__ = ["MOST_WINDOWS", "ROLLOUT_SEED", "WINDOW", "digest", "rollout_windows", "text_windows"]
+
+WINDOW: Final = 256
+"""Tokens of a window, the first of which is BOS."""
+MOST_WINDOWS: Final = 64
+"""Windows a text is cut into at most, evenly spread; a longer text adds little."""
+ROLLOUT_SEED: Final = 0x5EED
+"""Added to the seed, so that no rollout was seen by the statistics made with the same seed."""
+
+
+def text_windows(folder: Path, text: str, *, where: str, length: int = WINDOW) -> np.ndarray:
+    """Return int32 (windows, length): `text` in windows that begin with BOS.
+
+    Raises InvalidModelError when `folder` has no tokenizer, InvalidRequestError when the text is
+    shorter than one window.
+    """
+    if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
+        raise InvalidModelError(
+            where=str(folder),
+            found="no tokenizer",
+            expected=" or ".join(_TOKENIZER_FILES),
+            remedy="copy the tokenizer's files beside the weights, or evaluate on rollouts",
+        )
+    tokenizer: Any = load_tokenizer(folder)  # type: ignore[no-untyped-call]
+    documents = [
+        tokenizer.encode(document, add_special_tokens=False) for document in _documents(text)
+    ]
+    windows = _windows(documents, first_token(folder), length)
+    if not windows:
+        raise InvalidRequestError(
+            where=where,
+            found=f"{sum(map(len, documents))} tokens",
+            expected=f"at least one window of {length - 1} tokens",
+            remedy="give a longer text, or evaluate on rollouts",
+        )
+    chosen = np.unique(
+        np.linspace(0, len(windows) - 1, min(len(windows), MOST_WINDOWS)).astype(int)
+    )
+    result: np.ndarray = np.array(windows, np.int32)[chosen]
+    return result
+
+
+def _documents(text: str) -> list[str]:
+    """Split at lines `<|endoftext|>`; lines of JSON with a `text` are documents, too."""
+    if text.startswith('{"'):
+        return [json.loads(line)["text"] for line in text.splitlines() if line.strip()]
+    return [part.strip() for part in text.split("<|endoftext|>") if part.strip()]
+
+
+def _windows(documents: list[list[int]], begin: int, length: int) -> list[list[int]]:
+    """Cut documents into windows that begin with `begin`, at a document's start where possible.
+
+    Short documents share a window, each with its own `begin`; of a long one every whole window is
+    used; what is left of a cut document is dropped.
+    """
+    windows: list[list[int]] = []
+    buffer: list[int] = []
+    for document in documents:
+        buffer = [*buffer, begin, *document]
+        if len(buffer) < length:
+            continue
+        windows.append(buffer[:length])
+        rest = buffer[length:]
+        windows.extend(
+            [begin, *rest[start : start + length - 1]]
+            for start in range(0, len(rest) - length + 2, length - 1)
+        )
+        buffer = []
+    return windows
+
+
+def rollout_windows(folder: Path, count: int, *, seed: int, length: int = WINDOW) -> np.ndarray:
+    """Return int32 (count, length): what the model in `folder` writes from BOS."""
+    return sample_tokens(folder, count, length, seed=seed + ROLLOUT_SEED)
+
+
+def digest(windows: np.ndarray) -> str:
+    """Return the SHA-256 of the windows' token ids."""
+    return hashlib.sha256(np.ascontiguousarray(windows, "<i4").tobytes()).hexdigest()
+
+
+_TOKENIZER_FILES: Final = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
