@@ -1,0 +1,171 @@
+// The formats mxfp4, mxfp8 and nvfp4 as MLX's GPU backends encode them (mlx 0.32, fp_quantized.h): in
+// float32, with the power-of-two scale rounded up. MLX's CPU backend works in the type of the weights,
+// which gives the same codes for float32 and differs on some roundings for bf16.
+#pragma once
+#include "encode.h"
+
+enum FloatMode : int { MXFP4 = 0, MXFP8 = 1, NVFP4 = 2 };
+constexpr float LARGEST_E4M3 = 448.0f;
+constexpr float LARGEST_E2M1 = 6.0f;
+constexpr float SMALLEST_E8M0 = 0x1p-127f;
+
+INLINE Vec with_sign_of(Vec size, Vec x) { return (Vec)((Word)size | ((Word)x & 0x80000000u)); }
+
+// Elements: `value` rounds to the nearest representable, ties to even; `code` gives its bits.
+struct E2M1 {
+  static constexpr float LARGEST = LARGEST_E2M1;
+  static constexpr int BITS_PER_CODE = 4;
+  INLINE Vec value(Vec x) {
+    Vec a = minimum(magnitude(x), all(LARGEST));
+    Vec step = a < all(2.0f) ? all(0.5f) : a < all(4.0f) ? all(1.0f) : all(2.0f);
+    Vec inverse = a < all(2.0f) ? all(2.0f) : a < all(4.0f) ? all(1.0f) : all(0.5f);
+    return with_sign_of(round_even(a * inverse) * step, x);
+  }
+  INLINE Int code(Vec value) {
+    Vec a = magnitude(value);
+    Vec number = a <= all(2.0f) ? a + a : a <= all(4.0f) ? a + all(2.0f) : all(7.0f);
+    Int sign = (Int)((Word)value >> 28 & 8u); // a zero is stored as +0, as the CPU backend does
+    return a == all(0.0f) ? Int{} : __builtin_convertvector(number, Int) | sign;
+  }
+};
+
+struct E4M3 {
+  static constexpr float LARGEST = LARGEST_E4M3;
+  static constexpr int BITS_PER_CODE = 8;
+  INLINE Vec value(Vec x) {
+    Vec a = minimum(magnitude(x), all(LARGEST));
+    Word u = (Word)a;
+    Vec normal = (Vec)((u + 0x7FFFFu + (u >> 20 & 1u)) & 0xFFF00000u);
+    constexpr float SHIFT = 0x1.8p14f; // its last bit weighs 2^-9, the smallest subnormal
+    Vec subnormal = (a + all(SHIFT)) - all(SHIFT);
+    return with_sign_of(a < all(0x1p-6f) ? subnormal : normal, x);
+  }
+  INLINE Int code(Vec value) {
+    Vec a = magnitude(value);
+    Int normal = (Int)((Word)a >> 20) - (120 << 3);
+    Int subnormal = __builtin_convertvector(a * all(512.0f), Int);
+    return (a < all(0x1p-6f) ? subnormal : normal) | (Int)((Word)value >> 24 & 0x80u);
+  }
+};
+
+// Scales: `nearest` is MLX's choice for a group; `other` a neighbour that may fit better.
+struct E8M0 {
+  static constexpr int NEIGHBOURS = 1;
+  INLINE Vec nearest(Vec x) {
+    Word exponent = ((Word)x + 0x7FFFFFu) >> 23;
+    exponent = exponent > 254u ? Word{} + 254u : exponent;
+    return exponent == 0u ? all(SMALLEST_E8M0) : (Vec)(exponent << 23);
+  }
+  INLINE Vec other(Vec scale, int) {
+    return scale > all(0x1p-126f) ? scale * all(0.5f) : all(SMALLEST_E8M0);
+  }
+  INLINE Int code(Vec scale) { return (Int)((Word)scale >> 23); }
+};
+
+struct ScaleE4M3 {
+  static constexpr int NEIGHBOURS = 2;
+  INLINE Vec nearest(Vec x) { return E4M3::value(x); }
+  INLINE Vec other(Vec scale, int which) {
+    Vec below = scale < all(0x1p-6f) ? scale - all(0x1p-9f) : scale * all(0x1.ep-1f);
+    return E4M3::value(maximum(which ? scale * all(0x1.2p0f) + all(0x1p-10f) : below, all(0.0f)));
+  }
+  INLINE Int code(Vec scale) { return E4M3::code(scale); }
+};
+
+template <class Element_, class Scale_, int SIZE_> struct FloatFormat {
+  using Element = Element_;
+  using Scale = Scale_;
+  static constexpr int SIZE = SIZE_;
+  static constexpr int VECTORS = SIZE / LANES;
+};
+using Mxfp4 = FloatFormat<E2M1, E8M0, 32>;
+using Mxfp8 = FloatFormat<E4M3, E8M0, 32>;
+using Nvfp4 = FloatFormat<E2M1, ScaleE4M3, 16>;
+
+template <class Body> INLINE void with_mode(int mode, Body body) {
+  switch (mode) {
+  case MXFP4: body(Mxfp4{}); break;
+  case MXFP8: body(Mxfp8{}); break;
+  default: body(Nvfp4{});
+  }
+}
+
+INLINE Vec inverse_scale(Vec scale) { return scale == all(0.0f) ? all(0.0f) : all(1.0f) / scale; }
+
+// Sixteen groups in rows: their weights, and per lane the scale chosen for a group.
+template <class Format> struct alignas(64) Rows {
+  Vec x[LANES][Format::VECTORS];
+  Vec scale, error;
+};
+
+template <class Format> INLINE Vec group_errors(const Rows<Format> &r, Vec scale) {
+  Vec inverse = inverse_scale(scale), errors[LANES];
+  for (int row = 0; row < LANES; ++row) {
+    errors[row] = Vec{};
+    for (int i = 0; i < Format::VECTORS; ++i) {
+      Vec element = Format::Element::value(r.x[row][i] * all(inverse[row]));
+      Vec error = fma(-element, all(scale[row]), r.x[row][i]);
+      errors[row] = fma(error, error, errors[row]);
+    }
+  }
+  return reduce_rows<Add>(errors);
+}
+
+template <class Type, class Format>
+INLINE void choose_scales(Rows<Format> &r, const typename Type::Element *from, int groups, bool careful) {
+  Vec largest[LANES];
+  for (int row = 0; row < LANES; ++row) {
+    largest[row] = Vec{};
+    for (int i = 0; i < Format::VECTORS; ++i) {
+      r.x[row][i] = row < groups ? Type::read(from + row * Format::SIZE + i * LANES) : Vec{};
+      largest[row] = maximum(largest[row], magnitude(r.x[row][i]));
+    }
+  }
+  r.scale = Format::Scale::nearest(reduce_rows<Max>(largest) / all(Format::Element::LARGEST));
+  r.error = group_errors(r, r.scale);
+  if (!careful) return;
+  Vec first = r.scale;
+  for (int which = 0; which < Format::Scale::NEIGHBOURS; ++which) {
+    Vec scale = Format::Scale::other(first, which);
+    Vec error = group_errors(r, scale);
+    Int better = error < r.error;
+    r.scale = better ? scale : r.scale;
+    r.error = better ? error : r.error;
+  }
+}
+
+template <class Type, class Format>
+static double float_errors(const typename Type::Element *from, i64 groups, bool careful) {
+  Rows<Format> r;
+  double total = 0;
+  for (i64 first = 0; first < groups; first += LANES) {
+    int count = groups - first < LANES ? (int)(groups - first) : LANES;
+    choose_scales<Type>(r, from + first * Format::SIZE, count, careful);
+    total += sum_lanes(r.error);
+  }
+  return total;
+}
+
+template <class Type, class Format>
+static void encode_floats(const typename Type::Element *from, i64 groups, bool careful, u8 *codes, u8 *scales) {
+  Rows<Format> r;
+  u8 row_codes[Format::SIZE];
+  for (i64 first = 0; first < groups; first += LANES) {
+    int count = groups - first < LANES ? (int)(groups - first) : LANES;
+    choose_scales<Type>(r, from + first * Format::SIZE, count, careful);
+    Int scale_codes = Format::Scale::code(r.scale);
+    Vec inverse = inverse_scale(r.scale);
+    for (int row = 0; row < count; ++row) {
+      scales[first + row] = (u8)scale_codes[row];
+      for (int i = 0; i < Format::VECTORS; ++i) {
+        Vec value = Format::Element::value(r.x[row][i] * all(inverse[row]));
+        store(row_codes + i * LANES, __builtin_convertvector(Format::Element::code(value), Byte));
+      }
+      u8 *to = codes + (first + row) * Format::SIZE * Format::Element::BITS_PER_CODE / 8;
+      if constexpr (Format::Element::BITS_PER_CODE == 8)
+        __builtin_memcpy(to, row_codes, Format::SIZE);
+      else
+        for (int i = 0; i < Format::SIZE / 2; ++i) to[i] = row_codes[2 * i] | row_codes[2 * i + 1] << 4;
+    }
+  }
+}

@@ -1,0 +1,157 @@
+"""The sums of one segment, computed by the compiled kernels."""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from app.core.dtypes import Dtype
+from app.core.formats import AFFINE_FORMATS
+from app.core.measurement import Encoder
+from workers.encoders.float_formats import MODE_CODES
+from workers.native.arrays import Array, address, storage_code
+from workers.native.loader import kernels
+from workers.sweep.plan import SweepPlan
+from workers.sweep.sampling import BLOCK_WEIGHTS, SampleSums, choose_blocks
+
+__all__ = ["POWER_SUMS", "SegmentSums", "rotate", "sweep_segment"]
+
+Doubles = npt.NDArray[np.float64]
+
+POWER_SUMS: Final = (
+    "count",
+    "sum",
+    "squares",
+    "cubes",
+    "fourths",
+    "largest",
+    "outliers",
+    "nans",
+    "infinities",
+)
+KURTOSIS_BINS: Final = 512
+_PADDING: Final = 32
+_FORMATS: Final = len(AFFINE_FORMATS)
+
+
+class _Result(ctypes.Structure):
+    _fields_ = (
+        ("errors", ctypes.c_double * _FORMATS),
+        ("sums", ctypes.c_double * len(POWER_SUMS)),
+        ("kurtosis", ctypes.c_double * KURTOSIS_BINS),
+    )
+
+
+@dataclass(slots=True)
+class SegmentSums:
+    """Sums over some of a weight: squared errors by format, powers of the weights, kurtoses.
+
+    `errors` (18,) belong to codes against the reference parameters of the encoder, `floats` to the
+    mx and nv formats of the plan. `kurtosis` counts groups of 128 by the bin of E[w^4]/E[w^2]^2.
+    """
+
+    errors: Doubles = field(default_factory=lambda: np.zeros(_FORMATS))
+    floats: Doubles = field(default_factory=lambda: np.zeros(0))
+    powers: Doubles = field(default_factory=lambda: np.zeros(len(POWER_SUMS)))
+    kurtosis: Doubles = field(default_factory=lambda: np.zeros(KURTOSIS_BINS))
+    sample: SampleSums | None = None
+
+    def power(self, name: str) -> float:
+        """Return one of POWER_SUMS."""
+        return float(self.powers[POWER_SUMS.index(name)])
+
+    def add(self, later: SegmentSums) -> None:
+        """Add the sums of the segment that follows."""
+        largest = POWER_SUMS.index("largest")
+        peak = max(self.powers[largest], later.powers[largest])
+        self.errors += later.errors
+        self.floats = later.floats if not self.floats.size else self.floats + later.floats
+        self.powers += later.powers
+        self.powers[largest] = peak
+        self.kurtosis += later.kurtosis
+        if later.sample is not None:
+            self.sample = later.sample if self.sample is None else self.sample.joined(later.sample)
+
+
+def sweep_segment(segment: Array, plan: SweepPlan, start: int = 0) -> SegmentSums:
+    """Return the sums of a one-dimensional `segment` that begins at weight `start` of its tensor.
+
+    `segment` is in the NumPy type that carries the plan's dtype. NaN and infinities are counted.
+    """
+    weights = segment if plan.signs is None else rotate(segment, plan, start)
+    missing = -weights.size % _PADDING
+    if missing:
+        weights = np.concatenate([weights, np.zeros(missing, weights.dtype)])
+    storage = storage_code(plan.dtype)
+    energies = np.empty(-(-weights.size // BLOCK_WEIGHTS))
+    result = _Result()
+    against_stored = int(plan.encoder is Encoder.CAREFUL)
+    mask = plan.group_sizes_mask
+    count = ctypes.c_longlong(weights.size)
+    call = kernels().bitbudget_sweep
+    call.restype = None
+    pointer = ctypes.byref(result)
+    call(address(weights), count, storage, mask, against_stored, address(energies), pointer)
+    powers = np.array(result.sums)
+    powers[POWER_SUMS.index("count")] -= missing
+    floats = np.array([_float_error(weights, plan, mode) for mode in _modes(plan)])
+    sums = SegmentSums(np.array(result.errors), floats, powers, np.array(result.kurtosis))
+    if plan.encoder is Encoder.CAREFUL and mask and np.isfinite(sums.power("squares")):
+        sums.sample = _sample(weights, plan, energies, sums.errors)
+    return sums
+
+
+def _modes(plan: SweepPlan) -> list[tuple[int, int]]:
+    return [(MODE_CODES[format_.mode], format_.group_size) for format_ in plan.float_formats]
+
+
+def _float_error(weights: Array, plan: SweepPlan, mode: tuple[int, int]) -> float:
+    call = kernels().bitbudget_float_errors
+    call.restype = ctypes.c_double
+    groups = ctypes.c_longlong(weights.size // mode[1])
+    careful = int(plan.encoder is Encoder.CAREFUL)
+    return float(call(address(weights), groups, mode[0], storage_code(plan.dtype), careful))
+
+
+def _sample(weights: Array, plan: SweepPlan, energies: Doubles, errors: Doubles) -> SampleSums:
+    largest, sampled = choose_blocks(energies, plan.sampled_blocks)
+    chosen = np.concatenate([largest, sampled])
+    stored = np.zeros((chosen.size, _FORMATS))
+    careful = np.zeros((chosen.size, _FORMATS))
+    call = kernels().bitbudget_sample
+    call.restype = None
+    call(
+        address(weights),
+        ctypes.c_longlong(weights.size),
+        address(chosen),
+        ctypes.c_longlong(chosen.size),
+        storage_code(plan.dtype),
+        plan.group_sizes_mask,
+        address(stored),
+        address(careful),
+    )
+    return SampleSums.of(errors, energies.size, stored, careful, largest.size)
+
+
+def rotate(segment: Array, plan: SweepPlan, start: int = 0) -> Array:
+    """Return the block-32 rotation of a segment, rounded to the plan's dtype.
+
+    Every 32 columns are multiplied by the plan's signs and by the Sylvester-Hadamard matrix over
+    sqrt(32), as `mx.hadamard_transform` orders it.
+    """
+    if plan.signs is None or plan.width % _PADDING or start % _PADDING:
+        msg = f"rotating needs signs and a width that 32 divides, found {plan.width}"
+        raise ValueError(msg)
+    signs = np.ascontiguousarray(plan.signs, np.float32)
+    rotated = np.empty_like(segment)
+    storage = storage_code(Dtype(plan.dtype))
+    call = kernels().bitbudget_rotate
+    call.restype = None
+    lengths = [ctypes.c_longlong(value) for value in (segment.size, plan.width, start)]
+    pointers = (address(signs), *lengths[1:], address(rotated))
+    call(address(np.ascontiguousarray(segment)), lengths[0], storage, *pointers)
+    return rotated

@@ -1,0 +1,114 @@
+"""What a sweep does to each piece of one weight."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from app.core.dtypes import Dtype
+from app.core.errors import InvalidRequestError
+from app.core.formats import AFFINE_BITS, AFFINE_GROUP_SIZES, FLOAT_FORMATS, Format, Mode
+from app.core.measurement import Encoder
+
+__all__ = ["SEGMENT_WEIGHTS", "SweepPlan", "affine_index", "plan_sweep"]
+
+SEGMENT_WEIGHTS: Final = 1 << 22
+"""Weights of a segment, the unit of reading, of parallel work and of summation."""
+
+EXACT_BELOW_WEIGHTS: Final = 8_000_000
+"""Smaller weights are encoded whole by `careful`; larger ones are sampled."""
+
+SAMPLED_BLOCKS: Final = 256
+"""Blocks of 4096 weights that a sampled weight is estimated from, beside its largest ones."""
+
+LEAST_SAMPLED_BLOCKS: Final = 6
+"""Blocks sampled from every segment at least."""
+
+
+@dataclass(frozen=True, slots=True)
+class SweepPlan:
+    """Which errors are wanted of a weight of `width` columns stored as `dtype`.
+
+    `sampled_blocks` is how many blocks of each segment `careful` is tried on, 0 for all of them.
+    `signs` (in,) are the +-1 of a block-32 rotation, or None.
+    """
+
+    dtype: Dtype
+    width: int
+    formats: tuple[Format, ...]
+    encoder: Encoder
+    sampled_blocks: int = 0
+    signs: npt.NDArray[np.float32] | None = None
+
+    @property
+    def is_sampled(self) -> bool:
+        """Whether the errors of the affine formats are estimates."""
+        return self.encoder is Encoder.CAREFUL and self.sampled_blocks > 0
+
+    @property
+    def group_sizes_mask(self) -> int:
+        """Bit i is set when an affine format with the i-th group size is wanted."""
+        wanted = {f.group_size for f in self.formats if f.mode is Mode.AFFINE}
+        return sum(1 << i for i, size in enumerate(AFFINE_GROUP_SIZES) if size in wanted)
+
+    @property
+    def float_formats(self) -> tuple[Format, ...]:
+        """The mx and nv formats that are wanted."""
+        return tuple(format_ for format_ in FLOAT_FORMATS if format_ in self.formats)
+
+    def key(self) -> dict[str, Any]:
+        """Return what distinguishes results of this plan, for a cache."""
+        return {
+            "dtype": self.dtype.value,
+            "width": self.width,
+            "formats": sorted(map(str, self.formats)),
+            "encoder": self.encoder.value,
+            "sampled_blocks": self.sampled_blocks,
+            "signs": None if self.signs is None else np.signbit(self.signs).tobytes().hex(),
+        }
+
+
+def affine_index(format_: Format) -> int:
+    """Return the place of an affine format among the eighteen sums of the kernel."""
+    size = AFFINE_GROUP_SIZES.index(format_.group_size)
+    return AFFINE_BITS.index(format_.bits) * len(AFFINE_GROUP_SIZES) + size
+
+
+def plan_sweep(
+    dtype: Dtype,
+    width: int,
+    weights: int,
+    formats: tuple[Format, ...],
+    *,
+    encoder: Encoder,
+    signs: npt.NDArray[np.float32] | None = None,
+) -> SweepPlan:
+    """Return the plan of a weight of `weights` elements in rows of `width`.
+
+    Raises InvalidRequestError when a format does not fit the width or the encoder needs more than
+    the weight.
+    """
+    if encoder not in (Encoder.MINMAX, Encoder.CAREFUL):
+        raise InvalidRequestError(
+            where="encoder",
+            found=encoder.value,
+            expected="minmax or careful",
+            remedy="the errors of compensated encoders come from their own statistics",
+        )
+    for format_ in formats:
+        if not format_.is_legal(width, dtype):
+            raise InvalidRequestError(
+                where=f"format {format_}",
+                found=f"{width} input features of dtype {dtype.value}",
+                expected=f"a multiple of {format_.group_size} in BF16, F16 or F32",
+                remedy="keep the module or choose another group size",
+            )
+    segments = max(1, math.ceil(weights / SEGMENT_WEIGHTS))
+    sampled = 0
+    if encoder is Encoder.CAREFUL and weights >= EXACT_BELOW_WEIGHTS:
+        sampled = max(LEAST_SAMPLED_BLOCKS, math.ceil(SAMPLED_BLOCKS / segments))
+    return SweepPlan(dtype, width, tuple(formats), encoder, sampled, signs)
