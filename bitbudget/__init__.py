@@ -1,7 +1,25 @@
 """bitbudget: the best mixed-precision quantization that fits a memory budget, to the byte."""
 
-from importlib.metadata import version
+from __future__ import annotations
 
-__all__ = ["__version__"]
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+__all__ = ["__version__", "load", "load_model"]
 
 __version__ = version("bitbudget")
+
+
+def load(path: str | Path) -> tuple[Any, Any]:
+    """Return model and tokenizer of a checkpoint folder, rotated ones included; needs mlx-lm."""
+    from bitbudget.loading import load as load_  # noqa: PLC0415 - the base install has no MLX
+
+    return load_(Path(path))
+
+
+def load_model(path: str | Path) -> tuple[Any, dict[str, Any]]:
+    """Return model and configuration of a checkpoint folder; needs mlx-lm."""
+    from bitbudget.loading import load_model as load_  # noqa: PLC0415 - as above
+
+    return load_(Path(path))

@@ -1,0 +1,35 @@
+"""Loading checkpoints through mlx-lm, those with our rotations included."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+
+__all__ = ["load", "load_model"]
+
+
+def load_model(path: Path) -> tuple[Any, dict[str, Any]]:
+    """Return the model of a local checkpoint folder, evaluated, and its configuration.
+
+    On a CPU a model with dense stacked experts runs in float32: MLX has no other gather there.
+    """
+    utilities = importlib.import_module("mlx_lm.utils")
+    model, config = utilities.load_model(path, lazy=True)
+    if not mx.metal.is_available() and _has_dense_experts(model):
+        model.set_dtype(mx.float32)
+    mx.eval(model.parameters())
+    return model, config
+
+
+def _has_dense_experts(model: Any) -> bool:
+    return any(type(module).__name__ == "SwitchLinear" for module in model.modules())
+
+
+def load(path: Path) -> tuple[Any, Any]:
+    """Return model and tokenizer of a local checkpoint folder."""
+    model, config = load_model(path)
+    utilities = importlib.import_module("mlx_lm.utils")
+    return model, utilities.load_tokenizer(path, eos_token_ids=config.get("eos_token_id"))

@@ -1,0 +1,99 @@
+"""The benchmark of one checkpoint: speed, memory, and the distance from the roofline."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+
+import bitbudget
+from app.core.errors import InvalidRequestError
+from workers.benchmark.kernels import benchmark_kernels
+from workers.benchmark.machine import describe_device, measure_bandwidth
+from workers.benchmark.roofline import bytes_per_token
+from workers.benchmark.speed import measure_speed
+
+__all__ = ["benchmark"]
+
+_FEWEST_GENERATED = 2
+
+
+def _check(prompt_tokens: int, generate_tokens: int) -> None:
+    if prompt_tokens < 1 or generate_tokens < _FEWEST_GENERATED:
+        raise InvalidRequestError(
+            where="benchmark",
+            found=f"{prompt_tokens} prompt and {generate_tokens} generated tokens",
+            expected="at least 1 and 2",
+            remedy="raise --prompt-tokens or --generate-tokens",
+        )
+
+
+def _peak_process_bytes() -> int:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _vocabulary(config: dict[str, Any]) -> int:
+    return int(config.get("vocab_size") or config["text_config"]["vocab_size"])
+
+
+def benchmark(
+    checkpoint_dir: Path,
+    prompt_tokens: int = 512,
+    generate_tokens: int = 128,
+    *,
+    kernels: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Measure `checkpoint_dir` on this machine; the report of `benchmark --json`.
+
+    With `kernels`, every Metal kernel is checked against its reference and timed against stock MLX
+    operations. What this machine cannot measure is listed in `not_measured` with the reason.
+    """
+    _check(prompt_tokens, generate_tokens)
+    device = describe_device()
+    bandwidth = measure_bandwidth()
+    model, config = bitbudget.load_model(checkpoint_dir)
+    mx.reset_peak_memory()
+    speed = measure_speed(
+        model,
+        _vocabulary(config),
+        prompt_tokens,
+        generate_tokens,
+        progress or (lambda _done, _total: None),
+    )
+    per_token = bytes_per_token(model, config, speed.cache)
+    roofline = bandwidth / per_token.total
+    report = {
+        "device": device,
+        "prompt_tokens": prompt_tokens,
+        "generate_tokens": generate_tokens,
+        "prefill_tokens_per_second": speed.prefill_tokens_per_second,
+        "decode_tokens_per_second": speed.decode_tokens_per_second,
+        "time_to_first_token_seconds": speed.time_to_first_token_seconds,
+        "decode_trials": list(speed.decode_trials),
+        "peak_memory_bytes": mx.get_peak_memory(),
+        "peak_process_bytes": _peak_process_bytes(),
+        "bytes_per_token": {**asdict(per_token), "total": per_token.total},
+        "bandwidth_bytes_per_second": bandwidth,
+        "roofline_tokens_per_second": roofline,
+        "roofline_fraction": speed.decode_tokens_per_second / roofline,
+        "not_measured": _not_measured(device),
+    }
+    if kernels:
+        report["kernels"] = benchmark_kernels()
+    return report
+
+
+def _not_measured(device: dict[str, Any]) -> list[str]:
+    if device["backend"] == "metal":
+        return []
+    return [
+        "Metal kernels and GPU speed: this machine has no Metal device",
+        "multi-threaded speed: MLX runs on one CPU thread",
+    ]
