@@ -1,0 +1,67 @@
+"""What a route asks of whoever calls it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Final
+
+from fastapi import Depends, Request
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+
+from app.auth.principal import ANYONE, Principal, Scope
+from app.errors import ForbiddenError, UnauthorizedError
+from app.services import ServicesDependency
+
+__all__ = [
+    "TOKEN_COOKIE",
+    "Admin",
+    "BearerToken",
+    "JobsReader",
+    "JobsWriter",
+    "WorkerKey",
+    "requires",
+]
+
+TOKEN_COOKIE: Final = "bitbudget_token"  # noqa: S105 - the cookie's name
+_scheme: Final = HTTPBearer(auto_error=False, description="An API key, worker or lease token.")
+
+
+def _bearer_token(
+    request: Request,
+    credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_scheme)],
+) -> str | None:
+    if credentials is not None:
+        return credentials.credentials
+    return request.cookies.get(TOKEN_COOKIE)
+
+
+BearerToken = Annotated[str | None, Depends(_bearer_token)]
+
+
+class _Requires:
+    """Lets requests with this scope pass."""
+
+    def __init__(self, scope: Scope) -> None:
+        self._scope = scope
+
+    def __call__(self, services: ServicesDependency, token: BearerToken) -> Principal:
+        """Return who calls; UnauthorizedError, ForbiddenError or QuotaExceededError else."""
+        if token is None:
+            if services.settings.needs_keys:
+                raise UnauthorizedError(reason="send Authorization: Bearer <key>")
+            return ANYONE
+        principal = services.keys.principal(token)
+        services.quota.spend(principal.owner)
+        if not principal.may(self._scope):
+            raise ForbiddenError(scope=self._scope)
+        return principal
+
+
+def requires(scope: Scope) -> _Requires:
+    """Return a dependency that lets requests with this scope pass."""
+    return _Requires(scope)
+
+
+JobsReader = Annotated[Principal, Depends(requires(Scope.JOBS_READ))]
+JobsWriter = Annotated[Principal, Depends(requires(Scope.JOBS_WRITE))]
+WorkerKey = Annotated[Principal, Depends(requires(Scope.WORKER))]
+Admin = Annotated[Principal, Depends(requires(Scope.ADMIN))]

@@ -1,0 +1,149 @@
+"""Keys: made once, shown once, checked on every request, revoked for good."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+from app.auth import repository
+from app.auth.principal import Principal, Scope
+from app.auth.tables import KeyRow
+from app.auth.tokens import Token, TokenKind, hash_secret, new_secret, secret_matches
+from app.core.errors import InvalidRequestError
+from app.database import Database
+from app.errors import UnauthorizedError
+from app.ids import Clock, new_id
+from app.leases import repository as leases
+from app.machines import repository as machines
+
+__all__ = ["ApiKey", "KeyService", "NewKey"]
+
+_USED_EVERY: Final = timedelta(minutes=1)
+"""How exact `last used` is; a write per request would cost more than it tells."""
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """What can be said of a key without its token."""
+
+    id: str
+    name: str
+    scopes: tuple[Scope, ...]
+    created_at: datetime
+    expires_at: datetime | None
+    last_used_at: datetime | None
+    revoked_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class NewKey:
+    """A key just made; the token cannot be shown again."""
+
+    key: ApiKey
+    token: str
+
+
+@dataclass(frozen=True, slots=True)
+class KeyService:
+    """The keys of this server."""
+
+    database: Database
+    clock: Clock
+
+    def create(self, name: str, scopes: Iterable[Scope], *, days: float | None = None) -> NewKey:
+        """Make a key; `days` is how long it is good for, None for ever."""
+        granted = sorted(set(scopes))
+        if not granted or not name.strip():
+            raise InvalidRequestError(
+                where="key",
+                found=f"name {name!r}, scopes {[str(scope) for scope in granted]}",
+                expected=f"a name and at least one of {', '.join(Scope)}",
+                remedy="write for example bitbudget key create laptop --scope jobs:write",
+            )
+        now = self.clock()
+        secret = new_secret()
+        row = KeyRow(
+            id=new_id(now),
+            name=name,
+            token_hash=hash_secret(secret),
+            scopes=[str(scope) for scope in granted],
+            created_at=now,
+            expires_at=None if days is None else now + timedelta(days=days),
+        )
+        with self.database.write() as session:
+            session.add(row)
+        return NewKey(_view(row), str(Token(TokenKind.KEY, row.id, secret)))
+
+    def keys(self) -> list[ApiKey]:
+        """Return every key, newest first."""
+        with self.database.read() as session:
+            return [_view(row) for row in repository.all_keys(session)]
+
+    def revoke(self, key_id: str) -> ApiKey:
+        """Make a key useless from now on; NotFoundError when there is none."""
+        with self.database.write() as session:
+            row = repository.get(session, key_id)
+            row.revoked_at = row.revoked_at or self.clock()
+            return _view(row)
+
+    def has_usable(self) -> bool:
+        """Whether any key would be accepted."""
+        with self.database.read() as session:
+            return repository.has_usable(session, self.clock())
+
+    def principal(self, text: str) -> Principal:
+        """Return whose key this is; UnauthorizedError when it is no one's."""
+        token = _parse(text, TokenKind.KEY)
+        now = self.clock()
+        with self.database.read() as session:
+            row = repository.find(session, token.id)
+        if row is None or not secret_matches(token.secret, row.token_hash):
+            raise UnauthorizedError(reason="this one is not known")
+        if row.revoked_at is not None:
+            raise UnauthorizedError(reason="this one was revoked")
+        if row.expires_at is not None and row.expires_at <= now:
+            raise UnauthorizedError(reason="this one has expired")
+        if row.used_at is None or now - row.used_at >= _USED_EVERY:
+            self._note_use(row.id, now)
+        return Principal(row.id, frozenset(Scope(scope) for scope in row.scopes))
+
+    def check_worker(self, text: str, worker_id: str) -> None:
+        """Raise UnauthorizedError unless this is the worker's own token."""
+        token = _parse(text, TokenKind.WORKER)
+        with self.database.read() as session:
+            stored = machines.get(session, worker_id).token_hash
+        if token.id != worker_id or not secret_matches(token.secret, stored):
+            raise UnauthorizedError(reason="this one is not the worker's")
+
+    def check_lease(self, text: str, lease_id: str) -> None:
+        """Raise UnauthorizedError unless this is the lease's own token."""
+        token = _parse(text, TokenKind.LEASE)
+        with self.database.read() as session:
+            stored = leases.get(session, lease_id).token_hash
+        if token.id != lease_id or not secret_matches(token.secret, stored):
+            raise UnauthorizedError(reason="this one is not the lease's")
+
+    def _note_use(self, key_id: str, now: datetime) -> None:
+        with self.database.write() as session:
+            repository.get(session, key_id).used_at = now
+
+
+def _parse(text: str, kind: TokenKind) -> Token:
+    token = Token.parse(text)
+    if token is None or token.kind is not kind:
+        raise UnauthorizedError(reason=f"expected one that begins with {kind}_")
+    return token
+
+
+def _view(row: KeyRow) -> ApiKey:
+    return ApiKey(
+        id=row.id,
+        name=row.name,
+        scopes=tuple(Scope(scope) for scope in row.scopes),
+        created_at=row.created_at,
+        expires_at=row.expires_at,
+        last_used_at=row.used_at,
+        revoked_at=row.revoked_at,
+    )
