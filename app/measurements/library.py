@@ -1,0 +1,45 @@
+"""Measurements ready to be asked: read once, kept while they are in use."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from threading import Lock
+from typing import Final
+
+from app.core.measurement import Measurement
+from app.database import Database
+from app.measurements import repository
+
+__all__ = ["MeasurementLibrary"]
+
+_KEPT: Final = 16
+"""Measurements kept in memory; one of an 8B model takes a few megabytes."""
+
+
+class MeasurementLibrary:
+    """A bounded cache over the database, safe to use from many threads."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._lock = Lock()
+        self._measurements: OrderedDict[str, Measurement] = OrderedDict()
+
+    def get(self, measurement_id: str) -> Measurement:
+        """Return a measurement; NotFoundError when there is none."""
+        with self._lock:
+            known = self._measurements.get(measurement_id)
+            if known is not None:
+                self._measurements.move_to_end(measurement_id)
+                return known
+        with self._database.read() as session:
+            found = repository.load(session, measurement_id)
+        with self._lock:
+            self._measurements[measurement_id] = found
+            if len(self._measurements) > _KEPT:
+                self._measurements.popitem(last=False)
+        return found
+
+    def forget(self, measurement_id: str) -> None:
+        """Read a measurement again when it is next asked for: it was made anew."""
+        with self._lock:
+            self._measurements.pop(measurement_id, None)

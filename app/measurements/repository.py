@@ -1,0 +1,99 @@
+"""Queries on measurements and their tensors."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from app.core.canonical import canonical_json, sha256_of
+from app.core.errors import NotFoundError
+from app.core.measurement import Measurement
+from app.core.requests import JobRequest
+from app.measurements.codec import measurement_from_rows, measurement_row, tensor_rows
+from app.measurements.schemas import Order, TensorSort
+from app.measurements.tables import MeasurementNameRow, MeasurementRow, TensorRow
+from app.pages import Key
+
+__all__ = ["find_for", "get", "load", "name_digest", "remember", "save", "tensor_page"]
+
+
+def name_digest(request: JobRequest) -> str:
+    """Return the digest of what decides which measurement answers a request."""
+    parts = request.model_dump(
+        mode="json", include={"model", "encoder", "sensitivity", "rotation", "text"}
+    )
+    return sha256_of(canonical_json(parts))
+
+
+def save(session: Session, measurement: Measurement, now: datetime) -> None:
+    """Store a measurement; one made anew replaces the stored one."""
+    stored = session.get(MeasurementRow, measurement.key)
+    if stored is None:
+        session.add(measurement_row(measurement, now))
+    else:
+        stored.head = measurement_row(measurement, now).head
+        session.execute(sa.delete(TensorRow).where(TensorRow.measurement_id == measurement.key))
+    session.flush()
+    session.add_all(tensor_rows(measurement))
+    session.flush()
+
+
+def remember(session: Session, request: JobRequest, measurement_id: str, now: datetime) -> None:
+    """Answer this kind of request for this model with this measurement from now on."""
+    session.merge(
+        MeasurementNameRow(
+            request_digest=name_digest(request), measurement_id=measurement_id, answered_at=now
+        )
+    )
+
+
+def find_for(session: Session, request: JobRequest) -> str | None:
+    """Return the measurement that answers this kind of request for this model, if there is one."""
+    row = session.get(MeasurementNameRow, name_digest(request))
+    return None if row is None else row.measurement_id
+
+
+def get(session: Session, measurement_id: str) -> MeasurementRow:
+    """Return the head of a measurement; NotFoundError when there is none."""
+    known = measurement_id.isascii() and measurement_id.isalnum()
+    row = session.get(MeasurementRow, measurement_id) if known else None
+    if row is None:
+        raise NotFoundError(what="measurement", name=measurement_id)
+    return row
+
+
+def load(session: Session, measurement_id: str) -> Measurement:
+    """Return a whole measurement; NotFoundError when there is none."""
+    row = get(session, measurement_id)
+    query = sa.select(TensorRow).where(TensorRow.measurement_id == row.id)
+    tensors = session.scalars(query.order_by(TensorRow.position)).all()
+    return measurement_from_rows(row, list(tensors))
+
+
+def tensor_page(
+    session: Session,
+    measurement_id: str,
+    *,
+    sort: TensorSort,
+    order: Order,
+    after: Key | None,
+    limit: int,
+    layer: int | None,
+    role: str | None,
+) -> list[TensorRow]:
+    """Return up to `limit` + 1 tensors in the wished order, after the one with key `after`."""
+    column = TensorRow.__table__.c[sort.value]
+    position = TensorRow.__table__.c.position
+    is_rising = order is Order.ASCENDING
+    query = sa.select(TensorRow).where(TensorRow.measurement_id == measurement_id)
+    if layer is not None:
+        query = query.where(TensorRow.layer == layer)
+    if role is not None:
+        query = query.where(TensorRow.role == role)
+    if after is not None:
+        here = sa.tuple_(column, position)
+        query = query.where(here > sa.tuple_(*after) if is_rising else here < sa.tuple_(*after))
+    ordered = (column, position) if is_rising else (column.desc(), position.desc())
+    return list(session.scalars(query.order_by(*ordered).limit(limit + 1)))

@@ -1,0 +1,85 @@
+"""HTTP routes of measurements."""
+
+from __future__ import annotations
+
+from typing import Annotated, Final
+
+from fastapi import APIRouter, Query, Response
+from fastapi.responses import StreamingResponse
+
+from app.auth.dependencies import JobsReader
+from app.core.requests import AllocationRequest
+from app.jobs.schemas import Page
+from app.measurements.schemas import AllocationAnswer, Measurement, Order, Tensor, TensorSort
+from app.measurements.service import TensorQuery
+from app.pages import Cursor, Limit
+from app.problems import Responses, problems
+from app.services import ServicesDependency
+
+__all__ = ["router"]
+
+router = APIRouter(prefix="/v1/measurements", tags=["measurements"])
+
+_CSV: Final[Responses] = {200: {"content": {"text/csv": {"schema": {"type": "string"}}}}}
+_MAX_LAYER: Final = 2**31 - 1
+
+
+@router.get(
+    "/{measurement_id}",
+    operation_id="getMeasurement",
+    responses=problems(401, 403, 404, 422, 429, 503),
+)
+def get_measurement(
+    measurement_id: str, services: ServicesDependency, _: JobsReader
+) -> Measurement:
+    """Return how a model was measured, and its sizes."""
+    return services.measurements.get(measurement_id)
+
+
+@router.get(
+    "/{measurement_id}/tensors",
+    operation_id="listTensors",
+    responses=problems(401, 403, 404, 422, 429, 503),
+)
+def list_tensors(
+    *,
+    measurement_id: str,
+    services: ServicesDependency,
+    _: JobsReader,
+    sort: TensorSort = TensorSort.POSITION,
+    order: Order = Order.ASCENDING,
+    layer: Annotated[int | None, Query(ge=0, le=_MAX_LAYER)] = None,
+    role: Annotated[str | None, Query(max_length=128, pattern=r"^[^\x00]*$")] = None,
+    limit: Limit = 50,
+    cursor: Cursor = None,
+) -> Page[Tensor]:
+    """List tensors with their rate-distortion curves."""
+    query = TensorQuery(sort, order, layer, role)
+    return services.measurements.tensors(measurement_id, query, cursor, limit)
+
+
+@router.get(
+    "/{measurement_id}/tensors.csv",
+    operation_id="downloadTensors",
+    response_class=Response,
+    responses={**_CSV, **problems(401, 403, 404, 422, 429, 503)},
+)
+def download_tensors(measurement_id: str, services: ServicesDependency, _: JobsReader) -> Response:
+    """Download every point of every tensor as CSV."""
+    lines = services.measurements.tensors_csv(measurement_id)
+    return StreamingResponse(lines, media_type="text/csv")
+
+
+@router.post(
+    "/{measurement_id}/allocations",
+    operation_id="allocate",
+    responses=problems(400, 401, 403, 404, 413, 422, 429, 503),
+)
+def allocate(
+    measurement_id: str,
+    request: AllocationRequest,
+    services: ServicesDependency,
+    _: JobsReader,
+) -> AllocationAnswer:
+    """Solve another budget on stored curves: no worker, nothing stored."""
+    return services.measurements.allocate(measurement_id, request)

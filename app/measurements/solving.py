@@ -1,0 +1,47 @@
+"""From a stored measurement and a budget to a manifest, without a worker."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from app.core.allocate import allocate
+from app.core.layout import plan_checkpoint
+from app.core.manifest import Manifest
+from app.core.measurement import Measurement
+from app.core.requests import AllocationRequest
+from app.jobs.schemas import Answer
+
+__all__ = ["Solved", "answer_of", "solve"]
+
+
+@dataclass(frozen=True, slots=True)
+class Solved:
+    """A manifest with its canonical bytes."""
+
+    manifest: Manifest
+    data: bytes
+    answer: Answer
+
+
+def solve(measurement: Measurement, request: AllocationRequest) -> Solved:
+    """Allocate within the budget; InfeasibleBudgetError names the smallest feasible size."""
+    ends_at = time.monotonic() + request.time_limit_seconds
+    allocation = allocate(measurement, request, is_over=lambda: time.monotonic() > ends_at)
+    layout = plan_checkpoint(measurement.inventory)
+    manifest = Manifest.build(measurement, layout, request, allocation)
+    return Solved(manifest, manifest.to_bytes(), answer_of(manifest))
+
+
+def answer_of(manifest: Manifest) -> Answer:
+    """Return the head of a manifest."""
+    certificate = manifest.certificate
+    return Answer(
+        manifest_sha256=manifest.sha256,
+        file_bytes=manifest.file_bytes,
+        budget_bytes=manifest.budget_bytes,
+        predicted_kl_nats_per_token=certificate.predicted_kl_nats_per_token,
+        bound=certificate.bound,
+        gap=certificate.gap,
+        status=certificate.status,
+    )

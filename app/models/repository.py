@@ -1,0 +1,63 @@
+"""Queries on models and the names that resolved to them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from app.core.inventory import Inventory
+from app.core.measurement import ModelIdentity
+from app.measurements.codec import inventory_from, model_row
+from app.measurements.tables import MeasurementRow
+from app.models.tables import ModelNameRow, ModelRow
+
+__all__ = ["inventory_by_name", "measurements_of", "names_of", "page", "save"]
+
+
+def save(
+    session: Session, name: str, identity: ModelIdentity, inventory: Inventory, now: datetime
+) -> None:
+    """Store a model's inventory, and that `name` resolved to it."""
+    if session.get(ModelRow, identity.digest) is None:
+        session.add(model_row(identity, inventory, now))
+        session.flush()
+    session.merge(ModelNameRow(name=name, digest=identity.digest, resolved_at=now))
+    session.flush()
+
+
+def inventory_by_name(session: Session, name: str) -> Inventory | None:
+    """Return the inventory of the weights that `name`, or a digest, stands for."""
+    named = session.get(ModelNameRow, name)
+    row = session.get(ModelRow, name if named is None else named.digest)
+    return None if row is None else inventory_from(row.inventory)
+
+
+def page(session: Session, after: tuple[datetime, str] | None, limit: int) -> Sequence[ModelRow]:
+    """Return up to `limit` + 1 models, newest first."""
+    here = sa.tuple_(ModelRow.created_at, ModelRow.digest)
+    query = sa.select(ModelRow).order_by(ModelRow.created_at.desc(), ModelRow.digest.desc())
+    if after is not None:
+        moment = sa.bindparam(None, after[0], ModelRow.created_at.type)
+        query = query.where(here < sa.tuple_(moment, after[1]))
+    return session.scalars(query.limit(limit + 1)).all()
+
+
+def names_of(session: Session, digests: Iterable[str]) -> dict[str, list[str]]:
+    """Return the names that resolved to each model."""
+    query = sa.select(ModelNameRow).where(ModelNameRow.digest.in_(list(digests)))
+    names: dict[str, list[str]] = {}
+    for row in session.scalars(query.order_by(ModelNameRow.name)):
+        names.setdefault(row.digest, []).append(row.name)
+    return names
+
+
+def measurements_of(session: Session, digests: Iterable[str]) -> dict[str, list[MeasurementRow]]:
+    """Return the measurements of each model, oldest first."""
+    query = sa.select(MeasurementRow).where(MeasurementRow.model_digest.in_(list(digests)))
+    found: dict[str, list[MeasurementRow]] = {}
+    for row in session.scalars(query.order_by(MeasurementRow.created_at)):
+        found.setdefault(row.model_digest, []).append(row)
+    return found

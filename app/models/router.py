@@ -1,0 +1,24 @@
+"""HTTP routes of models."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from app.auth.dependencies import JobsReader
+from app.jobs.schemas import Page
+from app.models.schemas import Model
+from app.pages import Cursor, Limit
+from app.problems import problems
+from app.services import ServicesDependency
+
+__all__ = ["router"]
+
+router = APIRouter(prefix="/v1/models", tags=["models"])
+
+
+@router.get("", operation_id="listModels", responses=problems(401, 403, 422, 429, 503))
+def list_models(
+    services: ServicesDependency, _: JobsReader, limit: Limit = 50, cursor: Cursor = None
+) -> Page[Model]:
+    """List models, newest first, each with its measurements."""
+    return services.models.page(cursor, limit)

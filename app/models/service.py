@@ -1,0 +1,82 @@
+"""The models this server knows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from app.core.errors import InvalidRequestError
+from app.database import Database
+from app.jobs.schemas import Page
+from app.measurements.tables import MeasurementRow
+from app.models import repository
+from app.models.schemas import MeasurementSummary, Model
+from app.models.tables import ModelRow
+from app.pages import Key, cut_page, decode_cursor
+
+__all__ = ["ModelService", "measurement_summary"]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelService:
+    """Models, as users see them."""
+
+    database: Database
+
+    def page(self, cursor: str | None, limit: int) -> Page[Model]:
+        """Return a page of models, newest first."""
+        after = _position(decode_cursor(cursor, (str, str)))
+        with self.database.read() as session:
+            rows = repository.page(session, after, limit)
+            kept, following = cut_page(
+                rows, limit, lambda row: [row.created_at.isoformat(), row.digest]
+            )
+            return Page[Model](items=_views(session, kept), next_cursor=following)
+
+
+def _views(session: Session, rows: Sequence[ModelRow]) -> list[Model]:
+    digests = [row.digest for row in rows]
+    names = repository.names_of(session, digests)
+    measured = repository.measurements_of(session, digests)
+    return [_view(row, names.get(row.digest, []), measured.get(row.digest, [])) for row in rows]
+
+
+def _position(key: Key | None) -> tuple[datetime, str] | None:
+    if key is None:
+        return None
+    try:
+        return datetime.fromisoformat(str(key[0])), str(key[1])
+    except ValueError as error:
+        raise InvalidRequestError(
+            where="cursor",
+            found=repr(key[0]),
+            expected="a next_cursor of this list",
+            remedy="start without a cursor",
+        ) from error
+
+
+def _view(row: ModelRow, names: list[str], measured: list[MeasurementRow]) -> Model:
+    return Model(
+        id=row.digest,
+        name=row.name,
+        revision=row.revision,
+        model_type=row.model_type,
+        weights=row.weights,
+        names=names,
+        measurements=[measurement_summary(measurement) for measurement in measured],
+        created_at=row.created_at,
+    )
+
+
+def measurement_summary(row: MeasurementRow) -> MeasurementSummary:
+    """Return how a measurement was made."""
+    return MeasurementSummary(id=row.id, created_at=row.created_at, **_made(row.head))
+
+
+def _made(head: dict[str, Any]) -> dict[str, Any]:
+    wanted = MeasurementSummary.model_fields.keys() - {"id", "created_at"}
+    return {name: head[name] for name in wanted}
