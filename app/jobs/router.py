@@ -1,0 +1,160 @@
+"""HTTP routes of jobs."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Annotated, Final
+
+from anyio import to_thread
+from fastapi import APIRouter, Header, Query, Response, status
+from fastapi.responses import StreamingResponse
+
+from app.auth.dependencies import JobsReader, JobsWriter
+from app.core.canonical import sha256_of
+from app.core.requests import JobRequest
+from app.jobs.schemas import Job, JobReport, Page
+from app.jobs.status import JobStatus
+from app.jobs.stream import EventStream
+from app.pages import Cursor, Limit
+from app.problems import Responses, problems
+from app.services import ServicesDependency
+
+__all__ = ["router"]
+
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+
+_MAX_EVENT_ID: Final = 2**63 - 1
+_LOCATION: Final = {"Location": {"description": "Where the job is.", "schema": {"type": "string"}}}
+_MANIFEST: Final[Responses] = {
+    200: {
+        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Manifest"}}},
+        "headers": {"ETag": {"description": "SHA-256 of the bytes.", "schema": {"type": "string"}}},
+    },
+    304: {"description": "The manifest is the one you have."},
+}
+_EVENTS: Final[Responses] = {
+    200: {
+        "description": "Server-sent events; `id` is the event's number, `data` a JobEvent.",
+        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+    },
+    204: {"description": "The job has ended and there is nothing more."},
+}
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        min_length=1,
+        max_length=255,
+        description="The same key and body give the same job, however often they are sent.",
+    ),
+]
+EventNumber = Annotated[int | None, Header(ge=0, le=_MAX_EVENT_ID)]
+
+
+@router.post(
+    "",
+    operation_id="submitJob",
+    status_code=status.HTTP_202_ACCEPTED,
+    responses={202: {"headers": _LOCATION}, **problems(400, 401, 403, 413, 422, 429, 503)},
+)
+def submit_job(
+    request: JobRequest,
+    response: Response,
+    services: ServicesDependency,
+    principal: JobsWriter,
+    idempotency_key: IdempotencyKey = None,
+) -> Job:
+    """Queue a job; on a model measured before, its manifest is there at once."""
+    job = services.jobs.submit(request, principal, idempotency_key)
+    response.headers["Location"] = f"/v1/jobs/{job.id}"
+    return job
+
+
+@router.get("", operation_id="listJobs", responses=problems(401, 403, 422, 429, 503))
+def list_jobs(
+    services: ServicesDependency,
+    _: JobsReader,
+    limit: Limit = 50,
+    cursor: Cursor = None,
+    status: JobStatus | None = None,
+    model: Annotated[str | None, Query(max_length=1024, pattern=r"^[^\x00]*$")] = None,
+) -> Page[Job]:
+    """List jobs, newest first."""
+    return services.jobs.page(cursor, limit, status, model)
+
+
+@router.get("/{job_id}", operation_id="getJob", responses=problems(401, 403, 404, 422, 429, 503))
+def get_job(job_id: str, services: ServicesDependency, _: JobsReader) -> Job:
+    """Return a job as it is now."""
+    return services.jobs.get(job_id)
+
+
+@router.post(
+    "/{job_id}/cancel",
+    operation_id="cancelJob",
+    responses=problems(401, 403, 404, 422, 429, 503),
+)
+def cancel_job(job_id: str, services: ServicesDependency, _: JobsWriter) -> Job:
+    """Ask for a job to be stopped; a finished one stays as it is."""
+    return services.jobs.cancel(job_id)
+
+
+@router.get(
+    "/{job_id}/events",
+    operation_id="streamJobEvents",
+    response_class=Response,
+    responses={**_EVENTS, **problems(401, 403, 404, 422, 429, 503)},
+)
+async def stream_job_events(
+    job_id: str,
+    services: ServicesDependency,
+    _: JobsReader,
+    last_event_id: EventNumber = None,
+    after: Annotated[int, Query(ge=0, le=_MAX_EVENT_ID)] = 0,
+) -> Response:
+    """Follow a job: its events so far, then each as it happens, until it ends."""
+    seen = after if last_event_id is None else last_event_id
+    read = partial(services.jobs.events, job_id)
+    first = await to_thread.run_sync(read, seen)
+    if not any(first):
+        return Response(status_code=204)
+    stream = EventStream(services.pulse, services.settings.heartbeat_seconds, read)
+    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    lines = stream.lines(first, seen)
+    return StreamingResponse(lines, media_type="text/event-stream", headers=headers)
+
+
+@router.get(
+    "/{job_id}/manifest",
+    operation_id="getManifest",
+    response_class=Response,
+    responses={**_MANIFEST, **problems(401, 403, 404, 409, 422, 429, 503)},
+)
+def get_manifest(
+    job_id: str,
+    services: ServicesDependency,
+    _: JobsReader,
+    if_none_match: Annotated[str | None, Header()] = None,
+) -> Response:
+    """Download the manifest: canonical bytes, whose SHA-256 is the ETag."""
+    data = services.jobs.manifest(job_id)
+    etag = f'"{sha256_of(data)}"'
+    headers = {"ETag": etag, "Cache-Control": "no-cache"}
+    if if_none_match is not None and _matches(if_none_match, etag):
+        return Response(status_code=304, headers=headers)
+    return Response(data, media_type="application/json", headers=headers)
+
+
+def _matches(header: str, etag: str) -> bool:
+    """Compare weakly, as RFC 9110 section 13.1.2 asks of If-None-Match."""
+    tags = {tag.strip().removeprefix("W/") for tag in header.split(",")}
+    return "*" in tags or etag in tags
+
+
+@router.get(
+    "/{job_id}/report",
+    operation_id="getReport",
+    responses=problems(401, 403, 404, 422, 429, 503),
+)
+def get_report(job_id: str, services: ServicesDependency, _: JobsReader) -> JobReport:
+    """Return allocation, evaluation and benchmark of a job, as far as there are any."""
+    return services.jobs.report(job_id)

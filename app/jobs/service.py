@@ -1,0 +1,215 @@
+"""What users do with jobs: submit, look, cancel, fetch the outcome."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy.exc
+from sqlalchemy.orm import Session
+
+from app.artifacts import repository as artifacts
+from app.artifacts.names import ArtifactName
+from app.artifacts.store import ArtifactStore
+from app.auth.principal import Principal
+from app.core.canonical import canonical_json, sha256_of
+from app.core.errors import ConflictError, NotFoundError
+from app.core.manifest import Manifest
+from app.core.requests import Deliver, JobRequest
+from app.database import Database
+from app.errors import KeyMismatchError, QuotaExceededError
+from app.ids import Clock, new_id
+from app.jobs import repository
+from app.jobs.report import allocation_summary
+from app.jobs.schemas import Job, JobEvent, JobReport, Page
+from app.jobs.status import JobStatus
+from app.jobs.tables import JobRow
+from app.jobs.transitions import Transitions
+from app.jobs.views import event_view, job_view, job_views
+from app.measurements import repository as measurements
+from app.measurements.library import MeasurementLibrary
+from app.measurements.solving import Solved, solve
+from app.model_paths import ModelGate
+from app.pages import cut_page, decode_cursor
+
+__all__ = ["JobService"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    """An answer found without a worker, and the measurement it came from."""
+
+    measurement_id: str
+    measurement_json: bytes
+    solved: Solved
+
+
+@dataclass(frozen=True, slots=True)
+class JobService:
+    """Jobs, as users see them."""
+
+    database: Database
+    store: ArtifactStore
+    library: MeasurementLibrary
+    gate: ModelGate
+    clock: Clock
+    max_open_jobs: int
+
+    def submit(self, request: JobRequest, principal: Principal, key: str | None) -> Job:
+        """Queue a job, or answer it at once from a stored measurement.
+
+        Raises InfeasibleBudgetError, KeyMismatchError, QuotaExceededError, InvalidRequestError.
+        """
+        digest = sha256_of(canonical_json(request.model_dump(mode="json")))
+        earlier = self._earlier(principal, key, digest)
+        if earlier is not None:
+            return earlier
+        self.gate.check(request.model)
+        ready = self._solve_stored(request)
+        try:
+            return self._insert(request, principal, key, digest, ready)
+        except sqlalchemy.exc.IntegrityError:
+            earlier = self._earlier(principal, key, digest)
+            if earlier is None:
+                raise
+            return earlier
+
+    def get(self, job_id: str) -> Job:
+        """Return a job as it is now."""
+        with self.database.read() as session:
+            return job_view(session, repository.get(session, job_id))
+
+    def page(
+        self, cursor: str | None, limit: int, status: JobStatus | None, model: str | None
+    ) -> Page[Job]:
+        """Return a page of jobs, newest first."""
+        key = decode_cursor(cursor, (str,))
+        before = None if key is None else str(key[0])
+        with self.database.read() as session:
+            rows = repository.page(session, before=before, limit=limit, status=status, model=model)
+            kept, following = cut_page(rows, limit, lambda row: [row.id])
+            return Page[Job](items=job_views(session, kept), next_cursor=following)
+
+    def cancel(self, job_id: str) -> Job:
+        """Ask for a job to be stopped; a finished one stays as it is."""
+        with self.database.write() as session:
+            row = repository.lock(session, job_id)
+            Transitions(session, self.clock()).cancel_requested(row)
+            return job_view(session, row)
+
+    def events(self, job_id: str, after: int) -> tuple[list[JobEvent], bool]:
+        """Return the next events of a job, and whether there can be more after them."""
+        with self.database.read() as session:
+            row = repository.get(session, job_id)
+            found = repository.events_after(session, job_id, after)
+            return [event_view(event) for event in found], not JobStatus(row.status).is_final
+
+    def manifest(self, job_id: str) -> bytes:
+        """Return the manifest's bytes; ConflictError while there is none yet."""
+        data = self._artifact(job_id, ArtifactName.MANIFEST)
+        if data is None:
+            raise ConflictError(
+                what="Job",
+                name=job_id,
+                reason="has no manifest yet",
+                remedy=f"follow /v1/jobs/{job_id}/events until it has",
+            )
+        return data
+
+    def report(self, job_id: str) -> JobReport:
+        """Return what is known of a job's outcome."""
+        job = self.get(job_id)
+        manifest = self._artifact(job_id, ArtifactName.MANIFEST)
+        summary = None if manifest is None else allocation_summary(Manifest.from_bytes(manifest))
+        return JobReport(
+            job=job,
+            allocation=summary,
+            evaluation=self._document(job_id, ArtifactName.EVALUATION),
+            benchmark=self._document(job_id, ArtifactName.BENCHMARK),
+        )
+
+    def _artifact(self, job_id: str, name: ArtifactName) -> bytes | None:
+        with self.database.read() as session:
+            repository.get(session, job_id)
+            row = artifacts.find(session, job_id, name)
+        return None if row is None else self.store.get(row.sha256)
+
+    def _document(self, job_id: str, name: ArtifactName) -> dict[str, Any] | None:
+        data = self._artifact(job_id, name)
+        return None if data is None else json.loads(data)
+
+    def _earlier(self, principal: Principal, key: str | None, digest: str) -> Job | None:
+        if key is None:
+            return None
+        with self.database.read() as session:
+            row = repository.by_idempotency_key(session, principal.owner, key)
+            if row is None:
+                return None
+            if row.request_digest != digest:
+                raise KeyMismatchError(key=key)
+            return job_view(session, row)
+
+    def _solve_stored(self, request: JobRequest) -> _Ready | None:
+        with self.database.read() as session:
+            measurement_id = measurements.find_for(session, request)
+        if measurement_id is None:
+            return None
+        try:
+            measurement = self.library.get(measurement_id)
+        except NotFoundError:  # removed between the two looks
+            return None
+        return _Ready(measurement_id, measurement.to_json(), solve(measurement, request))
+
+    def _insert(
+        self,
+        request: JobRequest,
+        principal: Principal,
+        key: str | None,
+        digest: str,
+        ready: _Ready | None,
+    ) -> Job:
+        now = self.clock()
+        row = JobRow(
+            id=new_id(now),
+            status=JobStatus.QUEUED,
+            request=request.model_dump(mode="json"),
+            model=request.model,
+            owner=principal.owner,
+            idempotency_key=key,
+            request_digest=digest,
+            created_at=now,
+        )
+        with self.database.write() as session:
+            if repository.count_open(session, principal.owner) >= self.max_open_jobs:
+                raise QuotaExceededError(what="Open jobs of this key", limit=self.max_open_jobs)
+            transitions = Transitions(session, now)
+            transitions.queued(row)
+            if ready is not None:
+                self._attach(session, transitions, row, ready)
+                if request.deliver is Deliver.MANIFEST:
+                    transitions.succeeded(row, None)
+            return job_view(session, row)
+
+    def _attach(
+        self, session: Session, transitions: Transitions, row: JobRow, ready: _Ready
+    ) -> None:
+        """Give a new job the manifest and the measurement, so that no worker makes them again."""
+        row.measurement_id = ready.measurement_id
+        row.summary = ready.solved.answer.model_dump(mode="json")
+        files = {
+            ArtifactName.MEASUREMENT: ready.measurement_json,
+            ArtifactName.MANIFEST: ready.solved.data,
+        }
+        for name, data in files.items():
+            digest = self.store.put(data)
+            artifacts.save(
+                session,
+                job_id=row.id,
+                name=name,
+                sha256=digest,
+                nbytes=len(data),
+                attempt=0,
+                now=row.created_at,
+            )
+            transitions.artifact(row, name, digest, len(data))
