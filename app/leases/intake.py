@@ -1,0 +1,102 @@
+"""What uploaded documents say, checked before it is believed and then put into tables."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from pydantic import BaseModel, ConfigDict, JsonValue, TypeAdapter, ValidationError
+from sqlalchemy.orm import Session
+
+from app.artifacts.names import ArtifactName
+from app.core.errors import InvalidRequestError
+from app.core.inventory import Inventory
+from app.core.manifest import Manifest
+from app.core.measurement import Measurement, ModelIdentity
+from app.core.requests import JobRequest
+from app.jobs.tables import JobRow
+from app.measurements import repository as measurements
+from app.measurements.library import MeasurementLibrary
+from app.measurements.solving import answer_of
+from app.models import repository as models
+
+__all__ = ["Document", "Intake", "KnownModel"]
+
+_MAX_MESSAGE: Final = 200
+_OBJECT: Final = TypeAdapter(dict[str, JsonValue])
+
+
+class KnownModel(BaseModel):
+    """inventory.json: which weights, and what they are made of."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    model: ModelIdentity
+    inventory: Inventory
+
+
+Document = KnownModel | Measurement | Manifest | None
+
+
+@dataclass(frozen=True, slots=True)
+class Intake:
+    """Reads a document outside the transaction, applies it inside."""
+
+    library: MeasurementLibrary
+
+    def read(self, name: ArtifactName, data: bytes) -> Document:
+        """Return what `data` says; InvalidRequestError unless it is what `name` promises."""
+        try:
+            return _read(name, data)
+        except (ValidationError, ValueError, KeyError, RecursionError) as error:
+            raise InvalidRequestError(
+                where=name,
+                found=str(error).replace("\n", " ")[:_MAX_MESSAGE],
+                expected="the document this name stands for",
+                remedy="use workers and a server of the same version",
+            ) from error
+
+    def apply(self, session: Session, job: JobRow, document: Document, now: datetime) -> None:
+        """Put a document of `job` into the tables."""
+        match document:
+            case KnownModel():
+                models.save(session, job.model, document.model, document.inventory, now)
+            case Measurement():
+                models.save(session, job.model, document.model, document.inventory, now)
+                measurements.save(session, document, now)
+                request = JobRequest.model_validate(job.request)
+                measurements.remember(session, request, document.key, now)
+                job.measurement_id = document.key
+            case Manifest():
+                job.summary = answer_of(document).model_dump(mode="json")
+            case None:
+                pass
+
+    def applied(self, document: Document) -> None:
+        """Forget what was cached of an earlier version of a document."""
+        if isinstance(document, Measurement):
+            self.library.forget(document.key)
+
+
+def _read(name: ArtifactName, data: bytes) -> Document:
+    match name:
+        case ArtifactName.INVENTORY:
+            return KnownModel.model_validate_json(data)
+        case ArtifactName.MEASUREMENT:
+            return _checked(Measurement.from_json(data))
+        case ArtifactName.MANIFEST:
+            return Manifest.from_bytes(data)
+        case ArtifactName.EVALUATION | ArtifactName.BENCHMARK:
+            _OBJECT.validate_json(data)
+            return None
+
+
+def _checked(measurement: Measurement) -> Measurement:
+    """Refuse curves without modules and modules without curves: no allocation could be made."""
+    curves = sorted(curve.path for curve in measurement.curves)
+    modules = sorted(module.path for module in measurement.inventory.modules)
+    if curves != modules:
+        msg = "the curves are not those of the inventory's modules"
+        raise ValueError(msg)
+    return measurement

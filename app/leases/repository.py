@@ -1,0 +1,39 @@
+"""Queries on leases."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from app.core.errors import NotFoundError
+from app.ids import is_id
+from app.leases.tables import LeaseRow
+
+__all__ = ["expired", "get", "lock"]
+
+
+def get(session: Session, lease_id: str) -> LeaseRow:
+    """Return a lease; NotFoundError when there is none."""
+    lease = session.get(LeaseRow, lease_id) if is_id(lease_id) else None
+    if lease is None:
+        raise NotFoundError(what="lease", name=lease_id)
+    return lease
+
+
+def lock(session: Session, lease_id: str) -> LeaseRow:
+    """Return a lease as it is now that its job is locked."""
+    query = sa.select(LeaseRow).where(LeaseRow.id == lease_id).with_for_update()
+    return session.scalars(query.execution_options(populate_existing=True)).one()
+
+
+def expired(session: Session, now: datetime, limit: int = 100) -> list[LeaseRow]:
+    """Return open leases whose time is over, oldest first."""
+    query = (
+        sa.select(LeaseRow)
+        .where(LeaseRow.ended_at.is_(None), LeaseRow.lease_until < now)
+        .order_by(LeaseRow.lease_until)
+        .limit(limit)
+    )
+    return list(session.scalars(query))

@@ -1,0 +1,165 @@
+"""HTTP routes of leases; only workers call them."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from typing import Annotated, Any, Final
+
+from anyio import to_thread
+from fastapi import APIRouter, Depends, Header, Query, Request, Response, status
+
+from app.artifacts.names import ArtifactName
+from app.auth.dependencies import BearerToken
+from app.core.errors import InvalidRequestError
+from app.errors import UnauthorizedError
+from app.leases.schemas import (
+    LeaseClaim,
+    LeaseGrant,
+    LeaseRenewal,
+    LeaseResult,
+    LeaseStatus,
+    StoredArtifact,
+)
+from app.problems import Responses, problems
+from app.services import ServicesDependency
+
+__all__ = ["lease_router"]
+
+_SHA256_BYTES: Final = 32
+_DIGEST: Final = re.compile(r"(?:^|,)\s*sha-256=:([A-Za-z0-9+/]{43}=):")
+_BODY: Final[dict[str, Any]] = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/octet-stream": {"schema": {"type": "string"}}},
+    }
+}
+_NO_JOB: Final[Responses] = {
+    204: {
+        "description": "There is no job; ask again after Retry-After seconds.",
+        "headers": {"Retry-After": {"schema": {"type": "integer"}}},
+    }
+}
+_FILE: Final[Responses] = {
+    200: {"content": {"application/octet-stream": {"schema": {"type": "string"}}}}
+}
+Attempt = Annotated[int, Query(ge=1, le=2**31 - 1)]
+ContentDigest = Annotated[
+    str, Header(max_length=1024, description="RFC 9530: `sha-256=:<base64>:`.")
+]
+
+
+def _holds_lease(lease_id: str, services: ServicesDependency, token: BearerToken) -> None:
+    if token is not None:
+        services.keys.check_lease(token, lease_id)
+    elif services.settings.needs_keys:
+        raise UnauthorizedError(reason="send the lease's own")
+
+
+def lease_router(max_artifact_bytes: int) -> APIRouter:
+    """Return the routes of leases."""
+    router = APIRouter(prefix="/v1/leases", tags=["leases"])
+    holder = [Depends(_holds_lease)]
+    router.post(
+        "",
+        operation_id="claimLease",
+        status_code=status.HTTP_201_CREATED,
+        response_model=LeaseGrant,
+        responses={**_NO_JOB, **problems(400, 401, 404, 413, 422, 503)},
+    )(claim_lease)
+    router.put(
+        "/{lease_id}",
+        operation_id="renewLease",
+        dependencies=holder,
+        responses=problems(400, 401, 404, 410, 413, 422, 503),
+    )(renew_lease)
+    router.put(
+        "/{lease_id}/artifacts/{name}",
+        operation_id="putArtifact",
+        dependencies=holder,
+        max_body_size=max_artifact_bytes,
+        openapi_extra=_BODY,
+        responses=problems(400, 401, 404, 410, 413, 422, 503),
+    )(put_artifact)
+    router.get(
+        "/{lease_id}/artifacts/{name}",
+        operation_id="getArtifact",
+        dependencies=holder,
+        response_class=Response,
+        responses={**_FILE, **problems(401, 404, 410, 422, 503)},
+    )(get_artifact)
+    router.put(
+        "/{lease_id}/result",
+        operation_id="finishLease",
+        dependencies=holder,
+        status_code=status.HTTP_204_NO_CONTENT,
+        responses=problems(400, 401, 404, 409, 410, 413, 422, 503),
+    )(finish_lease)
+    return router
+
+
+def claim_lease(
+    claim: LeaseClaim, services: ServicesDependency, token: BearerToken
+) -> LeaseGrant | Response:
+    """Take the oldest queued job for one attempt."""
+    if token is not None:
+        services.keys.check_worker(token, claim.worker_id)
+    elif services.settings.needs_keys:
+        raise UnauthorizedError(reason="send the worker's own")
+    grant = services.leases.claim(claim.worker_id)
+    if grant is not None:
+        return grant
+    seconds = max(1, round(services.settings.poll_seconds))
+    return Response(status_code=204, headers={"Retry-After": str(seconds)})
+
+
+def renew_lease(lease_id: str, renewal: LeaseRenewal, services: ServicesDependency) -> LeaseStatus:
+    """Keep a lease, say how far the work is, and hear whether to stop."""
+    return services.leases.renew(lease_id, renewal)
+
+
+async def put_artifact(
+    *,
+    lease_id: str,
+    name: ArtifactName,
+    attempt: Attempt,
+    request: Request,
+    services: ServicesDependency,
+    content_digest: ContentDigest,
+) -> StoredArtifact:
+    """Upload a file of the attempt; its digest is checked, and so is what it says."""
+    expected = _sha256_of_header(content_digest)
+    data = await request.body()
+    return await to_thread.run_sync(
+        services.leases.put_artifact, lease_id, attempt, name, data, expected
+    )
+
+
+def get_artifact(
+    lease_id: str, name: ArtifactName, attempt: Attempt, services: ServicesDependency
+) -> Response:
+    """Download a file that an earlier attempt, or the server, made for the job."""
+    data = services.leases.get_artifact(lease_id, attempt, name)
+    return Response(data, media_type="application/octet-stream")
+
+
+def finish_lease(lease_id: str, result: LeaseResult, services: ServicesDependency) -> None:
+    """End the attempt; the same end sent twice is accepted twice."""
+    services.leases.finish(lease_id, result)
+
+
+def _sha256_of_header(header: str) -> str:
+    match = _DIGEST.search(header)
+    try:
+        digest = base64.b64decode(match[1], validate=True) if match else b""
+    except binascii.Error:
+        digest = b""
+    if len(digest) != _SHA256_BYTES:
+        raise InvalidRequestError(
+            where="Content-Digest",
+            found=repr(header)[:80],
+            expected="sha-256=:<base64 of the SHA-256>:",
+            remedy="see RFC 9530",
+        )
+    return digest.hex()

@@ -1,0 +1,229 @@
+"""How a worker gets a job, keeps it, and answers for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy.orm import Session
+
+from app.artifacts import repository as artifacts
+from app.artifacts.names import ArtifactName
+from app.artifacts.store import ArtifactStore
+from app.auth.tokens import Token, TokenKind, hash_secret, new_secret
+from app.core.canonical import sha256_of
+from app.core.errors import ConflictError, InvalidRequestError, LostLeaseError, NotFoundError
+from app.core.requests import JobRequest
+from app.database import Database
+from app.errors import DigestMismatchError
+from app.ids import Clock, new_id
+from app.jobs import repository as jobs
+from app.jobs.tables import JobRow
+from app.jobs.transitions import Transitions
+from app.leases import repository
+from app.leases.intake import Intake
+from app.leases.schemas import (
+    LeaseGrant,
+    LeaseOutcome,
+    LeaseRenewal,
+    LeaseResult,
+    LeaseStatus,
+    StoredArtifact,
+)
+from app.leases.tables import LeaseRow
+from app.machines import repository as machines
+from app.machines.tables import WorkerRow
+
+__all__ = ["LeaseService"]
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseService:
+    """Leases, as workers see them."""
+
+    database: Database
+    store: ArtifactStore
+    intake: Intake
+    clock: Clock
+    lease_seconds: float
+    renew_seconds: float
+
+    def claim(self, worker_id: str) -> LeaseGrant | None:
+        """Give the oldest queued job to a worker, None when there is none."""
+        now = self.clock()
+        with self.database.write() as session:
+            worker = machines.get(session, worker_id)
+            worker.seen_at = now
+            job = jobs.next_queued(session)
+            if job is None:
+                return None
+            Transitions(session, now).started(job, worker.id, worker.name)
+            return self._grant(session, job, worker, now)
+
+    def _grant(self, session: Session, job: JobRow, worker: WorkerRow, now: datetime) -> LeaseGrant:
+        secret = new_secret()
+        lease = LeaseRow(
+            id=new_id(now),
+            job_id=job.id,
+            attempt=job.attempt,
+            worker_id=worker.id,
+            token_hash=hash_secret(secret),
+            claimed_at=now,
+            lease_until=self._lease_until(now),
+        )
+        session.add(lease)
+        session.flush()
+        return LeaseGrant(
+            lease_id=lease.id,
+            job_id=job.id,
+            attempt=job.attempt,
+            token=str(Token(TokenKind.LEASE, lease.id, secret)),
+            lease_until=lease.lease_until,
+            lease_seconds=self.lease_seconds,
+            renew_seconds=self.renew_seconds,
+            request=JobRequest.model_validate(job.request),
+            artifacts=_stored(session, job.id),
+        )
+
+    def renew(self, lease_id: str, renewal: LeaseRenewal) -> LeaseStatus:
+        """Keep a lease; LostLeaseError once the attempt is over."""
+        now = self.clock()
+        with self.database.write() as session:
+            lease, job = self._hold(session, lease_id, renewal.attempt)
+            lease.lease_until = self._lease_until(now)
+            machines.get(session, lease.worker_id).seen_at = now
+            if renewal.progress is not None:
+                Transitions(session, now).progressed(job, renewal.progress)
+            return LeaseStatus(lease_until=lease.lease_until, cancel=job.cancel_requested)
+
+    def put_artifact(
+        self, lease_id: str, attempt: int, name: ArtifactName, data: bytes, expected: str
+    ) -> StoredArtifact:
+        """Store a file of an attempt and take in what it says.
+
+        Raises LostLeaseError, DigestMismatchError, InvalidRequestError.
+        """
+        found = sha256_of(data)
+        if found != expected:
+            raise DigestMismatchError(expected=expected, found=found)
+        with self.database.read() as session:
+            self._check(repository.get(session, lease_id), attempt)
+        document = self.intake.read(name, data)
+        self.store.put(data)
+        now = self.clock()
+        with self.database.write() as session:
+            _, job = self._hold(session, lease_id, attempt)
+            artifacts.save(
+                session,
+                job_id=job.id,
+                name=name,
+                sha256=found,
+                nbytes=len(data),
+                attempt=attempt,
+                now=now,
+            )
+            self.intake.apply(session, job, document, now)
+            Transitions(session, now).artifact(job, name, found, len(data))
+        self.intake.applied(document)
+        return StoredArtifact(name=name, sha256=found, bytes=len(data))
+
+    def get_artifact(self, lease_id: str, attempt: int, name: ArtifactName) -> bytes:
+        """Return a file of the leased job."""
+        with self.database.read() as session:
+            lease = repository.get(session, lease_id)
+            self._check(lease, attempt)
+            row = artifacts.find(session, lease.job_id, name)
+        if row is None:
+            raise NotFoundError(what="artifact", name=name)
+        return self.store.get(row.sha256)
+
+    def finish(self, lease_id: str, result: LeaseResult) -> None:
+        """End an attempt; the same end sent again is accepted, any other is a lost lease."""
+        digest = sha256_of(result.model_dump_json().encode())
+        now = self.clock()
+        with self.database.write() as session:
+            lease = repository.get(session, lease_id)
+            job = jobs.lock(session, lease.job_id)
+            lease = repository.lock(session, lease_id)
+            if lease.attempt == result.attempt and lease.result_digest == digest:
+                return
+            self._check(lease, result.attempt)
+            _end(session, job, result, now)
+            lease.outcome = result.outcome
+            lease.ended_at = now
+            lease.result_digest = digest
+
+    def sweep(self) -> int:
+        """Requeue the jobs whose leases ran out; return how many there were."""
+        now = self.clock()
+        with self.database.read() as session:
+            found = [lease.id for lease in repository.expired(session, now)]
+        return sum(self._expire(lease_id, now) for lease_id in found)
+
+    def _expire(self, lease_id: str, now: datetime) -> bool:
+        with self.database.write() as session:
+            job = jobs.lock(session, repository.get(session, lease_id).job_id)
+            lease = repository.lock(session, lease_id)
+            if lease.ended_at is not None or lease.lease_until >= now:
+                return False
+            lease.outcome = LeaseOutcome.EXPIRED
+            lease.ended_at = now
+            session.flush()
+            Transitions(session, now).requeued(job, "its worker stopped answering", strike=True)
+            return True
+
+    def _hold(self, session: Session, lease_id: str, attempt: int) -> tuple[LeaseRow, JobRow]:
+        """Return an open lease and its job, both locked, the job first as everywhere."""
+        job = jobs.lock(session, repository.get(session, lease_id).job_id)
+        lease = repository.lock(session, lease_id)
+        self._check(lease, attempt)
+        return lease, job
+
+    def _check(self, lease: LeaseRow, attempt: int) -> None:
+        if lease.attempt != attempt:
+            raise LostLeaseError(
+                lease=lease.id, attempt=attempt, reason=f"it is attempt {lease.attempt}'s"
+            )
+        if lease.ended_at is not None:
+            raise LostLeaseError(
+                lease=lease.id, attempt=attempt, reason=f"the attempt ended: {lease.outcome}"
+            )
+
+    def _lease_until(self, now: datetime) -> datetime:
+        return now + timedelta(seconds=self.lease_seconds)
+
+
+def _stored(session: Session, job_id: str) -> tuple[StoredArtifact, ...]:
+    return tuple(
+        StoredArtifact(name=row.name, sha256=row.sha256, bytes=row.nbytes)
+        for row in artifacts.of_job(session, job_id)
+    )
+
+
+def _end(session: Session, job: JobRow, result: LeaseResult, now: datetime) -> None:
+    transitions = Transitions(session, now)
+    match result.outcome:
+        case LeaseOutcome.SUCCEEDED:
+            if job.summary is None:
+                raise ConflictError(
+                    what="Job",
+                    name=job.id,
+                    reason="has no manifest.json",
+                    remedy="upload it before the result",
+                )
+            transitions.succeeded(job, result.result)
+        case LeaseOutcome.FAILED:
+            if result.problem is None:
+                raise InvalidRequestError(
+                    where="problem",
+                    found="none",
+                    expected="why the attempt failed",
+                    remedy="send a problem with the outcome failed",
+                )
+            transitions.failed(job, result.problem)
+        case LeaseOutcome.CANCELLED if job.cancel_requested:
+            transitions.cancelled(job)
+        case LeaseOutcome.CRASHED:
+            transitions.requeued(job, "its child process died", strike=True)
+        case _:
+            transitions.requeued(job, "its worker went away", strike=False)
