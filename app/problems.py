@@ -18,9 +18,11 @@ from starlette.exceptions import HTTPException
 from app.core.errors import BitbudgetError
 from app.errors import UnavailableError
 
-__all__ = ["ProblemDetails", "install", "problem_response", "problems"]
+__all__ = ["ProblemDetails", "Responses", "install", "problem_response", "problems"]
 
 MEDIA_TYPE: Final = "application/problem+json"
+Responses = dict[int | str, dict[str, Any]]
+"""What FastAPI takes as the documented responses of an operation."""
 _log: Final = logging.getLogger(__name__)
 
 
@@ -42,7 +44,7 @@ class ProblemDetails(BaseModel):
     )
 
 
-def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+def problems(*statuses: int) -> Responses:
     """Return the OpenAPI responses of an operation that may answer these problems."""
     content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemDetails"}}}
     return {

@@ -1,0 +1,103 @@
+"""The application, made from its settings; importing this module does nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from typing import Final
+
+from anyio import to_thread
+from fastapi import FastAPI
+from sqlalchemy.exc import SQLAlchemyError
+
+from app import docs, problems
+from app.ids import Clock, utc_now
+from app.jobs.router import router as jobs_router
+from app.leases.router import lease_router
+from app.machines.router import router as machines_router
+from app.measurements.router import router as measurements_router
+from app.middleware import RequestMiddleware
+from app.models.router import router as models_router
+from app.services import Services
+from app.settings import Settings
+from app.system import router as system_router
+
+__all__ = ["create_app"]
+
+_log: Final = logging.getLogger(__name__)
+_ABOUT: Final = "The best mixed-precision quantization of a language model that fits, to the byte."
+
+
+def create_app(settings: Settings, *, clock: Clock = utc_now) -> FastAPI:
+    """Return the application; its database must have been migrated."""
+    services = Services.build(settings, clock)
+    app = FastAPI(
+        title="bitbudget",
+        version=_version(),
+        description=_ABOUT,
+        docs_url=None,
+        redoc_url=None,
+        lifespan=_lifespan,
+        max_body_size=settings.max_body_bytes,
+    )
+    app.state.services = services
+    services.metrics.watch(
+        "bitbudget_event_streams", "Open event streams.", lambda: services.pulse.listeners
+    )
+    problems.install(app)
+    for router in (
+        jobs_router,
+        lease_router(settings.max_artifact_bytes),
+        machines_router,
+        models_router,
+        measurements_router,
+        system_router,
+    ):
+        app.include_router(router)
+    if find_spec("app.dashboard.router") is not None:
+        app.include_router(import_module("app.dashboard.router").router)
+    docs.install(app, needs_keys=settings.needs_keys)
+    app.add_middleware(RequestMiddleware, metrics=services.metrics, hosts=settings.answered_hosts)
+    return app
+
+
+def _version() -> str:
+    try:
+        return version("bitbudget")
+    except PackageNotFoundError:  # run from a checkout
+        return "0"
+
+
+@contextlib.asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    services: Services = app.state.services
+    tasks = [
+        asyncio.create_task(services.pulse.run()),
+        asyncio.create_task(_sweep(services)),
+    ]
+    try:
+        yield
+    finally:
+        services.pulse.stop()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        services.database.dispose()
+
+
+async def _sweep(services: Services) -> None:
+    """Requeue expired leases now and then, for as long as the server runs."""
+    while True:
+        try:
+            requeued = await to_thread.run_sync(services.leases.sweep)
+        except SQLAlchemyError:
+            _log.exception("sweep failed, trying again")
+        else:
+            if requeued:
+                _log.warning("requeued %d jobs whose leases ran out", requeued)
+        await asyncio.sleep(services.settings.sweep_seconds)

@@ -1,0 +1,69 @@
+"""Run the server: migrate, refuse what is unsafe, listen, and stop within seconds."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Callable
+from typing import Final
+
+import uvicorn
+
+from app import migrate
+from app.errors import UnsafeBindError
+from app.jobs.pulse import Pulse
+from app.logs import configure_logging
+from app.main import create_app
+from app.services import Services
+from app.settings import Settings
+
+__all__ = ["serve"]
+
+Listener = Callable[[str], None]
+
+
+def serve(settings: Settings, *, on_listening: Listener | None = None) -> None:
+    """Serve until interrupted; `on_listening` is told the address once it is open.
+
+    Raises UnsafeBindError for an address other than loopback while there is no key.
+    """
+    configure_logging(settings.log_level, settings.log_format)
+    app = create_app(settings)
+    services: Services = app.state.services
+    migrate.upgrade(services.database)
+    if settings.needs_keys and not services.keys.has_usable():
+        raise UnsafeBindError(host=settings.host)
+    config = uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        ws="none",
+        timeout_graceful_shutdown=settings.shutdown_seconds,
+    )
+    with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again once all is closed
+        _Server(config, services.pulse, on_listening).run()
+
+
+class _Server(uvicorn.Server):
+    """Says where it listens, and ends event streams before it waits for open requests."""
+
+    def __init__(self, config: uvicorn.Config, pulse: Pulse, on_listening: Listener | None) -> None:
+        super().__init__(config)
+        self._pulse: Final = pulse
+        self._on_listening: Final = on_listening
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Open the port, then say so."""
+        await super().startup(sockets)
+        if self._on_listening is not None and self.started:
+            port = self.servers[0].sockets[0].getsockname()[1]
+            host = f"[{self.config.host}]" if ":" in self.config.host else self.config.host
+            self._on_listening(f"http://{host}:{port}")
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End the streams, then wait for the rest."""
+        self._pulse.stop()
+        await super().shutdown(sockets)

@@ -1,0 +1,91 @@
+"""All that a running server is made of, put together once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Self
+
+from fastapi import Depends, Request
+
+from app.artifacts.store import ArtifactStore
+from app.auth.quota import RequestQuota
+from app.auth.service import KeyService
+from app.database import Database
+from app.ids import Clock
+from app.jobs.pulse import Pulse
+from app.jobs.service import JobService
+from app.leases.intake import Intake
+from app.leases.service import LeaseService
+from app.machines.service import Intervals, MachineService
+from app.measurements.library import MeasurementLibrary
+from app.measurements.service import MeasurementService
+from app.metrics import Metrics
+from app.model_paths import ModelGate
+from app.models.service import ModelService
+from app.settings import Settings
+
+__all__ = ["Services", "ServicesDependency"]
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The parts of one server."""
+
+    settings: Settings
+    clock: Clock
+    database: Database
+    store: ArtifactStore
+    keys: KeyService
+    quota: RequestQuota
+    jobs: JobService
+    leases: LeaseService
+    machines: MachineService
+    models: ModelService
+    measurements: MeasurementService
+    pulse: Pulse
+    metrics: Metrics
+
+    @classmethod
+    def build(cls, settings: Settings, clock: Clock) -> Self:
+        """Put the parts together; nothing is opened before it is used."""
+        database = Database(settings.resolved_database_url, pool_size=settings.database_pool_size)
+        store = ArtifactStore(settings.resolved_artifact_url)
+        library = MeasurementLibrary(database)
+        intervals = Intervals(settings.lease_seconds, settings.renew_seconds, settings.poll_seconds)
+        return cls(
+            settings=settings,
+            clock=clock,
+            database=database,
+            store=store,
+            keys=KeyService(database, clock),
+            quota=RequestQuota(settings.requests_per_minute_per_key),
+            jobs=JobService(
+                database=database,
+                store=store,
+                library=library,
+                gate=ModelGate(settings.allowed_model_roots),
+                clock=clock,
+                max_open_jobs=settings.max_open_jobs_per_key,
+            ),
+            leases=LeaseService(
+                database=database,
+                store=store,
+                intake=Intake(library),
+                clock=clock,
+                lease_seconds=settings.lease_seconds,
+                renew_seconds=settings.renew_seconds,
+            ),
+            machines=MachineService(database, clock, intervals),
+            models=ModelService(database),
+            measurements=MeasurementService(database, library),
+            pulse=Pulse(database, settings.event_poll_seconds),
+            metrics=Metrics(database, clock),
+        )
+
+
+def _services(request: Request) -> Services:
+    services: Services = request.app.state.services
+    return services
+
+
+ServicesDependency = Annotated[Services, Depends(_services)]
