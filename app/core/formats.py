@@ -123,7 +123,7 @@ def parse_format(name: str | Format) -> Format:
         return _BY_NAME[name]
     raise InvalidRequestError(
         where="format",
-        found=repr(name),
+        found=repr(name)[:80],
         expected="affine{2,3,4,5,6,8}g{32,64,128}, mxfp4, mxfp8, nvfp4 or keep",
         remedy="write for example affine4g64",
     )
@@ -131,8 +131,8 @@ def parse_format(name: str | Format) -> Format:
 
 def _validate(value: object) -> Format:
     if not isinstance(value, (str, Format)):
-        msg = f"a format is a string, found {value!r}"
-        raise TypeError(msg)
+        msg = f"a format is a string, found {value!r}"[:120]
+        raise ValueError(msg)  # noqa: TRY004 - pydantic reports ValueError with its place
     return parse_format(value)
 
 

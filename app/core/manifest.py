@@ -25,7 +25,7 @@ MAX_MANIFEST_BYTES: Final = 64 * 2**20
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class ManifestModel(_Part):
@@ -68,8 +68,8 @@ class Manifest(_Part):
     sensitivity: Sensitivity
     rotation: str = "none"
     request: AllocationRequest
-    budget_bytes: int
-    file_bytes: int
+    budget_bytes: int = Field(ge=0)
+    file_bytes: int = Field(ge=0)
     certificate: Certificate
     modules: dict[str, ModuleChoice]
     kv_bits: dict[int, int] | None = None

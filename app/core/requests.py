@@ -37,7 +37,7 @@ class AllocationRequest(BaseModel):
     (`device`, `context`), or both, and then both hold.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     budget: str | int | None = Field(None, description="Bytes, or a size such as 5.5GiB.")
     device: str | None = Field(
