@@ -1,0 +1,38 @@
+"""Hostile manifests, measurements and job requests, through the functions that read them."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from pydantic import ValidationError
+
+from app.core.errors import InvalidRequestError
+from app.core.manifest import Manifest
+from app.core.requests import JobRequest
+from tests.hostile import manifest_cases, request_cases
+from tests.hostile.conftest import Refused
+
+pytestmark = pytest.mark.hostile
+
+
+def test_the_manifest_that_the_cases_damage_is_sound() -> None:
+    manifest = Manifest.from_bytes(json.dumps(manifest_cases.MANIFEST).encode())
+    assert Manifest.from_bytes(manifest.to_bytes()) == manifest
+
+
+@pytest.mark.parametrize(
+    "data", [pytest.param(data, id=name) for name, data in manifest_cases.cases()]
+)
+def test_a_hostile_manifest_is_a_clear_error(data: bytes, refused: Refused) -> None:
+    with refused():
+        Manifest.from_bytes(data)
+
+
+@pytest.mark.parametrize(
+    "data", [pytest.param(data, id=name) for name, data in request_cases.cases()]
+)
+def test_a_hostile_job_request_is_refused_with_its_place(data: bytes) -> None:
+    with pytest.raises((ValidationError, InvalidRequestError)) as caught:
+        JobRequest.model_validate_json(data)
+    assert str(caught.value)
