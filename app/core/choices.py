@@ -19,7 +19,15 @@ from app.core.mckp.problem import Problem, Row
 from app.core.measurement import CurvePoint, Encoder, Measurement
 from app.core.requests import AllocationRequest
 
-__all__ = ["DecisionGroup", "Rules", "as_problem", "decision_groups", "sqnr_floor_of"]
+__all__ = [
+    "DEFAULT_SQNR_FLOOR_DB",
+    "DecisionGroup",
+    "ExactSizes",
+    "Rules",
+    "as_problem",
+    "decision_groups",
+    "sqnr_floor_of",
+]
 
 _Value = TypeVar("_Value")
 
@@ -90,7 +98,7 @@ def decision_groups(measurement: Measurement, rules: Rules) -> tuple[DecisionGro
         curve.path: {point.format: point for point in curve.points} for curve in measurement.curves
     }
     floor_db = sqnr_floor_of(measurement.encoder, rules.sqnr_floor_db)
-    sizes = _Sizes()
+    sizes = ExactSizes()
     groups = []
     for name, members in measurement.inventory.decision_groups().items():
         curves = [_points_of(points, module) for module in members]
@@ -107,14 +115,19 @@ def decision_groups(measurement: Measurement, rules: Rules) -> tuple[DecisionGro
     return tuple(groups)
 
 
-class _Sizes:
+class ExactSizes:
     """Exact bytes of modules; those of equal shape, type and length of name are counted once."""
 
     def __init__(self) -> None:
         self._known: dict[tuple[tuple[int, ...], Dtype, int, Format], int] = {}
+        self._name_lengths: dict[str, int] = {}
 
     def of(self, module: Module, format_: Format) -> int:
-        key = (module.shape, module.dtype, len(json.dumps(module.path)), format_)
+        """Return `module_bytes(module, format_)`."""
+        length = self._name_lengths.get(module.path)
+        if length is None:
+            length = self._name_lengths[module.path] = len(json.dumps(module.path))
+        key = (module.shape, module.dtype, length, format_)
         if key not in self._known:
             self._known[key] = module_bytes(module, format_)
         return self._known[key]

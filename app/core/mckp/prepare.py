@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from app.core.mckp.hull import lower_hulls
 from app.core.mckp.problem import Floats, Integers, Problem
 
-__all__ = ["Prepared", "prepare"]
+__all__ = ["Prepared", "prepare", "with_start", "without_steps"]
 
 _PADDING: Final = np.iinfo(np.int64).max
 
@@ -20,19 +20,20 @@ _PADDING: Final = np.iinfo(np.int64).max
 class Prepared:
     """Undominated options and the steps of the LP relaxation, steepest first.
 
-    Options are flat, sorted by group and bytes: group i owns `offsets[i]:offsets[i + 1]`, `source`
-    is the option's place in the problem. Inside a group bytes rise and costs fall strictly.
-    A step replaces a hull option by the next one of
-    its group: `step_group`, `step_start` and `step_end` (options), `step_bytes` > 0, `slope` = cost
-    saved per byte, falling. `reached_bytes[k]` is the total after k steps, `excess_cost[k]` how
-    much more that costs than the least cost of every group.
-    `unit` divides every difference of bytes. `whole_costs` says that all costs are integers whose
-    sums are exact in float64.
+    Options are flat, sorted by group and bytes: group i owns `offsets[i]:offsets[i + 1]`. Inside a
+    group bytes rise and costs fall strictly. `source` is the option's place in the problem, `start`
+    the option of every group before any step. A step replaces an option on the lower hull of its
+    group by the next one there: `step_group`, `step_start` and `step_end` (options),
+    `step_bytes` > 0, `slope` = cost saved per byte, falling. `reached_bytes[k]` is the total after
+    k steps, `excess_cost[k]` how much more that costs than the least cost of every group. `unit`
+    divides every difference of bytes. `whole_costs` says that all costs are integers whose sums
+    are exact in float64.
     """
 
     problem: Problem
     offsets: Integers
     source: Integers
+    start: Integers
     bytes: Integers
     costs: Floats
     step_group: Integers
@@ -73,6 +74,7 @@ def prepare(problem: Problem) -> Prepared:
         problem=problem,
         offsets=offsets,
         source=source,
+        start=offsets[:-1],
         bytes=bytes_,
         costs=costs,
         step_group=group[end][order],
@@ -84,6 +86,38 @@ def prepare(problem: Problem) -> Prepared:
         excess_cost=np.concatenate([np.cumsum(saving[order][::-1])[::-1], [0.0]]),
         unit=_common_divisor(np.diff(bytes_)[group[1:] == group[:-1]]),
         whole_costs=_are_whole(costs),
+    )
+
+
+def without_steps(prepared: Prepared, group: int) -> Prepared:
+    """Return the problem in which `group` stays at its first option."""
+    stays = prepared.step_group != group
+    step_bytes, slope = prepared.step_bytes[stays], prepared.slope[stays]
+    base = prepared.minimum_bytes
+    start, end = prepared.step_start[stays], prepared.step_end[stays]
+    saving = prepared.costs[start] - prepared.costs[end]
+    return replace(
+        prepared,
+        step_group=prepared.step_group[stays],
+        step_start=start,
+        step_end=end,
+        step_bytes=step_bytes,
+        slope=slope,
+        reached_bytes=np.concatenate([[base], base + np.cumsum(step_bytes)]),
+        excess_cost=np.concatenate([np.cumsum(saving[::-1])[::-1], [0.0]]),
+    )
+
+
+def with_start(prepared: Prepared, group: int, option: int) -> Prepared:
+    """Return the problem in which `group`, which has no steps, is fixed to `option`."""
+    before, last = prepared.start[group], prepared.offsets[group + 1] - 1
+    start = prepared.start.copy()
+    start[group] = option
+    return replace(
+        prepared,
+        start=start,
+        reached_bytes=prepared.reached_bytes + (prepared.bytes[option] - prepared.bytes[before]),
+        excess_cost=prepared.excess_cost + (prepared.costs[option] - prepared.costs[last]),
     )
 
 

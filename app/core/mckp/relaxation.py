@@ -52,6 +52,6 @@ def greedy_choice(prepared: Prepared, step: int) -> Integers:
 
     A group's steps come in hull order, and NumPy leaves the last of repeated assignments.
     """
-    choice = prepared.offsets[:-1].copy()
+    choice = prepared.start.copy()
     choice[prepared.step_group[:step]] = prepared.step_end[:step]
     return choice

@@ -22,13 +22,14 @@ QUERY = "model.layers.0.self_attn.q_proj"
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(fraction=st.floats(0, 1))
 def test_equals_the_best_of_all_choices(measurement: Measurement, fraction: float) -> None:
-    rules = Rules()
+    names = ("affine2g32", "affine3g64", "affine4g128", "affine6g32", "mxfp4", "keep")
+    rules = Rules(formats=tuple(parse_format(name) for name in names))
     groups = decision_groups(measurement, rules)
     layout = plan_checkpoint(measurement.inventory)
     least = smallest_bytes(measurement, rules)
     most = layout.fixed_bytes + sum(max(group.bytes) for group in groups)
     budget = least + int(fraction * (most - least))
-    allocation = allocate(measurement, AllocationRequest(budget=budget))
+    allocation = allocate(measurement, AllocationRequest(budget=budget, formats=rules.formats))
     best = min(
         sum(group.costs[i] for group, i in zip(groups, choice, strict=True))
         for choice in itertools.product(*(range(len(g.formats)) for g in groups))
