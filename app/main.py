@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator
@@ -11,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import Final
 
+import anyio
 from anyio import to_thread
 from fastapi import FastAPI
 from sqlalchemy.exc import SQLAlchemyError
@@ -76,17 +76,14 @@ def _version() -> str:
 @contextlib.asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     services: Services = app.state.services
-    tasks = [
-        asyncio.create_task(services.pulse.run()),
-        asyncio.create_task(_sweep(services)),
-    ]
     try:
-        yield
+        async with anyio.create_task_group() as background:
+            background.start_soon(services.pulse.run)
+            background.start_soon(_sweep, services)
+            yield
+            services.pulse.stop()
+            background.cancel_scope.cancel()
     finally:
-        services.pulse.stop()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
         services.database.dispose()
 
 
@@ -100,4 +97,4 @@ async def _sweep(services: Services) -> None:
         else:
             if requeued:
                 _log.warning("requeued %d jobs whose leases ran out", requeued)
-        await asyncio.sleep(services.settings.sweep_seconds)
+        await anyio.sleep(services.settings.sweep_seconds)

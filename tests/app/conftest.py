@@ -1,8 +1,15 @@
-"""Inventories and measurements small enough to read."""
+"""Inventories and measurements small enough to read, and the server on real databases."""
 
 from __future__ import annotations
 
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
+from fastapi.testclient import TestClient
 
 from app.core.dtypes import Dtype
 from app.core.formats import ALL_FORMATS, KEEP, Format
@@ -24,6 +31,12 @@ from app.core.measurement import (
     ModelIdentity,
     Sensitivity,
 )
+from app.database import Database
+from app.main import create_app
+from app.migrate import upgrade
+from app.settings import Settings
+from tests.support.http import FakeClock, Server
+from tests.support.postgres import Cluster, can_run
 
 
 def _module(path: str, shape: tuple[int, ...], kind: ModuleKind = ModuleKind.LINEAR) -> Module:
@@ -87,3 +100,67 @@ def measurement(inventory: Inventory) -> Measurement:
         text="self",
         tokens=4096,
     )
+
+
+def _migrated(url: str) -> None:
+    database = Database(url)
+    upgrade(database)
+    database.dispose()
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated, empty SQLite file."""
+    path = tmp_path_factory.mktemp("sqlite") / "template.db"
+    _migrated(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture(scope="session")
+def postgres_cluster() -> Iterator[Cluster]:
+    """A real PostgreSQL with a migrated database called `migrated`."""
+    if not can_run():
+        pytest.skip("no PostgreSQL server: apt-get install postgresql (and a user other than root)")
+    with tempfile.TemporaryDirectory(prefix="bitbudget-pg-") as folder:
+        Path(folder).chmod(0o755)
+        cluster = Cluster(Path(folder) / "cluster")
+        cluster.start()
+        try:
+            _migrated(cluster.create_database("migrated"))
+            yield cluster
+        finally:
+            cluster.stop()
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty migrated database on each kind of server."""
+    if request.param == "sqlite":
+        template: Path = request.getfixturevalue("sqlite_template")
+        shutil.copy(template, tmp_path / "bitbudget.db")
+        return f"sqlite:///{tmp_path / 'bitbudget.db'}"
+    cluster: Cluster = request.getfixturevalue("postgres_cluster")
+    return cluster.create_database(f"t{uuid.uuid4().hex}", template="migrated")
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    """A connection to an empty migrated database."""
+    opened = Database(database_url)
+    yield opened
+    opened.dispose()
+
+
+@pytest.fixture
+def settings(database_url: str, tmp_path: Path) -> Settings:
+    """Settings of a server on that database, with the background work standing still."""
+    return Settings(home=tmp_path, database_url=database_url, sweep_seconds=3600)
+
+
+@pytest.fixture
+def server(settings: Settings) -> Iterator[Server]:
+    """The application, asked through ASGI."""
+    clock = FakeClock()
+    app = create_app(settings, clock=clock)
+    with TestClient(app, base_url="http://127.0.0.1") as http:
+        yield Server(http, app.state.services, clock)

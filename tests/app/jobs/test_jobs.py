@@ -1,0 +1,206 @@
+from __future__ import annotations
+
+import hashlib
+import time
+from typing import Any
+
+import pytest
+
+from app.core.manifest import Manifest
+from app.core.measurement import Measurement
+from tests.support.http import Server
+
+
+def test_a_new_job_waits_for_a_worker(server: Server) -> None:
+    job = server.submit()
+    assert job["status"] == "queued"
+    assert server.kinds(job["id"]) == ["queued"]
+    assert server.job(job["id"])["request"]["budget"] == "1GiB"
+
+
+def test_a_job_runs_to_its_manifest(server: Server, measurement: Measurement) -> None:
+    job = server.submit()
+    worker = server.worker()
+    worker.claim()
+    digest = worker.do(measurement)
+    done = server.job(job["id"])
+    assert done["status"] == "succeeded"
+    assert done["answer"]["manifest_sha256"] == digest
+    assert done["measurement_id"] == measurement.key
+    assert done["worker"]["name"] == "machine"
+    assert server.kinds(job["id"])[-1] == "succeeded"
+
+
+def test_a_second_budget_needs_no_worker(server: Server, measurement: Measurement) -> None:
+    server.submit()
+    worker = server.worker()
+    worker.claim()
+    worker.do(measurement)
+    began = time.perf_counter()
+    job = server.submit(budget=200_000)
+    assert time.perf_counter() - began < 1
+    assert job["status"] == "succeeded"
+    assert job["answer"]["file_bytes"] <= 200_000
+    assert server.kinds(job["id"]) == ["queued", "artifact", "artifact", "succeeded"]
+
+
+def test_a_second_checkpoint_starts_with_its_manifest(
+    server: Server, measurement: Measurement
+) -> None:
+    server.submit()
+    worker = server.worker()
+    worker.claim()
+    worker.do(measurement)
+    job = server.submit(budget=200_000, deliver="checkpoint")
+    assert job["status"] == "queued"
+    assert job["answer"] is not None
+    lease = worker.claim()
+    assert lease is not None
+    assert [a["name"] for a in lease["artifacts"]] == ["manifest.json", "measurement.json"]
+
+
+@pytest.mark.parametrize("changed", [{"encoder": "minmax"}, {"sensitivity": "weights"}])
+def test_another_way_of_measuring_is_not_answered_from_the_store(
+    server: Server, measurement: Measurement, changed: dict[str, str]
+) -> None:
+    server.submit()
+    worker = server.worker()
+    worker.claim()
+    worker.do(measurement)
+    assert server.submit(**changed)["status"] == "queued"
+
+
+def test_an_infeasible_budget_names_the_smallest(server: Server, measurement: Measurement) -> None:
+    server.submit()
+    worker = server.worker()
+    worker.claim()
+    worker.do(measurement)
+    answer = server.http.post("/v1/jobs", json={"model": "org/model", "budget": 10})
+    problem = answer.json()
+    assert answer.status_code == 422
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    assert problem["type"] == "urn:bitbudget:problem:infeasible-budget"
+    smallest = problem["minimum_bytes"]
+    assert server.submit(budget=smallest)["answer"]["file_bytes"] <= smallest
+
+
+def test_the_same_key_and_body_are_the_same_job(server: Server) -> None:
+    headers = {"Idempotency-Key": "once"}
+    body = {"model": "org/model", "budget": "1GiB"}
+    first = server.http.post("/v1/jobs", json=body, headers=headers)
+    again = server.http.post("/v1/jobs", json=body, headers=headers)
+    assert again.status_code == 202
+    assert again.json()["id"] == first.json()["id"]
+    other = server.http.post("/v1/jobs", json={**body, "budget": "2GiB"}, headers=headers)
+    assert other.status_code == 422
+    assert other.json()["type"] == "urn:bitbudget:problem:key-mismatch"
+
+
+def test_a_job_no_one_has_is_cancelled_at_once(server: Server) -> None:
+    job = server.submit()
+    for _ in range(2):
+        answer = server.http.post(f"/v1/jobs/{job['id']}/cancel")
+        assert answer.json()["status"] == "cancelled"
+    assert server.kinds(job["id"]) == ["queued", "cancel_requested", "cancelled"]
+
+
+def test_a_running_job_is_cancelled_by_its_worker(server: Server) -> None:
+    job = server.submit()
+    worker = server.worker()
+    worker.claim()
+    assert worker.renew().json()["cancel"] is False
+    answer = server.http.post(f"/v1/jobs/{job['id']}/cancel")
+    assert (answer.json()["status"], answer.json()["cancel_requested"]) == ("running", True)
+    assert worker.renew().json()["cancel"] is True
+    assert worker.finish("cancelled").status_code == 204
+    assert server.job(job["id"])["status"] == "cancelled"
+
+
+def test_the_manifest_has_a_strong_etag(server: Server, measurement: Measurement) -> None:
+    job = server.submit()
+    path = f"/v1/jobs/{job['id']}/manifest"
+    early = server.http.get(path)
+    assert (early.status_code, early.json()["type"]) == (409, "urn:bitbudget:problem:conflict")
+    worker = server.worker()
+    worker.claim()
+    digest = worker.do(measurement)
+    answer = server.http.get(path)
+    assert hashlib.sha256(answer.content).hexdigest() == digest
+    assert answer.headers["ETag"] == f'"{digest}"'
+    assert Manifest.from_bytes(answer.content).sha256 == digest
+    for tags in (f'"{digest}"', f'"other", W/"{digest}"', "*"):
+        again = server.http.get(path, headers={"If-None-Match": tags})
+        assert (again.status_code, again.content) == (304, b"")
+    assert server.http.get(path, headers={"If-None-Match": '"other"'}).status_code == 200
+
+
+def test_pages_hold_every_job_once(server: Server) -> None:
+    made = [server.submit()["id"] for _ in range(7)]
+    seen: list[str] = []
+    query: dict[str, Any] = {"limit": 3}
+    while True:
+        page = server.http.get("/v1/jobs", params=query).json()
+        seen += [job["id"] for job in page["items"]]
+        if page["next_cursor"] is None:
+            break
+        server.submit(model="org/late")
+        query["cursor"] = page["next_cursor"]
+    assert seen == made[::-1]
+
+
+def test_jobs_are_listed_by_status_and_model(server: Server) -> None:
+    server.submit(model="org/a")
+    other = server.submit(model="org/b")
+    found = server.http.get("/v1/jobs", params={"model": "org/b", "status": "queued"}).json()
+    assert [job["id"] for job in found["items"]] == [other["id"]]
+    assert server.http.get("/v1/jobs", params={"status": "failed"}).json()["items"] == []
+
+
+@pytest.mark.parametrize("cursor", ["!", "e30", "WyJhIiwgImIiXQ", "WzFd", "ü"])
+def test_a_cursor_from_elsewhere_is_refused(server: Server, cursor: str) -> None:
+    answer = server.http.get("/v1/jobs", params={"cursor": cursor})
+    assert answer.status_code == 422
+    assert "next_cursor" in answer.json()["detail"]
+
+
+def test_the_report_has_what_there_is(server: Server, measurement: Measurement) -> None:
+    job = server.submit()
+    path = f"/v1/jobs/{job['id']}/report"
+    assert server.http.get(path).json()["allocation"] is None
+    worker = server.worker()
+    worker.claim()
+    worker.do(measurement)
+    report = server.http.get(path).json()
+    formats = report["allocation"]["formats"]
+    assert sum(f["modules"] for f in formats.values()) == len(measurement.inventory.modules)
+    assert report["evaluation"] == {"tokens": 1}
+    assert report["benchmark"] is None
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"model": "org/model"},
+        {"budget": "1GiB"},
+        {"model": "org/model", "budget": "lots"},
+        {"model": "org/model", "budget": "1GiB", "formats": ["affine7g64"]},
+        {"model": "org/model", "budget": "1GiB", "unknown": 1},
+        {"model": "a\u0000b", "budget": "1GiB"},
+        {"model": "", "budget": "1GiB"},
+        [],
+    ],
+)
+def test_a_bad_request_is_a_problem(server: Server, body: Any) -> None:
+    answer = server.http.post("/v1/jobs", json=body)
+    assert answer.status_code == 422
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    assert {"type", "title", "status", "detail", "instance"} <= answer.json().keys()
+    assert server.http.get("/v1/jobs").json()["items"] == []
+
+
+@pytest.mark.parametrize("job_id", ["nope", "0" * 32, "%00", "a" * 5000])
+def test_an_unknown_job_is_not_found(server: Server, job_id: str) -> None:
+    for path in ("", "/events", "/manifest", "/report"):
+        answer = server.http.get(f"/v1/jobs/{job_id}{path}")
+        assert answer.status_code == 404
+        assert answer.json()["title"] == "Not found"
