@@ -107,6 +107,8 @@ def _decode(filename: str, header: bytes) -> dict[str, Any]:
 
 
 def _check_metadata(filename: str, metadata: object) -> None:
+    if metadata is None:  # what `mx.save_safetensors` writes when it is given none
+        return
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         found = f"__metadata__ {metadata!r}"[:80]
         raise _invalid(filename, found, "an object of texts")
