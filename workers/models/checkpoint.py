@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -28,6 +29,7 @@ __all__ = [
     "Checkpoint",
     "checkpoint_from_headers",
     "dtype_of",
+    "load_files",
     "numpy_of",
     "open_checkpoint",
     "read_tensor",
@@ -89,6 +91,10 @@ class Checkpoint:
     `load` returns the source arrays by name, lazily: nothing is read before it is evaluated, and an
     array that was evaluated stays in memory as long as it is referenced, so that whoever reads
     weights calls `weights` anew and drops it.
+
+    Weight files that come and go are given by `hold`, which keeps one on the disk while it is read;
+    `outline` then stands in for `load` where shapes are enough. `digest` is the identity where the
+    files' digests are known without reading them.
     """
 
     name: str
@@ -97,6 +103,9 @@ class Checkpoint:
     config: dict[str, Any]
     files: tuple[SourceFile, ...]
     load: Callable[[], dict[str, mx.array]] = field(repr=False)
+    outline: Callable[[], dict[str, mx.array]] | None = field(default=None, repr=False)
+    hold: Callable[[str], AbstractContextManager[Path]] | None = field(default=None, repr=False)
+    digest: str = ""
 
     def identity(self, cache: Path | None = None) -> ModelIdentity:
         """Return name, revision and digest over config.json and the weight files.
@@ -104,7 +113,8 @@ class Checkpoint:
         `cache` is a folder in which digests are remembered by path, size and time of change.
         """
         files = ["config.json", *(file.name for file in self.files)]
-        return ModelIdentity(self.name, self.revision, folder_digest(self.folder, files, cache))
+        digest = self.digest or folder_digest(self.folder, files, cache)
+        return ModelIdentity(self.name, self.revision, digest)
 
     def model_without_weights(self) -> nn.Module:
         """Build the mlx-lm model from the configuration; its parameters are unevaluated.
@@ -143,9 +153,12 @@ class Checkpoint:
 
     def sanitized(self) -> Sanitized:
         """Return the weights as the model names them, lazily, with where each comes from."""
+        return self._sanitized(self.load())
+
+    def _sanitized(self, source: Mapping[str, mx.array]) -> Sanitized:
         model = self.model_without_weights()
         try:
-            return sanitize(model, self.load())
+            return sanitize(model, source)
         except BitbudgetError:
             raise
         except Exception as error:
@@ -157,9 +170,16 @@ class Checkpoint:
 
     def model(self) -> nn.Module:
         """Return the model with its weights, lazily; missing or odd weights are an error."""
+        return self._model(self.load())
+
+    def model_outline(self) -> nn.Module:
+        """Return the model for its shapes: where the files are not all here, weights are zeros."""
+        return self._model((self.outline or self.load)())
+
+    def _model(self, source: Mapping[str, mx.array]) -> nn.Module:
         model = self.model_without_weights()
         try:
-            model.load_weights(list(sanitize(model, self.load()).weights.items()), strict=True)
+            model.load_weights(list(sanitize(model, source).weights.items()), strict=True)
         except Exception as error:
             raise self._mismatch(error) from error
         model.eval()
@@ -179,7 +199,7 @@ class Checkpoint:
 
     @cached_property
     def _origins(self) -> Mapping[str, tuple[str, ...] | None]:
-        return self.sanitized().origins
+        return self._sanitized((self.outline or self.load)()).origins
 
     def sources(self, path: str) -> list[TensorRef] | None:
         """Return the source tensors of the weight of the module at `path`, or of the array `path`.
@@ -212,15 +232,22 @@ class Checkpoint:
 
     def _read(self, source: TensorRef) -> Iterator[npt.NDArray[Any]]:
         if len(source.shape) <= 2:  # noqa: PLR2004, a matrix
-            yield read_tensor(self.folder, source)
+            with self._held(source.file) as path:
+                part = read_tensor(path.parent, source)
+            yield part
             return
         nbytes = source.nbytes // source.shape[0]
         for index in range(source.shape[0]):
             offset = source.offset + index * nbytes
-            part = TensorRef(
-                source.file, source.name, source.dtype, source.shape[1:], offset, nbytes
+            yield from self._read(
+                TensorRef(
+                    source.file, source.name, source.dtype, source.shape[1:], offset, nbytes
+                )
             )
-            yield from self._read(part)
+
+
+    def _held(self, name: str) -> AbstractContextManager[Path]:
+        return nullcontext(self.folder / name) if self.hold is None else self.hold(name)
 
 
 def _slices(array: npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:
@@ -269,12 +296,13 @@ def open_checkpoint(folder: Path, name: str | None = None, revision: str = "loca
     files = read_weight_files(folder)
 
     def load() -> dict[str, mx.array]:
-        return _load([folder / file.name for file in files])
+        return load_files([folder / file.name for file in files])
 
     return Checkpoint(name or folder.resolve().name, revision, folder, config, files, load)
 
 
-def _load(paths: Sequence[Path]) -> dict[str, mx.array]:
+def load_files(paths: Sequence[Path]) -> dict[str, mx.array]:
+    """Return the arrays of all files by name, lazily; InvalidModelError when MLX refuses one."""
     arrays: dict[str, mx.array] = {}
     for path in paths:
         try:
@@ -291,11 +319,15 @@ def _load(paths: Sequence[Path]) -> dict[str, mx.array]:
 
 
 def checkpoint_from_headers(
-    name: str, revision: str, config: dict[str, Any], files: Sequence[SourceFile]
+    name: str,
+    revision: str,
+    config: dict[str, Any],
+    files: Sequence[SourceFile],
+    digest: str = "",
 ) -> Checkpoint:
     """Return a checkpoint known by its headers alone, every weight an unevaluated zero.
 
-    It gives an inventory, and nothing that needs values.
+    It gives an inventory, and nothing that needs values. `digest` is the identity, where known.
     """
     check_unquantized(check_config(config))
     checked = check_names(files)
@@ -307,4 +339,4 @@ def checkpoint_from_headers(
             for tensor in file.tensors
         }
 
-    return Checkpoint(name, revision, Path(), config, checked, load)
+    return Checkpoint(name, revision, Path(), config, checked, load, digest=digest)

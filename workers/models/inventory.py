@@ -30,7 +30,7 @@ def build_inventory(checkpoint: Checkpoint) -> Inventory:
 
     Raises InvalidModelError when weights are missing, unexpected or of another shape.
     """
-    model = checkpoint.model()
+    model = checkpoint.model_outline()
     trace = trace_model(model)
     found = list(quantizable_modules(model))
     first: dict[int, str] = {}

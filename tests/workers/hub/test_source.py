@@ -1,0 +1,98 @@
+"""Checkpoints from the Hub are what the same files in a folder are."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from app.core.errors import InvalidRequestError, UnsupportedModelError
+from app.core.hub_id import HubId
+from tests.workers.hub.hub_server import HubServer
+from workers.hub.client import Hub
+from workers.hub.source import open_remote, open_remote_headers
+from workers.models import build_inventory, open_checkpoint
+
+ID = HubId("org/name")
+
+
+@pytest.fixture
+def sharded(sample_model: Path, tmp_path: Path) -> Path:
+    folder = tmp_path / "sharded"
+    shutil.copytree(sample_model, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    arrays = mx.load(str(sample_model / "model.safetensors"))
+    assert isinstance(arrays, dict)
+    names = sorted(arrays)
+    for index in range(3):
+        part = {name: arrays[name] for name in names[index * 24 : (index + 1) * 24]}
+        mx.save_safetensors(str(folder / f"model-{index + 1:05d}-of-00003.safetensors"), part)
+    return folder
+
+
+def test_headers_give_the_identity_and_the_inventory(
+    server: HubServer, hub: Hub, sample_model: Path
+) -> None:
+    commit = server.repository("org/name").put_folder(sample_model)
+    remote, local = open_remote_headers(hub, ID), open_checkpoint(sample_model)
+    assert build_inventory(remote) == build_inventory(local)
+    assert remote.identity().digest == local.identity().digest
+    assert (remote.name, remote.revision) == ("org/name", commit)
+
+
+def test_a_whole_model_is_that_of_the_folder(
+    server: HubServer, hub: Hub, sharded: Path, tmp_path: Path
+) -> None:
+    (sharded / "evil.py").write_text("import os")
+    server.repository("org/name").put_folder(sharded)
+    remote, local = open_remote(hub, ID, tmp_path), open_checkpoint(sharded)
+    assert remote.identity().digest == local.identity().digest
+    assert open_checkpoint(remote.folder).identity().digest == remote.digest
+    assert not (remote.folder / "evil.py").exists()
+    weights, expected = remote.weights(), local.weights()
+    assert weights.keys() == expected.keys()
+    assert all(mx.array_equal(weights[name], expected[name]) for name in expected)
+
+
+def test_module_by_module_a_fraction_of_the_disk_is_enough(
+    server: HubServer, hub: Hub, sharded: Path, tmp_path: Path
+) -> None:
+    server.repository("org/name").put_folder(sharded)
+    sizes = [path.stat().st_size for path in sharded.glob("*.safetensors")]
+    limit = max(sizes) + 1
+    assert limit < sum(sizes)
+    remote = open_remote(hub, ID, tmp_path, disk_limit_bytes=limit)
+    local = open_checkpoint(sharded)
+    inventory = build_inventory(remote)
+    assert inventory == build_inventory(local)
+    for module in inventory.modules:
+        for ours, theirs in zip(remote.parts(module.path), local.parts(module.path), strict=True):
+            assert np.array_equal(ours, theirs)
+        present = sum(path.stat().st_size for path in remote.folder.glob("*.safetensors"))
+        assert present <= limit
+    with pytest.raises(InvalidRequestError, match="disk-limit"):
+        remote.model()
+
+
+def test_a_step_that_needs_everything_is_refused_before_any_download(
+    server: HubServer, hub: Hub, sharded: Path, tmp_path: Path
+) -> None:
+    server.repository("org/name").put_folder(sharded)
+    with pytest.raises(InvalidRequestError, match="all weights"):
+        open_remote(hub, ID, tmp_path, disk_limit_bytes=9_000_000, whole=True)
+    assert server.bytes_sent < 300_000
+
+
+def test_a_model_that_is_quantized_already_is_refused_before_any_download(
+    server: HubServer, hub: Hub, sample_model: Path, tmp_path: Path
+) -> None:
+    repository = server.repository("org/name")
+    repository.put_folder(sample_model)
+    config = (sample_model / "config.json").read_text().strip()
+    quantized = config[:-1] + ', "quantization_config": {"quant_method": "gptq"}}'
+    repository.put({"config.json": quantized.encode()})
+    with pytest.raises(UnsupportedModelError, match="gptq"):
+        open_remote(hub, ID, tmp_path)
+    assert server.bytes_sent < 300_000

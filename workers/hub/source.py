@@ -1,0 +1,108 @@
+"""From a Hub id to a checkpoint: by its headers alone, whole, or shard by shard."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Final
+
+import mlx.core as mx
+
+from app.core.errors import InvalidRequestError
+from app.core.hub_id import HubId
+from app.core.sizes import format_size
+from workers.hub.client import Hub, HubModel
+from workers.hub.download import Downloader, Progress, model_folder
+from workers.hub.headers import RemoteHeaders, read_remote_headers, weight_files
+from workers.hub.shards import ShardStore
+from workers.models import Checkpoint, checkpoint_from_headers
+from workers.models.checkpoint import load_files
+
+__all__ = ["open_remote", "open_remote_headers"]
+
+_COMPANIONS: Final = (
+    "*.json",
+    "*.jinja",
+    "*.model",
+    "*.tiktoken",
+    "*.txt",
+    "LICENSE*",
+)
+"""What is downloaded beside the weights: configuration and tokenizer, never code or pickles."""
+
+
+def open_remote_headers(hub: Hub, hub_id: HubId) -> Checkpoint:
+    """Return the checkpoint as its headers tell it: a few hundred kB are read, no weight.
+
+    Raises InvalidModelError, UnsupportedModelError, NotFoundError, HubAccessError or
+    HubUnavailableError.
+    """
+    return _outline(read_remote_headers(hub, hub.resolve(hub_id)))
+
+
+def open_remote(
+    hub: Hub,
+    hub_id: HubId,
+    home: Path,
+    *,
+    disk_limit_bytes: int | None = None,
+    whole: bool = False,
+    progress: Progress | None = None,
+) -> Checkpoint:
+    """Return the checkpoint with its files under `home`, verified.
+
+    With a limit, weight files are downloaded when they are read and removed when others need their
+    room; `whole` says that all of them will be needed at once, which a limit below their sum
+    refuses before anything is downloaded. A model that cannot be used is refused then, too.
+    """
+    model = hub.resolve(hub_id)
+    outline = _outline(read_remote_headers(hub, model))
+    downloader = Downloader(hub, model, model_folder(home, model), progress)
+    files = weight_files(model)
+    store = ShardStore(downloader, files, disk_limit_bytes)
+    total = sum(file.nbytes for file in files)
+    streamed = disk_limit_bytes is not None and disk_limit_bytes < total
+    if whole and streamed:
+        raise _limit_too_low(disk_limit_bytes, total)
+    for name in _companions(model):
+        downloader.fetch(name)
+    names = [file.name for file in files]
+    if not streamed:
+        for name in names:
+            store.ensure(name)
+
+    def load() -> dict[str, mx.array]:
+        if streamed:
+            raise _limit_too_low(disk_limit_bytes, total)
+        return load_files([downloader.folder / name for name in names])
+
+    return replace(
+        outline,
+        folder=downloader.folder,
+        load=load,
+        outline=outline.load,
+        hold=store.hold,
+    )
+
+
+def _outline(known: RemoteHeaders) -> Checkpoint:
+    model = known.model
+    return checkpoint_from_headers(
+        model.repository, model.commit, known.config, known.files, known.digest
+    )
+
+
+def _companions(model: HubModel) -> list[str]:
+    names = [file.name for file in model.files]
+    return [name for name in names if any(fnmatch(name, pattern) for pattern in _COMPANIONS)]
+
+
+def _limit_too_low(limit_bytes: int | None, total_bytes: int) -> InvalidRequestError:
+    return InvalidRequestError(
+        where="disk limit",
+        found=f"{limit_bytes} bytes",
+        expected=f"at least {total_bytes} ({format_size(total_bytes)}), all weights at once",
+        remedy="raise --disk-limit, or measure with --sensitivity weights, which reads one "
+        "module at a time",
+    )
