@@ -7,7 +7,14 @@ from typing import Any
 from app.cli.output import problem_document
 from app.core.errors import BitbudgetError, InvalidRequestError
 
-__all__ = ["ChildFailedError", "FileAccessError", "MissingExtraError", "ServerError", "problem_of"]
+__all__ = [
+    "ChildFailedError",
+    "FileAccessError",
+    "JobCancelledError",
+    "MissingExtraError",
+    "ServerError",
+    "problem_of",
+]
 
 
 class MissingExtraError(BitbudgetError):
@@ -31,6 +38,13 @@ class FileAccessError(BitbudgetError):
 
     def __init__(self, *, file: str, reason: str) -> None:
         super().__init__(file=file, reason=reason)
+
+
+class JobCancelledError(BitbudgetError):
+    """Job '{job}' was cancelled."""
+
+    def __init__(self, *, job: str) -> None:
+        super().__init__(job=job)
 
 
 class ChildFailedError(BitbudgetError):

@@ -8,7 +8,17 @@ from typing import Any
 import typer
 from typer.exceptions import TyperException
 
-from app.cli import allocate, checkpoint, manifest, measure, run
+from app.cli import (
+    allocate,
+    checkpoint,
+    doctor,
+    keys,
+    manifest,
+    measure,
+    run,
+    serve,
+    submit,
+)
 from app.cli.failures import problem_of
 from app.cli.output import say_problem
 
@@ -39,6 +49,10 @@ def build_app() -> typer.Typer:
     for command in local:
         app.command(rich_help_panel=_HERE)(command)
     app.add_typer(manifest.app, name="manifest", rich_help_panel=_HERE)
+    remote = (serve.serve, serve.worker, submit.submit, submit.watch, doctor.doctor)
+    for command in remote:
+        app.command(rich_help_panel=_SERVER)(command)
+    app.add_typer(keys.app, name="key", rich_help_panel=_SERVER)
     return app
 
 

@@ -1,0 +1,108 @@
+"""`bitbudget key`: keys of the server on this machine."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from app.cli.options import Json
+from app.cli.output import say
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from app.auth.service import ApiKey, KeyService
+
+__all__ = ["app"]
+
+app = typer.Typer(no_args_is_help=True, help="Make, list and revoke the server's keys.")
+
+
+def _service() -> KeyService:
+    from app.cli.extras import require_extra
+
+    require_extra("server", "key")
+    from app import migrate
+    from app.auth.service import KeyService
+    from app.database import Database
+    from app.ids import utc_now
+    from app.settings import Settings
+
+    database = Database(Settings().resolved_database_url)
+    migrate.upgrade(database)
+    return KeyService(database, utc_now)
+
+
+@app.command()
+def create(
+    name: Annotated[str, typer.Argument(help="Whose key it is.")],
+    *,
+    scope: Annotated[
+        list[str] | None, typer.Option(help="jobs:read, jobs:write, worker or admin; repeatable.")
+    ] = None,
+    days: Annotated[float | None, typer.Option(help="Days it is good for (default: ever).")] = None,
+    as_json: Json = False,
+) -> None:
+    """Make a key and show its token, this once."""
+    from app.auth.principal import Scope
+    from app.core.errors import InvalidRequestError
+
+    try:
+        scopes = [Scope(value) for value in scope or ("jobs:read", "jobs:write")]
+    except ValueError as error:
+        raise InvalidRequestError(
+            where="--scope",
+            found=str(error).split(" is not")[0],
+            expected=", ".join(Scope),
+            remedy="write for example --scope jobs:write --scope worker",
+        ) from error
+    made = _service().create(name, scopes, days=days)
+
+    def render(console: Console) -> None:
+        console.print(made.token, markup=False, soft_wrap=True)
+        console.print(f"[dim]id {made.key.id}; it cannot be shown again[/]")
+
+    say({**_document(made.key), "token": made.token}, as_json=as_json, render=render)
+
+
+@app.command("list")
+def list_keys(*, as_json: Json = False) -> None:
+    """List the keys; their tokens are not stored."""
+    from rich.table import Table
+
+    keys = _service().keys()
+
+    def render(console: Console) -> None:
+        table = Table(box=None, header_style="dim", pad_edge=False)
+        for column in ("id", "name", "scopes", "created", "last used", "revoked"):
+            table.add_column(column)
+        for key in keys:
+            moments = (key.created_at, key.last_used_at, key.revoked_at)
+            shown = ["-" if m is None else m.strftime("%Y-%m-%d %H:%M") for m in moments]
+            table.add_row(key.id, key.name, " ".join(key.scopes), *shown)
+        console.print(table if keys else "no keys")
+
+    say({"keys": [_document(key) for key in keys]}, as_json=as_json, render=render)
+
+
+@app.command()
+def revoke(
+    key: Annotated[str, typer.Argument(metavar="ID", help="The key's id.")],
+    *,
+    as_json: Json = False,
+) -> None:
+    """Make a key useless from now on."""
+    revoked = _service().revoke(key)
+    say(_document(revoked), as_json=as_json, render=lambda c: c.print(f"revoked {revoked.name}"))
+
+
+def _document(key: ApiKey) -> dict[str, Any]:
+    moments = {
+        "created_at": key.created_at,
+        "expires_at": key.expires_at,
+        "last_used_at": key.last_used_at,
+        "revoked_at": key.revoked_at,
+    }
+    times = {name: None if m is None else m.isoformat() for name, m in moments.items()}
+    return {"id": key.id, "name": key.name, "scopes": list(key.scopes), **times}

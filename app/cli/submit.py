@@ -1,0 +1,111 @@
+"""`bitbudget submit` and `watch`: a job on a server, followed live."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from app.cli.grouped import grouped
+from app.cli.options import AllocationOptions, Json, MeasureOptions, Model, Server, Token
+from app.cli.output import say, stderr
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from app.client import Client
+    from app.jobs.schemas import Job, JobEvent
+    from app.leases.schemas import Event
+
+__all__ = ["follow", "submit", "watch"]
+
+
+@grouped
+def submit(
+    model: Model,
+    *,
+    server: Server = "http://127.0.0.1:8765",
+    token: Token = None,
+    budget: AllocationOptions,
+    measuring: MeasureOptions,
+    deliver: Annotated[str, typer.Option(help="manifest or checkpoint.")] = "manifest",
+    wait: Annotated[bool, typer.Option("--wait", help="Follow the job until it ends.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Submit a job to a server; on a model measured before, it is answered at once."""
+    from app.client import Client
+
+    request = measuring.job(model, budget, deliver=deliver)
+    with Client(server, token=token) as client:
+        job = client.submit(request)
+        if wait:
+            job = follow(client, job.id)
+        _tell(job, server, as_json=as_json)
+
+
+def watch(
+    job: Annotated[str, typer.Argument(metavar="JOB", help="The job's id.")],
+    *,
+    server: Server = "http://127.0.0.1:8765",
+    token: Token = None,
+    as_json: Json = False,
+) -> None:
+    """Follow a job until it ends."""
+    from app.client import Client
+
+    with Client(server, token=token) as client:
+        _tell(follow(client, job), server, as_json=as_json)
+
+
+def follow(client: Client, job_id: str) -> Job:
+    """Draw a job's events until it ends, and return it as it ended."""
+    from app.cli.progress import ProgressView
+
+    with ProgressView(stderr()) as view:
+        for event in client.events(job_id):
+            shown = _as_progress(event)
+            if shown is not None:
+                view(shown)
+    return client.job(job_id)
+
+
+def _as_progress(event: JobEvent) -> Event | None:
+    from app.jobs.status import EventKind
+    from app.leases.schemas import Event, Progress
+
+    if event.kind is EventKind.PROGRESS:
+        progress = Progress.model_validate(event.data)
+        return Event(kind="progress", **progress.model_dump())
+    if event.kind in (EventKind.REQUEUED, EventKind.CANCEL_REQUESTED):
+        return Event(kind="log", detail=event.kind.value.replace("_", " "))
+    return None
+
+
+def _tell(job: Job, server: str, *, as_json: bool) -> None:
+    """Print a job; a failed one is raised as the problem it met."""
+    from app.cli.failures import ChildFailedError, JobCancelledError
+
+    if job.problem is not None:
+        problem = job.problem.model_dump(exclude={"fields"})
+        raise ChildFailedError({**job.problem.fields, **problem, "job": job.id})
+    if job.status == "cancelled":
+        raise JobCancelledError(job=job.id)
+    document: dict[str, Any] = job.model_dump(mode="json")
+    say(document, as_json=as_json, render=lambda console: _print(console, job, server))
+
+
+def _print(console: Console, job: Job, server: str) -> None:
+    from app.cli.tables import exact, facts
+
+    rows = {"job": job.id, "state": job.status.value, "page": f"{server}/jobs/{job.id}"}
+    if job.answer is not None:
+        rows |= {
+            "files": exact(job.answer.file_bytes),
+            "budget": exact(job.answer.budget_bytes),
+            "predicted KL": f"{job.answer.predicted_kl_nats_per_token:.6f} nats per token",
+            "lower bound": f"{job.answer.bound:.6f}, gap {job.answer.gap:.2e}",
+            "manifest": f"{server}/v1/jobs/{job.id}/manifest",
+        }
+    if job.result and job.result.get("checkpoint"):
+        rows["checkpoint"] = str(job.result["checkpoint"])
+    console.print(facts(rows))

@@ -1,0 +1,94 @@
+"""The frontier: the least predicted KL at every size, our point on it, and the uniform ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from app.core.sizes import format_size
+from app.dashboard.figures.figure import Figure, Series
+from app.dashboard.words import kl
+
+__all__ = ["Point", "frontier_figure", "thinned"]
+
+_DRAWN: Final = 400
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A size with its predicted KL in nats per token, and a name."""
+
+    name: str
+    file_bytes: int
+    kl_nats: float
+
+
+def thinned(points: Sequence[Point], most: int = _DRAWN) -> tuple[Point, ...]:
+    """Return at most about `most` of the points, the first and the last among them."""
+    if len(points) <= most:
+        return tuple(points)
+    step = (len(points) - 1) / (most - 1)
+    return tuple(points[round(index * step)] for index in range(most))
+
+
+def frontier_figure(
+    line: Sequence[Point], ours: Sequence[Point], uniform: Sequence[Point]
+) -> Figure:
+    """Return the trade of bytes against predicted KL."""
+    drawn = [point for point in thinned(line) if point.kl_nats > 0]
+    rows = [(kind, p.name, p.file_bytes, p.kl_nats) for kind, p in _listed(line, ours, uniform)]
+    return Figure(
+        name="frontier",
+        title="Size against predicted KL",
+        summary=_summary(line, ours, uniform),
+        columns=("kind", "name", "bytes", "predicted KL nats"),
+        rows=tuple(rows),
+        series=(
+            _series("best possible", drawn, "line", "main"),
+            _series("uniform formats", uniform, "points", "other"),
+            _series("this answer" if len(ours) == 1 else "answers", ours, "points", "ours"),
+        ),
+        x_title="bytes of the files",
+        y_title="predicted KL (nats per token)",
+        y_scale="log",
+    )
+
+
+def _listed(
+    line: Sequence[Point], ours: Sequence[Point], uniform: Sequence[Point]
+) -> list[tuple[str, Point]]:
+    return [
+        *(("answer", point) for point in ours),
+        *(("uniform", point) for point in uniform),
+        *(("frontier", point) for point in thinned(line)),
+    ]
+
+
+def _series(name: str, points: Sequence[Point], kind: str, role: str) -> Series:
+    shown = [point for point in points if point.kl_nats > 0]
+    return Series(
+        name=name,
+        x=[point.file_bytes for point in shown],
+        y=[point.kl_nats for point in shown],
+        kind=kind,
+        role=role,
+        labels=[] if kind == "line" else [point.name for point in shown],
+    )
+
+
+def _summary(line: Sequence[Point], ours: Sequence[Point], uniform: Sequence[Point]) -> str:
+    if not line:
+        return "There is no frontier."
+    text = (
+        f"{len(line):,} best allocations from {format_size(line[0].file_bytes)} at KL "
+        f"{kl(line[0].kl_nats)} to {format_size(line[-1].file_bytes)} at KL {kl(line[-1].kl_nats)}."
+    )
+    if len(ours) != 1:
+        return text
+    text += f" This answer: {format_size(ours[0].file_bytes)} at KL {kl(ours[0].kl_nats)}."
+    rival = min(uniform, key=lambda p: abs(p.file_bytes - ours[0].file_bytes), default=None)
+    if rival is None:
+        return text
+    size = format_size(rival.file_bytes)
+    return f"{text} Nearest uniform: {rival.name}, {size} at KL {kl(rival.kl_nats)}."

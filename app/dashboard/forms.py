@@ -1,0 +1,47 @@
+"""Forms: read without a library, taken from this site's own pages only."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+from urllib.parse import parse_qsl, urlsplit
+
+from fastapi import Depends, Request
+
+from app.core.errors import InvalidRequestError
+from app.errors import ForbiddenError
+
+__all__ = ["Form", "job_fields"]
+
+_SAME = ("same-origin", "none")
+_MAX_FIELDS = 64
+
+
+async def _form(request: Request) -> dict[str, str]:
+    """Return the fields; ForbiddenError when another site's page sent them."""
+    site = request.headers.get("sec-fetch-site")
+    origin = request.headers.get("origin")
+    if site is not None:
+        foreign = site not in _SAME
+    else:
+        foreign = origin is not None and urlsplit(origin).netloc != request.url.netloc
+    if foreign:
+        raise ForbiddenError(scope="a page of this server")
+    text = (await request.body()).decode("utf-8", "replace")
+    try:
+        return dict(parse_qsl(text, max_num_fields=_MAX_FIELDS))
+    except ValueError as error:
+        raise InvalidRequestError(
+            where="form",
+            found="too many fields",
+            expected=f"at most {_MAX_FIELDS}",
+            remedy="send the page's own form",
+        ) from error
+
+
+Form = Annotated[dict[str, str], Depends(_form)]
+
+
+def job_fields(form: dict[str, str]) -> dict[str, Any]:
+    """Return the fields of a JobRequest; empty ones are left out."""
+    names = ("model", "budget", "device", "context", "deliver")
+    return {name: form[name].strip() for name in names if form.get(name, "").strip()}

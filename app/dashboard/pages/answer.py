@@ -1,0 +1,47 @@
+"""What the pages show of one allocation: certificate, frontier, formats, parts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from app.core.manifest import Manifest
+from app.core.measurement import Measurement
+from app.dashboard.figures.frontier import Point, frontier_figure
+from app.dashboard.figures.heatmap import heatmap
+from app.dashboard.figures.parts import file_parts
+from app.dashboard.figures.verification import verification_figure
+
+__all__ = ["Solved", "Trade", "answer_figures"]
+
+
+@dataclass(frozen=True, slots=True)
+class Trade:
+    """The frontier of a measured model, smallest first, and its uniform allocations."""
+
+    line: tuple[Point, ...]
+    uniform: tuple[Point, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Solved:
+    """A measured model and one answer for it."""
+
+    measurement: Measurement
+    trade: Trade
+    manifest: Manifest
+
+
+def answer_figures(solved: Solved) -> dict[str, Any]:
+    """Return the figures that a job's page and a model's page share."""
+    manifest, measurement = solved.manifest, solved.measurement
+    formats = {path: choice.format for path, choice in manifest.modules.items()}
+    predicted = manifest.certificate.predicted_kl_nats_per_token
+    ours = Point("this answer", manifest.file_bytes, predicted)
+    found = measurement.verification
+    return {
+        "frontier": frontier_figure(solved.trade.line, [ours], solved.trade.uniform),
+        "heatmap": heatmap(measurement.inventory, formats),
+        "parts": file_parts(measurement.inventory, formats, manifest.budget_bytes),
+        "verification": None if found is None else verification_figure(found),
+    }

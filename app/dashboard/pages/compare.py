@@ -1,0 +1,143 @@
+"""Two or more answers side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlencode
+
+from app.core.manifest import Manifest
+from app.core.sizes import format_size
+from app.dashboard import words
+from app.dashboard.figures.figure import Cell, Figure, Series
+from app.jobs.schemas import Job
+
+__all__ = ["Compared", "compare_page"]
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """One answer and what was measured of its checkpoint."""
+
+    job: Job
+    manifest: Manifest
+    evaluation: dict[str, Any] | None
+
+    @property
+    def name(self) -> str:
+        """Model and size, short enough for a column."""
+        model = words.name_of(self.job.request.model)
+        return f"{model} {format_size(self.manifest.file_bytes)} ({self.job.id[-4:]})"
+
+    @property
+    def measured(self) -> float | None:
+        """Measured KL in nats per token, None where nothing was evaluated."""
+        return None if self.evaluation is None else float(self.evaluation["kl_nats_per_token"])
+
+
+def compare_page(
+    choices: Iterable[Job], compared: Sequence[Compared], error: str = ""
+) -> dict[str, Any]:
+    """Return the form, and the comparison once answers were chosen."""
+    query = urlencode([("jobs", item.job.id) for item in compared])
+    page: dict[str, Any] = {
+        "title": "Compare",
+        "section": "Compare",
+        "twin": f"/compare.json?{query}",
+        "choices": [_choice(job) for job in choices],
+        "chosen": [item.job.id for item in compared],
+        "csv": lambda name: f"/compare/{name}.csv?{query}",
+        "error": error,
+        "summary": None,
+    }
+    if compared:
+        page |= {
+            "summary": _summary(compared),
+            "trade": _trade(compared),
+            "differences": _differences(compared),
+        }
+        page["plot"] = page["trade"]
+    return page
+
+
+def _choice(job: Job) -> dict[str, str]:
+    size = "" if job.answer is None else f", {format_size(job.answer.file_bytes)}"
+    made = words.when(job.created_at)
+    name = words.name_of(job.request.model)
+    return {"id": job.id, "words": f"{name}{size}: {words.budget_words(job.request)}, {made}"}
+
+
+def _summary(compared: Sequence[Compared]) -> Figure:
+    rows: list[tuple[Cell, ...]] = [
+        ("bytes of the files", *(c.manifest.file_bytes for c in compared)),
+        ("budget", *(c.manifest.budget_bytes for c in compared)),
+        ("predicted KL, nats", *(_predicted(c) for c in compared)),
+        ("measured KL, nats", *(c.measured for c in compared)),
+        ("lower bound, nats", *(c.manifest.certificate.bound for c in compared)),
+        ("gap", *(c.manifest.certificate.gap for c in compared)),
+        ("encoder", *(c.manifest.encoder.value for c in compared)),
+    ]
+    best = min(compared, key=_predicted)
+    return Figure(
+        name="summary",
+        title="Side by side",
+        summary=f"Least predicted KL: {best.name} with {words.kl(_predicted(best))}.",
+        columns=("", *(c.name for c in compared)),
+        rows=tuple(rows),
+    )
+
+
+def _predicted(item: Compared) -> float:
+    return item.manifest.certificate.predicted_kl_nats_per_token
+
+
+def _trade(compared: Sequence[Compared]) -> Figure:
+    known = [c for c in compared if c.measured is not None]
+    predicted = Series(
+        "predicted",
+        [c.manifest.file_bytes for c in compared],
+        [_predicted(c) for c in compared],
+        role="ours",
+        labels=[c.name for c in compared],
+    )
+    measured = Series(
+        "measured",
+        [c.manifest.file_bytes for c in known],
+        [c.measured or 0.0 for c in known],
+        role="main",
+        labels=[c.name for c in known],
+    )
+    return Figure(
+        name="trade",
+        title="Size against KL",
+        summary="; ".join(
+            f"{c.name}: predicted {words.kl(_predicted(c))}"
+            + ("" if c.measured is None else f", measured {words.kl(c.measured)}")
+            for c in compared
+        )
+        + ".",
+        columns=("answer", "bytes", "predicted KL nats", "measured KL nats"),
+        rows=tuple((c.name, c.manifest.file_bytes, _predicted(c), c.measured) for c in compared),
+        series=(predicted, measured) if known else (predicted,),
+        x_title="bytes of the files",
+        y_title="KL (nats per token)",
+        y_scale="log",
+    )
+
+
+def _differences(compared: Sequence[Compared]) -> Figure:
+    paths = list(dict.fromkeys(path for c in compared for path in c.manifest.modules))
+    rows: list[tuple[Cell, ...]] = []
+    for path in paths:
+        chosen = [c.manifest.modules.get(path) for c in compared]
+        names = [None if choice is None else str(choice.format) for choice in chosen]
+        if len(set(names)) > 1:
+            rows.append((path, *names))
+    return Figure(
+        name="differences",
+        title="Modules stored differently",
+        summary=f"{len(rows)} of {len(paths)} modules differ.",
+        columns=("module", *(c.name for c in compared)),
+        rows=tuple(rows),
+    )

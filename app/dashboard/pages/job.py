@@ -1,0 +1,147 @@
+"""One job: how far it is, or what it came to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+from urllib.parse import urlencode
+
+from app.core.requests import Deliver
+from app.dashboard import words
+from app.dashboard.figures.figure import Cell, Figure
+from app.dashboard.figures.parts import Bar
+from app.dashboard.figures.rivals import equal_bytes
+from app.dashboard.pages.answer import Solved, answer_figures
+from app.dashboard.pages.jobs import job_line
+from app.dashboard.pages.tiles import answer_tiles, evaluation_tiles
+from app.jobs.schemas import Job, JobReport
+from app.jobs.status import JobStatus
+from app.leases.schemas import Stage
+
+__all__ = ["job_page"]
+
+_FIRST_STAGES = (Stage.FETCH, Stage.INVENTORY, Stage.MEASURE, Stage.ALLOCATE)
+_METRICS = (
+    ("kl_nats_per_token", "KL, nats per token"),
+    ("top1_agreement", "top-1 agreement"),
+    ("perplexity_ratio", "perplexity ratio"),
+    ("noise_floor", "noise floor, nats per token"),
+    ("tokens", "tokens"),
+)
+
+
+def job_page(report: JobReport, solved: Solved | None, memory: Bar | None) -> dict[str, Any]:
+    """Return what a job's page shows; `solved` once it has an answer."""
+    job = report.job
+    page: dict[str, Any] = {
+        "title": words.name_of(job.request.model),
+        "section": "Jobs",
+        "twin": f"/jobs/{job.id}.json",
+        "job": _head(job),
+        "problem": _problem(job),
+        "checkpoint": (job.result or {}).get("checkpoint"),
+        "answer": None,
+        "memory": memory,
+        "tables": list(_tables(report)),
+    }
+    if solved is not None:
+        page |= answer_figures(solved)
+        page["answer"] = {
+            "tiles": [*answer_tiles(solved.manifest), *evaluation_tiles(report.evaluation)],
+            "what_if": _what_if(solved),
+            "manifest_sha256": solved.manifest.sha256,
+        }
+        page["cell_link"] = lambda path: _what_if(solved, path)
+    return page
+
+
+def _what_if(solved: Solved, module: str | None = None) -> str:
+    query = {"measurement": solved.measurement.key, "budget": solved.manifest.budget_bytes}
+    if module is not None:
+        query["module"] = module
+    return f"/models/{solved.measurement.model.digest}?{urlencode(query)}"
+
+
+def _head(job: Job) -> dict[str, Any]:
+    progress = job.progress
+    fraction = progress.done / progress.total if progress is not None and progress.total else 0.0
+    return {
+        **job_line(job),
+        "open": not job.status.is_final,
+        "encoder": job.request.encoder.value,
+        "sensitivity": job.request.sensitivity.value,
+        "worker": None if job.worker is None else _worker(job),
+        "stages": _stages(job),
+        "progress": None
+        if progress is None
+        else {"fraction": min(1.0, fraction), "words": words.progress_words(progress)},
+        "waiting": "Starting." if job.status is JobStatus.RUNNING else "Waiting for a worker.",
+        "cancel_requested": job.cancel_requested,
+        "attempt": job.attempt,
+    }
+
+
+def _worker(job: Job) -> str:
+    if job.worker is None:
+        return ""
+    return f"{job.worker.name} ({job.worker.capabilities.chip})"
+
+
+def _stages(job: Job) -> list[dict[str, str]]:
+    stages = list(_FIRST_STAGES)
+    if job.request.deliver is Deliver.CHECKPOINT:
+        stages += [Stage.QUANTIZE, Stage.EVALUATE, Stage.BENCHMARK]
+    now = job.progress.stage if job.progress is not None else None
+    at = stages.index(now) if now in stages else -1
+    states = ["done" if i < at else "now" if i == at else "later" for i in range(len(stages))]
+    return [{"name": s.value, "state": t} for s, t in zip(stages, states, strict=True)]
+
+
+def _problem(job: Job) -> dict[str, Any] | None:
+    if job.problem is None:
+        return None
+    return {
+        "title": job.problem.title,
+        "detail": job.problem.detail,
+        "minimum_bytes": job.problem.fields.get("minimum_bytes"),
+    }
+
+
+def _tables(report: JobReport) -> Iterator[Figure]:
+    baseline = (report.job.result or {}).get("baseline")
+    if isinstance(baseline, Mapping):
+        yield equal_bytes(baseline)
+    if report.evaluation is not None and "kl_interval_95" in report.evaluation:
+        yield _evaluation(report.evaluation)
+    if report.benchmark is not None:
+        yield _benchmark(report.benchmark)
+
+
+def _evaluation(report: Mapping[str, Any]) -> Figure:
+    low, high = report["kl_interval_95"]
+    rows = tuple((title, _plain(report.get(name))) for name, title in _METRICS)
+    return Figure(
+        name="evaluation",
+        title="Evaluation against the original",
+        summary=(
+            f"KL {words.kl(report['kl_nats_per_token'])} nats per token, 95 % interval "
+            f"{words.kl(low)} to {words.kl(high)}, over {report['tokens']:,} tokens."
+        ),
+        columns=("measure", "this checkpoint"),
+        rows=rows,
+    )
+
+
+def _benchmark(report: Mapping[str, Any]) -> Figure:
+    rows = [(n.replace("_", " "), v) for n, v in report.items() if isinstance(v, (int, float, str))]
+    return Figure(
+        name="benchmark",
+        title="Benchmark",
+        summary="Speed and memory on the machine that made the checkpoint.",
+        columns=("measure", "value"),
+        rows=tuple(rows),
+    )
+
+
+def _plain(value: object) -> Cell:
+    return value if isinstance(value, (str, int, float)) or value is None else str(value)

@@ -1,0 +1,67 @@
+"""The list of jobs and the form for a new one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from app.core.sizes import format_size
+from app.dashboard import words
+from app.jobs.schemas import Job, Page
+
+__all__ = ["FORM_FIELDS", "job_line", "jobs_page"]
+
+FORM_FIELDS = ("model", "budget", "device", "context", "deliver")
+
+
+def jobs_page(
+    page: Page[Job],
+    *,
+    models: Iterable[str],
+    devices: Sequence[str],
+    form: Mapping[str, str] | None = None,
+    error: str = "",
+) -> dict[str, Any]:
+    """Return what the list shows; `form` and `error` are those of a submission that failed."""
+    given = form or {}
+    cursor = page.next_cursor
+    return {
+        "title": "Jobs",
+        "section": "Jobs",
+        "twin": "/index.json",
+        "jobs": [job_line(job) for job in page.items],
+        "next": None if cursor is None else f"/?cursor={cursor}",
+        "models": sorted(set(models)),
+        "devices": [{"name": name} for name in devices],
+        "form": {name: given.get(name, "") for name in FORM_FIELDS},
+        "error": error,
+        "fit": "",
+    }
+
+
+def job_line(job: Job) -> dict[str, Any]:
+    """Return one job of a list."""
+    answer = job.answer
+    return {
+        "id": job.id,
+        "model_name": words.name_of(job.request.model),
+        "model": job.request.model,
+        "budget": words.budget_words(job.request),
+        "status": job.status.value,
+        "progress": _progress(job),
+        "file_size": "\N{EN DASH}" if answer is None else format_size(answer.file_bytes),
+        "file_bytes": None if answer is None else answer.file_bytes,
+        "predicted": "\N{EN DASH}"
+        if answer is None
+        else words.kl(answer.predicted_kl_nats_per_token),
+        "created_at": job.created_at.isoformat(),
+        "created_words": words.when(job.created_at),
+    }
+
+
+def _progress(job: Job) -> dict[str, str] | None:
+    found = job.progress
+    if found is None or job.status.is_final:
+        return None
+    percent = f"{found.done / found.total:.0%}" if found.total else ""
+    return {"stage": found.stage.value, "percent": percent}

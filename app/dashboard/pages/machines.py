@@ -1,0 +1,116 @@
+"""The machines that work, and how fast the checkpoints run on them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from app.core.sizes import format_size
+from app.dashboard import words
+from app.dashboard.figures.figure import Cell, Figure, Series
+from app.jobs.schemas import JobReport
+from app.machines.schemas import Worker
+
+__all__ = ["benchmarks_page", "machines_page"]
+
+_SPEED = (
+    ("decode_tokens_per_second", "decode tokens/s"),
+    ("prefill_tokens_per_second", "prefill tokens/s"),
+    ("time_to_first_token_seconds", "first token s"),
+    ("peak_memory_bytes", "peak memory bytes"),
+)
+
+
+def machines_page(workers: Iterable[Worker]) -> dict[str, Any]:
+    """Return the registered workers."""
+    rows = tuple(
+        (
+            worker.name,
+            worker.capabilities.chip,
+            format_size(worker.capabilities.memory_bytes),
+            worker.capabilities.backend,
+            worker.capabilities.mlx_version,
+            words.when(worker.seen_at),
+            worker.job_id or "idle",
+        )
+        for worker in workers
+    )
+    busy = sum(1 for row in rows if row[-1] != "idle")
+    figure = Figure(
+        name="machines",
+        title="Workers",
+        summary=f"{len(rows)} registered, {busy} at work.",
+        columns=("name", "chip", "memory", "backend", "MLX", "last seen", "job"),
+        rows=rows,
+    )
+    return {
+        "title": "Machines",
+        "section": "Machines",
+        "twin": "/machines.json",
+        "machines": figure,
+    }
+
+
+def benchmarks_page(reports: Sequence[JobReport]) -> dict[str, Any]:
+    """Return the benchmarks of finished checkpoints across machines."""
+    timed = [report for report in reports if report.benchmark is not None]
+    rows = tuple(_row(report) for report in timed)
+    figure = Figure(
+        name="speed",
+        title="Speed by checkpoint and machine",
+        summary=f"{len(rows)} checkpoints were timed.",
+        columns=("checkpoint", "machine", "bytes", *(title for _, title in _SPEED)),
+        rows=rows,
+    )
+    plot = Figure(
+        name="speed",
+        title="Decoding speed against size",
+        summary=_fastest(rows),
+        columns=figure.columns,
+        rows=rows,
+        series=_series(rows),
+        x_title="bytes of the files",
+        y_title="decode tokens per second",
+    )
+    return {
+        "title": "Benchmarks",
+        "section": "Benchmarks",
+        "twin": "/benchmarks.json",
+        "speed": figure,
+        "plot": plot,
+    }
+
+
+def _row(report: JobReport) -> tuple[Cell, ...]:
+    found, job = report.benchmark or {}, report.job
+    name = f"{words.name_of(job.request.model)} ({job.id[-4:]})"
+    machine = "unknown" if job.worker is None else job.worker.capabilities.chip
+    nbytes = None if job.answer is None else job.answer.file_bytes
+    return (name, machine, nbytes, *(_number(found.get(key)) for key, _ in _SPEED))
+
+
+def _number(value: object) -> float | None:
+    return value if isinstance(value, (int, float)) else None
+
+
+def _series(rows: Sequence[tuple[Cell, ...]]) -> tuple[Series, ...]:
+    roles = ("main", "ours", "other")
+    machines = list(dict.fromkeys(str(row[1]) for row in rows))
+    return tuple(
+        Series(
+            machine,
+            [float(row[2] or 0) for row in rows if row[1] == machine],
+            [float(row[3] or 0) for row in rows if row[1] == machine],
+            role=roles[index % len(roles)],
+            labels=[str(row[0]) for row in rows if row[1] == machine],
+        )
+        for index, machine in enumerate(machines)
+    )
+
+
+def _fastest(rows: Sequence[tuple[Cell, ...]]) -> str:
+    known = [row for row in rows if isinstance(row[3], (int, float))]
+    if not known:
+        return "No decoding speed was recorded."
+    best = max(known, key=lambda row: float(row[3] or 0))
+    return f"Fastest: {best[0]} with {best[3]:,.1f} tokens per second on {best[1]}."

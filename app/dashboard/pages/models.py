@@ -1,0 +1,138 @@
+"""The models that were measured, and one of them with its budget on a slider."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+from urllib.parse import urlencode
+
+from app.core.measurement import Measurement
+from app.core.sizes import format_size
+from app.dashboard import words
+from app.dashboard.figures.frontier import Point, thinned
+from app.dashboard.figures.tensor import Tensor, tensor
+from app.dashboard.figures.verification import verification_figure
+from app.dashboard.pages.answer import Solved, answer_figures
+from app.dashboard.pages.tiles import Tile, answer_tiles
+from app.models.schemas import Model
+
+__all__ = ["WhatIf", "model_page", "models_page"]
+
+
+def models_page(models: Iterable[Model]) -> dict[str, Any]:
+    """Return the list of models that have a measurement."""
+    lines = [
+        {
+            "digest": model.id,
+            "name": words.name_of(model.name),
+            "model_type": model.model_type,
+            "weights": model.weights,
+            "measured": ", ".join(f"{m.encoder}/{m.sensitivity}" for m in model.measurements),
+        }
+        for model in models
+        if model.measurements
+    ]
+    return {"title": "Models", "section": "Models", "twin": "/models.json", "models": lines}
+
+
+class WhatIf:
+    """The address of a model's page: which measurement, budget and module it shows."""
+
+    def __init__(self, digest: str, measurement: str, budget: int, module: str) -> None:
+        self.digest = digest
+        self.measurement = measurement
+        self.budget = budget
+        self.module = module
+
+    def address(self, *, module: str | None = None, suffix: str = "") -> str:
+        """Return the page's address, or that of its twin or of a figure's CSV."""
+        query = {
+            "measurement": self.measurement,
+            "budget": str(self.budget),
+            "module": self.module if module is None else module,
+        }
+        return f"/models/{self.digest}{suffix}?{urlencode(query)}"
+
+
+def model_page(
+    measurement: Measurement,
+    line: Sequence[Point],
+    at: WhatIf,
+    solved: Solved | None,
+    error: str = "",
+) -> dict[str, Any]:
+    """Return a model's page at one budget; without `solved`, `error` says why."""
+    found = measurement.verification
+    page: dict[str, Any] = {
+        "title": words.name_of(measurement.model.name),
+        "section": "Models",
+        "twin": at.address(suffix=".json"),
+        "model": _head(measurement),
+        "slider": _slider(line, at.budget),
+        "measurement_choice": measurement.key,
+        "chosen": at.module,
+        "csv": lambda name: at.address(suffix=f"/{name}.csv"),
+        "cell_link": lambda path: at.address(module=path),
+        "error": error,
+        "answer": None,
+        "tensor": None,
+        "tensor_tiles": [],
+        "verification": None if found is None else verification_figure(found),
+    }
+    if solved is not None:
+        page |= answer_figures(solved)
+        page["answer"] = {"tiles": answer_tiles(solved.manifest)}
+        page |= _tensor(solved, at.module)
+    return page
+
+
+def _tensor(solved: Solved, path: str) -> dict[str, Any]:
+    choice = solved.manifest.modules.get(path)
+    if choice is None:
+        return {}
+    shown = tensor(
+        solved.measurement.inventory.module(path),
+        solved.measurement.curve(path),
+        choice.format,
+        solved.manifest.certificate.shadow_price_nats_per_byte,
+    )
+    return {"tensor": shown, "tensor_tiles": _tensor_tiles(shown, choice.bytes, choice.kl_nats)}
+
+
+def _tensor_tiles(shown: Tensor, nbytes: int, kl_nats: float) -> list[Tile]:
+    shape = " x ".join(str(size) for size in shown.shape)
+    return [
+        Tile("Stored as", words.short(shown.format), note=f"{nbytes:,} bytes, shape {shape}"),
+        Tile("SQNR", f"{shown.sqnr_db:.1f}", "dB"),
+        Tile("Costs", words.kl(kl_nats), "nats per token", mark="ours"),
+        Tile("Sensitivity alpha", words.kl(shown.alpha_nats), "nats per unit of t2"),
+    ]
+
+
+def _head(measurement: Measurement) -> dict[str, Any]:
+    return {
+        "digest": measurement.model.digest,
+        "name": words.name_of(measurement.model.name),
+        "model_type": measurement.inventory.architecture.model_type,
+        "weights": measurement.inventory.weights,
+        "modules": len(measurement.inventory.modules),
+        "encoder": measurement.encoder.value,
+        "sensitivity": measurement.sensitivity.value,
+        "warnings": list(measurement.warnings),
+    }
+
+
+def _slider(line: Sequence[Point], budget: int) -> dict[str, Any]:
+    smallest, largest = line[0].file_bytes, line[-1].file_bytes
+    best = max((p for p in line if p.file_bytes <= budget), key=_bytes_of, default=line[0])
+    return {
+        "minimum": smallest,
+        "maximum": largest,
+        "value": min(max(budget, smallest), largest),
+        "words": f"{format_size(budget)}: KL about {words.kl(best.kl_nats)}",
+        "frontier": [[p.file_bytes, p.kl_nats] for p in thinned(line)],
+    }
+
+
+def _bytes_of(point: Point) -> int:
+    return point.file_bytes

@@ -1,0 +1,52 @@
+"""The few numbers at the head of a page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from app.core.manifest import Manifest
+from app.core.sizes import format_size
+from app.dashboard.words import gap_words, kl
+
+__all__ = ["Tile", "answer_tiles", "evaluation_tiles"]
+
+_NATS = "nats per token"
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """A name, its value, and what to know about it; `mark` is `ours` for the main one."""
+
+    name: str
+    value: str
+    unit: str = ""
+    note: str = ""
+    mark: str = ""
+
+
+def answer_tiles(manifest: Manifest) -> list[Tile]:
+    """Return size, predicted KL, bound and price of an allocation."""
+    proof = manifest.certificate
+    spare = manifest.budget_bytes - manifest.file_bytes
+    price = proof.shadow_price_nats_per_byte * 1e6
+    return [
+        Tile(
+            "Files",
+            format_size(manifest.file_bytes),
+            note=f"{manifest.file_bytes:,} bytes, {spare:,} to spare",
+        ),
+        Tile("Predicted KL", kl(proof.predicted_kl_nats_per_token), _NATS, mark="ours"),
+        Tile("Lower bound", kl(proof.bound), _NATS, note=gap_words(proof.gap)),
+        Tile("One more MB buys", kl(price), _NATS, note=f"solved by {proof.solver}"),
+    ]
+
+
+def evaluation_tiles(evaluation: Mapping[str, Any] | None) -> list[Tile]:
+    """Return the measured KL with its interval."""
+    if evaluation is None or "kl_interval_95" not in evaluation:
+        return []
+    low, high = evaluation["kl_interval_95"]
+    value = kl(evaluation["kl_nats_per_token"])
+    return [Tile("Measured KL", value, _NATS, note=f"95 %: {kl(low)} to {kl(high)}", mark="ours")]

@@ -1,0 +1,251 @@
+"""Routes of the pages; none is part of the API."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Depends, Query, Request, Response, status
+from fastapi.responses import FileResponse, RedirectResponse
+from fastapi.routing import APIRoute
+from pydantic import ValidationError
+
+from app.auth.dependencies import TOKEN_COOKIE, JobsReader, JobsWriter
+from app.core.errors import BitbudgetError, NotFoundError
+from app.core.requests import JobRequest
+from app.dashboard.fit import fit_words
+from app.dashboard.forms import Form, job_fields
+from app.dashboard.rendering import asset_file, asset_names, html, twin
+from app.dashboard.service import Dashboard, WhatIfQuery, figure_named
+from app.errors import UnauthorizedError
+from app.services import ServicesDependency
+
+__all__ = ["router"]
+
+_FOREVER: Final = {"Cache-Control": "public, max-age=31536000, immutable"}
+_MAX_BYTES: Final = 2**62
+
+
+class _PageRoute(APIRoute):
+    """Shows errors as pages to those who asked for a page."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Return the handler, with errors turned into pages."""
+        handle = super().get_route_handler()
+
+        async def handle_page(request: Request) -> Response:
+            if request.url.path.endswith((".json", ".csv")):
+                return await handle(request)
+            try:
+                return await handle(request)
+            except UnauthorizedError as error:
+                said = "" if TOKEN_COOKIE not in request.cookies else str(error)
+                return _sign_in_page(said)
+            except BitbudgetError as error:
+                return _problem_page(error)
+
+        return handle_page
+
+
+router = APIRouter(route_class=_PageRoute, include_in_schema=False)
+
+
+def _dashboard(services: ServicesDependency, _: JobsReader) -> Dashboard:
+    return Dashboard(services)
+
+
+Pages = Annotated[Dashboard, Depends(_dashboard)]
+Cursor = Annotated[str | None, Query(max_length=4096)]
+Name = Annotated[str, Query(max_length=512)]
+Bytes = Annotated[int | None, Query(ge=0, le=_MAX_BYTES)]
+Jobs = Annotated[list[str] | None, Query(max_length=16)]
+
+
+def _asked(measurement: Name = "", budget: Bytes = None, module: Name = "") -> WhatIfQuery:
+    return WhatIfQuery(measurement, budget, module)
+
+
+Asked = Annotated[WhatIfQuery, Depends(_asked)]
+
+
+def _problem_page(error: BitbudgetError) -> Response:
+    page = {"title": error.title(), "section": "", "twin": "/index.json", "detail": str(error)}
+    return html("problem.html", page, error.status)
+
+
+def _sign_in_page(error: str) -> Response:
+    page = {"title": "Sign in", "section": "", "twin": "/index.json", "error": error}
+    return html("signin.html", page, status.HTTP_401_UNAUTHORIZED)
+
+
+def _csv(page: dict[str, Any], name: str) -> Response:
+    return Response(figure_named(page, name).csv(), media_type="text/csv; charset=utf-8")
+
+
+@router.get("/static/{name}")
+def static(name: str) -> Response:
+    """Serve one of our files, or plotly from its installed package."""
+    if name not in asset_names():
+        raise NotFoundError(what="file", name=name)
+    asset = asset_file(name)
+    return FileResponse(asset.path, media_type=asset.media_type, headers=_FOREVER)
+
+
+@router.get("/")
+def jobs(pages: Pages, cursor: Cursor = None) -> Response:
+    """List the jobs."""
+    return html("jobs.html", pages.jobs(cursor))
+
+
+@router.get("/index.json")
+def jobs_json(pages: Pages, cursor: Cursor = None) -> Response:
+    """List the jobs as JSON."""
+    return twin(pages.jobs(cursor))
+
+
+@router.post("/submit")
+def submit(pages: Pages, principal: JobsWriter, form: Form) -> Response:
+    """Take the form; what is wrong with it is shown beside it."""
+    try:
+        request = JobRequest.model_validate(job_fields(form))
+        job = pages.services.jobs.submit(request, principal, None)
+    except (BitbudgetError, ValidationError) as error:
+        said = str(error) if isinstance(error, BitbudgetError) else _first(error)
+        return html("jobs.html", pages.jobs(form=form, error=said), 422)
+    return RedirectResponse(f"/jobs/{job.id}", status.HTTP_303_SEE_OTHER)
+
+
+def _first(error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    place = ".".join(str(part) for part in first["loc"])
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{place}: {message}" if place else message
+
+
+@router.get("/fit")
+def fit(pages: Pages, model: Name = "", budget: Name = "") -> Response:
+    """Say at once whether the form's model fits."""
+    return twin(fit_words(pages.services, model.strip(), budget.strip()))
+
+
+@router.get("/jobs/{job_id}.json")
+def job_json(pages: Pages, job_id: str) -> Response:
+    """Show a job as JSON."""
+    return twin(pages.job(job_id))
+
+
+@router.get("/jobs/{job_id}")
+def job(pages: Pages, job_id: str) -> Response:
+    """Show a job."""
+    return html("job.html", pages.job(job_id))
+
+
+@router.get("/jobs/{job_id}/{name}.csv")
+def job_csv(pages: Pages, job_id: str, name: str) -> Response:
+    """Give the table behind a job's figure."""
+    return _csv(pages.job(job_id), name)
+
+
+@router.post("/jobs/{job_id}/cancel")
+def cancel(pages: Pages, _: JobsWriter, form: Form, job_id: str) -> Response:  # noqa: ARG001 - read for its origin
+    """Ask for a job to be stopped."""
+    pages.services.jobs.cancel(job_id)
+    return RedirectResponse(f"/jobs/{job_id}", status.HTTP_303_SEE_OTHER)
+
+
+@router.get("/models")
+def models(pages: Pages) -> Response:
+    """List the measured models."""
+    return html("models.html", pages.models())
+
+
+@router.get("/models.json")
+def models_json(pages: Pages) -> Response:
+    """List the measured models as JSON."""
+    return twin(pages.models())
+
+
+@router.get("/models/{digest}.json")
+def model_json(pages: Pages, digest: str, asked: Asked) -> Response:
+    """Show a model as JSON."""
+    return twin(pages.model(digest, asked))
+
+
+@router.get("/models/{digest}")
+def model(pages: Pages, digest: str, asked: Asked) -> Response:
+    """Show a model at one budget."""
+    return html("model.html", pages.model(digest, asked))
+
+
+@router.get("/models/{digest}/{name}.csv")
+def model_csv(pages: Pages, digest: str, name: str, asked: Asked) -> Response:
+    """Give the table behind a model's figure."""
+    return _csv(pages.model(digest, asked), name)
+
+
+@router.get("/compare")
+def compare(pages: Pages, jobs: Jobs = None) -> Response:
+    """Show answers side by side."""
+    return html("compare.html", pages.compare(jobs or []))
+
+
+@router.get("/compare.json")
+def compare_json(pages: Pages, jobs: Jobs = None) -> Response:
+    """Show answers side by side as JSON."""
+    return twin(pages.compare(jobs or []))
+
+
+@router.get("/compare/{name}.csv")
+def compare_csv(pages: Pages, name: str, jobs: Jobs = None) -> Response:
+    """Give the table behind a comparison's figure."""
+    return _csv(pages.compare(jobs or []), name)
+
+
+@router.get("/benchmarks")
+def benchmarks(pages: Pages) -> Response:
+    """Show how fast the checkpoints are."""
+    return html("benchmarks.html", pages.benchmarks())
+
+
+@router.get("/benchmarks.json")
+def benchmarks_json(pages: Pages) -> Response:
+    """Show how fast the checkpoints are as JSON."""
+    return twin(pages.benchmarks())
+
+
+@router.get("/benchmarks/{name}.csv")
+def benchmarks_csv(pages: Pages, name: str) -> Response:
+    """Give the table of benchmarks."""
+    return _csv(pages.benchmarks(), name)
+
+
+@router.get("/machines")
+def machines(pages: Pages) -> Response:
+    """Show the workers."""
+    return html("machines.html", pages.machines())
+
+
+@router.get("/machines.json")
+def machines_json(pages: Pages) -> Response:
+    """Show the workers as JSON."""
+    return twin(pages.machines())
+
+
+@router.get("/machines/{name}.csv")
+def machines_csv(pages: Pages, name: str) -> Response:
+    """Give the table of workers."""
+    return _csv(pages.machines(), name)
+
+
+@router.post("/sign-in")
+def sign_in(request: Request, services: ServicesDependency, form: Form) -> Response:
+    """Keep a key in a cookie that scripts cannot read and other sites cannot send."""
+    key = form.get("key", "").strip()
+    try:
+        services.keys.principal(key)
+    except UnauthorizedError as error:
+        return _sign_in_page(str(error))
+    answer = RedirectResponse("/", status.HTTP_303_SEE_OTHER)
+    secure = request.url.scheme == "https"
+    answer.set_cookie(TOKEN_COOKIE, key, httponly=True, samesite="strict", secure=secure)
+    return answer

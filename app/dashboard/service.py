@@ -1,0 +1,142 @@
+"""Gathers what each page shows from the services behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from app.core.errors import BitbudgetError, InfeasibleBudgetError, NotFoundError
+from app.core.frontier import frontier
+from app.core.manifest import Manifest
+from app.core.measurement import Measurement
+from app.core.requests import AllocationRequest
+from app.dashboard.figures.figure import Figure
+from app.dashboard.pages.answer import Solved, Trade
+from app.dashboard.pages.compare import Compared, compare_page
+from app.dashboard.pages.job import job_page
+from app.dashboard.pages.jobs import jobs_page
+from app.dashboard.pages.machines import benchmarks_page, machines_page
+from app.dashboard.pages.models import WhatIf, model_page, models_page
+from app.dashboard.trade import trade_of
+from app.jobs.schemas import Job, JobReport
+from app.jobs.status import JobStatus
+from app.services import Services
+
+__all__ = ["Dashboard", "WhatIfQuery", "figure_named"]
+
+_LISTED = 50
+_MODELS = 200
+Page = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class WhatIfQuery:
+    """What a model's page is asked to show; empty fields are chosen for the reader."""
+
+    measurement: str
+    budget: int | None
+    module: str
+
+
+@dataclass(frozen=True, slots=True)
+class Dashboard:
+    """The pages of one server."""
+
+    services: Services
+
+    def jobs(
+        self, cursor: str | None = None, form: Mapping[str, str] | None = None, error: str = ""
+    ) -> Page:
+        """Return the list of jobs with the form."""
+        models = self.services.models.page(None, _MODELS).items
+        return jobs_page(
+            self.services.jobs.page(cursor, _LISTED, None, None),
+            models=(name for model in models for name in model.names),
+            devices=(),
+            form=form,
+            error=error,
+        )
+
+    def job(self, job_id: str) -> Page:
+        """Return one job; NotFoundError when there is none."""
+        report = self.services.jobs.report(job_id)
+        return job_page(report, self._solved(report.job), None)
+
+    def _solved(self, job: Job) -> Solved | None:
+        if job.answer is None or job.measurement_id is None:
+            return None
+        measurement = self.services.measurements.library.get(job.measurement_id)
+        return Solved(measurement, self._trade(measurement), self._manifest(job))
+
+    def _manifest(self, job: Job) -> Manifest:
+        return Manifest.from_bytes(self.services.jobs.manifest(job.id))
+
+    def _trade(self, measurement: Measurement) -> Trade:
+        return trade_of(frontier(measurement))
+
+    def models(self) -> Page:
+        """Return the measured models."""
+        return models_page(self.services.models.page(None, _MODELS).items)
+
+    def model(self, digest: str, asked: WhatIfQuery) -> Page:
+        """Return a model at one budget, the middle of its range when none is stated."""
+        chosen = asked.measurement or self._measurement_of(digest)
+        measurement = self.services.measurements.library.get(chosen)
+        trade = self._trade(measurement)
+        budget = _default(trade) if asked.budget is None else asked.budget
+        at = WhatIf(digest, chosen, budget, asked.module)
+        try:
+            request = AllocationRequest(budget=at.budget)
+            answer = self.services.measurements.allocate(chosen, request)
+        except InfeasibleBudgetError as error:
+            return model_page(measurement, trade.line, at, None, str(error))
+        return model_page(measurement, trade.line, at, Solved(measurement, trade, answer.manifest))
+
+    def _measurement_of(self, digest: str) -> str:
+        for model in self.services.models.page(None, _MODELS).items:
+            if model.id == digest and model.measurements:
+                return model.measurements[0].id
+        raise NotFoundError(what="measured model", name=digest)
+
+    def compare(self, job_ids: Sequence[str]) -> Page:
+        """Return the chosen answers side by side."""
+        choices = [job for job in self._finished() if job.answer is not None]
+        try:
+            compared = [self._compared(job_id) for job_id in dict.fromkeys(job_ids)]
+        except BitbudgetError as error:
+            return compare_page(choices, [], str(error))
+        return compare_page(choices, compared)
+
+    def _compared(self, job_id: str) -> Compared:
+        report = self.services.jobs.report(job_id)
+        return Compared(report.job, self._manifest(report.job), report.evaluation)
+
+    def benchmarks(self) -> Page:
+        """Return the benchmarks of the latest finished jobs."""
+        return benchmarks_page(list(self._reports()))
+
+    def _reports(self) -> Iterator[JobReport]:
+        for job in self._finished():
+            yield self.services.jobs.report(job.id)
+
+    def _finished(self) -> list[Job]:
+        return self.services.jobs.page(None, _LISTED, JobStatus.SUCCEEDED, None).items
+
+    def machines(self) -> Page:
+        """Return the registered workers."""
+        return machines_page(self.services.machines.page(None, _MODELS).items)
+
+
+def _default(trade: Trade) -> int:
+    return trade.line[len(trade.line) // 2].file_bytes
+
+
+def figure_named(page: Page, name: str) -> Figure:
+    """Return a page's figure; NotFoundError when it has none of that name."""
+    for value in page.values():
+        for item in value if isinstance(value, list) else (value,):
+            figure = item if isinstance(item, Figure) else getattr(item, "figure", None)
+            if isinstance(figure, Figure) and figure.name == name:
+                return figure
+    raise NotFoundError(what="figure", name=name)

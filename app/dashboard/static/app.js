@@ -1,0 +1,206 @@
+"use strict";
+
+// Everything on a page works without this file but drawing and live updates: forms, links and
+// tables come from the server. Data reaches it as JSON scripts and the API's answers only.
+
+const color = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+
+function trace(series) {
+  const ink = { main: "--accent", ours: "--ours", other: "--muted", faint: "--faint" }[series.role];
+  const text = series.labels.length ? series.labels : undefined;
+  const shared = { name: series.name, x: series.x, y: series.y, text, type: "scatter" };
+  const hover = `${text ? "%{text}<br>" : ""}%{x:.4~g}, %{y:.4~g}<extra>${series.name}</extra>`;
+  if (series.kind === "line") {
+    const dash = series.role === "faint" ? "dot" : "solid";
+    const line = { color: color(ink), width: 2, dash };
+    return { ...shared, mode: "lines", line, hovertemplate: hover };
+  }
+  const ours = series.role === "ours";
+  const symbol = ours ? "diamond" : series.role === "other" ? "circle-open" : "circle";
+  const marker = { color: color(ink), size: ours ? 13 : 8, symbol, line: { width: ours ? 0 : 1.5 } };
+  return { ...shared, mode: "markers", marker, hovertemplate: hover };
+}
+
+function axis(spec) {
+  return {
+    title: { text: spec.title, standoff: 12, font: { size: 13 } },
+    type: spec.scale,
+    gridcolor: color("--line"),
+    linecolor: color("--line"),
+    zeroline: false,
+    automargin: true,
+    exponentformat: "power",
+    nticks: spec.scale === "log" ? 6 : 8,
+  };
+}
+
+function draw(root) {
+  if (!window.Plotly) return;
+  for (const data of root.querySelectorAll("script.plot-data")) {
+    const target = data.previousElementSibling;
+    const plot = JSON.parse(data.textContent);
+    const layout = {
+      paper_bgcolor: "rgba(0,0,0,0)",
+      plot_bgcolor: "rgba(0,0,0,0)",
+      font: { family: getComputedStyle(document.body).fontFamily, size: 13, color: color("--muted") },
+      margin: { l: 56, r: 12, t: 8, b: 48 },
+      legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom", xanchor: "left" },
+      showlegend: plot.series.length > 1,
+      hoverlabel: { bgcolor: color("--surface"), bordercolor: color("--line-strong"), font: { color: color("--text") } },
+      xaxis: axis(plot.x),
+      yaxis: axis(plot.y),
+    };
+    window.Plotly.react(target, plot.series.map(trace), layout, {
+      displayModeBar: false,
+      responsive: true,
+    });
+  }
+}
+
+async function page(url, signal) {
+  const answer = await fetch(url, { headers: { Accept: "text/html" }, signal });
+  if (!answer.ok) throw new Error(`${url}: ${answer.status}`);
+  return new DOMParser().parseFromString(await answer.text(), "text/html");
+}
+
+function swap(id, from) {
+  const fresh = from.getElementById(id);
+  const old = document.getElementById(id);
+  if (!fresh || !old) return;
+  const active = document.activeElement;
+  const link = active && old.contains(active) ? active.getAttribute("href") : null;
+  old.replaceWith(fresh);
+  draw(fresh);
+  const again = link && [...fresh.querySelectorAll("a")].find((a) => moduleOf(a) === moduleOf({ href: new URL(link, location).href }));
+  if (again) again.focus({ preventScroll: true });
+}
+
+const moduleOf = (anchor) => new URL(anchor.href, location).searchParams.get("module");
+
+// The slider answers from the frontier at once, and from the solver when it rests.
+function whatIf(form) {
+  const slider = form.elements.budget;
+  const words = document.getElementById("budget-words");
+  const frontier = JSON.parse(document.getElementById(form.dataset.frontier).textContent);
+  let timer = 0;
+  let asking = null;
+  const address = (module) => {
+    const query = new URLSearchParams(new FormData(form));
+    query.set("module", module ?? form.elements.module.value);
+    return `${form.getAttribute("action")}?${query}`;
+  };
+  const show = async (url) => {
+    if (asking) asking.abort();
+    asking = new AbortController();
+    history.replaceState(null, "", url);
+    try {
+      swap("answer", await page(url, asking.signal));
+    } catch (error) {
+      if (error.name !== "AbortError") words.textContent = "The server did not answer; move again.";
+    }
+  };
+  slider.addEventListener("input", () => {
+    const budget = Number(slider.value);
+    let best = frontier[0];
+    for (const point of frontier) if (point[0] <= budget) best = point;
+    words.textContent = `${size(budget)}: KL about ${Number(best[1].toPrecision(3))}`;
+    slider.setAttribute("aria-valuetext", words.textContent);
+    clearTimeout(timer);
+    timer = setTimeout(() => show(address()), 180);
+  });
+  document.addEventListener("click", (event) => {
+    const cell = event.target.closest(".heat a, a.chip");
+    if (!cell || event.ctrlKey || event.metaKey || event.shiftKey) return;
+    event.preventDefault();
+    form.elements.module.value = moduleOf(cell);
+    show(address(moduleOf(cell))).then(() => {
+      const detail = document.getElementById("tensor");
+      if (detail) detail.scrollIntoView({ block: "nearest" });
+    });
+  });
+}
+
+function size(bytes) {
+  const units = [["GiB", 2 ** 30], ["MiB", 2 ** 20], ["KiB", 2 ** 10]];
+  for (const [name, unit] of units) if (bytes >= unit) return `${(bytes / unit).toFixed(2)} ${name}`;
+  return `${bytes} B`;
+}
+
+function amount(progress) {
+  const seconds = progress.seconds || 0;
+  const speed = seconds > 0 ? progress.done / seconds : 0;
+  const bytes = progress.unit === "bytes";
+  const say = (value) => (bytes ? size(value) : value.toLocaleString("en"));
+  const parts = [`${say(progress.done)}${progress.total ? ` of ${say(progress.total)}` : ""}${bytes ? "" : ` ${progress.unit}`}`];
+  if (speed > 0) parts.push(bytes ? `${(speed / 1e9).toFixed(3)} GB/s` : `${speed.toFixed(0)} ${progress.unit}/s`);
+  if (speed > 0 && progress.total > progress.done) parts.push(`${Math.ceil((progress.total - progress.done) / speed)} s left`);
+  if (progress.detail) parts.push(progress.detail);
+  return parts.join(" · ");
+}
+
+// A job's events move the bar; a change of state fetches the page anew.
+function follow(root) {
+  const source = new EventSource(root.dataset.events);
+  const refresh = async () => {
+    swap("job", await page(location.href));
+    const now = document.getElementById("job");
+    if (!now.dataset.events) source.close();
+  };
+  source.addEventListener("progress", (event) => {
+    const found = JSON.parse(event.data);
+    const progress = found.data || found;
+    const bar = document.getElementById("progress");
+    if (!bar || !progress.stage) return;
+    if (progress.total) bar.value = progress.done / progress.total;
+    document.getElementById("amount").textContent = amount(progress);
+    const items = [...document.querySelectorAll("[data-stage]")];
+    const at = items.findIndex((item) => item.dataset.stage === progress.stage);
+    if (at < 0 || items[at].classList.contains("now")) return;
+    items.forEach((item, index) => {
+      item.className = index < at ? "done" : index === at ? "now" : "later";
+      item.toggleAttribute("aria-current", index === at);
+      if (index === at) item.setAttribute("aria-current", "step");
+    });
+    document.getElementById("announce").textContent = `Stage ${progress.stage}`;
+  });
+  for (const kind of ["started", "requeued", "cancel_requested", "succeeded", "failed", "cancelled"]) {
+    source.addEventListener(kind, refresh);
+  }
+  addEventListener("pagehide", () => source.close());
+}
+
+// The form says what fits while it is filled in.
+function instantFit(form) {
+  const output = document.getElementById("fit");
+  let timer = 0;
+  let asking = null;
+  const ask = async () => {
+    if (asking) asking.abort();
+    asking = new AbortController();
+    const query = new URLSearchParams(new FormData(form));
+    try {
+      const answer = await fetch(`${output.dataset.source}?${query}`, { signal: asking.signal });
+      const said = await answer.json();
+      output.textContent = said.words;
+      output.className = said.verdict;
+    } catch (error) {
+      if (error.name !== "AbortError") output.textContent = "";
+    }
+  };
+  form.addEventListener("input", () => {
+    clearTimeout(timer);
+    timer = setTimeout(ask, 250);
+  });
+  if (form.elements.model.value) ask();
+}
+
+document.addEventListener("DOMContentLoaded", () => {
+  draw(document);
+  const job = document.querySelector("[data-events]");
+  if (job) follow(job);
+  const form = document.getElementById("what-if");
+  if (form) whatIf(form);
+  const submit = document.getElementById("submit");
+  if (submit) instantFit(submit);
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => draw(document));
+});

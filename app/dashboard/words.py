@@ -1,0 +1,103 @@
+"""Numbers and times as people read them."""
+
+from __future__ import annotations
+
+import math
+import re
+from datetime import UTC, datetime
+
+from app.core.formats import Mode, parse_format
+from app.core.requests import AllocationRequest
+from app.core.sizes import format_size
+from app.leases.schemas import Progress
+
+__all__ = ["budget_words", "cell", "gap_words", "kl", "module_words", "name_of", "short", "when"]
+
+_ROLES = {
+    "self_attn": "attn",
+    "attention": "attn",
+    "switch_mlp": "experts",
+    "shared_expert": "shared",
+}
+_LARGE = 1000
+_SMALL = 1e-4
+
+
+def kl(nats: float) -> str:
+    """Return a KL with three significant digits."""
+    if nats == 0 or not math.isfinite(nats):
+        return f"{nats:g}"
+    return f"{nats:.2e}" if abs(nats) < _SMALL else f"{float(f'{nats:.3g}'):.10g}"
+
+
+def gap_words(gap: float) -> str:
+    """Return a relative gap as words: proven optimal, or how far it can be from it."""
+    return "proven optimal" if gap <= 0 else f"at most {gap:.2%} from optimal"
+
+
+def cell(value: object) -> str:
+    """Return a table's value: thousands apart, few digits, a dash for nothing."""
+    if value is None:
+        return "\N{EN DASH}"
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return str(value)
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:,.1f}" if abs(value) >= _LARGE else kl(value)
+
+
+def short(name: str) -> str:
+    """Return a format's name as short as a cell: `4g64`."""
+    format_ = parse_format(name)
+    if format_.mode is Mode.AFFINE:
+        return f"{format_.bits}g{format_.group_size}"
+    return format_.mode.value
+
+
+def module_words(column: str) -> str:
+    """Return a module's place in its layer in words: `self_attn.q_proj` -> `attn q`."""
+    parts = [_ROLES.get(part, part) for part in column.split(".")]
+    return " ".join(re.sub(r"_proj$", "", part).replace("_", " ") for part in parts)
+
+
+def name_of(model: str) -> str:
+    """Return a model's name without the folders above it; Hub ids stay whole."""
+    is_folder = model.startswith(("/", ".", "~")) or model.count("/") > 1
+    return model.rstrip("/").rsplit("/", 1)[-1] if is_folder else model
+
+
+def budget_words(request: AllocationRequest) -> str:
+    """Return what was asked for."""
+    parts = []
+    if request.budget_bytes is not None:
+        parts.append(f"within {format_size(request.budget_bytes)}")
+    if request.device is not None:
+        context = f" with {request.context:,} tokens" if request.context else ""
+        parts.append(f"on {request.device}{context}")
+    if request.min_safe:
+        parts.append("the smallest safe size")
+    return ", ".join(parts)
+
+
+def when(moment: datetime) -> str:
+    """Return a time to the minute, in UTC."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def progress_words(progress: Progress) -> str:
+    """Return how far a stage is, how fast, and what it is at."""
+    is_bytes = progress.unit == "bytes"
+
+    def say(count: float) -> str:
+        return format_size(int(count)) if is_bytes else f"{count:,.0f}"
+
+    total = f" of {say(progress.total)}" if progress.total else ""
+    parts = [f"{say(progress.done)}{total}{'' if is_bytes else ' ' + progress.unit}"]
+    if progress.seconds > 0 and progress.done:
+        speed = progress.done / progress.seconds
+        parts.append(f"{speed / 1e9:.3f} GB/s" if is_bytes else f"{speed:,.0f} {progress.unit}/s")
+        if progress.total > progress.done:
+            parts.append(f"{(progress.total - progress.done) / speed:.0f} s left")
+    if progress.detail:
+        parts.append(progress.detail)
+    return " · ".join(parts)
