@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Final
+from typing import Annotated, Final
 
-from pydantic import TypeAdapter
+from pydantic import Field, FiniteFloat, TypeAdapter
 
 from app.core.canonical import canonical_json, sha256_of
 from app.core.formats import KEEP, Format, FormatName
@@ -30,6 +30,10 @@ __all__ = [
 
 METRIC_VERSION: Final = 1
 """Raised whenever a change makes stored numbers incomparable with new ones."""
+
+
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+"""A finite number from 0 on, checked where a document is read."""
 
 
 class Encoder(StrEnum):
@@ -66,9 +70,9 @@ class CurvePoint:
     """
 
     format: FormatName
-    t2: float
-    kl_nats: float
-    t2_relative_error: float = 0.0
+    t2: NotNegative
+    kl_nats: NotNegative
+    t2_relative_error: NotNegative = 0.0
 
     @property
     def sqnr_db(self) -> float:
@@ -86,10 +90,10 @@ class Curve:
     """
 
     path: str
-    alpha_nats: float
+    alpha_nats: NotNegative
     points: tuple[CurvePoint, ...]
     digest: str = ""
-    features: Mapping[str, float] = field(default_factory=dict)
+    features: Mapping[str, FiniteFloat] = field(default_factory=dict)
 
     def point(self, format_: Format) -> CurvePoint:
         """Return the point measured in `format_`; KeyError when it was not."""
@@ -112,12 +116,12 @@ class ModelIdentity:
 class Verification:
     """Predicted against measured KL (nats per token) on random mixed allocations."""
 
-    predicted: tuple[float, ...]
-    measured: tuple[float, ...]
-    bits_per_weight: tuple[float, ...]
-    r_squared: float
-    spearman: float
-    slope: float
+    predicted: tuple[FiniteFloat, ...]
+    measured: tuple[FiniteFloat, ...]
+    bits_per_weight: tuple[FiniteFloat, ...]
+    r_squared: FiniteFloat
+    spearman: FiniteFloat
+    slope: FiniteFloat
 
 
 @dataclass(frozen=True, slots=True)
