@@ -1,0 +1,144 @@
+"""Hostile bodies, names and paths, sent to the running application."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from app.core.measurement import Measurement
+from app.database import Database
+from app.main import create_app
+from app.migrate import upgrade
+from app.settings import Settings
+from tests.hostile import manifest_cases, measurement_cases, request_cases
+from tests.hostile.conftest import LIMIT_SECONDS
+from tests.support.http import FakeClock, FakeWorker, Server
+
+pytestmark = pytest.mark.hostile
+
+JSON = {"Content-Type": "application/json"}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    home = tmp_path_factory.mktemp("home")
+    (home / "models").mkdir()
+    settings = Settings(home=home, sweep_seconds=3600, model_roots=str(home / "models"))
+    database = Database(settings.resolved_database_url)
+    upgrade(database)
+    database.dispose()
+    clock = FakeClock()
+    app = create_app(settings, clock=clock)
+    with TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False) as http:
+        yield Server(http, app.state.services, clock)
+
+
+@pytest.fixture
+def worker(server: Server) -> Iterator[FakeWorker]:
+    server.submit()
+    worker = server.worker()
+    assert worker.claim() is not None
+    yield worker
+    worker.finish("failed", problem={"type": "x", "title": "x", "status": 422, "detail": "x"})
+
+
+def _refused(answer: Any, started: float) -> dict[str, Any]:
+    assert time.monotonic() - started < LIMIT_SECONDS
+    assert 400 <= answer.status_code < 500, answer.text[:300]
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    problem: dict[str, Any] = answer.json()
+    assert problem["status"] == answer.status_code
+    assert 5 < len(problem["detail"]) < 1000
+    assert "Traceback" not in answer.text
+    return problem
+
+
+@pytest.mark.parametrize(
+    "body", [pytest.param(body, id=name) for name, body in request_cases.cases()]
+)
+def test_a_hostile_job_is_a_problem(server: Server, body: bytes) -> None:
+    before = len(server.http.get("/v1/jobs").json()["items"])
+    started = time.monotonic()
+    _refused(server.http.post("/v1/jobs", content=body, headers=JSON), started)
+    assert len(server.http.get("/v1/jobs").json()["items"]) == before
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        "/etc/passwd",
+        "/",
+        "../../../etc",
+        "models/../../..",
+        "~root",
+        "~/.ssh",
+        "/proc/self/environ",
+        "file:///etc/passwd",
+        "http://169.254.169.254/latest",
+        "org/name@../../x",
+        "org/name/../../x",
+        "a\nb/c",
+        "a\x00b",
+        "\u202e/etc",
+        "C:\\Windows",
+        "//host/share",
+    ],
+)
+def test_a_model_outside_the_roots_is_a_problem(server: Server, model: str) -> None:
+    started = time.monotonic()
+    body = {"model": model, "budget": "1GiB"}
+    problem = _refused(server.http.post("/v1/jobs", json=body), started)
+    assert problem["type"].startswith("urn:bitbudget:problem:invalid")
+
+
+def test_a_link_out_of_a_root_is_a_problem(server: Server, tmp_path: Path) -> None:
+    root = server.services.settings.home_folder / "models"
+    (root / "out").symlink_to(tmp_path)
+    body = {"model": str(root / "out"), "budget": "1GiB"}
+    _refused(server.http.post("/v1/jobs", json=body), time.monotonic())
+
+
+@pytest.mark.parametrize(
+    "data", [pytest.param(data, id=name) for name, data in manifest_cases.cases()]
+)
+def test_a_hostile_manifest_is_not_stored(worker: FakeWorker, data: bytes) -> None:
+    started = time.monotonic()
+    _refused(worker.upload("manifest.json", data), started)
+
+
+def test_the_measurement_that_the_cases_damage_is_sound() -> None:
+    assert Measurement.from_json(json.dumps(measurement_cases.MEASUREMENT).encode()).curves
+
+
+@pytest.mark.parametrize(
+    "data", [pytest.param(data, id=name) for name, data in measurement_cases.cases()]
+)
+def test_a_hostile_measurement_is_not_stored(worker: FakeWorker, data: bytes) -> None:
+    started = time.monotonic()
+    _refused(worker.upload("measurement.json", data), started)
+
+
+@pytest.mark.parametrize(
+    "name", ["..%2f..%2fetc%2fpasswd", "x.py", "manifest.json%00", "%2e%2e", "a" * 500, "CON"]
+)
+def test_an_artifact_of_another_name_is_not_stored(worker: FakeWorker, name: str) -> None:
+    home = worker.server.services.settings.home_folder
+    before = sorted(home.rglob("*"))
+    answer = worker.upload(name, b"{}")
+    assert 400 <= answer.status_code < 500
+    assert sorted(home.rglob("*")) == before
+
+
+def test_wrong_bytes_are_not_stored(worker: FakeWorker) -> None:
+    _refused(worker.upload("evaluation.json", b"{}", said=b"[]"), time.monotonic())
+
+
+def test_the_application_still_answers(server: Server) -> None:
+    assert server.http.get("/readyz").status_code == 200
+    server.submit()
