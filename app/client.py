@@ -38,7 +38,7 @@ from app.leases.schemas import (
     WorkerWelcome,
 )
 from app.machines.schemas import Worker
-from app.measurements.schemas import AllocationAnswer, Measurement, Tensor
+from app.measurements.schemas import AllocationAnswer, Frontier, Measurement, Tensor
 from app.models.schemas import Model
 
 __all__ = ["Client"]
@@ -126,9 +126,10 @@ class Client:
         for item in self._items(f"/v1/measurements/{measurement_id}/tensors", {}):
             yield Tensor.model_validate(item)
 
-    def frontier(self, measurement_id: str) -> dict[str, Any]:
+    def frontier(self, measurement_id: str) -> Frontier:
         """Return the whole trade of bytes against KL of a measured model."""
-        return self._json("GET", f"/v1/measurements/{measurement_id}/frontier")
+        answer = self._get(f"/v1/measurements/{measurement_id}/frontier")
+        return Frontier.model_validate_json(answer.content)
 
     def allocate(self, measurement_id: str, request: AllocationRequest) -> AllocationAnswer:
         """Solve another budget on stored curves."""

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from pydantic import TypeAdapter
 
-from app.core.inventory import Inventory
+from app.core.inventory import Inventory, Module
 from app.core.measurement import Curve, CurvePoint, Measurement, ModelIdentity
 from app.measurements.tables import MeasurementRow, TensorRow
 from app.models.tables import ModelRow
@@ -61,16 +61,16 @@ def measurement_row(measurement: Measurement, now: datetime) -> MeasurementRow:
 
 def tensor_rows(measurement: Measurement) -> list[TensorRow]:
     """Return one row per curve, in order."""
+    modules = {module.path: module for module in measurement.inventory.modules}
     return [
-        _tensor_row(measurement, position, curve)
+        _tensor_row(measurement.key, position, curve, modules[curve.path])
         for position, curve in enumerate(measurement.curves)
     ]
 
 
-def _tensor_row(measurement: Measurement, position: int, curve: Curve) -> TensorRow:
-    module = measurement.inventory.module(curve.path)
+def _tensor_row(key: str, position: int, curve: Curve, module: Module) -> TensorRow:
     return TensorRow(
-        measurement_id=measurement.key,
+        measurement_id=key,
         position=position,
         path=curve.path,
         role=module.role,

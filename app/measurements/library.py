@@ -6,6 +6,7 @@ from collections import OrderedDict
 from threading import Lock
 from typing import Final
 
+from app.core.frontier import Frontier, frontier
 from app.core.measurement import Measurement
 from app.database import Database
 from app.measurements import repository
@@ -23,6 +24,7 @@ class MeasurementLibrary:
         self._database = database
         self._lock = Lock()
         self._measurements: OrderedDict[str, Measurement] = OrderedDict()
+        self._frontiers: OrderedDict[tuple[str, float, int], Frontier] = OrderedDict()
 
     def get(self, measurement_id: str) -> Measurement:
         """Return a measurement; NotFoundError when there is none."""
@@ -39,7 +41,24 @@ class MeasurementLibrary:
                 self._measurements.popitem(last=False)
         return found
 
+    def frontier(self, measurement_id: str, sqnr_floor_db: float, points: int) -> Frontier:
+        """Return the frontier of a measurement; NotFoundError when there is none."""
+        measurement = self.get(measurement_id)
+        key = (measurement_id, sqnr_floor_db, points)
+        with self._lock:
+            known = self._frontiers.get(key)
+        if known is not None:
+            return known
+        made = frontier(measurement, sqnr_floor_db=sqnr_floor_db, max_points=points)
+        with self._lock:
+            self._frontiers[key] = made
+            if len(self._frontiers) > _KEPT:
+                self._frontiers.popitem(last=False)
+        return made
+
     def forget(self, measurement_id: str) -> None:
         """Read a measurement again when it is next asked for: it was made anew."""
         with self._lock:
             self._measurements.pop(measurement_id, None)
+            for key in [key for key in self._frontiers if key[0] == measurement_id]:
+                del self._frontiers[key]

@@ -10,7 +10,14 @@ from fastapi.responses import StreamingResponse
 from app.auth.dependencies import JobsReader
 from app.core.requests import AllocationRequest
 from app.jobs.schemas import Page
-from app.measurements.schemas import AllocationAnswer, Measurement, Order, Tensor, TensorSort
+from app.measurements.schemas import (
+    AllocationAnswer,
+    Frontier,
+    Measurement,
+    Order,
+    Tensor,
+    TensorSort,
+)
 from app.measurements.service import TensorQuery
 from app.pages import Cursor, Limit
 from app.problems import Responses, problems
@@ -68,6 +75,22 @@ def download_tensors(measurement_id: str, services: ServicesDependency, _: JobsR
     """Download every point of every tensor as CSV."""
     lines = services.measurements.tensors_csv(measurement_id)
     return StreamingResponse(lines, media_type="text/csv")
+
+
+@router.get(
+    "/{measurement_id}/frontier",
+    operation_id="getFrontier",
+    responses=problems(401, 403, 404, 422, 429, 503),
+)
+def get_frontier(
+    measurement_id: str,
+    services: ServicesDependency,
+    _: JobsReader,
+    sqnr_floor_db: Annotated[float, Query(ge=0, le=200)] = 9.0,
+    points: Annotated[int, Query(ge=2, le=20_000, description="Thinned to this many.")] = 2_000,
+) -> Frontier:
+    """Return every budget at once: exact bytes against predicted KL."""
+    return services.measurements.frontier(measurement_id, sqnr_floor_db, points)
 
 
 @router.post(

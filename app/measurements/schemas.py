@@ -13,7 +13,17 @@ from app.core.manifest import Manifest
 from app.core.measurement import ModelIdentity
 from app.models.schemas import MeasurementSummary
 
-__all__ = ["AllocationAnswer", "Measurement", "Order", "Tensor", "TensorPoint", "TensorSort"]
+__all__ = [
+    "AllocationAnswer",
+    "Frontier",
+    "FrontierPoint",
+    "MarkedPoint",
+    "Measurement",
+    "Order",
+    "Tensor",
+    "TensorPoint",
+    "TensorSort",
+]
 
 
 class Measurement(MeasurementSummary):
@@ -78,3 +88,26 @@ class AllocationAnswer(BaseModel):
     manifest: Manifest
     manifest_sha256: str
     slack_bytes: int
+
+
+class FrontierPoint(BaseModel):
+    """An allocation that no other beats on both numbers."""
+
+    file_bytes: int
+    kl_nats_per_token: float
+
+
+class MarkedPoint(FrontierPoint):
+    """What a recipe that others use gives, such as `affine4g64`."""
+
+    name: str
+
+
+class Frontier(BaseModel):
+    """Every budget at once; between two neighbours the line bounds the KL from below."""
+
+    measurement_id: str
+    smallest_bytes: int
+    breakpoints: list[FrontierPoint]
+    uniform: list[MarkedPoint]
+    recipes: list[MarkedPoint]

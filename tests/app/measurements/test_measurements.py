@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import itertools
+from typing import Any
+
+import pytest
+
+from app.core.measurement import Measurement, Verification
+from app.measurements import repository
+from app.models import repository as models
+from tests.support.http import Server
+
+
+@pytest.fixture
+def stored(server: Server, measurement: Measurement) -> str:
+    """The path of a stored measurement."""
+    server.submit()
+    worker = server.worker()
+    worker.claim()
+    worker.do(measurement)
+    return f"/v1/measurements/{measurement.key}"
+
+
+def test_nothing_is_lost_on_the_way_through_the_database(
+    server: Server, measurement: Measurement
+) -> None:
+    checked = Verification((0.1,), (0.2,), (4.5,), 0.9, 0.8, 1.1)
+    full = dataclasses.replace(measurement, verification=checked, warnings=("careful",))
+    database, now = server.services.database, server.clock()
+    for _ in range(2):
+        with database.write() as session:
+            models.save(session, "org/model", full.model, full.inventory, now)
+            repository.save(session, full, now)
+    with database.read() as session:
+        found = repository.load(session, full.key)
+    assert found.to_json() == full.to_json()
+
+
+def test_the_head_has_the_sizes(server: Server, stored: str, measurement: Measurement) -> None:
+    head = server.http.get(stored).json()
+    assert head["id"] == measurement.key
+    assert head["modules"] == len(measurement.inventory.modules)
+    assert 0 < head["minimum_bytes"] < head["source_bytes"]
+
+
+@pytest.mark.parametrize("sort", ["position", "path", "weights", "alpha_nats"])
+@pytest.mark.parametrize("order", ["asc", "desc"])
+def test_tensors_come_sorted_page_by_page(
+    server: Server, stored: str, sort: str, order: str
+) -> None:
+    seen: list[dict[str, Any]] = []
+    query: dict[str, Any] = {"sort": sort, "order": order, "limit": 1}
+    while True:
+        answer = server.http.get(f"{stored}/tensors", params=query)
+        assert answer.status_code == 200, answer.text
+        page = answer.json()
+        seen += page["items"]
+        if page["next_cursor"] is None:
+            break
+        query["cursor"] = page["next_cursor"]
+    keys = [tensor[sort] for tensor in seen]
+    assert keys == sorted(keys, reverse=order == "desc")
+    assert len({tensor["path"] for tensor in seen}) == len(seen) == 4
+
+
+def test_tensors_are_filtered(server: Server, stored: str) -> None:
+    found = server.http.get(f"{stored}/tensors", params={"layer": 0, "role": "q_proj"}).json()
+    assert [tensor["path"] for tensor in found["items"]] == ["model.layers.0.self_attn.q_proj"]
+    points = found["items"][0]["points"]
+    assert next(p for p in points if p["format"] == "keep")["sqnr_db"] is None
+    assert all(p["sqnr_db"] > 0 for p in points if p["format"] == "affine4g64")
+
+
+def test_a_cursor_of_another_order_is_refused(server: Server, stored: str) -> None:
+    page = server.http.get(f"{stored}/tensors", params={"sort": "path", "limit": 1}).json()
+    query = {"sort": "weights", "cursor": page["next_cursor"]}
+    assert server.http.get(f"{stored}/tensors", params=query).status_code == 422
+
+
+def test_the_csv_has_every_point(server: Server, stored: str, measurement: Measurement) -> None:
+    answer = server.http.get(f"{stored}/tensors.csv")
+    rows = list(csv.DictReader(io.StringIO(answer.text)))
+    assert len(rows) == sum(len(curve.points) for curve in measurement.curves)
+    assert {"path", "format", "bytes", "kl_nats"} <= rows[0].keys()
+
+
+def test_the_frontier_falls(server: Server, stored: str) -> None:
+    found = server.http.get(f"{stored}/frontier").json()
+    points = found["breakpoints"]
+    assert points[0]["file_bytes"] == found["smallest_bytes"]
+    assert all(
+        a["file_bytes"] < b["file_bytes"] and a["kl_nats_per_token"] > b["kl_nats_per_token"]
+        for a, b in itertools.pairwise(points)
+    )
+    assert "affine4g64" in {point["name"] for point in found["uniform"]}
+    assert len(server.http.get(f"{stored}/frontier?points=2").json()["breakpoints"]) == 2
+
+
+def test_another_budget_is_solved_from_the_store(server: Server, stored: str) -> None:
+    smallest = server.http.get(f"{stored}/frontier").json()["smallest_bytes"]
+    answer = server.http.post(f"{stored}/allocations", json={"budget": smallest + 10_000})
+    body = answer.json()
+    assert answer.status_code == 200, answer.text
+    assert body["manifest"]["file_bytes"] + body["slack_bytes"] == smallest + 10_000
+    refused = server.http.post(f"{stored}/allocations", json={"budget": smallest - 1})
+    assert (refused.status_code, refused.json()["minimum_bytes"]) == (422, smallest)
+
+
+def test_models_show_their_names_and_measurements(
+    server: Server, stored: str, measurement: Measurement
+) -> None:
+    (model,) = server.http.get("/v1/models").json()["items"]
+    assert model["names"] == ["org/model"]
+    assert stored.endswith(model["measurements"][0]["id"])
+    assert model["weights"] == measurement.inventory.weights
+
+
+@pytest.mark.parametrize("path", ["", "/tensors", "/tensors.csv", "/frontier"])
+def test_an_unknown_measurement_is_not_found(server: Server, path: str) -> None:
+    assert server.http.get(f"/v1/measurements/{'0' * 64}{path}").status_code == 404
+    assert server.http.get(f"/v1/measurements/%00{path}").status_code == 404
