@@ -8,6 +8,7 @@
     |-- InfeasibleBudgetError         3 / 422   names the smallest feasible size
     |-- NotFoundError                 1 / 404
     |-- ConflictError                 1 / 409
+    |-- DiskFullError                 1 / 507
     |-- LostLeaseError                1 / 410
     |-- HubAccessError                1 / 403   the Hub wants a token, or another one
     `-- HubUnavailableError           1 / 503   the Hub, or the way to it, failed
@@ -25,6 +26,7 @@ from typing import Any, ClassVar
 __all__ = [
     "BitbudgetError",
     "ConflictError",
+    "DiskFullError",
     "HubAccessError",
     "HubUnavailableError",
     "InfeasibleBudgetError",
@@ -119,6 +121,15 @@ class ConflictError(BitbudgetError):
 
     def __init__(self, *, what: str, name: str, reason: str, remedy: str) -> None:
         super().__init__(what=what, name=name, reason=reason, remedy=remedy)
+
+
+class DiskFullError(BitbudgetError):
+    """{where}: no room for {needed_bytes} bytes, {free_bytes} are free; free some and run again."""
+
+    status = 507
+
+    def __init__(self, *, where: str, needed_bytes: int, free_bytes: int) -> None:
+        super().__init__(where=where, needed_bytes=needed_bytes, free_bytes=free_bytes)
 
 
 class LostLeaseError(BitbudgetError):

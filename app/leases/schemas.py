@@ -169,6 +169,9 @@ class JobTask(_Task):
     baseline: bool = Field(
         default=False, description="Also evaluate uniform 4-bit g64 at the nearest bytes."
     )
+    measurement: str | None = Field(
+        None, description="A measurement.json to use instead of measuring, if it is the right one."
+    )
 
 
 Task = Annotated[

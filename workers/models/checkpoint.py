@@ -61,6 +61,8 @@ _STORED: Final = {
     if dtype not in (Dtype.F8_E4M3, Dtype.F8_E5M2, Dtype.F8_E8M0)
 }
 
+_SMALL_BYTES: Final = 2**20
+
 _NUMPY: Final[dict[Dtype, type[np.generic]]] = {
     Dtype.F32: np.float32,
     Dtype.F16: np.float16,
@@ -221,14 +223,25 @@ class Checkpoint:
         """
         sources = self.sources(path)
         if sources is None:
-            weights = self.weights()
-            name = path if path in weights else f"{path}.weight"
-            array = weights.pop(name)
-            del weights
-            yield from _slices(numpy_of(array))
+            yield from _slices(self._computed(path if path in self._origins else f"{path}.weight"))
             return
         for source in sources:
             yield from self._read(source)
+
+    def _computed(self, name: str) -> npt.NDArray[Any]:
+        if name in self._small_computed:
+            return self._small_computed[name]
+        array = self.weights().pop(name)
+        return numpy_of(array)
+
+    @cached_property
+    def _small_computed(self) -> Mapping[str, npt.NDArray[Any]]:
+        """Norms and the like that the model computes: many, small, and evaluated in one go."""
+        weights = self.weights()
+        names = [name for name, origin in self._origins.items() if origin is None]
+        small = {name: weights.pop(name) for name in names if weights[name].nbytes <= _SMALL_BYTES}
+        del weights
+        return {name: numpy_of(array) for name, array in small.items()}
 
     def _read(self, source: TensorRef) -> Iterator[npt.NDArray[Any]]:
         if len(source.shape) <= 2:  # noqa: PLR2004, a matrix

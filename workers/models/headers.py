@@ -17,12 +17,21 @@ from typing import Any, Final
 from app.core.dtypes import Dtype
 from app.core.errors import InvalidModelError
 
-__all__ = ["MAX_HEADER_BYTES", "SourceFile", "TensorRef", "parse_header", "read_header"]
+__all__ = [
+    "LENGTH_BYTES",
+    "MAX_HEADER_BYTES",
+    "SourceFile",
+    "TensorRef",
+    "header_length",
+    "parse_header",
+    "read_header",
+]
 
 MAX_HEADER_BYTES: Final = 100_000_000
 """Longest header accepted, as in the format's reference implementation."""
 
 LENGTH_BYTES: Final = 8
+"""Bytes of the length prefix, little-endian."""
 _MAX_DIMENSIONS: Final = 16
 _REMEDY: Final = "download the file again"
 

@@ -12,12 +12,12 @@ import mlx.core as mx
 from mlx import nn
 from mlx.utils import tree_flatten
 
-from app.core.errors import InvalidModelError
+from app.core.errors import InvalidModelError, UnsupportedModelError
 from app.core.inventory import Architecture, Inventory, Module, ModuleKind, Passthrough
 from workers.models.checkpoint import Checkpoint, dtype_of
 from workers.models.trace import Trace, trace_model
 
-__all__ = ["build_inventory", "quantizable_modules"]
+__all__ = ["build_inventory", "flat", "quantizable_modules"]
 
 _LAYER: Final = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)(?:\.|$)")
 
@@ -28,10 +28,17 @@ def build_inventory(checkpoint: Checkpoint) -> Inventory:
     Shapes, dtypes, stacking and ties are those of the model after `sanitize`; the model's own
     `quant_predicate` is kept as a floor. No weight is read.
 
-    Raises InvalidModelError when weights are missing, unexpected or of another shape.
+    Raises InvalidModelError when weights are missing, unexpected or of another shape, and
+    UnsupportedModelError when a forward pass cannot be made.
     """
     model = checkpoint.model_outline()
     trace = trace_model(model)
+    if trace.failure:
+        raise UnsupportedModelError(
+            model_type=checkpoint.config["model_type"],
+            reason=f"mlx-lm cannot run it here ({trace.failure})",
+            remedy="check config.json against the weights, or run on a Mac with Metal",
+        )
     found = list(quantizable_modules(model))
     first: dict[int, str] = {}
     for path, module in found:
@@ -40,7 +47,7 @@ def build_inventory(checkpoint: Checkpoint) -> Inventory:
     stored = {f"{module.path}.weight" for module in modules}
     passthrough = tuple(
         Passthrough(name, dtype_of(array), tuple(array.shape))
-        for name, array in _flat(model.parameters())
+        for name, array in flat(model.parameters())
         if name not in stored
     )
     return Inventory(_architecture(checkpoint, model, modules, trace), modules, passthrough)
@@ -48,12 +55,13 @@ def build_inventory(checkpoint: Checkpoint) -> Inventory:
 
 def quantizable_modules(model: nn.Module) -> Iterator[tuple[str, Any]]:
     """Yield path and module of every leaf that `nn.quantize` would ask `to_quantized` of."""
-    for path, module in _flat(model.leaf_modules(), is_leaf=nn.Module.is_module):
+    for path, module in flat(model.leaf_modules(), is_leaf=nn.Module.is_module):
         if hasattr(module, "to_quantized"):
             yield path, module
 
 
-def _flat(tree: Any, **options: Any) -> list[tuple[str, Any]]:
+def flat(tree: Any, **options: Any) -> list[tuple[str, Any]]:
+    """Return the leaves of a tree of parameters or modules by their dotted paths."""
     return list(tree_flatten(tree, **options))  # type: ignore[arg-type]
 
 

@@ -1,0 +1,52 @@
+"""What this machine is, found out without importing MLX."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Literal
+
+import psutil
+
+from app.leases.schemas import Capabilities
+
+__all__ = ["capabilities"]
+
+
+def capabilities() -> Capabilities:
+    """Return chip, memory, backend and versions of this machine."""
+    return Capabilities(
+        chip=_chip()[:128],
+        memory_bytes=psutil.virtual_memory().total,
+        backend=_backend(),
+        mlx_version=_version("mlx"),
+        mlx_lm_version=_version("mlx-lm"),
+        platform=platform.platform()[:128],
+    )
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
+
+
+def _backend() -> Literal["metal", "cpu", "cuda"]:
+    if sys.platform == "darwin" and platform.machine() == "arm64":
+        return "metal"
+    return "cuda" if _version("mlx-cuda") else "cpu"
+
+
+def _chip() -> str:
+    if sys.platform == "darwin":
+        command = ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"]
+        found = subprocess.run(command, capture_output=True, text=True, check=False)
+        return found.stdout.strip() or platform.machine()
+    information = Path("/proc/cpuinfo")
+    lines = information.read_text().splitlines() if information.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()

@@ -1,0 +1,149 @@
+"""One lease from claim to result."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from http import HTTPStatus
+from pathlib import Path
+from typing import Final
+
+from app.client import Client
+from app.client_transport import ServerUnreachableError
+from app.core.errors import LostLeaseError
+from app.core.requests import Deliver
+from app.leases.schemas import (
+    Event,
+    JobTask,
+    LeaseGrant,
+    LeaseOutcome,
+    LeaseResult,
+    Problem,
+    Progress,
+)
+from workers.agent.heartbeat import Heartbeat
+from workers.agent.process import ChildProcess
+
+__all__ = ["LeaseRun"]
+
+_LOG: Final = logging.getLogger(__name__)
+_EVENT_SECONDS: Final = 0.25
+_REACH_SECONDS: Final = 2.0
+_MEASUREMENT: Final = "measurement.json"
+
+
+@dataclass
+class LeaseRun:
+    """Runs the job of `lease`; `stop` is set when the worker is asked to go away."""
+
+    client: Client
+    server: str
+    lease: LeaseGrant
+    home: Path
+    stop: threading.Event
+
+    def run(self) -> LeaseOutcome | None:
+        """Return how the attempt ended, None when the lease was lost to another."""
+        try:
+            task = self._task()
+            with Heartbeat(self.server, self.lease) as heartbeat, ChildProcess(task) as child:
+                result = self._follow(child, heartbeat)
+                if result is None:
+                    return None
+                child.stop()
+                self._insist(lambda: self.client.finish(self.lease, result))
+        except LostLeaseError as error:
+            _LOG.warning("%s", error)
+            return None
+        return LeaseOutcome(result.outcome)
+
+    def _task(self) -> JobTask:
+        request = self.lease.request
+        return JobTask(
+            home=str(self.home),
+            request=request,
+            baseline=request.deliver is Deliver.CHECKPOINT,
+            measurement=self._earlier_measurement(),
+        )
+
+    def _earlier_measurement(self) -> str | None:
+        """Bring what an earlier attempt, perhaps on another machine, has measured."""
+        if _MEASUREMENT not in {artifact.name for artifact in self.lease.artifacts}:
+            return None
+        path = self.home / "incoming" / self.lease.job_id / _MEASUREMENT
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(self.client.get_artifact(self.lease, _MEASUREMENT))
+        return str(path)
+
+    def _follow(self, child: ChildProcess, heartbeat: Heartbeat) -> LeaseResult | None:
+        while True:
+            if heartbeat.is_lost:
+                return None
+            if heartbeat.is_cancelled:
+                return self._result(LeaseOutcome.CANCELLED)
+            if self.stop.is_set():
+                return self._result(LeaseOutcome.RELEASED)
+            event = child.next_event(_EVENT_SECONDS)
+            if event is None:
+                continue
+            result = self._take(event, heartbeat)
+            if result is not None:
+                return result
+
+    def _take(self, event: Event, heartbeat: Heartbeat) -> LeaseResult | None:
+        if event.kind == "finished":
+            return self._result(LeaseOutcome.SUCCEEDED, event)
+        if event.kind == "failed":
+            return self._result(_outcome_of(event.problem), event)
+        if event.kind == "artifact":
+            self._upload(event)
+        elif event.stage is not None:
+            heartbeat.progress = Progress(
+                stage=event.stage,
+                done=event.done,
+                total=event.total,
+                unit=event.unit,
+                detail=event.detail[:512],
+                seconds=event.seconds,
+            )
+        return None
+
+    def _result(self, outcome: LeaseOutcome, event: Event | None = None) -> LeaseResult:
+        return LeaseResult.model_validate(
+            {
+                "attempt": self.lease.attempt,
+                "outcome": outcome,
+                "result": None if event is None else event.result,
+                "problem": None if event is None else event.problem,
+            }
+        )
+
+    def _upload(self, event: Event) -> None:
+        known = {(artifact.name, artifact.sha256) for artifact in self.lease.artifacts}
+        if (event.name, event.sha256) in known:
+            return
+        data = Path(event.path).read_bytes()
+        self._insist(lambda: self.client.put_artifact(self.lease, event.name, data))
+
+    def _insist(self, call: Callable[[], None]) -> None:
+        """Repeat `call` while the server is away; a worker that must go gives up."""
+        while True:
+            try:
+                call()
+            except ServerUnreachableError as error:
+                _LOG.warning("%s", error)
+                if self.stop.is_set():
+                    raise
+                time.sleep(_REACH_SECONDS)
+            else:
+                return
+
+
+def _outcome_of(problem: Problem | None) -> LeaseOutcome:
+    """Tell a faulty input (final) from a mishap of this attempt (tried again)."""
+    if problem is None or problem.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        return LeaseOutcome.CRASHED
+    return LeaseOutcome.FAILED

@@ -1,0 +1,74 @@
+"""The worker's life: register, claim, run, again."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from pathlib import Path
+from typing import Final
+
+from app.client import Client
+from app.client_transport import ServerProblemError, ServerUnreachableError
+from app.leases.schemas import LeaseGrant, WorkerRegistration, WorkerWelcome
+from workers.agent.capabilities import capabilities
+from workers.agent.lease import LeaseRun
+
+__all__ = ["Agent"]
+
+_LOG: Final = logging.getLogger(__name__)
+_AWAY_SECONDS: Final = 2.0
+_FORGOTTEN: Final = (HTTPStatus.UNAUTHORIZED, HTTPStatus.NOT_FOUND, HTTPStatus.GONE)
+
+
+@dataclass
+class Agent:
+    """A worker of `server`; `token` lets it register where the server asks for one.
+
+    `idle_exit` ends the worker when there is nothing to do, instead of waiting for more.
+    """
+
+    server: str
+    name: str
+    home: Path
+    token: str | None = None
+    idle_exit: bool = False
+    stop: threading.Event = field(default_factory=threading.Event)
+
+    def run(self) -> None:
+        """Work until `stop` is set; a server that is away is waited for."""
+        with Client(self.server, token=self.token) as client:
+            welcome: WorkerWelcome | None = None
+            while not self.stop.is_set():
+                try:
+                    welcome = welcome or self._register(client)
+                    lease = client.claim(welcome)
+                except ServerUnreachableError as error:
+                    _LOG.warning("%s", error)
+                    self.stop.wait(_AWAY_SECONDS)
+                except ServerProblemError as error:
+                    if welcome is None or error.fields["status_code"] not in _FORGOTTEN:
+                        raise
+                    welcome = None
+                else:
+                    if lease is None and self.idle_exit:
+                        return
+                    self._work(client, lease, welcome.poll_seconds)
+
+    def _register(self, client: Client) -> WorkerWelcome:
+        welcome = client.register(WorkerRegistration(name=self.name, capabilities=capabilities()))
+        _LOG.info("registered at %s as %s", self.server, welcome.worker_id)
+        return welcome
+
+    def _work(self, client: Client, lease: LeaseGrant | None, poll_seconds: float) -> None:
+        if lease is None:
+            self.stop.wait(poll_seconds)
+            return
+        _LOG.info("job %s, attempt %d", lease.job_id, lease.attempt)
+        try:
+            outcome = LeaseRun(client, self.server, lease, self.home, self.stop).run()
+        except ServerUnreachableError as error:
+            _LOG.warning("%s", error)
+            return
+        _LOG.info("job %s: %s", lease.job_id, outcome or "lease lost")

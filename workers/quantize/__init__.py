@@ -1,0 +1,5 @@
+"""Writing the checkpoint that a manifest describes."""
+
+from workers.quantize.writer import Written, write_checkpoint
+
+__all__ = ["Written", "write_checkpoint"]

@@ -1,0 +1,85 @@
+"""The model card of a finished checkpoint."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Final
+
+from app.core.formats import Format
+from app.core.inventory import Inventory
+from app.core.manifest import Manifest
+from app.core.sizes import format_size
+
+__all__ = ["model_card"]
+
+_CARD: Final = """---
+library_name: mlx
+pipeline_tag: text-generation
+tags:
+- mlx
+- bitbudget
+base_model: {name}
+---
+
+# {name}, {bits:.2f} bits per weight
+
+{name} ({model_type}) with mixed precision, chosen by bitbudget for a budget of
+{budget_bytes} bytes. Stock mlx-lm loads it:
+
+```python
+from mlx_lm import generate, load
+
+model, tokenizer = load("path/to/this/folder")
+print(generate(model, tokenizer, prompt="Once upon a time"))
+```
+
+| | |
+|---|---|
+| bytes of the weight files | {file_bytes} ({size}) |
+| budget | {budget_bytes} |
+| predicted KL to the original | {kl:.3g} nats per token |
+| lower bound of any allocation within the budget | {bound:.3g} |
+| encoder | {encoder} |
+| sensitivity | {sensitivity} |
+| source | revision {revision}, SHA-256 {digest} |
+| manifest | SHA-256 {sha256} |
+
+| format | modules | weights |
+|---|---|---|
+{formats}
+
+`manifest.json` records the format of every module; `bitbudget manifest verify` checks it.
+"""
+
+
+def model_card(manifest: Manifest, inventory: Inventory) -> str:
+    """Return the README.md of the checkpoint; it depends on the manifest alone."""
+    certificate = manifest.certificate
+    return _CARD.format(
+        name=manifest.model.name,
+        model_type=manifest.model.model_type,
+        bits=8 * manifest.file_bytes / max(inventory.weights, 1),
+        budget_bytes=manifest.budget_bytes,
+        file_bytes=manifest.file_bytes,
+        size=format_size(manifest.file_bytes),
+        kl=certificate.predicted_kl_nats_per_token,
+        bound=certificate.bound,
+        encoder=manifest.encoder.value,
+        sensitivity=manifest.sensitivity.value,
+        revision=manifest.model.revision,
+        digest=manifest.model.digest,
+        sha256=manifest.sha256,
+        formats="\n".join(_rows(manifest, inventory)),
+    )
+
+
+def _rows(manifest: Manifest, inventory: Inventory) -> list[str]:
+    modules: Counter[Format] = Counter()
+    weights: Counter[Format] = Counter()
+    for module in inventory.modules:
+        chosen = manifest.modules[module.path].format
+        modules[chosen] += 1
+        weights[chosen] += module.weights
+    return [
+        f"| {format_} | {modules[format_]} | {weights[format_]} |" for format_ in sorted(modules)
+    ]

@@ -1,0 +1,86 @@
+"""Everything of a checkpoint folder but the weights."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from app.core.inventory import Inventory
+from app.core.layout import Shard
+from app.core.manifest import Manifest
+from workers.models.folder import INDEX_NAME
+from workers.quantize.card import model_card
+
+__all__ = ["COPIED", "write_companions"]
+
+COPIED: Final = (
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.*",
+    "merges.txt",
+    "*.tiktoken",
+    "*.model",
+    "chat_template*",
+    "generation_config.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "LICENSE*",
+)
+"""Files of the source that belong to the result, too. Code is never among them."""
+
+
+def write_companions(
+    source: Path, target: Path, manifest: Manifest, inventory: Inventory, shards: Sequence[Shard]
+) -> None:
+    """Write configuration, index, manifest and card, and copy tokenizer and generation files."""
+    for pattern in COPIED:
+        for path in sorted(source.glob(pattern)):
+            if path.is_file() and path.suffix != ".py":
+                shutil.copyfile(path, target / path.name)
+    config = json.loads((source / "config.json").read_bytes())
+    _write_json(target / "config.json", quantized_config(config, manifest))
+    _write_json(target / INDEX_NAME, _index(inventory, shards))
+    (target / "manifest.json").write_bytes(manifest.to_bytes())
+    (target / "README.md").write_text(model_card(manifest, inventory), encoding="utf-8")
+
+
+def quantized_config(config: dict[str, Any], manifest: Manifest) -> dict[str, Any]:
+    """Return `config` with the formats of `manifest` as stock mlx-lm reads them.
+
+    What the source said of its own quantization (FP8) is dropped: those weights are dense now. A
+    vision tower's configuration goes, too, as `mlx_lm.utils.save_config` does.
+    """
+    dropped = ("quantization", "quantization_config", "vision_config", "_name_or_path")
+    result = {key: value for key, value in config.items() if key not in dropped}
+    if isinstance(result.get("text_config"), dict):
+        text = result["text_config"]
+        result["text_config"] = {k: v for k, v in text.items() if k != "quantization_config"}
+    quantization = manifest.quantization_config()
+    if any(isinstance(value, dict) for value in quantization.values()):
+        result["quantization"] = quantization
+        result["quantization_config"] = quantization
+    return result
+
+
+def _index(inventory: Inventory, shards: Sequence[Shard]) -> dict[str, Any]:
+    arrays = [(array, shard.filename) for shard in shards for array in shard.arrays]
+    return {
+        "metadata": {
+            "total_size": sum(array.nbytes for array, _ in arrays),
+            "total_parameters": inventory.weights
+            + sum(array.nbytes // array.dtype.itemsize for array in inventory.passthrough),
+        },
+        "weight_map": {array.name: filename for array, filename in sorted(arrays, key=_by_name)},
+    }
+
+
+def _by_name(item: tuple[Any, str]) -> str:
+    return str(item[0].name)
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=4, sort_keys=True) + "\n", encoding="utf-8")

@@ -1,0 +1,52 @@
+"""The arrays of one part of a module, as bytes ready to be written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from app.core.errors import InvalidModelError
+from app.core.formats import Format
+from app.core.inventory import Module
+from app.core.measurement import Encoder
+from workers.encoders import encode
+
+__all__ = ["EncodePart", "check_finite", "plain_encoder"]
+
+EncodePart = Callable[[Module, int, npt.NDArray[Any], Format], dict[str, npt.NDArray[Any]]]
+"""Module, index of the part (expert), its weight and format -> array by suffix."""
+
+
+def plain_encoder(encoder: Encoder) -> EncodePart:
+    """Return the encoder that looks at the weight alone (minmax, careful)."""
+
+    def encode_part(
+        module: Module, _: int, weight: npt.NDArray[Any], format_: Format
+    ) -> dict[str, npt.NDArray[Any]]:
+        return encode(weight, module.dtype, format_, encoder)
+
+    return encode_part
+
+
+def check_finite(weight: npt.NDArray[Any], path: str) -> None:
+    """Raise InvalidModelError naming `path` when `weight` has a NaN or an infinity.
+
+    bf16 comes as uint16: it is not finite when all eight exponent bits are set.
+    """
+    if weight.dtype == np.uint16:
+        odd = (weight & np.uint16(0x7F80)) == np.uint16(0x7F80)
+    elif np.issubdtype(weight.dtype, np.floating):
+        odd = ~np.isfinite(weight)
+    else:
+        return
+    count = int(np.count_nonzero(odd))
+    if count:
+        raise InvalidModelError(
+            where=path,
+            found=f"{count} weights that are NaN or infinite",
+            expected="finite weights",
+            remedy="download the weights again; if they are the author's, the model is broken",
+        )

@@ -1,0 +1,1 @@
+"""The stages of a job: fetch, inventory, measure, allocate, quantize, evaluate, benchmark."""

@@ -1,0 +1,127 @@
+"""A whole job: every stage in order, each found done or done now."""
+
+from __future__ import annotations
+
+import json
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from app.core.inventory import Inventory
+from app.core.manifest import Manifest
+from app.core.measurement import Measurement
+from app.core.requests import Deliver
+from app.leases.schemas import JobTask, Stage
+from workers.benchmark import benchmark
+from workers.models import Checkpoint
+from workers.stages.allocate import make_manifest
+from workers.stages.baseline import compare_with_uniform
+from workers.stages.evaluate import Judge, read_report
+from workers.stages.fetch import fetch
+from workers.stages.home import Home, write_whole
+from workers.stages.inventory import take_inventory
+from workers.stages.measure import measure, measurement_path
+from workers.stages.options import MeasureOptions
+from workers.stages.quantize import claimed_output, quantize
+from workers.stages.report import Reporter
+
+__all__ = ["run_job"]
+
+_PROMPT_TOKENS: Final = 128
+_GENERATE_TOKENS: Final = 64
+
+
+def run_job(task: JobTask, home: Home, reporter: Reporter) -> dict[str, Any]:
+    """Run the stages as far as `request.deliver` says and return what `run --json` prints."""
+    claim = nullcontext() if task.output is None else claimed_output(Path(task.output), home)
+    with claim:
+        return _Job(task, home, reporter).run()
+
+
+@dataclass
+class _Job:
+    task: JobTask
+    home: Home
+    reporter: Reporter
+
+    def run(self) -> dict[str, Any]:
+        request = self.task.request
+        options = MeasureOptions.of_job(request)
+        checkpoint = fetch(request.model, self.home, self.reporter)
+        inventory = take_inventory(checkpoint, self.home, self.reporter)
+        given = None if self.task.measurement is None else Path(self.task.measurement)
+        measurement = measure(checkpoint, inventory, options, self.home, self.reporter, given=given)
+        manifest = make_manifest(measurement, request, self.home, self.reporter)
+        path = self.home.manifest(manifest.sha256) / "manifest.json"
+        result = _certificate(manifest) | {
+            "manifest": str(path),
+            "measurement": str(measurement_path(checkpoint, options, self.home)),
+            "measurement_key": measurement.key,
+            "checkpoint": None,
+        }
+        if request.deliver is Deliver.MANIFEST:
+            return result
+        return result | self._deliver(checkpoint, inventory, measurement, manifest)
+
+    def _deliver(
+        self,
+        checkpoint: Checkpoint,
+        inventory: Inventory,
+        measurement: Measurement,
+        manifest: Manifest,
+    ) -> dict[str, Any]:
+        output = self._output(manifest)
+        written = quantize(checkpoint, inventory, manifest, output, self.reporter)
+        evaluation = self._evaluate(checkpoint, measurement, manifest, written.folder)
+        return {
+            "checkpoint": str(written.folder),
+            "manifest": str(written.folder / "manifest.json"),
+            "file_bytes": written.file_bytes,
+            **evaluation,
+            "benchmark": self._benchmark(manifest, written.folder),
+        }
+
+    def _evaluate(
+        self, checkpoint: Checkpoint, measurement: Measurement, manifest: Manifest, folder: Path
+    ) -> dict[str, Any]:
+        report = self.reporter.stage(Stage.EVALUATE)
+        digest = checkpoint.identity(self.home.digests).digest
+        judge = Judge(checkpoint.folder, digest, self.home, report, seed=self.task.request.seed)
+        path = judge.judge(folder, manifest.sha256)
+        found: dict[str, Any] = {"evaluation": read_report(path)}
+        if self.task.baseline:
+            found["baseline"] = compare_with_uniform(
+                checkpoint, measurement, self.task.request, judge, report
+            )
+        report.artifact(path)
+        return found
+
+    def _benchmark(self, manifest: Manifest, folder: Path) -> dict[str, Any]:
+        report = self.reporter.stage(Stage.BENCHMARK)
+        path = self.home.manifest(manifest.sha256) / "benchmark.json"
+        if not path.is_file():
+            found = benchmark(
+                folder,
+                _PROMPT_TOKENS,
+                _GENERATE_TOKENS,
+                progress=lambda done, total: report.progress(done, total, "tokens"),
+            )
+            write_whole(path, (json.dumps(found, indent=1, sort_keys=True) + "\n").encode())
+        report.artifact(path)
+        return read_report(path)
+
+    def _output(self, manifest: Manifest) -> Path:
+        if self.task.output is not None:
+            return Path(self.task.output)
+        return self.home.checkpoint(manifest.model.name.replace("/", "--"), manifest.sha256)
+
+
+def _certificate(manifest: Manifest) -> dict[str, Any]:
+    return {
+        "sha256": manifest.sha256,
+        "file_bytes": manifest.file_bytes,
+        "budget_bytes": manifest.budget_bytes,
+        **manifest.certificate.model_dump(mode="json"),
+        "notes": list(manifest.notes),
+    }

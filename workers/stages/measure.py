@@ -1,0 +1,201 @@
+"""Stage measure: the rate-distortion curve and the sensitivity of every module."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import TypeAdapter
+
+from app.core.formats import KEEP
+from app.core.inventory import Inventory, Module
+from app.core.measurement import KEEP_POINT, Curve, CurvePoint, Measurement, Sensitivity
+from app.leases.schemas import Stage
+from workers.fisher import ModuleStatistics, collect_statistics
+from workers.models import Checkpoint
+from workers.stages.home import Home, write_whole
+from workers.stages.journal import Journal
+from workers.stages.options import MeasureOptions
+from workers.stages.report import Reporter, StageReport
+from workers.stages.tokens import measurement_tokens
+from workers.sweep import measure_weight
+
+__all__ = ["measure", "measurement_path"]
+
+_CURVE = TypeAdapter(Curve)
+
+
+def measurement_path(checkpoint: Checkpoint, options: MeasureOptions, home: Home) -> Path:
+    """Return where the measurement is or will be."""
+    name = options.cache_name(checkpoint.identity(home.digests))
+    return home.measurement(name) / "measurement.json"
+
+
+def measure(
+    checkpoint: Checkpoint,
+    inventory: Inventory,
+    options: MeasureOptions,
+    home: Home,
+    reporter: Reporter,
+    *,
+    given: Path | None = None,
+) -> Measurement:
+    """Return the measurement, from the cache or made now, announced as measurement.json.
+
+    `given` is one made elsewhere, taken if it is of these weights and made in this way. A module
+    that was finished before a kill is not measured again.
+    """
+    report = reporter.stage(Stage.MEASURE)
+    path = measurement_path(checkpoint, options, home)
+    if given is not None and not path.is_file():
+        _adopt(given, path, options.key(checkpoint.identity(home.digests)), inventory)
+    if not path.is_file():
+        work = _Work(checkpoint, inventory, options, path.parent, report)
+        measurement = work.run(home)
+        write_whole(path, measurement.to_json())
+        work.clean()
+    report.artifact(path)
+    return Measurement.from_json(path.read_bytes())
+
+
+def _adopt(given: Path, path: Path, key: str, inventory: Inventory) -> None:
+    try:
+        found = Measurement.from_json(given.read_bytes())
+    except (OSError, ValueError):
+        return
+    if found.key == key and found.inventory == inventory:
+        write_whole(path, found.to_json())
+
+
+@dataclass
+class _Work:
+    checkpoint: Checkpoint
+    inventory: Inventory
+    options: MeasureOptions
+    folder: Path
+    report: StageReport
+
+    def run(self, home: Home) -> Measurement:
+        statistics = self._statistics()
+        curves = {curve.path: curve for curve in self._curves(statistics)}
+        return Measurement(
+            model=self.checkpoint.identity(home.digests),
+            inventory=self.inventory,
+            encoder=self.options.encoder,
+            sensitivity=self.options.sensitivity,
+            curves=tuple(curves[module.path] for module in self.inventory.modules),
+            text=self.options.text_identity(),
+            tokens=statistics.tokens,
+            rotation=self.options.rotation.value,
+            warnings=statistics.notes,
+        )
+
+    def clean(self) -> None:
+        """Remove what only an unfinished measurement needs."""
+        self._journal.remove()
+        shutil.rmtree(self._scratch, ignore_errors=True)
+
+    @property
+    def _journal(self) -> Journal:
+        return Journal(self.folder / "curves.jsonl")
+
+    @property
+    def _scratch(self) -> Path:
+        return self.folder / "scratch"
+
+    def _statistics(self) -> _Sensitivities:
+        if self.options.sensitivity is Sensitivity.WEIGHTS:
+            return _Sensitivities(0, {})
+        self._scratch.mkdir(parents=True, exist_ok=True)
+        folder = self.checkpoint.folder
+        tokens = self._tokens()
+        found = collect_statistics(
+            folder,
+            tokens,
+            seed=self.options.seed,
+            progress=lambda done, total: self.report.progress(done, total, "steps", "sensitivity"),
+            scratch=self._scratch,
+        )
+        return _Sensitivities(found.tokens, found, found.notes)
+
+    def _tokens(self) -> npt.NDArray[np.int32]:
+        """Return the tokens, sampled once: a later run goes on with the same."""
+        path = self._scratch / "tokens.npy"
+        if not path.is_file():
+            if self.options.text is None:
+                self.report.log("the model writes the text that sensitivity is measured on")
+            tokens = measurement_tokens(
+                self.checkpoint.folder, self.inventory.weights, self.options
+            )
+            draft = path.with_suffix(".part.npy")
+            np.save(draft, tokens)
+            draft.replace(path)
+        return np.asarray(np.load(path), np.int32)
+
+    def _curves(self, statistics: _Sensitivities) -> Iterator[Curve]:
+        journal = self._journal
+        finished = {curve.path: curve for curve in map(_CURVE.validate_python, journal)}
+        total = sum(_source_bytes(module) for module in self.inventory.modules)
+        done = 0
+        for module in self.inventory.modules:
+            if module.path in finished:
+                curve = finished[module.path]
+            else:
+                curve = self._curve(module, statistics)
+                journal.append(_CURVE.dump_python(curve, mode="json"))
+            yield curve
+            done += _source_bytes(module)
+            self.report.progress(done, total, detail=module.path)
+
+    def _curve(self, module: Module, statistics: _Sensitivities) -> Curve:
+        digest = hashlib.sha256()
+        formats = tuple(f for f in module.legal_formats(self.options.formats) if f != KEEP)
+        parts = _hashed(self.checkpoint.parts(module.path), digest)
+        errors = measure_weight(
+            parts, module.dtype, formats, self.options.encoder, name=module.path
+        )
+        alpha = statistics.alpha(module, self.inventory)
+        points = (
+            CurvePoint(f, errors.t2[f], alpha * errors.t2[f], errors.t2_relative_error.get(f, 0.0))
+            for f in formats
+        )
+        return Curve(
+            path=module.path,
+            alpha_nats=alpha,
+            points=(*points, KEEP_POINT),
+            digest=digest.hexdigest(),
+            features=errors.features,
+        )
+
+
+@dataclass(frozen=True)
+class _Sensitivities:
+    """What is known of sensitivity; without statistics a module counts by its share of weights."""
+
+    tokens: int
+    modules: Mapping[str, ModuleStatistics]
+    notes: tuple[str, ...] = ()
+
+    def alpha(self, module: Module, inventory: Inventory) -> float:
+        """Return nats per token per unit of t2."""
+        if not self.modules:
+            return module.weights / inventory.weights
+        if module.path not in self.modules:
+            return 0.0
+        return self.modules[module.path].alpha_nats
+
+
+def _hashed(parts: Iterator[npt.NDArray[Any]], digest: Any) -> Iterator[npt.NDArray[Any]]:
+    for part in parts:
+        digest.update(np.ascontiguousarray(part))
+        yield part
+
+
+def _source_bytes(module: Module) -> int:
+    return module.weights * module.dtype.itemsize

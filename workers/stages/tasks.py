@@ -1,0 +1,150 @@
+"""Which stages each task goes through, and what it answers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from app.core.errors import InvalidModelError, InvalidRequestError
+from app.core.manifest import Manifest
+from app.leases.schemas import (
+    BenchmarkTask,
+    EvaluateTask,
+    Event,
+    FitTask,
+    JobTask,
+    MeasureTask,
+    QuantizeTask,
+    Stage,
+    Task,
+)
+from workers.benchmark import benchmark
+from workers.models import Checkpoint
+from workers.models.digests import folder_digest
+from workers.stages.evaluate import Judge, read_report
+from workers.stages.fetch import fetch
+from workers.stages.home import Home
+from workers.stages.inventory import inventory_json, take_inventory
+from workers.stages.job import run_job
+from workers.stages.measure import measure, measurement_path
+from workers.stages.options import MeasureOptions
+from workers.stages.quantize import check_same_model, claimed_output, quantize
+from workers.stages.report import Reporter
+
+__all__ = ["run_task"]
+
+
+def run_task(task: Task, emit: Callable[[Event], None]) -> dict[str, Any]:
+    """Run `task` here, tell its events to `emit`, and return its result."""
+    reporter = Reporter(emit)
+    home = Home(Path(task.home))
+    match task:
+        case FitTask():
+            return _fit(task, home, reporter)
+        case MeasureTask():
+            return _measure(task, home, reporter)
+        case QuantizeTask():
+            return _quantize(task, home, reporter)
+        case JobTask():
+            return run_job(task, home, reporter)
+        case EvaluateTask():
+            return _evaluate(task, home, reporter)
+        case BenchmarkTask():
+            return _benchmark(task, reporter)
+
+
+def _fit(task: FitTask, home: Home, reporter: Reporter) -> dict[str, Any]:
+    checkpoint = fetch(task.model, home, reporter)
+    inventory = take_inventory(checkpoint, home, reporter)
+    return {
+        "model": _identity(checkpoint, home),
+        "inventory": json.loads(inventory_json(inventory)),
+    }
+
+
+def _identity(checkpoint: Checkpoint, home: Home) -> dict[str, str]:
+    identity = checkpoint.identity(home.digests)
+    return {"name": identity.name, "revision": identity.revision, "digest": identity.digest}
+
+
+def _measure(task: MeasureTask, home: Home, reporter: Reporter) -> dict[str, Any]:
+    options = MeasureOptions.of_task(task)
+    checkpoint = fetch(task.model, home, reporter)
+    inventory = take_inventory(checkpoint, home, reporter)
+    measurement = measure(checkpoint, inventory, options, home, reporter)
+    return {
+        "measurement": str(measurement_path(checkpoint, options, home)),
+        "key": measurement.key,
+        "model": _identity(checkpoint, home),
+        "modules": len(measurement.curves),
+        "tokens": measurement.tokens,
+        "warnings": list(measurement.warnings),
+    }
+
+
+def _quantize(task: QuantizeTask, home: Home, reporter: Reporter) -> dict[str, Any]:
+    manifest = _read_manifest(Path(task.manifest))
+    checkpoint = fetch(task.model, home, reporter)
+    check_same_model(checkpoint, manifest, home.digests)
+    inventory = take_inventory(checkpoint, home, reporter)
+    output = Path(task.output)
+    with claimed_output(output, home):
+        written = quantize(checkpoint, inventory, manifest, output, reporter)
+    return {
+        "checkpoint": str(written.folder),
+        "file_bytes": written.file_bytes,
+        "manifest": str(written.folder / "manifest.json"),
+        "sha256": manifest.sha256,
+    }
+
+
+def _read_manifest(path: Path) -> Manifest:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InvalidRequestError(
+            where="manifest",
+            found=f"{path}: {error.strerror}",
+            expected="a manifest written by bitbudget allocate",
+            remedy="check the path",
+        ) from error
+    return Manifest.from_bytes(data, where=path.name)
+
+
+def _evaluate(task: EvaluateTask, home: Home, reporter: Reporter) -> dict[str, Any]:
+    checkpoint = Path(task.checkpoint)
+    reference = fetch(task.reference, home, reporter)
+    report = reporter.stage(Stage.EVALUATE)
+    judge = Judge(
+        reference.folder,
+        reference.identity(home.digests).digest,
+        home,
+        report,
+        text=None if task.text is None else Path(task.text),
+        rollouts=task.rollouts,
+        seed=task.seed,
+    )
+    names = sorted(path.name for path in checkpoint.glob("*.safetensors"))
+    if not (checkpoint / "config.json").is_file() or not names:
+        raise InvalidModelError(
+            where=str(checkpoint),
+            found="no config.json with safetensors files",
+            expected="a checkpoint folder",
+            remedy="give the folder that bitbudget quantize wrote",
+        )
+    path = judge.judge(checkpoint, folder_digest(checkpoint, ["config.json", *names], home.digests))
+    report.artifact(path)
+    return read_report(path)
+
+
+def _benchmark(task: BenchmarkTask, reporter: Reporter) -> dict[str, Any]:
+    report = reporter.stage(Stage.BENCHMARK)
+    return benchmark(
+        Path(task.checkpoint),
+        task.prompt_tokens,
+        task.generate_tokens,
+        kernels=task.kernels,
+        progress=lambda done, total: report.progress(done, total, "tokens"),
+    )

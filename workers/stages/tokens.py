@@ -1,0 +1,42 @@
+"""The tokens that sensitivity is measured on."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from app.core.errors import InvalidRequestError
+from workers.fisher import default_tokens, sample_tokens
+from workers.fisher.tokens import SEQUENCE_LENGTH, first_token
+from workers.stages.options import MeasureOptions
+
+__all__ = ["measurement_tokens"]
+
+
+def measurement_tokens(
+    folder: Path, weights: int, options: MeasureOptions
+) -> npt.NDArray[np.int32]:
+    """Return int32 (sequences, length): the model's own text, or the user's cut to windows."""
+    count = max(1, default_tokens(weights) // SEQUENCE_LENGTH)
+    if options.text is None:
+        return np.asarray(sample_tokens(folder, count, seed=options.seed), np.int32)
+    return _windows(folder, options.text_bytes().decode(errors="replace"), count)
+
+
+def _windows(folder: Path, text: str, count: int) -> npt.NDArray[np.int32]:
+    tokenizer = importlib.import_module("mlx_lm.utils").load_tokenizer(folder)
+    ids = np.asarray(tokenizer.encode(text, add_special_tokens=False), np.int32)
+    width = SEQUENCE_LENGTH - 1
+    rows = min(count, ids.size // width)
+    if rows == 0:
+        raise InvalidRequestError(
+            where="text",
+            found=f"{ids.size} tokens",
+            expected=f"at least {width}",
+            remedy="give a longer text, or none to use the model's own",
+        )
+    begin = np.full((rows, 1), first_token(folder), np.int32)
+    return np.concatenate([begin, ids[: rows * width].reshape(rows, width)], axis=1)
