@@ -98,6 +98,9 @@ class Event(_Message):
 
 class _Task(_Message):
     home: str = Field(description="Folder for state and caches: BITBUDGET_HOME.")
+    disk_limit_bytes: int | None = Field(
+        None, ge=0, description="Most bytes of downloaded weight files to keep at once."
+    )
 
 
 class _ModelTask(_Task):

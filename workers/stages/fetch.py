@@ -5,30 +5,79 @@ from __future__ import annotations
 from pathlib import Path
 
 from app.core.errors import InvalidModelError
+from app.core.hub_id import HubId
 from app.leases.schemas import Stage
+from workers.hub.client import Hub
+from workers.hub.source import open_remote, open_remote_headers
 from workers.models import Checkpoint, open_checkpoint
 from workers.stages.home import Home
-from workers.stages.report import Reporter
+from workers.stages.report import Reporter, StageReport
 
-__all__ = ["fetch"]
+__all__ = ["fetch", "fetch_headers"]
 
 
-def fetch(model: str, home: Home, reporter: Reporter) -> Checkpoint:
-    """Return the checkpoint called `model`, a folder.
+def fetch(
+    model: str,
+    home: Home,
+    reporter: Reporter,
+    *,
+    disk_limit_bytes: int | None = None,
+    whole: bool = True,
+) -> Checkpoint:
+    """Return the checkpoint called `model`: a folder, or a Hub id that is downloaded.
 
-    Raises InvalidModelError when there is none or its files are unsound.
+    `whole` says that all weights are needed at once, which `disk_limit_bytes` must allow.
+
+    Raises InvalidModelError when there is none or its files are unsound, and what the Hub raises.
     """
     report = reporter.stage(Stage.FETCH)
     folder = Path(model).expanduser()
-    if not folder.is_dir():
-        raise InvalidModelError(
-            where=model,
-            found="no such folder",
-            expected="a model folder or a Hub id org/name",
-            remedy="check the path",
+    if folder.is_dir():
+        checkpoint = open_checkpoint(folder)
+    else:
+        checkpoint = open_remote(
+            Hub(),
+            _hub_id(model),
+            home.folder,
+            disk_limit_bytes=disk_limit_bytes,
+            whole=whole,
+            progress=_Files(report),
         )
-    checkpoint = open_checkpoint(folder)
     total = sum(file.nbytes for file in checkpoint.files)
     checkpoint.identity(home.digests)
     report.progress(total, total)
     return checkpoint
+
+
+def fetch_headers(model: str, reporter: Reporter) -> Checkpoint:
+    """Return the checkpoint called `model` as its headers tell it; no weight is read."""
+    report = reporter.stage(Stage.FETCH)
+    folder = Path(model).expanduser()
+    is_here = folder.is_dir()
+    checkpoint = open_checkpoint(folder) if is_here else open_remote_headers(Hub(), _hub_id(model))
+    report.progress(1, 1, "models")
+    return checkpoint
+
+
+def _hub_id(model: str) -> HubId:
+    if not HubId.matches(model):
+        raise InvalidModelError(
+            where=model,
+            found="no such folder",
+            expected="a model folder or a Hub id org/name[@revision]",
+            remedy="check the path",
+        )
+    return HubId.parse(model)
+
+
+class _Files:
+    """Adds the progress of single files up to that of the stage."""
+
+    def __init__(self, report: StageReport) -> None:
+        self._report = report
+        self._done: dict[str, int] = {}
+        self._total: dict[str, int] = {}
+
+    def __call__(self, name: str, done: int, total: int) -> None:
+        self._done[name], self._total[name] = done, total
+        self._report.progress(sum(self._done.values()), sum(self._total.values()) + 1, detail=name)

@@ -48,7 +48,13 @@ class _Job:
     def run(self) -> dict[str, Any]:
         request = self.task.request
         options = MeasureOptions.of_job(request)
-        checkpoint = fetch(request.model, self.home, self.reporter)
+        checkpoint = fetch(
+            request.model,
+            self.home,
+            self.reporter,
+            disk_limit_bytes=self.task.disk_limit_bytes,
+            whole=options.needs_whole_model or request.deliver is Deliver.CHECKPOINT,
+        )
         inventory = take_inventory(checkpoint, self.home, self.reporter)
         given = None if self.task.measurement is None else Path(self.task.measurement)
         measurement = measure(checkpoint, inventory, options, self.home, self.reporter, given=given)

@@ -53,6 +53,11 @@ class MeasureOptions:
             cluster=task.cluster,
         )
 
+    @property
+    def needs_whole_model(self) -> bool:
+        """Whether the model is run, and not only its weights read one by one."""
+        return self.sensitivity is not Sensitivity.WEIGHTS
+
     def text_identity(self) -> str:
         """Return which tokens sensitivity uses: `self`, `none` or the SHA-256 of the text."""
         if self.sensitivity is Sensitivity.WEIGHTS:

@@ -21,10 +21,10 @@ from app.leases.schemas import (
     Task,
 )
 from workers.benchmark import benchmark
-from workers.models import Checkpoint
+from workers.models import Checkpoint, build_inventory
 from workers.models.digests import folder_digest
 from workers.stages.evaluate import Judge, read_report
-from workers.stages.fetch import fetch
+from workers.stages.fetch import fetch, fetch_headers
 from workers.stages.home import Home
 from workers.stages.inventory import inventory_json, take_inventory
 from workers.stages.job import run_job
@@ -42,7 +42,7 @@ def run_task(task: Task, emit: Callable[[Event], None]) -> dict[str, Any]:
     home = Home(Path(task.home))
     match task:
         case FitTask():
-            return _fit(task, home, reporter)
+            return _fit(task, reporter)
         case MeasureTask():
             return _measure(task, home, reporter)
         case QuantizeTask():
@@ -55,11 +55,13 @@ def run_task(task: Task, emit: Callable[[Event], None]) -> dict[str, Any]:
             return _benchmark(task, reporter)
 
 
-def _fit(task: FitTask, home: Home, reporter: Reporter) -> dict[str, Any]:
-    checkpoint = fetch(task.model, home, reporter)
-    inventory = take_inventory(checkpoint, home, reporter)
+def _fit(task: FitTask, reporter: Reporter) -> dict[str, Any]:
+    checkpoint = fetch_headers(task.model, reporter)
+    report = reporter.stage(Stage.INVENTORY)
+    inventory = build_inventory(checkpoint)
+    report.progress(1, 1, "models")
     return {
-        "model": _identity(checkpoint, home),
+        "model": {"name": checkpoint.name, "revision": checkpoint.revision},
         "inventory": json.loads(inventory_json(inventory)),
     }
 
@@ -71,7 +73,13 @@ def _identity(checkpoint: Checkpoint, home: Home) -> dict[str, str]:
 
 def _measure(task: MeasureTask, home: Home, reporter: Reporter) -> dict[str, Any]:
     options = MeasureOptions.of_task(task)
-    checkpoint = fetch(task.model, home, reporter)
+    checkpoint = fetch(
+        task.model,
+        home,
+        reporter,
+        disk_limit_bytes=task.disk_limit_bytes,
+        whole=options.needs_whole_model,
+    )
     inventory = take_inventory(checkpoint, home, reporter)
     measurement = measure(checkpoint, inventory, options, home, reporter)
     return {
@@ -86,7 +94,9 @@ def _measure(task: MeasureTask, home: Home, reporter: Reporter) -> dict[str, Any
 
 def _quantize(task: QuantizeTask, home: Home, reporter: Reporter) -> dict[str, Any]:
     manifest = _read_manifest(Path(task.manifest))
-    checkpoint = fetch(task.model, home, reporter)
+    checkpoint = fetch(
+        task.model, home, reporter, disk_limit_bytes=task.disk_limit_bytes, whole=False
+    )
     check_same_model(checkpoint, manifest, home.digests)
     inventory = take_inventory(checkpoint, home, reporter)
     output = Path(task.output)
@@ -115,7 +125,7 @@ def _read_manifest(path: Path) -> Manifest:
 
 def _evaluate(task: EvaluateTask, home: Home, reporter: Reporter) -> dict[str, Any]:
     checkpoint = Path(task.checkpoint)
-    reference = fetch(task.reference, home, reporter)
+    reference = fetch(task.reference, home, reporter, disk_limit_bytes=task.disk_limit_bytes)
     report = reporter.stage(Stage.EVALUATE)
     judge = Judge(
         reference.folder,
