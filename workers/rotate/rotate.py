@@ -1,0 +1,170 @@
+"""From a checkpoint to the folder of its rotated twin, verified to be the same model."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import mlx.core as mx
+
+from app.core.requests import Rotation as Kind
+from workers.fisher import load_float32, sample_tokens
+from workers.models import Checkpoint, open_checkpoint
+from workers.rotate.folded import fold_residual, fold_values
+from workers.rotate.structure import Structure, read_structure, refuse
+from workers.rotate.transform import Edits
+from workers.rotate.verify import Tokens, massive_blocks, mean_kl, noise_floor
+from workers.rotate.write import copy_companions, write_config, write_weights
+
+__all__ = ["RotationReport", "rotate_checkpoint"]
+
+_SAMPLE: Final = (4, 128)
+"""Sequences and tokens in each that a rotation is planned and verified on."""
+_LEAST_FLOOR: Final = 1e-6
+"""Nats per token: float32 rounding alone reaches about this."""
+_REPORT: Final = "rotation.json"
+
+
+@dataclass(frozen=True)
+class RotationReport:
+    """What was rotated and how equal the result is, KL in nats per token on sampled tokens."""
+
+    kind: str
+    kl_nats_per_token: float
+    noise_floor_nats_per_token: float
+    blocks_left_alone: tuple[int, ...]
+    value_layers: int
+    untied_head: bool
+    seed: int
+
+
+@dataclass
+class _Plan:
+    config: dict[str, Any]
+    structure: Structure
+    weights: dict[str, mx.array]
+    edits: Edits
+    value_layers: int = 0
+    alone: frozenset[int] = frozenset()
+    untied: bool = False
+
+
+def rotate_checkpoint(
+    checkpoint: Checkpoint,
+    output: Path,
+    kind: Kind,
+    *,
+    seed: int = 0,
+    sample: tuple[int, int] = _SAMPLE,
+    digests: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[Checkpoint, RotationReport]:
+    """Write the rotated twin of `checkpoint` to `output` and open it.
+
+    A finished `output` is opened as it is. The twin keeps the identity of the original, whose
+    files' digests are remembered in `digests`.
+    UnsupportedModelError says why a model is not rotated, or that the rotated model's KL to the
+    original exceeds the model's own noise floor (its bfloat16 computation against float32).
+    """
+    report_progress = progress or (lambda _done, _total: None)
+    if not (output / _REPORT).is_file():
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=output.parent, prefix=".rotate-") as draft:
+            report = _make(checkpoint, Path(draft), kind, (seed, *sample), report_progress)
+            text = json.dumps(dataclasses.asdict(report), indent=1)
+            (Path(draft) / _REPORT).write_text(text)
+            shutil.rmtree(output, ignore_errors=True)
+            Path(draft).rename(output)
+            Path(draft).mkdir()
+    fields = json.loads((output / _REPORT).read_text())
+    fields["blocks_left_alone"] = tuple(fields["blocks_left_alone"])
+    twin = open_checkpoint(output, checkpoint.name, checkpoint.revision)
+    twin = dataclasses.replace(twin, digest=checkpoint.identity(digests).digest)
+    return twin, RotationReport(**fields)
+
+
+def _make(
+    checkpoint: Checkpoint,
+    folder: Path,
+    kind: Kind,
+    sample: tuple[int, int, int],
+    progress: Callable[[int, int], None],
+) -> RotationReport:
+    seed, sequences, length = sample
+    tokens = sample_tokens(checkpoint, sequences, length, seed=seed)
+    original = load_float32(checkpoint.folder)
+    progress(1, 4)
+    if kind is Kind.FOLDED:
+        plan = _plan_folded(checkpoint, original, tokens, seed)
+    else:
+        raise refuse(checkpoint.config["model_type"], f"'{kind}' is not a kind", "use folded")
+    progress(2, 4)
+    copy_companions(checkpoint.folder, folder)
+    write_config(folder, plan.config)
+    write_weights(folder, plan.weights, plan.edits)
+    progress(3, 4)
+    kl, floor = _verify(checkpoint, original, plan.structure, folder, tokens)
+    progress(4, 4)
+    return RotationReport(
+        kind=kind.value,
+        kl_nats_per_token=kl,
+        noise_floor_nats_per_token=floor,
+        blocks_left_alone=tuple(sorted(plan.alone)),
+        value_layers=plan.value_layers,
+        untied_head=plan.untied,
+        seed=seed,
+    )
+
+
+def _untied(config: dict[str, Any]) -> dict[str, Any]:
+    untied = copy.deepcopy(config)
+    untied["tie_word_embeddings"] = False
+    if isinstance(untied.get("text_config"), dict):
+        untied["text_config"]["tie_word_embeddings"] = False
+    return untied
+
+
+def _plan_folded(checkpoint: Checkpoint, original: Any, tokens: Tokens, seed: int) -> _Plan:
+    model_type = checkpoint.config["model_type"]
+    weights = checkpoint.weights()
+    config = _untied(checkpoint.config)
+    twin = dataclasses.replace(checkpoint, config=config)
+    structure = read_structure(twin.model_without_weights(), model_type)
+    if structure.head is None:
+        raise refuse(model_type, "its class cannot have a head of its own", "use --rotation fused")
+    head = f"{structure.head}.weight"
+    untied = head not in weights
+    if untied:
+        weights[head] = weights[f"{structure.embedding}.weight"]
+    alone = massive_blocks(original, structure, tokens)
+    edits = Edits()
+    fold_residual(edits, structure, weights, seed, alone)
+    layers = fold_values(edits, structure, weights, seed)
+    return _Plan(config, structure, weights, edits, layers, alone, untied)
+
+
+def _verify(
+    checkpoint: Checkpoint,
+    original: Any,
+    structure: Structure,
+    folder: Path,
+    tokens: Tokens,
+) -> tuple[float, float]:
+    """Return the twin's KL and the noise floor; UnsupportedModelError when it is above."""
+    kl = mean_kl(original, load_float32(folder), tokens)
+    floor = noise_floor(original, load_float32(checkpoint.folder), structure, tokens)
+    floor = max(floor, _LEAST_FLOOR)
+    if not kl <= floor:
+        raise refuse(
+            checkpoint.config["model_type"],
+            f"the rotated model's KL is {kl:.2e} nats per token, above its noise floor {floor:.2e}",
+            "use --rotation none",
+        )
+    return kl, floor
