@@ -65,15 +65,12 @@ def measure_weight(
     wanted = tuple(format_ for format_ in formats if format_ != KEEP)
     plan = plan_sweep(dtype, width, weights, wanted, encoder=encoder, signs=signs)
     total, start = SegmentSums(), 0
-    for segment in cut_into_segments(arrays):
+    for segment in cut_into_segments(arrays, plan.segment_weights):
         total.add(sweep_segment(segment, plan, start))
         start += segment.size
     measured = errors_from_sums(total, plan, name)
-    if KEEP in formats:
-        return WeightErrors(
-            {**measured.t2, KEEP: 0.0}, measured.features, measured.t2_relative_error
-        )
-    return measured
+    kept = {KEEP: 0.0} if KEEP in formats else {}
+    return WeightErrors({**measured.t2, **kept}, measured.features, measured.t2_relative_error)
 
 
 def errors_from_sums(total: SegmentSums, plan: SweepPlan, name: str) -> WeightErrors:

@@ -17,12 +17,12 @@ from app.core.measurement import Encoder
 __all__ = ["SEGMENT_WEIGHTS", "SweepPlan", "affine_index", "plan_sweep"]
 
 SEGMENT_WEIGHTS: Final = 1 << 22
-"""Weights of a segment, the unit of reading, of parallel work and of summation."""
+"""About how many weights make a segment: the unit of reading, of work and of summation."""
 
-EXACT_BELOW_WEIGHTS: Final = 8_000_000
+EXACT_BELOW_WEIGHTS: Final = 1_000_000
 """Smaller weights are encoded whole by `careful`; larger ones are sampled."""
 
-SAMPLED_BLOCKS: Final = 256
+SAMPLED_BLOCKS: Final = 128
 """Blocks of 4096 weights that a sampled weight is estimated from, beside its largest ones."""
 
 LEAST_SAMPLED_BLOCKS: Final = 6
@@ -43,6 +43,11 @@ class SweepPlan:
     encoder: Encoder
     sampled_blocks: int = 0
     signs: npt.NDArray[np.float32] | None = None
+
+    @property
+    def segment_weights(self) -> int:
+        """Weights of a segment: whole rows, about SEGMENT_WEIGHTS of them."""
+        return self.width * max(1, SEGMENT_WEIGHTS // max(self.width, 1))
 
     @property
     def is_sampled(self) -> bool:

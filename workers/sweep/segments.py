@@ -11,14 +11,11 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from workers.native.arrays import Array
-from workers.sweep.plan import SEGMENT_WEIGHTS
 
 __all__ = ["cut_into_segments"]
 
 
-def cut_into_segments(
-    parts: Iterable[Array], segment_weights: int = SEGMENT_WEIGHTS
-) -> Iterator[Array]:
+def cut_into_segments(parts: Iterable[Array], segment_weights: int) -> Iterator[Array]:
     """Yield one-dimensional arrays of `segment_weights` elements, the last one shorter.
 
     A segment inside one part is a view of it; one across parts is joined.

@@ -94,9 +94,7 @@ def test_float_formats_match_what_mlx_decodes(encoder: Encoder) -> None:
 
 
 def test_parts_do_not_change_a_bit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        "workers.sweep.segments.cut_into_segments.__defaults__", (8192,), raising=True
-    )
+    monkeypatch.setattr(plan_module, "SEGMENT_WEIGHTS", 8192)
     weight = heavy_tailed((96, 256), Dtype.BF16)
     whole = measure_weight([weight], Dtype.BF16, ALL_FORMATS, Encoder.CAREFUL)
     parts = [weight[:1], weight[1:50], weight[50:]]
@@ -115,9 +113,10 @@ def test_every_variant_gives_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_a_sampled_estimate_is_within_its_error(monkeypatch: pytest.MonkeyPatch) -> None:
     weight = heavy_tailed((1024, 4096), Dtype.BF16)
-    exact = measure_weight([weight], Dtype.BF16, AFFINE_FORMATS, Encoder.CAREFUL)
+    with monkeypatch.context() as patched:
+        patched.setattr(plan_module, "EXACT_BELOW_WEIGHTS", weight.size + 1)
+        exact = measure_weight([weight], Dtype.BF16, AFFINE_FORMATS, Encoder.CAREFUL)
     assert not exact.t2_relative_error
-    monkeypatch.setattr(plan_module, "EXACT_BELOW_WEIGHTS", 1)
     sampled = measure_weight([weight], Dtype.BF16, AFFINE_FORMATS, Encoder.CAREFUL)
     for format_ in AFFINE_FORMATS:
         off = sampled.t2[format_] / exact.t2[format_] - 1

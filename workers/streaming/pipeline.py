@@ -1,0 +1,225 @@
+"""Readers ahead of compute: threads, a bounded pool of buffers, sums added in order.
+
+Reader threads take one tensor each, read it segment by segment, hash it and hand every segment to
+the compute threads; `os.preadv`, SHA-256 and the kernels all release the GIL. A reader waits when
+every buffer is in use, so memory does not depend on the model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from app.core.errors import BitbudgetError
+from workers.native.arrays import Array
+from workers.streaming.decode import decode
+from workers.streaming.files import SourceFiles
+from workers.streaming.tensors import Segment, TensorTask
+from workers.sweep.kernel import SegmentSums, sweep_segment
+from workers.sweep.plan import SweepPlan
+
+__all__ = ["Finished", "Pipeline", "Read", "default_threads"]
+
+READERS: Final = 2
+SPARE_BUFFERS: Final = 2
+_WAIT_SECONDS: Final = 0.1
+
+
+def default_threads() -> int:
+    """Return how many processors this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """Some bytes of a tensor have been read."""
+
+    path: str
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A tensor was read whole. `sums` is None when its result is known by its digest already."""
+
+    task: TensorTask
+    plan: SweepPlan
+    digest: str
+    head: str
+    sums: SegmentSums | None
+
+
+@dataclass
+class _Job:
+    """A tensor under way; `expected` is known once it has been read whole."""
+
+    task: TensorTask
+    plan: SweepPlan
+    digest: Any = field(default_factory=hashlib.sha256)
+    head: str = ""
+    known: bool = False
+    expected: int | None = None
+    sums: dict[int, SegmentSums] = field(default_factory=dict)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def is_complete(self) -> bool:
+        return self.expected is not None and (self.known or len(self.sums) == self.expected)
+
+    def finished(self) -> Finished:
+        total: SegmentSums | None = None
+        if not self.known:
+            total = SegmentSums()
+            for index in range(self.expected or 0):
+                total.add(self.sums.pop(index))
+        return Finished(self.task, self.plan, self.digest.hexdigest(), self.head, total)
+
+
+class StoppedError(BitbudgetError):
+    """The pipeline was stopped."""
+
+
+class Pipeline:
+    """Reads and sweeps the tensors it is given; `run` yields what happens, in any order.
+
+    `knows_head(head digest, plan)` says whether a tensor that begins like this may have a result
+    already: it is then only hashed, and `knows(digest, plan)` decides at its end.
+    """
+
+    def __init__(
+        self,
+        files: SourceFiles,
+        threads: int,
+        knows_head: Callable[[str, SweepPlan], bool],
+        knows: Callable[[str, SweepPlan], bool],
+    ) -> None:
+        self._files = files
+        self._threads = threads
+        self._knows_head = knows_head
+        self._knows = knows
+        self._events: queue.Queue[Read | Finished | BaseException] = queue.Queue()
+        self._tasks: queue.SimpleQueue[tuple[TensorTask, SweepPlan]] = queue.SimpleQueue()
+        self._buffers: queue.Queue[npt.NDArray[np.uint8] | None] = queue.Queue()
+        self._stop = threading.Event()
+
+    def run(self, tasks: list[tuple[TensorTask, SweepPlan]]) -> Iterator[Read | Finished]:
+        """Yield a Read per segment and a Finished per tensor; the first error is raised."""
+        for task in tasks:
+            self._tasks.put(task)
+        for _ in range(self._threads + READERS + SPARE_BUFFERS):
+            self._buffers.put(None)
+        readers = ThreadPoolExecutor(READERS, "bitbudget-read")
+        computers = ThreadPoolExecutor(self._threads, "bitbudget-sweep")
+        try:
+            for _ in range(READERS):
+                readers.submit(self._guarded, self._read_all, computers)
+            remaining = len(tasks)
+            while remaining:
+                event = self._events.get()
+                if isinstance(event, BaseException):
+                    raise event
+                remaining -= isinstance(event, Finished)
+                yield event
+        finally:
+            self._stop.set()
+            readers.shutdown(wait=True, cancel_futures=True)
+            computers.shutdown(wait=True, cancel_futures=True)
+
+    def _guarded(self, work: Callable[..., None], *arguments: Any) -> None:
+        try:
+            work(*arguments)
+        except StoppedError:
+            return
+        except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
+            self._events.put(error)
+
+    def _read_all(self, computers: ThreadPoolExecutor) -> None:
+        while not self._stop.is_set():
+            try:
+                task, plan = self._tasks.get_nowait()
+            except queue.Empty:
+                return
+            job = _Job(task, plan)
+            if not self._read(job, computers, may_know=True):
+                self._read(_Job(task, plan), computers, may_know=False)
+
+    def _read(self, job: _Job, computers: ThreadPoolExecutor, *, may_know: bool) -> bool:
+        """Read one tensor; False when it began like a known one and turned out to be another."""
+        count = 0
+        for segment in job.task.segments(job.plan):
+            buffer = self._fill(segment)
+            raw = buffer[: segment.nbytes]
+            job.digest.update(raw.data)
+            if not count:
+                job.head = hashlib.sha256(raw.data).hexdigest()
+                job.known = may_know and self._knows_head(job.head, job.plan)
+            count += 1
+            if job.known:
+                self._buffers.put(buffer)
+            else:
+                computers.submit(self._guarded, self._compute, job, segment, buffer)
+            self._events.put(Read(job.task.path, segment.nbytes))
+        if job.known and not self._knows(job.digest.hexdigest(), job.plan):
+            self._events.put(Read(job.task.path, -job.task.nbytes))
+            return False
+        with job.lock:
+            job.expected = count
+            complete = job.is_complete()
+        if complete:
+            self._finish(job)
+        return True
+
+    def _fill(self, segment: Segment) -> npt.NDArray[np.uint8]:
+        buffer = self._take_buffer(segment.nbytes)
+        position = 0
+        for span in segment.spans:
+            self._files.read(span, buffer[position : position + span.nbytes])
+            position += span.nbytes
+        return buffer
+
+    def _take_buffer(self, nbytes: int) -> npt.NDArray[np.uint8]:
+        while not self._stop.is_set():
+            try:
+                buffer = self._buffers.get(timeout=_WAIT_SECONDS)
+            except queue.Empty:
+                continue
+            if buffer is None or buffer.size < nbytes:
+                return np.empty(nbytes, np.uint8)
+            return buffer
+        raise StoppedError
+
+    def _compute(self, job: _Job, segment: Segment, buffer: npt.NDArray[np.uint8]) -> None:
+        sums = sweep_segment(_decoded(job.task, segment, buffer), job.plan, segment.start)
+        self._buffers.put(buffer)
+        with job.lock:
+            job.sums[segment.index] = sums
+            complete = job.is_complete()
+        if complete:
+            self._finish(job)
+
+    def _finish(self, job: _Job) -> None:
+        for source in {source.file: source for source in job.task.sources}.values():
+            self._files.check_unchanged(source)
+        self._events.put(job.finished())
+
+
+def _decoded(task: TensorTask, segment: Segment, buffer: npt.NDArray[np.uint8]) -> Array:
+    pieces: list[Array] = []
+    position = 0
+    if all(span.dtype is task.dtype for span in segment.spans):
+        return decode(buffer[: segment.nbytes], task.dtype, task.dtype)
+    for span in segment.spans:
+        raw = buffer[position : position + span.nbytes]
+        pieces.append(decode(raw, span.dtype, task.dtype))
+        position += span.nbytes
+    return np.concatenate(pieces)

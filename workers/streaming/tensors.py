@@ -1,0 +1,116 @@
+"""Which bytes make a weight, and in which pieces they are read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from app.core.dtypes import Dtype
+from app.core.errors import InvalidModelError
+from app.core.formats import KEEP, Format
+from app.core.measurement import Encoder
+from workers.models.headers import TensorRef
+from workers.sweep.plan import SweepPlan, plan_sweep
+
+__all__ = ["Segment", "Span", "TensorTask"]
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Consecutive bytes of one file, elements of `dtype`."""
+
+    file: str
+    name: str
+    offset: int
+    nbytes: int
+    dtype: Dtype
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """One piece of a weight: `weights` elements from index `start`, read from `spans` in order."""
+
+    index: int
+    start: int
+    weights: int
+    spans: tuple[Span, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes to read."""
+        return sum(span.nbytes for span in self.spans)
+
+
+@dataclass(frozen=True, slots=True)
+class TensorTask:
+    """A weight to measure: its mlx path, its source tensors in order and the formats wanted.
+
+    `dtype` is what the module is stored as; sources in FP8, or in a narrower float, are decoded to
+    it. `signs` (in,) asks for the block-32 rotated weight.
+    """
+
+    path: str
+    sources: tuple[TensorRef, ...]
+    dtype: Dtype
+    formats: tuple[Format, ...]
+    signs: npt.NDArray[np.float32] | None = None
+
+    @property
+    def width(self) -> int:
+        """Columns, along which groups are cut."""
+        shape = self.sources[0].shape if self.sources else ()
+        return shape[-1] if shape else 1
+
+    @property
+    def weights(self) -> int:
+        """Number of weights."""
+        return sum(math.prod(source.shape) for source in self.sources)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes to read."""
+        return sum(source.nbytes for source in self.sources)
+
+    def plan(self, encoder: Encoder) -> SweepPlan:
+        """Return what to do with each segment.
+
+        Raises InvalidModelError when the sources have rows of different widths, and what
+        `plan_sweep` raises.
+        """
+        widths = {source.shape[-1] if source.shape else 1 for source in self.sources}
+        if len(widths) > 1:
+            raise InvalidModelError(
+                where=self.path,
+                found=f"stacked tensors of widths {sorted(widths)}",
+                expected="one width",
+                remedy="check that the weight files belong together",
+            )
+        formats = tuple(format_ for format_ in self.formats if format_ != KEEP)
+        return plan_sweep(
+            self.dtype, self.width, self.weights, formats, encoder=encoder, signs=self.signs
+        )
+
+    def segments(self, plan: SweepPlan) -> Iterator[Segment]:
+        """Yield the pieces, cut at the places that `plan` fixes."""
+        spans: list[Span] = []
+        start, filled, index = 0, 0, 0
+        for source in self.sources:
+            count, taken = math.prod(source.shape), 0
+            while taken < count:
+                step = min(count - taken, plan.segment_weights - filled)
+                spans.append(_span(source, taken, step))
+                taken, filled = taken + step, filled + step
+                if filled == plan.segment_weights:
+                    yield Segment(index, start, filled, tuple(spans))
+                    start, index, filled, spans = start + filled, index + 1, 0, []
+        if spans:
+            yield Segment(index, start, filled, tuple(spans))
+
+
+def _span(source: TensorRef, first: int, count: int) -> Span:
+    size = source.dtype.itemsize
+    return Span(source.file, source.name, source.offset + first * size, count * size, source.dtype)
