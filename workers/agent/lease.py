@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from app.client import Client
-from app.client_transport import ServerUnreachableError
+from app.client_transport import ServerProblemError, ServerUnreachableError
 from app.core.errors import LostLeaseError
 from app.core.requests import Deliver
 from app.leases.schemas import (
@@ -99,8 +99,8 @@ class LeaseRun:
         if event.kind == "failed":
             return self._result(_outcome_of(event.problem), event)
         if event.kind == "artifact":
-            self._upload(event)
-        elif event.stage is not None:
+            return self._upload(event)
+        if event.stage is not None:
             heartbeat.progress = Progress(
                 stage=event.stage,
                 done=event.done,
@@ -121,12 +121,22 @@ class LeaseRun:
             }
         )
 
-    def _upload(self, event: Event) -> None:
+    def _upload(self, event: Event) -> LeaseResult | None:
         known = {(artifact.name, artifact.sha256) for artifact in self.lease.artifacts}
         if (event.name, event.sha256) in known:
-            return
+            return None
         data = Path(event.path).read_bytes()
-        self._insist(lambda: self.client.put_artifact(self.lease, event.name, data))
+        try:
+            self._insist(lambda: self.client.put_artifact(self.lease, event.name, data))
+        except ServerProblemError as error:
+            problem = Problem(
+                type="urn:bitbudget:problem:upload-refused",
+                title="Upload refused",
+                status=HTTPStatus.INTERNAL_SERVER_ERROR,
+                detail=str(error),
+            )
+            return self._result(LeaseOutcome.CRASHED, Event(kind="failed", problem=problem))
+        return None
 
     def _insist(self, call: Callable[[], None]) -> None:
         """Repeat `call` while the server is away; a worker that must go gives up."""

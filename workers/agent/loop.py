@@ -11,6 +11,7 @@ from typing import Final
 
 from app.client import Client
 from app.client_transport import ServerProblemError, ServerUnreachableError
+from app.core.errors import BitbudgetError
 from app.leases.schemas import LeaseGrant, WorkerRegistration, WorkerWelcome
 from workers.agent.capabilities import capabilities
 from workers.agent.lease import LeaseRun
@@ -68,7 +69,7 @@ class Agent:
         _LOG.info("job %s, attempt %d", lease.job_id, lease.attempt)
         try:
             outcome = LeaseRun(client, self.server, lease, self.home, self.stop).run()
-        except ServerUnreachableError as error:
-            _LOG.warning("%s", error)
+        except BitbudgetError as error:
+            _LOG.warning("job %s: %s", lease.job_id, error)
             return
         _LOG.info("job %s: %s", lease.job_id, outcome or "lease lost")

@@ -22,6 +22,10 @@ class Home:
         """Digests of weight files, by path, size and time of change."""
         return self.folder / "digests"
 
+    def model(self, digest: str) -> Path:
+        """Folder of what is known of a model."""
+        return self.folder / "models" / digest
+
     def measurement(self, key: str) -> Path:
         """Folder of one measurement, finished or not."""
         return self.folder / "measurements" / key

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from workers.models.digests import folder_digest
 from workers.stages.evaluate import Judge, read_report
 from workers.stages.fetch import fetch, fetch_headers
 from workers.stages.home import Home
-from workers.stages.inventory import inventory_json, take_inventory
+from workers.stages.inventory import inventory_document, take_inventory
 from workers.stages.job import run_job
 from workers.stages.measure import measure, measurement_path
 from workers.stages.options import MeasureOptions
@@ -62,7 +61,7 @@ def _fit(task: FitTask, reporter: Reporter) -> dict[str, Any]:
     report.progress(1, 1, "models")
     return {
         "model": {"name": checkpoint.name, "revision": checkpoint.revision},
-        "inventory": json.loads(inventory_json(inventory)),
+        "inventory": inventory_document(inventory),
     }
 
 
