@@ -1,4 +1,12 @@
-"""Sums over tokens from which a module's Kronecker factors, alpha and rank-one sums are made."""
+"""Sums over tokens from which a module's Kronecker factors, alpha and rank-one sums are made.
+
+The Fisher information of a module is E[vec(G) vec(G)^T] of the gradient G = sum_t g_t x_t^T. Its
+Kronecker factors are those of one power iteration from the identity (YAQA, arXiv 2505.22988,
+section 4, on tokens): A = E[|g|^2 x x^T], B = E[|x|^2 g g^T]. So a token that the loss does not
+feel does not shape A, however large its activation. Their product is scaled to the trace of the
+true Fisher information, the squared gradient of whole sequences: that counts how the errors of a
+value projection, say, add up over the tokens that attention averages.
+"""
 
 from __future__ import annotations
 
@@ -26,11 +34,26 @@ class _Pair:
     columns: mx.array | None = None
     rows: mx.array | None = None
     count: np.ndarray = field(default_factory=lambda: np.zeros((), np.int64))
+    energy: np.ndarray = field(default_factory=lambda: np.zeros((), np.float64))
 
-    def add(self, columns: mx.array, rows: mx.array, count: np.ndarray) -> None:
+    def add(self, columns: mx.array, rows: mx.array, count: np.ndarray, energy: mx.array) -> None:
         self.columns = columns if self.columns is None else self.columns + columns
         self.rows = rows if self.rows is None else self.rows + rows
         self.count = self.count + count
+        self.energy = self.energy + np.array(energy, np.float64)
+
+    def term(self, tokens: int) -> KroneckerTerm:
+        """Return the factors: A of trace one, B of the energy per token of text."""
+        columns, rows = np.array(self.columns), np.array(self.rows)
+        columns = columns / _positive(np.trace(columns, axis1=-2, axis2=-1))[..., None, None]
+        full = rows.ndim == columns.ndim
+        trace = np.trace(rows, axis1=-2, axis2=-1) if full else rows.sum(-1)
+        scale = np.asarray(self.energy / tokens / _positive(trace), np.float32)
+        return KroneckerTerm(columns, rows * (scale[..., None, None] if full else scale[..., None]))
+
+
+def _positive(values: np.ndarray) -> np.ndarray:
+    return np.where(values > 0, values, 1)
 
 
 class ModuleMoments:
@@ -44,106 +67,86 @@ class ModuleMoments:
         self.row_sums = mx.zeros(weight_shape[:-1])
         self.column_sums = mx.zeros((*weight_shape[:-2], weight_shape[-1]))
 
-    def add(self, call: Call, gradient: mx.array, head_rows: mx.array | None = None) -> None:
+    def add(self, call: Call, gradient: mx.array, variance: mx.array | None = None) -> None:
         """Add a call with its output gradient.
 
-        `head_rows` replaces the sum of g^2 where it is known in closed form: p (1 - p) of a head.
+        `variance` (tokens, out) replaces g^2 where it is known in closed form: p (1 - p) of a head.
         """
         if call.is_lookup:
             self._add_lookup(call.inputs, gradient)
         elif call.indices is not None:
             self._add_experts(call.inputs, call.indices, gradient)
+        elif variance is not None:
+            self._add_head(call.inputs, variance)
         else:
-            self._add_linear(call.inputs, gradient, head_rows)
-        mx.eval(
-            self.row_sums,
-            self.column_sums,
-            [
-                a
-                for pair in (self.use, self.lookup)
-                for a in (pair.columns, pair.rows)
-                if a is not None
-            ],
-        )
+            self._add_linear(call.inputs, gradient)
+        pairs = (self.use, self.lookup)
+        mx.eval(self.row_sums, self.column_sums, [(pair.columns, pair.rows) for pair in pairs])
 
     def add_direct(self, gradient: mx.array) -> None:
         """Add a gradient of the weight itself, of a kind of module without Kronecker factors."""
-        square = gradient * gradient
-        self.row_sums = self.row_sums + square.sum(-1)
-        self.column_sums = self.column_sums + square.sum(-2)
+        square = mx.square(gradient)
+        self._add_sums(square.sum(-1), square.sum(-2))
         mx.eval(self.row_sums, self.column_sums)
 
-    def _add_linear(self, x: mx.array, g: mx.array, head_rows: mx.array | None) -> None:
+    def _add_sums(self, rows: mx.array, columns: mx.array) -> None:
+        self.row_sums = self.row_sums + rows
+        self.column_sums = self.column_sums + columns
+
+    def _add_linear(self, x: mx.array, g: mx.array) -> None:
         x = x.reshape(x.shape[0], -1, x.shape[-1])
         g = g.reshape(x.shape[0], -1, g.shape[-1])
-        flat_x, flat_g = x.flatten(0, 1), g.flatten(0, 1)
-        rows = head_rows if head_rows is not None else self._rows(flat_g)
-        self.use.add(flat_x.T @ flat_x, rows, np.array(flat_x.shape[0]))
-        if head_rows is not None:
-            energy = mx.square(flat_x).sum(-1)
-            self.row_sums = self.row_sums + (energy @ mx.square(flat_g))
-            self.column_sums = self.column_sums + (mx.square(flat_g).sum(-1) @ mx.square(flat_x))
-            return
-        self._add_sequences(x, g)
+        rows, columns = _sequence_sums(x, g)
+        x, g = x.flatten(0, 1), g.flatten(0, 1)
+        energy_x, energy_g = mx.square(x).sum(-1), mx.square(g).sum(-1)
+        self._add_sums(rows, columns)
+        self.use.add(
+            _weighted(x, energy_g), self._rows(g, energy_x), np.array(x.shape[0]), rows.sum()
+        )
 
-    def _add_sequences(self, x: mx.array, g: mx.array) -> None:
-        """Add each sequence's squared gradient G = sum_t g_t x_t^T, summed over rows and columns.
+    def _add_head(self, x: mx.array, variance: mx.array) -> None:
+        x = x.reshape(-1, x.shape[-1])
+        energy_x, energy_g = mx.square(x).sum(-1), variance.sum(-1)
+        rows = energy_x @ variance
+        self._add_sums(rows, energy_g @ mx.square(x))
+        self.use.add(_weighted(x, energy_g), rows, np.array(x.shape[0]), rows.sum())
 
-        Wide modules go through the Gram matrices over tokens, without G itself:
-        sum_j G_ij^2 = g_i^T (X X^T) g_i.
-        """
-        length, width, height = x.shape[1], x.shape[2], g.shape[2]
-        if 2 * length * (width + height) < width * height:
-            gram_x, gram_g = x @ x.swapaxes(1, 2), g @ g.swapaxes(1, 2)
-            self.row_sums = self.row_sums + ((gram_x @ g) * g).sum((0, 1))
-            self.column_sums = self.column_sums + ((gram_g @ x) * x).sum((0, 1))
-            return
-        for sequence_x, sequence_g in zip(x, g, strict=True):
-            square = mx.square(sequence_g.T @ sequence_x)
-            self.row_sums = self.row_sums + square.sum(1)
-            self.column_sums = self.column_sums + square.sum(0)
-
-    def _rows(self, g: mx.array) -> mx.array:
+    def _rows(self, g: mx.array, weight: mx.array) -> mx.array:
         if g.shape[-1] > FULL_ROWS or np.prod(self.shape[:-2]) * g.shape[-1] ** 2 > _FULL_ELEMENTS:
-            return mx.square(g).sum(0)
-        return g.T @ g
+            return weight @ mx.square(g)
+        return _weighted(g, weight)
 
     def _add_lookup(self, ids: mx.array, g: mx.array) -> None:
         flat = g.reshape(-1, g.shape[-1])
         square = mx.square(flat)
         energy = square.sum(-1)
         rows = mx.zeros(self.shape[0]).at[ids.flatten()].add(energy)
-        self.lookup.add(flat.T @ flat, rows, np.array(flat.shape[0]))
-        self.row_sums = self.row_sums + rows
-        self.column_sums = self.column_sums + square.sum(0)
+        self.lookup.add(flat.T @ flat, rows, np.array(flat.shape[0]), energy.sum())
+        self._add_sums(rows, square.sum(0))
 
     def _add_experts(self, x: mx.array, indices: mx.array, g: mx.array) -> None:
         x = mx.broadcast_to(x, (*g.shape[:-1], x.shape[-1])).reshape(-1, x.shape[-1])
         g = g.reshape(-1, g.shape[-1])
-        experts = self.shape[0]
         chosen = np.array(indices).reshape(-1)
-        order = np.argsort(chosen, kind="stable")
-        counts = np.bincount(chosen, minlength=experts)
-        x, g = x[mx.array(order)], g[mx.array(order)]
+        order = mx.array(np.argsort(chosen, kind="stable"))
+        counts = np.bincount(chosen, minlength=self.shape[0])
+        x, g = x[order], g[order]
         columns, rows, row_sums, column_sums = [], [], [], []
         for begin, end in zip(np.cumsum(counts) - counts, np.cumsum(counts), strict=True):
             own_x, own_g = x[int(begin) : int(end)], g[int(begin) : int(end)]
-            columns.append(own_x.T @ own_x)
-            rows.append(self._rows(own_g))
-            row_sums.append(mx.square(own_x).sum(-1) @ mx.square(own_g))
-            column_sums.append(mx.square(own_g).sum(-1) @ mx.square(own_x))
-        self.use.add(mx.stack(columns), mx.stack(rows), counts)
-        self.row_sums = self.row_sums + mx.stack(row_sums)
-        self.column_sums = self.column_sums + mx.stack(column_sums)
+            energy_x, energy_g = mx.square(own_x).sum(-1), mx.square(own_g).sum(-1)
+            columns.append(_weighted(own_x, energy_g))
+            rows.append(self._rows(own_g, energy_x))
+            row_sums.append(energy_x @ mx.square(own_g))
+            column_sums.append(energy_g @ mx.square(own_x))
+        sums = mx.stack(row_sums)
+        self._add_sums(sums, mx.stack(column_sums))
+        self.use.add(mx.stack(columns), mx.stack(rows), counts, sums.sum(-1))
 
     def finish(self, mean_square_weight: float, tokens: int) -> ModuleStatistics:
         """Return the statistics per token of text, of a weight with this mean square."""
-        terms = []
-        if self.use.columns is not None and self.use.rows is not None:
-            count = np.maximum(self.use.count, 1).astype(np.float32)[..., None, None]
-            columns = np.array(self.use.columns) / count
-            terms.append(KroneckerTerm(columns, np.array(self.use.rows) / np.float32(tokens)))
-        if self.lookup.columns is not None and self.lookup.rows is not None:
+        terms = [self.use.term(tokens)] if self.use.columns is not None else []
+        if self.lookup.columns is not None:
             terms.append(self._lookup_term(tokens))
         energy = float(np.array(self.row_sums).sum(dtype=np.float64))
         return ModuleStatistics(
@@ -161,8 +164,30 @@ class ModuleMoments:
         Each row gets one token's worth of the mean energy more than it was seen to have: a token
         that the sample lacks is rare, not free.
         """
-        columns, rows = np.array(self.lookup.columns), np.array(self.lookup.rows)
-        total = float(rows.sum(dtype=np.float64))
-        smoothed = rows + total / max(int(self.lookup.count), 1)
-        share = smoothed / max(float(smoothed.sum(dtype=np.float64)), 1e-30)
-        return KroneckerTerm(columns / np.float32(tokens), share.astype(np.float32))
+        term = self.lookup.term(tokens)
+        total = float(term.rows.sum(dtype=np.float64))
+        smoothed = term.rows + total / max(int(self.lookup.count), 1)
+        share = total / max(float(smoothed.sum(dtype=np.float64)), 1e-30)
+        return KroneckerTerm(term.columns, (smoothed * share).astype(np.float32))
+
+
+def _weighted(x: mx.array, weight: mx.array) -> mx.array:
+    """Return sum_t weight_t x_t x_t^T for x (tokens, n)."""
+    return (x * weight[:, None]).T @ x
+
+
+def _sequence_sums(x: mx.array, g: mx.array) -> tuple[mx.array, mx.array]:
+    """Return row and column sums of the squares of each sequence's G = sum_t g_t x_t^T.
+
+    Wide modules go through the Gram matrices over tokens, without G itself:
+    sum_j G_ij^2 = g_i^T (X X^T) g_i.
+    """
+    length, width, height = x.shape[1], x.shape[2], g.shape[2]
+    if 2 * length * (width + height) < width * height:
+        gram_x, gram_g = x @ x.swapaxes(1, 2), g @ g.swapaxes(1, 2)
+        return ((gram_x @ g) * g).sum((0, 1)), ((gram_g @ x) * x).sum((0, 1))
+    rows, columns = mx.zeros(height), mx.zeros(width)
+    for sequence_x, sequence_g in zip(x, g, strict=True):
+        square = mx.square(sequence_g.T @ sequence_x)
+        rows, columns = rows + square.sum(1), columns + square.sum(0)
+    return rows, columns

@@ -275,7 +275,7 @@ def _accumulate(
         variance = None
         if logits is not None and not call.is_lookup and gradient.shape == logits.shape:
             p = mx.softmax(logits.reshape(-1, logits.shape[-1]), axis=-1, precise=True)
-            variance = (p * (1 - p)).sum(0)
+            variance = p * (1 - p)
         moment.add(call, gradient, variance)
     for path, gradient in pulled.direct.items():
         moments.setdefault(path, ModuleMoments(path, gradient.shape)).add_direct(gradient)

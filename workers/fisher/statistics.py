@@ -19,13 +19,18 @@ _FEW_TOKENS: Final = 0.25
 class KroneckerTerm:
     """One Kronecker factor pair of the Fisher information, in nats per token.
 
-    `columns` is A = E[x x^T], float32 (..., in, in). `rows` is B = E[g g^T] (..., out, out), or
-    only its diagonal (..., out) where the whole would be too large, per token of text (an expert's
-    rows are already weighted with its share of the tokens). Leading axes are experts.
+    `columns` is A, float32 (..., in, in), of trace one; `rows` is B (..., out, out), or only its
+    diagonal (..., out) where the whole would be too large. B's trace is the trace of the Fisher
+    information per token of text: an expert's is weighted with its share of the tokens. Leading
+    axes are experts.
     """
 
     columns: np.ndarray
     rows: np.ndarray
+
+    def part(self, index: tuple[int, ...]) -> KroneckerTerm:
+        """Return the factors of one expert; `()` is all of them."""
+        return KroneckerTerm(self.columns[index], self.rows[index]) if index else self
 
     def kl_nats(self, error: np.ndarray) -> float:
         """Return 1/2 tr(B dW A dW^T) for a weight error of shape (..., out, in)."""

@@ -1,0 +1,152 @@
+"""Compensated encoders: stored arrays, and less predicted KL than rounding."""
+
+from __future__ import annotations
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from app.core.dtypes import Dtype
+from app.core.errors import InvalidRequestError
+from app.core.formats import AFFINE_FORMATS, FLOAT_FORMATS, KEEP, Format, parse_format
+from app.core.inventory import Module, ModuleKind
+from app.core.measurement import Encoder
+from workers.curves import decode, encode_with_statistics, kl_curve
+from workers.encoders import encode
+from workers.encoders.compensated import inverse_factor
+from workers.encoders.gptq import encode_gptq
+from workers.encoders.groups import fit_groups, stored
+from workers.fisher import KroneckerTerm, ModuleStatistics
+
+RNG = np.random.default_rng(0)
+
+
+def moment(width: int, *lead: int) -> np.ndarray:
+    mixing = RNG.normal(size=(*lead, width, width)) / np.sqrt(width)
+    scale = np.exp(RNG.normal(size=(*lead, width, 1)))
+    x = (mixing * scale).astype(np.float32)
+    result: np.ndarray = x @ x.swapaxes(-1, -2)
+    return result
+
+
+def weights(*shape: int) -> np.ndarray:
+    return stored(RNG.normal(size=shape).astype(np.float32), Dtype.BF16)
+
+
+def bits_of(values: np.ndarray) -> np.ndarray:
+    return (values.view(np.uint32) >> 16).astype(np.uint16)
+
+
+def module_statistics(columns: np.ndarray, rows: np.ndarray) -> ModuleStatistics:
+    lead = columns.shape[:-2]
+    return ModuleStatistics(
+        "m",
+        1.0,
+        np.ones(rows.shape[: len(lead) + 1]),
+        np.ones(columns.shape[:-1]),
+        (KroneckerTerm(columns, rows),),
+        np.full(lead, 1000),
+    )
+
+
+@pytest.mark.parametrize("format_", AFFINE_FORMATS, ids=str)
+def test_arrays_are_those_of_the_format_and_beat_rounding(format_: Format) -> None:
+    weight, columns = weights(48, 128), moment(128)
+    arrays = encode_gptq(weight, Dtype.BF16, format_, columns)
+    for spec in format_.arrays(weight.shape, Dtype.BF16):
+        assert arrays[spec.suffix].shape == spec.shape
+        assert arrays[spec.suffix].nbytes == spec.nbytes
+    term = KroneckerTerm(columns, np.ones(48, np.float32))
+    plain = encode(bits_of(weight), Dtype.BF16, format_, Encoder.CAREFUL)
+    ours = term.kl_nats(decode(arrays, format_, Dtype.BF16) - weight)
+    theirs = term.kl_nats(decode(plain, format_, Dtype.BF16) - weight)
+    assert ours < 0.9 * theirs
+
+
+def test_two_sided_feedback_lowers_the_two_sided_cost() -> None:
+    weight, columns, rows = weights(192, 128), moment(128), moment(192)
+    format_ = parse_format("affine3g64")
+    term = KroneckerTerm(columns, rows)
+    costs = [
+        term.kl_nats(
+            decode(encode_gptq(weight, Dtype.BF16, format_, columns, b), format_, Dtype.BF16)
+            - weight
+        )
+        for b in (None, rows)
+    ]
+    assert costs[1] < 0.9 * costs[0]
+
+
+def test_curve_is_the_error_of_the_stored_arrays() -> None:
+    weight, statistics = weights(3, 64, 64), module_statistics(moment(64, 3), moment(64, 3))
+    module = Module("m", ModuleKind.SWITCH_LINEAR, (3, 64, 64), Dtype.BF16, "m")
+    formats = (parse_format("affine4g32"), parse_format("affine2g64"), FLOAT_FORMATS[0], KEEP)
+    for encoder in Encoder:
+        points = {
+            point.format: point for point in kl_curve(module, weight, formats, encoder, statistics)
+        }
+        assert points[KEEP].kl_nats == 0
+        for format_ in formats[:3]:
+            arrays = encode_with_statistics(
+                bits_of(weight), Dtype.BF16, format_, encoder, statistics
+            )
+            error = decode(arrays, format_, Dtype.BF16) - weight
+            t2 = float(np.square(error).sum() / np.square(weight).sum())
+            assert points[format_].t2 == pytest.approx(t2, rel=1e-2)
+            assert points[format_].kl_nats == pytest.approx(statistics.kl_nats(error), rel=1e-2)
+
+
+def test_an_expert_without_tokens_is_encoded_with_the_others_moment() -> None:
+    columns, rows = moment(64, 3), moment(64, 3)
+    columns[1], rows[1] = 0, 0
+    statistics = ModuleStatistics(
+        "m",
+        1.0,
+        np.ones((3, 64)),
+        np.ones((3, 64)),
+        (KroneckerTerm(columns, rows),),
+        np.array([500, 0, 500]),
+    )
+    assert np.trace(statistics.second_moment[1]) > 0
+    arrays = encode_with_statistics(
+        bits_of(weights(3, 64, 64)),
+        Dtype.BF16,
+        parse_format("affine4g64"),
+        Encoder.YAQA,
+        statistics,
+    )
+    assert arrays["weight"].shape == (3, 64, 8)
+
+
+def test_singular_moment_is_damped() -> None:
+    x = RNG.normal(size=(2, 64)).astype(np.float32)
+    factor = inverse_factor(x.T @ x)
+    assert np.isfinite(factor).all()
+    assert (np.diagonal(factor) > 0).all()
+    assert np.array_equal(inverse_factor(np.zeros((4, 4))), np.eye(4))
+    assert np.array_equal(inverse_factor(np.full((4, 4), np.nan)), np.eye(4))
+
+
+def test_float_formats_are_refused() -> None:
+    with pytest.raises(InvalidRequestError, match="an affine format"):
+        encode_gptq(weights(4, 32), Dtype.BF16, FLOAT_FORMATS[0], moment(32))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**31), st.sampled_from([2, 3, 4, 5, 6, 8]), st.floats(-30, 10))
+def test_groups_are_never_worse_than_their_range(seed: int, bits: int, log_scale: float) -> None:
+    rng = np.random.default_rng(seed)
+    values = (rng.normal(size=(32, 5)) * 2.0**log_scale).astype(np.float32)
+    values[:, 0] = values[0, 0]
+    rounding = np.square(values).sum(0) * 2.0**-16
+    scale, bias = fit_groups(values, bits, Dtype.BF16, np.ones(32, np.float32))
+    assert np.isfinite(scale).all()
+    assert (scale != 0).all()
+    codes = np.clip(np.rint((values - bias) / scale), 0, 2**bits - 1)
+    _, s, b = mx.quantize(mx.array(values.T).astype(mx.bfloat16), group_size=32, bits=bits)
+    scales, biases = np.array(s.astype(mx.float32)).T, np.array(b.astype(mx.float32)).T
+    peer = np.clip(np.rint((values - biases) / scales), 0, 2**bits - 1) * scales + biases - values
+    ours = codes * scale + bias - values
+    assert (np.square(ours).sum(0) <= 1.3 * np.square(peer).sum(0) + rounding).all()
