@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -140,7 +139,8 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         shutil.copy(template, tmp_path / "bitbudget.db")
         return f"sqlite:///{tmp_path / 'bitbudget.db'}"
     cluster: Cluster = request.getfixturevalue("postgres_cluster")
-    return cluster.create_database(f"t{uuid.uuid4().hex}", template="migrated")
+    cluster.empty("migrated")
+    return cluster.url("migrated")
 
 
 @pytest.fixture

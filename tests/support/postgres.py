@@ -71,6 +71,14 @@ class Cluster:
         engine.dispose()
         return self.url(name)
 
+    def empty(self, name: str) -> None:
+        """Remove the rows of every table: far quicker than a new database."""
+        engine = sa.create_engine(self.url(name))
+        with engine.begin() as connection:
+            tables = set(sa.inspect(connection).get_table_names()) - {"alembic_version"}
+            connection.exec_driver_sql(f"TRUNCATE {', '.join(sorted(tables))} CASCADE")
+        engine.dispose()
+
     @property
     def _data(self) -> Path:
         return self.folder / "data"
