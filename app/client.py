@@ -136,7 +136,9 @@ class Client:
         answer = self._http.request(
             "POST",
             f"/v1/measurements/{measurement_id}/allocations",
-            json=request.model_dump(mode="json", exclude_none=True),
+            json=request.model_dump(
+                mode="json", exclude_none=True, include=set(AllocationRequest.model_fields)
+            ),
             repeatable=True,
         )
         return AllocationAnswer.model_validate_json(answer.content)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Final
 
 import uvicorn
+from fastapi import FastAPI
 
 from app import migrate
 from app.errors import UnsafeBindError
@@ -17,7 +18,7 @@ from app.main import create_app
 from app.services import Services
 from app.settings import Settings
 
-__all__ = ["serve"]
+__all__ = ["prepare", "serve"]
 
 Listener = Callable[[str], None]
 
@@ -28,11 +29,8 @@ def serve(settings: Settings, *, on_listening: Listener | None = None) -> None:
     Raises UnsafeBindError for an address other than loopback while there is no key.
     """
     configure_logging(settings.log_level, settings.log_format)
-    app = create_app(settings)
+    app = prepare(settings)
     services: Services = app.state.services
-    migrate.upgrade(services.database)
-    if settings.needs_keys and not services.keys.has_usable():
-        raise UnsafeBindError(host=settings.host)
     config = uvicorn.Config(
         app,
         host=settings.host,
@@ -45,6 +43,17 @@ def serve(settings: Settings, *, on_listening: Listener | None = None) -> None:
     )
     with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again once all is closed
         _Server(config, services.pulse, on_listening).run()
+
+
+def prepare(settings: Settings) -> FastAPI:
+    """Return the application on a migrated database; UnsafeBindError if it must not listen."""
+    app = create_app(settings)
+    services: Services = app.state.services
+    migrate.upgrade(services.database)
+    if settings.needs_keys and not services.keys.has_usable():
+        services.database.dispose()
+        raise UnsafeBindError(host=settings.host)
+    return app
 
 
 class _Server(uvicorn.Server):
