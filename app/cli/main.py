@@ -17,6 +17,7 @@ from app.cli import (
     measure,
     run,
     serve,
+    solve,
     submit,
 )
 from app.cli.failures import problem_of
@@ -45,6 +46,7 @@ def build_app() -> typer.Typer:
         checkpoint.evaluate,
         checkpoint.benchmark,
         run.run,
+        solve.solve,
     )
     for command in local:
         app.command(rich_help_panel=_HERE)(command)

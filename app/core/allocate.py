@@ -37,7 +37,7 @@ def allocate(
     budget = _budget(request, smallest)
     if budget < smallest:
         raise InfeasibleBudgetError(budget_bytes=budget, minimum_bytes=smallest)
-    limits = Limits(is_over=is_over, seconds=request.time_limit_seconds)
+    limits = Limits(is_over=is_over, seconds_left=lambda: request.time_limit_seconds)
     solution = solve_prepared(prepared, budget - fixed, limits)
     return _allocation(groups, solution, fixed, budget, _notes(measurement, request, budget))
 

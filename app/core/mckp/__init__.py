@@ -7,7 +7,7 @@ A multiple-choice knapsack chooses one option per group at least cost within a n
 from app.core.mckp.prepare import Prepared, prepare
 from app.core.mckp.problem import MAX_OPTIONS, MAX_TOTAL, Problem, Row
 from app.core.mckp.result import Limits, Solution, Status
-from app.core.mckp.solve import solve_prepared
+from app.core.mckp.solve import solve_prepared, solve_problem
 
 __all__ = [
     "MAX_OPTIONS",
@@ -20,4 +20,5 @@ __all__ = [
     "Status",
     "prepare",
     "solve_prepared",
+    "solve_problem",
 ]

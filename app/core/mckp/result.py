@@ -23,19 +23,24 @@ def _never() -> bool:
     return False
 
 
+def _long() -> float:
+    return 60.0
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """What ends a search before optimality is proven.
 
     `relative_gap` stops as soon as the proven gap is no larger. `states` bounds the partial choices
     held at once, a limit that does not depend on the machine. `is_over` is asked now and then
-    whether the time is up: the core has no clock of its own.
+    whether the time is up, `seconds_left` before a solver that keeps its own time is started: the
+    core has no clock.
     """
 
     relative_gap: float = 0.0
     states: int = 1_000_000
     is_over: Callable[[], bool] = _never
-    seconds: float = 10.0
+    seconds_left: Callable[[], float] = _long
 
 
 NO_LIMITS: Final = Limits()

@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from app.core.errors import InfeasibleBudgetError
-from app.core.mckp.prepare import Prepared
+from app.core.mckp.prepare import Prepared, prepare
+from app.core.mckp.problem import Problem
 from app.core.mckp.result import NO_LIMITS, Limits, Solution, Status
 from app.core.mckp.search import search
 
-__all__ = ["solve_prepared"]
+__all__ = ["solve_prepared", "solve_problem"]
+
+
+def solve_problem(problem: Problem, budget: int, limits: Limits = NO_LIMITS) -> Solution:
+    """Return the cheapest choice within `budget` bytes that meets every row of the problem.
+
+    Raises InfeasibleBudgetError when there is none, naming the limit that binds and the least it
+    could be.
+    """
+    free = solve_prepared(prepare(problem), budget, limits)
+    used = tuple(int(row.weights[free.choice].sum()) for row in problem.rows)
+    if all(use <= row.limit for use, row in zip(used, problem.rows, strict=True)):
+        return replace(free, used=used)
+    from app.core.mckp.rows import solve_rows  # noqa: PLC0415 - OR-Tools takes a second to import
+
+    return solve_rows(problem, budget, free, limits)
 
 
 def solve_prepared(prepared: Prepared, budget: int, limits: Limits = NO_LIMITS) -> Solution:

@@ -7,8 +7,7 @@ from hypothesis import given, settings
 from app.core.errors import InfeasibleBudgetError
 from app.core.mckp import Limits, Problem, prepare, solve_prepared
 from app.core.mckp.many import solve_many
-
-from .instances import Options, groups_of_options, problem_of
+from tests.app.core.mckp.instances import Options, groups_of_options, problem_of
 
 
 @settings(max_examples=100, deadline=None)

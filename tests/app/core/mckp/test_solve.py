@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 
 from app.core.errors import InfeasibleBudgetError, InvalidRequestError
 from app.core.mckp import Limits, Problem, Status, prepare, solve_prepared
-
-from .instances import Options, brute_force, groups_of_options, problem_of
+from tests.app.core.mckp.instances import Options, brute_force, groups_of_options, problem_of
 
 
 @settings(max_examples=150, deadline=None)
