@@ -50,6 +50,10 @@ class BitbudgetError(Exception):
         template = type(self).__doc__ or "{reason}"
         super().__init__(template.format(**fields))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle without the constructor: an error comes back whole from another process."""
+        return _rebuilt, (type(self), self.args, self.__dict__)
+
     @classmethod
     def slug(cls) -> str:
         """Return the class name as a problem type: `LostLeaseError` -> `lost-lease`."""
@@ -60,6 +64,14 @@ class BitbudgetError(Exception):
     def title(cls) -> str:
         """Return the class name as words: `InfeasibleBudgetError` -> `Infeasible budget`."""
         return cls.slug().replace("-", " ").capitalize()
+
+
+def _rebuilt(
+    kind: type[BitbudgetError], arguments: tuple[Any, ...], state: dict[str, Any]
+) -> BitbudgetError:
+    error = kind.__new__(kind, *arguments)
+    error.__dict__.update(state)
+    return error
 
 
 class InvalidInputError(BitbudgetError, ValueError):
