@@ -22,9 +22,10 @@ import numpy.typing as npt
 from app.core.errors import BitbudgetError
 from workers.native.arrays import Array
 from workers.streaming.decode import decode
-from workers.streaming.files import SourceFiles
+from workers.streaming.store import ResultStore
 from workers.streaming.tensors import Segment, TensorTask
 from workers.sweep.kernel import SegmentSums, sweep_segment
+from workers.sweep.measure import WeightErrors
 from workers.sweep.plan import SweepPlan
 
 __all__ = ["Finished", "Pipeline", "Read", "default_threads"]
@@ -51,38 +52,42 @@ class Read:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """A tensor was read whole. `sums` is None when its result is known by its digest already."""
+    """A tensor was read whole. `known` is its result where the digest of its bytes has one."""
 
     task: TensorTask
     plan: SweepPlan
     digest: str
     head: str
-    sums: SegmentSums | None
+    sums: SegmentSums
+    known: WeightErrors | None = None
 
 
 @dataclass
 class _Job:
-    """A tensor under way; `expected` is known once it has been read whole."""
+    """A tensor under way. `expected`, how many sums there will be, is set when all is read.
+
+    One that is only hashed, because it begins like a known one, has none.
+    """
 
     task: TensorTask
     plan: SweepPlan
     digest: Any = field(default_factory=hashlib.sha256)
     head: str = ""
-    known: bool = False
+    only_hashed: bool = False
+    known: WeightErrors | None = None
     expected: int | None = None
     sums: dict[int, SegmentSums] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def is_complete(self) -> bool:
-        return self.expected is not None and (self.known or len(self.sums) == self.expected)
+        return len(self.sums) == self.expected
 
     def finished(self) -> Finished:
-        total: SegmentSums | None = None
-        if not self.known:
-            total = SegmentSums()
-            for index in range(self.expected or 0):
-                total.add(self.sums.pop(index))
-        return Finished(self.task, self.plan, self.digest.hexdigest(), self.head, total)
+        total = SegmentSums()
+        for index in range(len(self.sums)):
+            total.add(self.sums.pop(index))
+        digest = self.digest.hexdigest()
+        return Finished(self.task, self.plan, digest, self.head, total, self.known)
 
 
 class StoppedError(BitbudgetError):
@@ -92,21 +97,14 @@ class StoppedError(BitbudgetError):
 class Pipeline:
     """Reads and sweeps the tensors it is given; `run` yields what happens, in any order.
 
-    `knows_head(head digest, plan)` says whether a tensor that begins like this may have a result
-    already: it is then only hashed, and `knows(digest, plan)` decides at its end.
+    A tensor whose first segment is that of a known one is only hashed: its digest decides at its
+    end, and in the rare case that it is another it is read again.
     """
 
-    def __init__(
-        self,
-        files: SourceFiles,
-        threads: int,
-        knows_head: Callable[[str, SweepPlan], bool],
-        knows: Callable[[str, SweepPlan], bool],
-    ) -> None:
-        self._files = files
+    def __init__(self, store: ResultStore, threads: int) -> None:
+        self._store = store
+        self._files = store.files
         self._threads = threads
-        self._knows_head = knows_head
-        self._knows = knows
         self._events: queue.Queue[Read | Finished | BaseException] = queue.Queue()
         self._tasks: queue.SimpleQueue[tuple[TensorTask, SweepPlan]] = queue.SimpleQueue()
         self._buffers: queue.Queue[npt.NDArray[np.uint8] | None] = queue.Queue()
@@ -162,18 +160,20 @@ class Pipeline:
             job.digest.update(raw.data)
             if not count:
                 job.head = hashlib.sha256(raw.data).hexdigest()
-                job.known = may_know and self._knows_head(job.head, job.plan)
+                job.only_hashed = may_know and self._store.knows_head(job.head, job.plan)
             count += 1
-            if job.known:
+            if job.only_hashed:
                 self._buffers.put(buffer)
             else:
                 computers.submit(self._guarded, self._compute, job, segment, buffer)
             self._events.put(Read(job.task.path, segment.nbytes))
-        if job.known and not self._knows(job.digest.hexdigest(), job.plan):
-            self._events.put(Read(job.task.path, -job.task.nbytes))
-            return False
+        if job.only_hashed:
+            job.known = self._store.with_digest(job.digest.hexdigest(), job.plan)
+            if job.known is None:
+                self._events.put(Read(job.task.path, -job.task.nbytes))
+                return False
         with job.lock:
-            job.expected = count
+            job.expected = 0 if job.only_hashed else count
             complete = job.is_complete()
         if complete:
             self._finish(job)

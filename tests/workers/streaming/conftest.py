@@ -31,25 +31,30 @@ def legal(width: int, dtype: Dtype) -> tuple[Format, ...]:
     return tuple(format_ for format_ in ALL_FORMATS if format_.is_legal(width, dtype))
 
 
+def write_safetensors(
+    path: Path, tensors: Mapping[str, tuple[Dtype, Array]]
+) -> tuple[TensorRef, ...]:
+    header: dict[str, object] = {}
+    position = 0
+    for name, (dtype, array) in tensors.items():
+        end = position + array.nbytes
+        header[name] = {
+            "dtype": dtype.value,
+            "shape": list(array.shape),
+            "data_offsets": [position, end],
+        }
+        position = end
+    text = json.dumps(header).encode()
+    data = b"".join(array.tobytes() for _, array in tensors.values())
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data)
+    return read_header(path).tensors
+
+
 @pytest.fixture
 def write_checkpoint(tmp_path: Path) -> WriteCheckpoint:
     def write(
         tensors: Mapping[str, tuple[Dtype, Array]], filename: str = "model.safetensors"
     ) -> tuple[TensorRef, ...]:
-        header: dict[str, object] = {}
-        position = 0
-        for name, (dtype, array) in tensors.items():
-            end = position + array.nbytes
-            header[name] = {
-                "dtype": dtype.value,
-                "shape": list(array.shape),
-                "data_offsets": [position, end],
-            }
-            position = end
-        text = json.dumps(header).encode()
-        data = b"".join(array.tobytes() for _, array in tensors.values())
-        path = tmp_path / filename
-        path.write_bytes(len(text).to_bytes(8, "little") + text + data)
-        return read_header(path).tensors
+        return write_safetensors(tmp_path / filename, tensors)
 
     return write

@@ -17,7 +17,7 @@ from app.core.errors import InvalidModelError
 from app.core.formats import KEEP
 from app.core.measurement import Encoder
 from workers.models.headers import TensorRef
-from workers.streaming import MeasuredTensor, Progress, TensorTask, measure_tensors
+from workers.streaming import MeasuredTensor, Measuring, Progress, TensorTask, measure_tensors
 from workers.streaming.decode import decode, float8_table
 from workers.streaming.files import ReadError
 from workers.sweep import measure_weight
@@ -44,7 +44,7 @@ def test_a_streamed_tensor_equals_the_same_in_memory(
     weights = {f"t{i}": random_weight((96 + i, 256 + 32 * i), seed=i) for i in range(6)}
     tensors = write_checkpoint({k: (Dtype.BF16, w) for k, w in weights.items()}, "a.safetensors")
     tasks = [task_of(tensor.name, tensor) for tensor in tensors]
-    results = by_path(list(measure_tensors(tmp_path, tasks, CAREFUL)))
+    results = by_path(list(measure_tensors(tasks, Measuring(tmp_path, CAREFUL))))
     for task in tasks:
         weight = weights[task.path]
         expected = measure_weight([weight], Dtype.BF16, task.formats, CAREFUL)
@@ -59,7 +59,7 @@ def test_threads_do_not_change_a_bit(tmp_path: Path, write_checkpoint: WriteChec
     )
     tasks = [task_of(tensor.name, tensor, dtype=Dtype.F32) for tensor in tensors]
     runs = [
-        by_path(list(measure_tensors(tmp_path, tasks, CAREFUL, threads=threads)))
+        by_path(list(measure_tensors(tasks, Measuring(tmp_path, CAREFUL), threads=threads)))
         for threads in (1, 2, 5)
     ]
     assert runs[0] == runs[1] == runs[2]
@@ -68,7 +68,7 @@ def test_threads_do_not_change_a_bit(tmp_path: Path, write_checkpoint: WriteChec
 def test_stacked_experts_stream_in_order(tmp_path: Path, write_checkpoint: WriteCheckpoint) -> None:
     experts = [random_weight((48, 128), seed=i) for i in range(8)]
     tensors = write_checkpoint({f"e{i}": (Dtype.BF16, w) for i, w in enumerate(experts)}, "a")
-    (result,) = measure_tensors(tmp_path, [task_of("experts", *tensors)], CAREFUL)
+    (result,) = measure_tensors([task_of("experts", *tensors)], Measuring(tmp_path, CAREFUL))
     stacked = np.stack(experts)
     expected = measure_weight([stacked], Dtype.BF16, legal(128, Dtype.BF16), CAREFUL)
     assert result.errors == expected
@@ -81,7 +81,7 @@ def test_shards_and_mixed_dtypes(tmp_path: Path, write_checkpoint: WriteCheckpoi
         weight = random_weight((64, 192), dtype)
         (tensor,) = write_checkpoint({dtype.value: (dtype, weight)}, f"{dtype.value}.safetensors")
         tasks.append(task_of(dtype.value, tensor, dtype=dtype))
-    for result in measure_tensors(tmp_path, tasks, CAREFUL):
+    for result in measure_tensors(tasks, Measuring(tmp_path, CAREFUL)):
         dtype = Dtype(result.path)
         expected = measure_weight(
             [random_weight((64, 192), dtype)], dtype, legal(192, dtype), CAREFUL
@@ -92,7 +92,7 @@ def test_shards_and_mixed_dtypes(tmp_path: Path, write_checkpoint: WriteCheckpoi
 def test_eight_bit_floats_are_decoded(tmp_path: Path, write_checkpoint: WriteCheckpoint) -> None:
     codes = np.random.default_rng(0).integers(0, 0x7E, (64, 128), dtype=np.uint8)
     (tensor,) = write_checkpoint({"w": (Dtype.F8_E4M3, codes)}, "a.safetensors")
-    (result,) = measure_tensors(tmp_path, [task_of("w", tensor)], CAREFUL)
+    (result,) = measure_tensors([task_of("w", tensor)], Measuring(tmp_path, CAREFUL))
     decoded = decode(codes, Dtype.F8_E4M3, Dtype.BF16)
     expected = measure_weight([decoded], Dtype.BF16, legal(128, Dtype.BF16), CAREFUL)
     assert result.errors == expected
@@ -124,7 +124,7 @@ def test_progress_counts_every_byte(tmp_path: Path, write_checkpoint: WriteCheck
     )
     seen: list[Progress] = []
     tasks = [task_of(tensor.name, tensor) for tensor in tensors]
-    list(measure_tensors(tmp_path, tasks, CAREFUL, progress=seen.append))
+    list(measure_tensors(tasks, Measuring(tmp_path, CAREFUL), progress=seen.append))
     assert [state.done_bytes for state in seen] == sorted({state.done_bytes for state in seen})
     assert seen[-1].done_bytes == seen[-1].total_bytes == 2 * 200 * 256 * 2
     assert seen[-1].bytes_per_second > 0
@@ -137,9 +137,9 @@ def test_a_measured_tensor_is_not_read_again(
 ) -> None:
     (tensor,) = write_checkpoint({"w": (Dtype.BF16, random_weight((64, 256)))}, "a")
     tasks, cache = [task_of("w", tensor)], tmp_path / "cache" / "sweep.sqlite3"
-    (first,) = measure_tensors(tmp_path, tasks, CAREFUL, cache=cache)
+    (first,) = measure_tensors(tasks, Measuring(tmp_path, CAREFUL, cache=cache))
     monkeypatch.setattr(os, "preadv", None)
-    (second,) = measure_tensors(tmp_path, tasks, CAREFUL, cache=cache)
+    (second,) = measure_tensors(tasks, Measuring(tmp_path, CAREFUL, cache=cache))
     assert second.from_cache
     assert (second.errors, second.digest) == (first.errors, first.digest)
 
@@ -150,11 +150,12 @@ def test_the_same_bytes_elsewhere_are_only_hashed(
     weights = {"same": random_weight((200, 256)), "changed": random_weight((200, 256), seed=1)}
     cache = tmp_path / "sweep.sqlite3"
     old = write_checkpoint({k: (Dtype.BF16, w) for k, w in weights.items()}, "old")
-    list(measure_tensors(tmp_path, [task_of(t.name, t) for t in old], CAREFUL, cache=cache))
+    how = Measuring(tmp_path, CAREFUL, cache=cache)
+    list(measure_tensors([task_of(t.name, t) for t in old], how))
     weights["changed"][-1, -1] ^= 1  # its first segment is that of the known one
     new = write_checkpoint({k: (Dtype.BF16, w) for k, w in weights.items()}, "new")
     tasks = [task_of(tensor.name, tensor) for tensor in new]
-    results = by_path(list(measure_tensors(tmp_path, tasks, CAREFUL, cache=cache)))
+    results = by_path(list(measure_tensors(tasks, how)))
     assert results["same"].from_cache
     assert not results["changed"].from_cache
     expected = measure_weight([weights["changed"]], Dtype.BF16, tasks[0].formats, CAREFUL)
@@ -168,9 +169,9 @@ def test_another_encoder_or_format_is_another_result(
     cache = tmp_path / "sweep.sqlite3"
     whole = task_of("w", tensor)
     some = TensorTask("w", (tensor,), Dtype.BF16, whole.formats[:3])
-    list(measure_tensors(tmp_path, [whole], CAREFUL, cache=cache))
-    (minmax,) = measure_tensors(tmp_path, [whole], Encoder.MINMAX, cache=cache)
-    (fewer,) = measure_tensors(tmp_path, [some], CAREFUL, cache=cache)
+    list(measure_tensors([whole], Measuring(tmp_path, CAREFUL, cache=cache)))
+    (minmax,) = measure_tensors([whole], Measuring(tmp_path, Encoder.MINMAX, cache=cache))
+    (fewer,) = measure_tensors([some], Measuring(tmp_path, CAREFUL, cache=cache))
     assert not minmax.from_cache
     assert not fewer.from_cache
     assert set(fewer.errors.t2) == set(some.formats)
@@ -181,7 +182,7 @@ def test_a_truncated_file_is_named(tmp_path: Path, write_checkpoint: WriteCheckp
     path = tmp_path / "cut.safetensors"
     os.truncate(path, path.stat().st_size - 100)
     with pytest.raises(InvalidModelError, match=r"cut\.safetensors: w: found the end .* early"):
-        list(measure_tensors(tmp_path, [task_of("w", tensor)], CAREFUL))
+        list(measure_tensors([task_of("w", tensor)], Measuring(tmp_path, CAREFUL)))
 
 
 def test_a_file_that_changes_is_noticed(
@@ -196,7 +197,7 @@ def test_a_file_that_changes_is_noticed(
 
     monkeypatch.setattr(os, "preadv", touch_and_read)
     with pytest.raises(InvalidModelError, match="changed while it was read"):
-        list(measure_tensors(tmp_path, [task_of("w", tensor)], CAREFUL))
+        list(measure_tensors([task_of("w", tensor)], Measuring(tmp_path, CAREFUL)))
 
 
 def test_a_failing_disk_is_an_error_and_finished_work_stays(
@@ -206,7 +207,7 @@ def test_a_failing_disk_is_an_error_and_finished_work_stays(
         {f"t{i}": (Dtype.BF16, random_weight((200, 256), seed=i)) for i in range(3)}, "a"
     )
     tasks, cache = [task_of(t.name, t) for t in tensors], tmp_path / "sweep.sqlite3"
-    list(measure_tensors(tmp_path, tasks[:1], CAREFUL, cache=cache))
+    list(measure_tensors(tasks[:1], Measuring(tmp_path, CAREFUL, cache=cache)))
 
     def fail(*_: object) -> int:
         raise OSError(5, "Input/output error")
@@ -214,8 +215,8 @@ def test_a_failing_disk_is_an_error_and_finished_work_stays(
     with monkeypatch.context() as patched:
         patched.setattr(os, "preadv", fail)
         with pytest.raises(ReadError, match="Input/output error"):
-            list(measure_tensors(tmp_path, tasks, CAREFUL, cache=cache))
-    results = by_path(list(measure_tensors(tmp_path, tasks, CAREFUL, cache=cache)))
+            list(measure_tensors(tasks, Measuring(tmp_path, CAREFUL, cache=cache)))
+    results = by_path(list(measure_tensors(tasks, Measuring(tmp_path, CAREFUL, cache=cache))))
     assert results["t0"].from_cache
     assert len(results) == 3
 
@@ -223,7 +224,7 @@ def test_a_failing_disk_is_an_error_and_finished_work_stays(
 def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
     tensor = TensorRef("absent.safetensors", "w", Dtype.BF16, (2, 64), 0, 256)
     with pytest.raises(ReadError, match=r"absent\.safetensors"):
-        list(measure_tensors(tmp_path, [task_of("w", tensor)], CAREFUL))
+        list(measure_tensors([task_of("w", tensor)], Measuring(tmp_path, CAREFUL)))
 
 
 def test_nan_stops_the_run_and_names_the_module(
@@ -233,7 +234,9 @@ def test_nan_stops_the_run_and_names_the_module(
     broken[0, 0] = 0x7FC0
     tensors = write_checkpoint({"w": (Dtype.BF16, broken)}, "a")
     with pytest.raises(InvalidModelError, match=r"model\.layers\.0\.up: found 1 NaN"):
-        list(measure_tensors(tmp_path, [task_of("model.layers.0.up", *tensors)], CAREFUL))
+        list(
+            measure_tensors([task_of("model.layers.0.up", *tensors)], Measuring(tmp_path, CAREFUL))
+        )
 
 
 def test_zero_size_and_odd_width_tensors(tmp_path: Path, write_checkpoint: WriteCheckpoint) -> None:
@@ -246,7 +249,7 @@ def test_zero_size_and_odd_width_tensors(tmp_path: Path, write_checkpoint: Write
         "a",
     )
     tasks = [task_of(tensor.name, tensor) for tensor in tensors]
-    results = by_path(list(measure_tensors(tmp_path, tasks, CAREFUL)))
+    results = by_path(list(measure_tensors(tasks, Measuring(tmp_path, CAREFUL))))
     assert set(results["empty"].errors.t2.values()) == {0.0}
     assert results["odd"].errors.t2 == {KEEP: 0.0}
     assert results["odd"].errors.features["absmax"] > 0
@@ -260,7 +263,7 @@ def test_stacks_of_different_widths_are_refused(
         {"a": (Dtype.BF16, random_weight((4, 64))), "b": (Dtype.BF16, random_weight((4, 32)))}, "a"
     )
     with pytest.raises(InvalidModelError, match=r"widths \[32, 64\]"):
-        list(measure_tensors(tmp_path, [task_of("stack", *tensors)], CAREFUL))
+        list(measure_tensors([task_of("stack", *tensors)], Measuring(tmp_path, CAREFUL)))
 
 
 MEASURE_SLOWLY = """
@@ -270,11 +273,12 @@ from app.core.dtypes import Dtype
 from app.core.formats import AFFINE_FORMATS
 from app.core.measurement import Encoder
 from workers.models.headers import read_header
-from workers.streaming import TensorTask, measure_tensors
+from workers.streaming import Measuring, TensorTask, measure_tensors
 folder = Path(sys.argv[1])
 tensors = read_header(folder / "a").tensors
 tasks = [TensorTask(t.name, (t,), Dtype.BF16, AFFINE_FORMATS) for t in tensors]
-for result in measure_tensors(folder, tasks, Encoder.MINMAX, cache=folder / "sweep.sqlite3"):
+how = Measuring(folder, Encoder.MINMAX, cache=folder / "sweep.sqlite3")
+for result in measure_tensors(tasks, how):
     print(result.path, flush=True)
     time.sleep(0.05)
 """
@@ -296,13 +300,11 @@ def test_a_killed_run_continues(tmp_path: Path, write_checkpoint: WriteCheckpoin
         assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     formats = legal(256, Dtype.BF16)[:18]
     tasks = [TensorTask(t.name, (t,), Dtype.BF16, formats) for t in tensors]
-    results = by_path(list(measure_tensors(tmp_path, tasks, Encoder.MINMAX, cache=cache)))
+    results = by_path(
+        list(measure_tensors(tasks, Measuring(tmp_path, Encoder.MINMAX, cache=cache)))
+    )
     assert len(results) == 40
     assert all(results[path].from_cache for path in seen)
     assert not all(result.from_cache for result in results.values())
-    assert results == by_path(
-        [
-            MeasuredTensor(r.path, r.errors, r.digest, results[r.path].from_cache)
-            for r in measure_tensors(tmp_path, tasks, Encoder.MINMAX)
-        ]
-    )
+    fresh = by_path(list(measure_tensors(tasks, Measuring(tmp_path, Encoder.MINMAX))))
+    assert {p: r.errors for p, r in results.items()} == {p: r.errors for p, r in fresh.items()}

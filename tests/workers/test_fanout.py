@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import warnings
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.core.dtypes import Dtype
+from app.core.errors import InvalidModelError, InvalidRequestError
+from app.core.formats import KEEP
+from app.core.measurement import Encoder
+from tests.workers.streaming.conftest import random_weight, task_of, write_safetensors
+from workers.fanout import balanced_batches, fan_out, measure_on_cluster, measure_on_processes
+from workers.models.headers import TensorRef
+from workers.streaming import MeasuredTensor, Measuring, Progress, TensorTask, measure_tensors
+from workers.streaming.files import ReadError
+
+distributed: Any = pytest.importorskip("distributed")
+
+
+@pytest.fixture
+def tasks(tmp_path: Path) -> list[TensorTask]:
+    weights = {
+        f"t{i}": (Dtype.BF16, random_weight((64 * (1 + i % 3), 256), seed=i)) for i in range(9)
+    }
+    tensors = write_safetensors(tmp_path / "model.safetensors", weights)
+    return [task_of(tensor.name, tensor) for tensor in tensors]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    with (
+        warnings.catch_warnings(),
+        distributed.LocalCluster(
+            n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
+        ) as running,
+    ):
+        warnings.simplefilter("ignore")
+        yield running
+
+
+def numbers(results: Iterator[MeasuredTensor]) -> dict[str, tuple[Any, str]]:
+    return {result.path: (result.errors, result.digest) for result in results}
+
+
+def test_processes_give_the_serial_numbers(tmp_path: Path, tasks: list[TensorTask]) -> None:
+    how = Measuring(tmp_path, Encoder.CAREFUL)
+    serial = numbers(measure_tensors(tasks, how, threads=1))
+    assert numbers(measure_on_processes(tasks, how, processes=2)) == serial
+
+
+def test_a_cluster_gives_the_serial_numbers(
+    tmp_path: Path, tasks: list[TensorTask], cluster: Any
+) -> None:
+    how = Measuring(tmp_path, Encoder.CAREFUL, cache=tmp_path / "sweep.sqlite3")
+    seen: list[Progress] = []
+    address = cluster.scheduler_address
+    spread = numbers(measure_on_cluster(address, tasks, how, progress=seen.append))
+    assert spread == numbers(measure_tensors(tasks, Measuring(tmp_path, Encoder.CAREFUL)))
+    assert seen[-1].done_bytes == seen[-1].total_bytes == sum(task.nbytes for task in tasks)
+    again = list(measure_on_cluster(address, tasks, how))
+    assert all(result.from_cache for result in again)
+    assert numbers(iter(again)) == spread
+
+
+@pytest.mark.chaos
+def test_a_lost_worker_costs_nothing_but_time(
+    tmp_path: Path, tasks: list[TensorTask], cluster: Any
+) -> None:
+    how = Measuring(tmp_path, Encoder.CAREFUL)
+    with distributed.Client(cluster.scheduler_address, set_as_default=False) as client:
+        victim = next(iter(client.run(os.getpid).values()))
+    results = measure_on_cluster(cluster.scheduler_address, tasks, how)
+    found = [next(results)]
+    os.kill(victim, signal.SIGKILL)
+    found.extend(results)
+    assert numbers(iter(found)) == numbers(measure_tensors(tasks, how))
+
+
+def test_broken_weights_end_the_run_with_their_module(tmp_path: Path, cluster: Any) -> None:
+    weight = random_weight((64, 256))
+    weight[0, 0] = 0x7F80
+    (tensor,) = write_safetensors(tmp_path / "a", {"w": (Dtype.BF16, weight)})
+    how = Measuring(tmp_path, Encoder.CAREFUL)
+    with pytest.raises(InvalidModelError, match="w: found 0 NaN and 1 infinite"):
+        list(measure_on_cluster(cluster.scheduler_address, [task_of("w", tensor)], how))
+
+
+def test_a_failing_disk_is_given_up_after_some_attempts(tmp_path: Path) -> None:
+    tensor = TensorRef("absent.safetensors", "w", Dtype.BF16, (2, 64), 0, 256)
+    task = TensorTask("w", (tensor,), Dtype.BF16, (KEEP,))
+    how = Measuring(tmp_path, Encoder.CAREFUL)
+    with pytest.raises(ReadError, match=r"absent\.safetensors"):
+        list(fan_out(ThreadPoolExecutor(1), 1, [task], how))
+
+
+def test_an_absent_scheduler_is_a_wrong_request(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workers.fanout.CONNECT_SECONDS", 0.2)
+    with pytest.raises(InvalidRequestError, match="found no answer"):
+        list(measure_on_cluster("tcp://127.0.0.1:9", [], Measuring(tmp_path, Encoder.CAREFUL)))
+
+
+def test_errors_travel_between_processes() -> None:
+    error = ReadError(file="a", nbytes=1, offset=2, reason="broken")
+    copy = pickle.loads(pickle.dumps(error))  # noqa: S301 - made one line above
+    assert (str(copy), copy.fields, type(copy)) == (str(error), error.fields, ReadError)
+
+
+@given(
+    sizes=st.lists(st.integers(0, 10**6), max_size=40),
+    count=st.integers(1, 8),
+)
+def test_batches_are_balanced(sizes: list[int], count: int) -> None:
+    tasks = [
+        TensorTask(str(i), (TensorRef("f", "t", Dtype.U8, (n,), 0, n),), Dtype.U8, ())
+        for i, n in enumerate(sizes)
+    ]
+    batches = balanced_batches(tasks, count)
+    assert sorted(task.path for batch in batches for task in batch) == sorted(
+        task.path for task in tasks
+    )
+    loads = [sum(task.nbytes for task in batch) for batch in batches]
+    assert len(batches) <= count
+    if loads:
+        assert max(loads) <= sum(sizes) / count + max(sizes)
