@@ -169,7 +169,8 @@ def _offered(
     pinned = _pinned(name, members, measured, rules, floor_bits)
     if pinned is not None:
         return (pinned,)
-    legal = [f for f in measured if all(f in module.legal_formats() for module in members)]
+    allowed = [module.legal_formats(tuple(measured)) for module in members]
+    legal = [f for f in measured if all(f in formats for formats in allowed)]
     wanted = legal if rules.formats is None else [f for f in legal if f in rules.formats]
     wanted = wanted or [f for f in legal if f == KEEP]
     high = [f for f in wanted if f == KEEP or f.bits >= floor_bits]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from app.core.formats import ALL_FORMATS, KEEP, Format, Mode
+from app.core.formats import Format, Mode
 from app.core.inventory import Inventory, Module
 
 __all__ = ["MIXED_RECIPES", "mixed_formats", "uniform_formats"]
@@ -60,5 +60,4 @@ def _gets_more_bits(layers: int) -> Callable[[Module], bool]:
 def _held(module: Module, format_: Format) -> Format:
     if format_.bits < module.floor_bits:
         format_ = Format(Mode.AFFINE, module.floor_bits, _RECIPE_GROUP_SIZE)
-    known = format_ in ALL_FORMATS and format_ in module.legal_formats()
-    return format_ if known else KEEP
+    return module.legal_formats((format_,))[0]

@@ -1,0 +1,35 @@
+"""Bytes that one decoded token reads, which is what bounds its speed."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from app.core.formats import Format
+from app.core.inventory import Inventory, Module, ModuleKind
+
+__all__ = ["DECODE_EFFICIENCY", "decode_bytes", "passthrough_decode_bytes"]
+
+DECODE_EFFICIENCY: Final = 0.8
+"""Share of the published bandwidth that decoding reaches: an estimate, 0.7 to 0.85 in the field;
+`bitbudget benchmark` measures it."""
+
+
+def decode_bytes(module: Module, format_: Format) -> int:
+    """Return the bytes of `module` read per token.
+
+    An embedding reads one row, and all of them when it is also the head; of stacked experts only
+    the chosen ones are read.
+    """
+    if module.kind is ModuleKind.EMBEDDING:
+        row = format_.data_bytes((1, module.in_features), module.dtype)
+        whole = format_.data_bytes(module.shape, module.dtype)
+        return row + (whole if module.is_tied_head else 0)
+    nbytes = format_.data_bytes(module.shape, module.dtype)
+    if module.kind is ModuleKind.SWITCH_LINEAR and module.experts_per_token:
+        return -(-nbytes * min(module.experts_per_token, module.shape[0]) // module.shape[0])
+    return nbytes
+
+
+def passthrough_decode_bytes(inventory: Inventory) -> int:
+    """Return the bytes of the arrays stored as they are, all read for every token."""
+    return sum(array.nbytes for array in inventory.passthrough)
