@@ -1,14 +1,18 @@
 """A fast BLAS for MLX on Linux, whose wheel carries the reference one.
 
 MLX calls `cblas_sgemm` and some of LAPACK by name. Preloading a library that offers those names and
-forwards them to the OpenBLAS of `scipy-openblas32` takes float32 matmul from 4 to 200 GFLOP/s on
-two cores. The variable must be set before the process starts, so it is the parent that does it.
-OpenBLAS uses every core unless OPENBLAS_NUM_THREADS says otherwise.
+forwards them to the OpenBLAS of `scipy-openblas32` takes float32 matmul from 4 to 100 GFLOP/s a
+core. The variable must be set before the process starts, so it is the parent that does it.
+
+The threads of one OpenBLAS product wait for each other by spinning: on a machine that is busy
+otherwise they burn the time of the thread they wait for. So half of the cores is the default, and
+OPENBLAS_NUM_THREADS says otherwise.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,10 +26,10 @@ __all__ = ["preload_environment"]
 def preload_environment(environment: Mapping[str, str]) -> dict[str, str]:
     """Return `environment` with LD_PRELOAD of OpenBLAS in front, for a child that runs MLX.
 
-    Unchanged on macOS, where `scipy-openblas32` is missing, and where the path of a library holds a
+    No preload on macOS, where `scipy-openblas32` is missing, and where a library's path holds a
     character that LD_PRELOAD separates by.
     """
-    child = dict(environment)
+    child = {"OPENBLAS_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // 2)), **environment}
     present = child.get("LD_PRELOAD", "").replace(":", " ").split()
     wanted = [str(path) for path in _libraries()]
     if wanted and not any(" " in path or ":" in path for path in wanted):

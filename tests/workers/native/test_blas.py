@@ -53,7 +53,7 @@ def test_an_existing_preload_is_kept_once() -> None:
 
 def test_other_systems_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
-    assert preload_environment({"A": "b"}) == {"A": "b"}
+    assert "LD_PRELOAD" not in preload_environment({"A": "b"})
 
 
 @NEEDS_OPENBLAS
@@ -62,3 +62,10 @@ def test_the_helper_runs_python_with_the_preload() -> None:
     command = [sys.executable, "-m", "workers.native.preload", "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "blas-shim" in done.stdout
+
+
+def test_threads_leave_room_for_others_unless_told_otherwise() -> None:
+    assert int(preload_environment({})["OPENBLAS_NUM_THREADS"]) <= max(
+        1, (os.cpu_count() or 1) // 2
+    )
+    assert preload_environment({"OPENBLAS_NUM_THREADS": "7"})["OPENBLAS_NUM_THREADS"] == "7"
