@@ -11,7 +11,17 @@ from app.core.requests import AllocationRequest
 from app.core.sizes import format_size
 from app.leases.schemas import Progress
 
-__all__ = ["budget_words", "cell", "gap_words", "kl", "module_words", "name_of", "short", "when"]
+__all__ = [
+    "budget_words",
+    "cell",
+    "gap_words",
+    "kl",
+    "module_words",
+    "name_of",
+    "short",
+    "size_unit",
+    "when",
+]
 
 _ROLES = {
     "self_attn": "attn",
@@ -21,6 +31,8 @@ _ROLES = {
 }
 _LARGE = 1000
 _SMALL = 1e-4
+_GIB = 2**30
+_PROVEN = 1e-4
 
 
 def kl(nats: float) -> str:
@@ -30,9 +42,11 @@ def kl(nats: float) -> str:
     return f"{nats:.2e}" if abs(nats) < _SMALL else f"{float(f'{nats:.3g}'):.10g}"
 
 
-def gap_words(gap: float) -> str:
-    """Return a relative gap as words: proven optimal, or how far it can be from it."""
-    return "proven optimal" if gap <= 0 else f"at most {gap:.2%} from optimal"
+def gap_words(status: str, gap: float) -> str:
+    """Return how far an answer can be from the best, as words."""
+    if status == "optimal" and gap <= _PROVEN:
+        return "proven optimal"
+    return f"at most {max(gap, 0.0001):.2%} from optimal"
 
 
 def cell(value: object) -> str:
@@ -70,13 +84,21 @@ def budget_words(request: AllocationRequest) -> str:
     """Return what was asked for."""
     parts = []
     if request.budget_bytes is not None:
-        parts.append(f"within {format_size(request.budget_bytes)}")
+        said = request.budget if isinstance(request.budget, str) else ""
+        parts.append(f"within {said or format_size(request.budget_bytes)}")
     if request.device is not None:
         context = f" with {request.context:,} tokens" if request.context else ""
         parts.append(f"on {request.device}{context}")
     if request.min_safe:
         parts.append("the smallest safe size")
     return ", ".join(parts)
+
+
+def size_unit(largest_bytes: int) -> tuple[str, int]:
+    """Return the unit of an axis up to `largest_bytes`, and its bytes."""
+    if largest_bytes < _GIB:
+        return "MiB", 2**20
+    return "GiB", _GIB
 
 
 def when(moment: datetime) -> str:

@@ -8,7 +8,7 @@ from typing import Final
 
 from app.core.sizes import format_size
 from app.dashboard.figures.figure import Figure, Series
-from app.dashboard.words import kl
+from app.dashboard.words import kl, size_unit
 
 __all__ = ["Point", "frontier_figure", "thinned"]
 
@@ -36,6 +36,7 @@ def frontier_figure(
     line: Sequence[Point], ours: Sequence[Point], uniform: Sequence[Point]
 ) -> Figure:
     """Return the trade of bytes against predicted KL."""
+    unit, scale = size_unit(line[-1].file_bytes if line else 0)
     drawn = [point for point in thinned(line) if point.kl_nats > 0]
     rows = [(kind, p.name, p.file_bytes, p.kl_nats) for kind, p in _listed(line, ours, uniform)]
     return Figure(
@@ -45,11 +46,11 @@ def frontier_figure(
         columns=("kind", "name", "bytes", "predicted KL nats"),
         rows=tuple(rows),
         series=(
-            _series("best possible", drawn, "line", "main"),
-            _series("uniform formats", uniform, "points", "other"),
-            _series("this answer" if len(ours) == 1 else "answers", ours, "points", "ours"),
+            _series("best possible", drawn, scale, kind="line", role="main"),
+            _series("uniform formats and recipes", uniform, scale, role="other"),
+            _series("this answer" if len(ours) == 1 else "answers", ours, scale, role="ours"),
         ),
-        x_title="bytes of the files",
+        x_title=f"size of the files ({unit})",
         y_title="predicted KL (nats per token)",
         y_scale="log",
     )
@@ -65,11 +66,13 @@ def _listed(
     ]
 
 
-def _series(name: str, points: Sequence[Point], kind: str, role: str) -> Series:
+def _series(
+    name: str, points: Sequence[Point], scale: int, *, kind: str = "points", role: str
+) -> Series:
     shown = [point for point in points if point.kl_nats > 0]
     return Series(
         name=name,
-        x=[point.file_bytes for point in shown],
+        x=[point.file_bytes / scale for point in shown],
         y=[point.kl_nats for point in shown],
         kind=kind,
         role=role,

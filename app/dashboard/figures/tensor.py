@@ -10,6 +10,7 @@ from app.core.inventory import Module
 from app.core.layout import module_bytes
 from app.core.measurement import Curve, CurvePoint
 from app.dashboard.figures.figure import Figure, Series
+from app.dashboard.words import kl
 
 __all__ = ["Tensor", "tensor"]
 
@@ -98,7 +99,7 @@ def _reason(module: Module, curve: Curve, chosen: CurvePoint, price: float) -> s
         for p in curve.points
         if module_bytes(module, p.format) > size and p.kl_nats < chosen.kl_nats
     ]
-    parts = [f"One more byte anywhere buys {price:.2e} nats per token."] if price else []
+    parts = [f"One more byte anywhere buys {kl(price)} nats per token."] if price else []
     if smaller:
         down = min(smaller, key=lambda p: _slope(module, chosen, p))
         parts.append(_step("Going down", module, chosen, down, price))
@@ -116,7 +117,8 @@ def _slope(module: Module, chosen: CurvePoint, other: CurvePoint) -> float:
 def _step(words: str, module: Module, chosen: CurvePoint, other: CurvePoint, price: float) -> str:
     nbytes = module_bytes(module, other.format) - module_bytes(module, chosen.format)
     nats = other.kl_nats - chosen.kl_nats
-    text = f"{words} to {other.format} would change {nbytes:+,} bytes and {nats:+.2e} nats"
+    change = f"{'+' if nats > 0 else ''}{kl(nats)}"
+    text = f"{words} to {other.format} would change {nbytes:+,} bytes and {change} nats"
     if not price:
         return f"{text}."
     ratio = _slope(module, chosen, other) / price

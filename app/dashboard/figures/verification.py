@@ -17,8 +17,9 @@ def verification_figure(found: Verification) -> Figure:
         name="verification",
         title="Predicted against measured",
         summary=(
-            f"On {len(found.predicted)} random mixed allocations: R2 {found.r_squared:.3f}, "
-            f"Spearman {found.spearman:.3f}, slope {found.slope:.2f}."
+            f"On {len(found.predicted)} random mixed allocations: "
+            f"R\N{SUPERSCRIPT TWO} {found.r_squared:.3f}, Spearman {found.spearman:.3f}, "
+            f"slope {found.slope:.2f}."
         ),
         columns=("bits per weight", "predicted KL", "measured KL"),
         rows=tuple(rows),

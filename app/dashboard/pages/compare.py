@@ -83,7 +83,7 @@ def _summary(compared: Sequence[Compared]) -> Figure:
         name="summary",
         title="Side by side",
         summary=f"Least predicted KL: {best.name} with {words.kl(_predicted(best))}.",
-        columns=("", *(c.name for c in compared)),
+        columns=("measure", *(c.name for c in compared)),
         rows=tuple(rows),
     )
 
@@ -94,16 +94,17 @@ def _predicted(item: Compared) -> float:
 
 def _trade(compared: Sequence[Compared]) -> Figure:
     known = [c for c in compared if c.measured is not None]
+    unit, scale = words.size_unit(max(c.manifest.file_bytes for c in compared))
     predicted = Series(
         "predicted",
-        [c.manifest.file_bytes for c in compared],
+        [c.manifest.file_bytes / scale for c in compared],
         [_predicted(c) for c in compared],
         role="ours",
         labels=[c.name for c in compared],
     )
     measured = Series(
         "measured",
-        [c.manifest.file_bytes for c in known],
+        [c.manifest.file_bytes / scale for c in known],
         [c.measured or 0.0 for c in known],
         role="main",
         labels=[c.name for c in known],
@@ -120,7 +121,7 @@ def _trade(compared: Sequence[Compared]) -> Figure:
         columns=("answer", "bytes", "predicted KL nats", "measured KL nats"),
         rows=tuple((c.name, c.manifest.file_bytes, _predicted(c), c.measured) for c in compared),
         series=(predicted, measured) if known else (predicted,),
-        x_title="bytes of the files",
+        x_title=f"size of the files ({unit})",
         y_title="KL (nats per token)",
         y_scale="log",
     )

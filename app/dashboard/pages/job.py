@@ -47,7 +47,7 @@ def job_page(report: JobReport, solved: Solved | None, memory: Bar | None) -> di
     if solved is not None:
         page |= answer_figures(solved)
         page["answer"] = {
-            "tiles": [*answer_tiles(solved.manifest), *evaluation_tiles(report.evaluation)],
+            "tiles": [*evaluation_tiles(report.evaluation), *answer_tiles(solved.manifest)],
             "what_if": _what_if(solved),
             "manifest_sha256": solved.manifest.sha256,
         }

@@ -58,18 +58,19 @@ def benchmarks_page(reports: Sequence[JobReport]) -> dict[str, Any]:
     figure = Figure(
         name="speed",
         title="Speed by checkpoint and machine",
-        summary=f"{len(rows)} checkpoints were timed.",
+        summary=f"{len(rows)} timed.",
         columns=("checkpoint", "machine", "bytes", *(title for _, title in _SPEED)),
         rows=rows,
     )
+    unit, scale = words.size_unit(max((int(row[2] or 0) for row in rows), default=0))
     plot = Figure(
         name="speed",
         title="Decoding speed against size",
         summary=_fastest(rows),
         columns=figure.columns,
         rows=rows,
-        series=_series(rows),
-        x_title="bytes of the files",
+        series=_series(rows, scale),
+        x_title=f"size of the files ({unit})",
         y_title="decode tokens per second",
     )
     return {
@@ -93,13 +94,13 @@ def _number(value: object) -> float | None:
     return value if isinstance(value, (int, float)) else None
 
 
-def _series(rows: Sequence[tuple[Cell, ...]]) -> tuple[Series, ...]:
+def _series(rows: Sequence[tuple[Cell, ...]], scale: int) -> tuple[Series, ...]:
     roles = ("main", "ours", "other")
     machines = list(dict.fromkeys(str(row[1]) for row in rows))
     return tuple(
         Series(
             machine,
-            [float(row[2] or 0) for row in rows if row[1] == machine],
+            [float(row[2] or 0) / scale for row in rows if row[1] == machine],
             [float(row[3] or 0) for row in rows if row[1] == machine],
             role=roles[index % len(roles)],
             labels=[str(row[0]) for row in rows if row[1] == machine],

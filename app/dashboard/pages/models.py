@@ -68,7 +68,7 @@ def model_page(
         "section": "Models",
         "twin": at.address(suffix=".json"),
         "model": _head(measurement),
-        "slider": _slider(line, at.budget),
+        "slider": _slider(line, at.budget, solved),
         "measurement_choice": measurement.key,
         "chosen": at.module,
         "csv": lambda name: at.address(suffix=f"/{name}.csv"),
@@ -122,17 +122,15 @@ def _head(measurement: Measurement) -> dict[str, Any]:
     }
 
 
-def _slider(line: Sequence[Point], budget: int) -> dict[str, Any]:
+def _slider(line: Sequence[Point], budget: int, solved: Solved | None) -> dict[str, Any]:
     smallest, largest = line[0].file_bytes, line[-1].file_bytes
-    best = max((p for p in line if p.file_bytes <= budget), key=_bytes_of, default=line[0])
+    said = format_size(budget)
+    if solved is not None:
+        said += f": KL {words.kl(solved.manifest.certificate.predicted_kl_nats_per_token)}"
     return {
         "minimum": smallest,
         "maximum": largest,
         "value": min(max(budget, smallest), largest),
-        "words": f"{format_size(budget)}: KL about {words.kl(best.kl_nats)}",
+        "words": said,
         "frontier": [[p.file_bytes, p.kl_nats] for p in thinned(line)],
     }
-
-
-def _bytes_of(point: Point) -> int:
-    return point.file_bytes

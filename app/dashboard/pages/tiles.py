@@ -38,7 +38,7 @@ def answer_tiles(manifest: Manifest) -> list[Tile]:
             note=f"{manifest.file_bytes:,} bytes, {spare:,} to spare",
         ),
         Tile("Predicted KL", kl(proof.predicted_kl_nats_per_token), _NATS, mark="ours"),
-        Tile("Lower bound", kl(proof.bound), _NATS, note=gap_words(proof.gap)),
+        Tile("Lower bound", kl(proof.bound), _NATS, note=gap_words(proof.status, proof.gap)),
         Tile("One more MB buys", kl(price), _NATS, note=f"solved by {proof.solver}"),
     ]
 

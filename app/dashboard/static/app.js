@@ -101,9 +101,7 @@ function whatIf(form) {
   };
   slider.addEventListener("input", () => {
     const budget = Number(slider.value);
-    let best = frontier[0];
-    for (const point of frontier) if (point[0] <= budget) best = point;
-    words.textContent = `${size(budget)}: KL about ${Number(best[1].toPrecision(3))}`;
+    words.textContent = `${size(budget)}: KL about ${Number(between(frontier, budget).toPrecision(3))}`;
     slider.setAttribute("aria-valuetext", words.textContent);
     clearTimeout(timer);
     timer = setTimeout(() => show(address()), 180);
@@ -118,6 +116,13 @@ function whatIf(form) {
       if (detail) detail.scrollIntoView({ block: "nearest" });
     });
   });
+}
+
+function between(frontier, budget) {
+  const above = frontier.findIndex((point) => point[0] >= budget);
+  if (above <= 0) return above ? frontier.at(-1)[1] : frontier[0][1];
+  const [[x0, y0], [x1, y1]] = [frontier[above - 1], frontier[above]];
+  return y0 + ((y1 - y0) * (budget - x0)) / (x1 - x0);
 }
 
 function size(bytes) {
