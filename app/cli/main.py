@@ -11,6 +11,7 @@ from typer.exceptions import TyperException
 from app.cli import (
     allocate,
     checkpoint,
+    demo,
     doctor,
     keys,
     manifest,
@@ -51,7 +52,7 @@ def build_app() -> typer.Typer:
     for command in local:
         app.command(rich_help_panel=_HERE)(command)
     app.add_typer(manifest.app, name="manifest", rich_help_panel=_HERE)
-    remote = (serve.serve, serve.worker, submit.submit, submit.watch, doctor.doctor)
+    remote = (serve.serve, serve.worker, submit.submit, submit.watch, doctor.doctor, demo.demo)
     for command in remote:
         app.command(rich_help_panel=_SERVER)(command)
     app.add_typer(keys.app, name="key", rich_help_panel=_SERVER)

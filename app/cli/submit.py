@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from app.jobs.schemas import Job, JobEvent
     from app.leases.schemas import Event
 
-__all__ = ["follow", "submit", "watch"]
+__all__ = ["follow", "raise_if_unfinished", "submit", "watch"]
 
 
 @grouped
@@ -81,8 +81,8 @@ def _as_progress(event: JobEvent) -> Event | None:
     return None
 
 
-def _tell(job: Job, server: str, *, as_json: bool) -> None:
-    """Print a job; a failed one is raised as the problem it met."""
+def raise_if_unfinished(job: Job) -> None:
+    """Raise what a failed job met, or JobCancelledError."""
     from app.cli.failures import ChildFailedError, JobCancelledError
 
     if job.problem is not None:
@@ -90,6 +90,10 @@ def _tell(job: Job, server: str, *, as_json: bool) -> None:
         raise ChildFailedError({**job.problem.fields, **problem, "job": job.id})
     if job.status == "cancelled":
         raise JobCancelledError(job=job.id)
+
+
+def _tell(job: Job, server: str, *, as_json: bool) -> None:
+    raise_if_unfinished(job)
     document: dict[str, Any] = job.model_dump(mode="json")
     say(document, as_json=as_json, render=lambda console: _print(console, job, server))
 

@@ -1,0 +1,148 @@
+"""`bitbudget demo`: the whole service on this machine, from nothing to a proven checkpoint."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from app.cli.options import Json
+from app.cli.output import say, stderr
+
+if TYPE_CHECKING:
+    from app.client import Client
+    from app.jobs.schemas import Job
+
+__all__ = ["UNIFORM_BYTES", "demo"]
+
+UNIFORM_BYTES: Final = 3_270_752
+"""Bytes of the sample model in uniform 4-bit g64: the budget, so that both stand side by side."""
+
+_END_SECONDS: Final = 20
+_LOG: Final = "demo.log"
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where the demo works: the sample model, the state and the log."""
+
+    model: Path
+    home: Path
+
+    @property
+    def log(self) -> Path:
+        return self.home / _LOG
+
+
+def demo(
+    *,
+    budget: Annotated[
+        str, typer.Option(help="Bytes of the files (default: those of uniform 4-bit g64).")
+    ] = str(UNIFORM_BYTES),
+    as_json: Json = False,
+) -> None:
+    """Start a server and a worker here, submit the sample model, and show what comes of it."""
+    from app.cli.demo_report import print_report, report_document
+    from app.cli.extras import require_extra
+    from app.cli.submit import raise_if_unfinished
+    from app.client import Client
+
+    require_extra("server", "demo")
+    require_extra("worker", "demo")
+    place = _place()
+    with ExitStack() as stack:
+        address = stack.enter_context(_server(place))
+        stack.enter_context(_worker(place, address))
+        client = stack.enter_context(Client(address))
+        job = _run(client, place, budget, address)
+        raise_if_unfinished(job)
+        manifest = client.manifest(job.id)
+    document = report_document(job, manifest)
+    say(document, as_json=as_json, render=lambda console: print_report(console, job, manifest))
+
+
+def _place() -> _Place:
+    from app.core.errors import NotFoundError
+    from app.settings import Settings
+
+    model = Path(__file__).parents[2] / "models" / "tinyqwen3-dense"
+    if not model.is_dir():
+        raise NotFoundError(what="sample model", name=str(model))
+    home = Settings().home_folder
+    home.mkdir(parents=True, exist_ok=True)
+    return _Place(model, home)
+
+
+def _run(client: Client, place: _Place, budget: str, address: str) -> Job:
+    from app.cli.submit import follow
+    from app.core.requests import Deliver, JobRequest
+
+    stated = int(budget) if budget.isdecimal() else budget
+    request = JobRequest(model=str(place.model), budget=stated, deliver=Deliver.CHECKPOINT)
+    job = client.submit(request)
+    console = stderr()
+    console.print(f"dashboard  {address}/jobs/{job.id} while this runs", soft_wrap=True)
+    console.print(f"budget     {request.budget_bytes:,} bytes for {place.model.name}")
+    return follow(client, job.id)
+
+
+@contextmanager
+def _server(place: _Place) -> Iterator[str]:
+    command = [sys.executable, "-m", "app.cli", "serve", "--host", "127.0.0.1", "--port", "0"]
+    environment = {**os.environ, "BITBUDGET_LOG_LEVEL": "warning"}
+    with place.log.open("w") as log, _process([*command, "--json"], environment, log) as server:
+        line = server.stdout.readline() if server.stdout else ""
+        if not line:
+            raise _did_not_start("server", place)
+        yield json.loads(line)["address"]
+
+
+@contextmanager
+def _worker(place: _Place, address: str) -> Iterator[None]:
+    command = [sys.executable, "-m", "workers.agent", "--server", address]
+    with place.log.open("a") as log, _process(command, dict(os.environ), log):
+        yield
+
+
+@contextmanager
+def _process(
+    command: list[str], environment: dict[str, str], log: Any
+) -> Iterator[subprocess.Popen[str]]:
+    """Run a process in a group of its own, so that an interrupt reaches it through us alone."""
+    with subprocess.Popen(
+        command,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=log,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(_END_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def _did_not_start(what: str, place: _Place) -> Exception:
+    from app.core.errors import ConflictError
+
+    said = place.log.read_text(errors="replace").strip().splitlines()
+    return ConflictError(
+        what=what,
+        name="demo",
+        reason=f"it did not start: {said[-1] if said else 'it said nothing'}",
+        remedy=f"see {place.log}",
+    )

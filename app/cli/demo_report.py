@@ -1,0 +1,118 @@
+"""What the demo ends with: parts of the budget, formats, proof, comparison, where things are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from rich.console import Console
+from rich.table import Table
+
+from app.cli.tables import exact, formats_by_layer
+from app.core.manifest import Manifest
+from app.core.sizes import format_size
+from app.jobs.schemas import Job
+
+__all__ = ["print_report", "report_document"]
+
+_DEFAULT_ADDRESS: Final = "http://127.0.0.1:8765"
+
+
+def report_document(job: Job, data: bytes) -> dict[str, Any]:
+    """Return the job's outcome for `--json`, under the names of `run --json`."""
+    result = job.result or {}
+    manifest = Manifest.from_bytes(data)
+    return {
+        "job": job.id,
+        **result,
+        "sha256": manifest.sha256,
+        "file_bytes": manifest.file_bytes,
+        "budget_bytes": manifest.budget_bytes,
+        "parts": parts_of(manifest),
+        "modules": {path: str(choice.format) for path, choice in manifest.modules.items()},
+    }
+
+
+def parts_of(manifest: Manifest) -> dict[str, int]:
+    """Return the bytes of the files by what they hold; what is left is stored unchanged."""
+    parts: dict[str, int] = {}
+    for path, choice in manifest.modules.items():
+        name = _part(path)
+        parts[name] = parts.get(name, 0) + choice.bytes
+    return {**parts, "norms and headers": manifest.file_bytes - sum(parts.values())}
+
+
+def _part(path: str) -> str:
+    if "embed" in path:
+        return "embeddings"
+    if "attn" in path:
+        return "attention"
+    return "feed-forward" if "mlp" in path else "other modules"
+
+
+def print_report(console: Console, job: Job, data: bytes) -> None:
+    """Draw the end of the demo."""
+    manifest = Manifest.from_bytes(data)
+    console.print(_budget(manifest))
+    formats = {path: choice.format for path, choice in manifest.modules.items()}
+    console.print(formats_by_layer(None, formats, "\nFormats by layer (bits g group size)"))
+    result = job.result or {}
+    if isinstance(result.get("baseline"), Mapping):
+        console.print(_comparison(result["baseline"]))
+    console.print(_proof(manifest), soft_wrap=True)
+    _print_places(console, job, result)
+
+
+def _budget(manifest: Manifest) -> Table:
+    table = Table(title="Parts of the budget", title_justify="left", box=None, show_header=False)
+    table.add_column()
+    table.add_column(justify="right")
+    table.add_column(justify="right", style="dim")
+    for name, nbytes in parts_of(manifest).items():
+        table.add_row(name, f"{nbytes:,} B", f"{nbytes / manifest.budget_bytes:.1%}")
+    spare = manifest.budget_bytes - manifest.file_bytes
+    table.add_row("to spare", f"{spare:,} B", f"{spare / manifest.budget_bytes:.1%}")
+    table.add_row("budget", f"{manifest.budget_bytes:,} B", format_size(manifest.budget_bytes))
+    return table
+
+
+def _comparison(baseline: Mapping[str, Any]) -> Table:
+    table = Table(title="\nKL to the original, nats per token", title_justify="left", box=None)
+    for name in ("", "bytes", "predicted", "measured", "95 % interval", "top-1 agreement"):
+        table.add_column(name, justify="right" if name else "left")
+    sides = {
+        "bitbudget": baseline["ours_at_equal_bytes"],
+        f"uniform {baseline['uniform']['format']}": baseline["uniform"],
+    }
+    for name, side in sides.items():
+        found = side["evaluation"]
+        low, high = found["kl_interval_95"]
+        table.add_row(
+            name,
+            f"{side['file_bytes']:,}",
+            f"{side['predicted_kl_nats_per_token']:.5f}",
+            f"{found['kl_nats_per_token']:.5f}",
+            f"{low:.5f} to {high:.5f}",
+            f"{found['top1_agreement']:.2%}",
+        )
+    return table
+
+
+def _proof(manifest: Manifest) -> str:
+    proof = manifest.certificate
+    return (
+        f"\nExact bytes: {exact(manifest.file_bytes)} of {manifest.budget_bytes:,}\n"
+        f"Proof: predicted {proof.predicted_kl_nats_per_token:.6f}, lower bound "
+        f"{proof.bound:.6f}, gap {proof.gap:.1e} ({proof.status})"
+    )
+
+
+def _print_places(console: Console, job: Job, result: Mapping[str, Any]) -> None:
+    checkpoint = Path(str(result.get("checkpoint", "")))
+    console.print(f"\nCheckpoint: {checkpoint}", soft_wrap=True)
+    console.print(f"Manifest:   {checkpoint / 'manifest.json'}", soft_wrap=True)
+    console.print("Dashboard:  make serve, then", f"{_DEFAULT_ADDRESS}/jobs/{job.id}")
+    console.print(
+        "Try it:     mlx_lm.generate --model", checkpoint, "--prompt 'Once'", soft_wrap=True
+    )
