@@ -134,7 +134,7 @@ def fan_out(
     with ResultStore(how) as store:
         missing = []
         for task in tasks:
-            known = store.at_place(task, task.plan(how.encoder))
+            known = store.at_place(task, how.plan(task))
             if known is None:
                 missing.append(task)
                 continue
@@ -146,7 +146,7 @@ def fan_out(
             by_path = {task.path: task for task in batch.tasks}
             for result in outcome.results:
                 task = by_path[result.path]
-                store.keep(task, task.plan(how.encoder), result)
+                store.keep(task, how.plan(task), result)
                 meter.advance(task.path, task.nbytes, read=True)
                 yield result
 

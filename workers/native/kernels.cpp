@@ -1,6 +1,7 @@
 // Everything that the Python side calls. See vector.h for how results stay the same on every machine.
 #include "encode.h"
 #include "floats.h"
+#include "probe.h"
 #include "rotate.h"
 #include "sweep.h"
 
@@ -85,4 +86,16 @@ EXPORT void bitbudget_encode_floats(const void *weights, i64 groups, int mode, i
       encode_floats<Type, decltype(format)>((const typename Type::Element *)weights, groups, careful, codes, scales);
     });
   });
+}
+
+// See probe_rows; `width` is a multiple of 16.
+EXPORT double bitbudget_probe(const void *weights, i64 rows, i64 width, i64 offset, i64 stride, int storage,
+                              const float *probes, float *scratch, float *image) {
+  double fourths = 0;
+  with_storage(storage, [&](auto type) {
+    using Type = decltype(type);
+    fourths = probe_rows<Type>((const typename Type::Element *)weights, rows, width, offset, stride, probes, scratch,
+                               image);
+  });
+  return fourths;
 }

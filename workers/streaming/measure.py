@@ -30,7 +30,7 @@ def measure_tensors(
     Raises InvalidModelError for NaN, infinities, truncated or changing files, and ReadError when a
     disk fails; what was yielded before is in the cache.
     """
-    plans = [(task, task.plan(how.encoder)) for task in tasks]
+    plans = [(task, how.plan(task)) for task in tasks]
     meter = ProgressMeter(sum(task.nbytes for task, _ in plans), progress)
     with ResultStore(how) as store:
         missing = []

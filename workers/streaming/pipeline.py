@@ -76,18 +76,29 @@ class _Job:
     only_hashed: bool = False
     known: WeightErrors | None = None
     expected: int | None = None
-    sums: dict[int, SegmentSums] = field(default_factory=dict)
+    total: SegmentSums = field(default_factory=SegmentSums)
+    added: int = 0
+    waiting: dict[int, SegmentSums] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def is_complete(self) -> bool:
-        return len(self.sums) == self.expected
+    def add(self, index: int, sums: SegmentSums) -> bool:
+        """Add the sums of a segment once all before it are added; whether that was the last."""
+        with self.lock:
+            self.waiting[index] = sums
+            while self.added in self.waiting:
+                self.total.add(self.waiting.pop(self.added))
+                self.added += 1
+            return self.added == self.expected
+
+    def expect(self, count: int) -> bool:
+        """Say how many segments there are; whether all are added already."""
+        with self.lock:
+            self.expected = count
+            return self.added == count
 
     def finished(self) -> Finished:
-        total = SegmentSums()
-        for index in range(len(self.sums)):
-            total.add(self.sums.pop(index))
         digest = self.digest.hexdigest()
-        return Finished(self.task, self.plan, digest, self.head, total, self.known)
+        return Finished(self.task, self.plan, digest, self.head, self.total, self.known)
 
 
 class StoppedError(BitbudgetError):
@@ -172,10 +183,7 @@ class Pipeline:
             if job.known is None:
                 self._events.put(Read(job.task.path, -job.task.nbytes))
                 return False
-        with job.lock:
-            job.expected = 0 if job.only_hashed else count
-            complete = job.is_complete()
-        if complete:
+        if job.expect(0 if job.only_hashed else count):
             self._finish(job)
         return True
 
@@ -201,10 +209,7 @@ class Pipeline:
     def _compute(self, job: _Job, segment: Segment, buffer: npt.NDArray[np.uint8]) -> None:
         sums = sweep_segment(_decoded(job.task, segment, buffer), job.plan, segment.start)
         self._buffers.put(buffer)
-        with job.lock:
-            job.sums[segment.index] = sums
-            complete = job.is_complete()
-        if complete:
+        if job.add(segment.index, sums):
             self._finish(job)
 
     def _finish(self, job: _Job) -> None:

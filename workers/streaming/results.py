@@ -33,9 +33,9 @@ CREATE TABLE IF NOT EXISTS places (place TEXT PRIMARY KEY, digest TEXT NOT NULL)
 _BUSY_SECONDS: Final = 60.0
 
 
-def plan_key(plan: SweepPlan, features: str) -> str:
+def plan_key(plan: SweepPlan) -> str:
     """Return what a result depends on besides the bytes."""
-    return sha256_of(canonical_json({**plan.key(), "features": features, "v": SWEEP_VERSION}))
+    return sha256_of(canonical_json({**plan.key(), "version": SWEEP_VERSION}))
 
 
 def place_of(task: TensorTask, files: SourceFiles) -> str:

@@ -30,6 +30,10 @@ class Measuring:
     features: Features = "default"
     cache: Path | None = None
 
+    def plan(self, task: TensorTask) -> SweepPlan:
+        """Return what to do with one tensor; raises what `TensorTask.plan` raises."""
+        return task.plan(self.encoder, full=self.features == "full")
+
 
 @dataclass(frozen=True, slots=True)
 class MeasuredTensor:
@@ -49,7 +53,6 @@ class ResultStore:
     """Finds and keeps results; without a cache nothing is known and nothing kept."""
 
     def __init__(self, how: Measuring) -> None:
-        self._how = how
         self._stack = ExitStack()
         self.files = self._stack.enter_context(SourceFiles(how.folder))
         cache = how.cache
@@ -70,27 +73,24 @@ class ResultStore:
         """Return the result of bytes that were read before and have not been touched since."""
         if self._results is None:
             return None
-        found = self._results.at_place(place_of(task, self.files), self._key(plan))
+        found = self._results.at_place(place_of(task, self.files), plan_key(plan))
         if found is None:
             return None
         return MeasuredTensor(task.path, for_task(task, found[1]), found[0], from_cache=True)
 
     def knows_head(self, head: str, plan: SweepPlan) -> bool:
         """Whether some known tensor begins with this segment."""
-        return self._results is not None and self._results.knows_head(head, self._key(plan))
+        return self._results is not None and self._results.knows_head(head, plan_key(plan))
 
     def with_digest(self, digest: str, plan: SweepPlan) -> WeightErrors | None:
         """Return the result of these bytes, wherever they were read."""
-        return None if self._results is None else self._results.with_digest(digest, self._key(plan))
+        return None if self._results is None else self._results.with_digest(digest, plan_key(plan))
 
     def keep(self, task: TensorTask, plan: SweepPlan, measured: MeasuredTensor) -> None:
         """Remember a result."""
         if self._results is not None:
-            place, key = place_of(task, self.files), self._key(plan)
+            place, key = place_of(task, self.files), plan_key(plan)
             self._results.store(place, measured.digest, measured.head, key, measured.errors)
-
-    def _key(self, plan: SweepPlan) -> str:
-        return plan_key(plan, self._how.features)
 
 
 def for_task(task: TensorTask, errors: WeightErrors) -> WeightErrors:

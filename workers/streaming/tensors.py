@@ -75,7 +75,7 @@ class TensorTask:
         """Bytes to read."""
         return sum(source.nbytes for source in self.sources)
 
-    def plan(self, encoder: Encoder) -> SweepPlan:
+    def plan(self, encoder: Encoder, *, full: bool = False) -> SweepPlan:
         """Return what to do with each segment.
 
         Raises InvalidModelError when the sources have rows of different widths, and what
@@ -91,7 +91,13 @@ class TensorTask:
             )
         formats = tuple(format_ for format_ in self.formats if format_ != KEEP)
         return plan_sweep(
-            self.dtype, self.width, self.weights, formats, encoder=encoder, signs=self.signs
+            self.dtype,
+            self.width,
+            self.weights,
+            formats,
+            encoder=encoder,
+            full=full,
+            signs=self.signs,
         )
 
     def segments(self, plan: SweepPlan) -> Iterator[Segment]:

@@ -8,6 +8,7 @@ from typing import Final
 import numpy as np
 
 from workers.sweep.kernel import KURTOSIS_BINS, SegmentSums
+from workers.sweep.spectrum import spectrum_features
 
 __all__ = ["features_of"]
 
@@ -23,7 +24,7 @@ def features_of(sums: SegmentSums) -> dict[str, float]:
     `mean`, `rms`, `absmax`; `max_over_rms`; `kurtosis`, the excess over a normal distribution of
     all weights about their mean; `kurtosis_group_p90`, the 90th percentile over groups of 128 of
     the excess about zero; `outlier_fraction`, weights beyond three times the root mean square of
-    their block of 4096.
+    their block of 4096; and the features of the spectrum (see `spectrum_features`).
     """
     count = sums.power("count")
     if not count:
@@ -41,6 +42,7 @@ def features_of(sums: SegmentSums) -> dict[str, float]:
         "kurtosis": central / variance**2 - _NORMAL if variance**2 else 0.0,
         "kurtosis_group_p90": _group_percentile(sums),
         "outlier_fraction": sums.power("outliers") / count,
+        **({} if sums.spectrum is None else spectrum_features(sums.spectrum, square * count)),
     }
 
 

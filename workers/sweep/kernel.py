@@ -17,6 +17,7 @@ from workers.native.arrays import Array, address, storage_code
 from workers.native.loader import kernels
 from workers.sweep.plan import SweepPlan
 from workers.sweep.sampling import BLOCK_WEIGHTS, SampleSums, choose_blocks
+from workers.sweep.spectrum import SpectrumSums, probe_segment
 
 __all__ = ["POWER_SUMS", "SegmentSums", "rotate", "sweep_segment"]
 
@@ -59,6 +60,7 @@ class SegmentSums:
     powers: Doubles = field(default_factory=lambda: np.zeros(len(POWER_SUMS)))
     kurtosis: Doubles = field(default_factory=lambda: np.zeros(KURTOSIS_BINS))
     sample: SampleSums | None = None
+    spectrum: SpectrumSums | None = None
 
     def power(self, name: str) -> float:
         """Return one of POWER_SUMS."""
@@ -75,6 +77,10 @@ class SegmentSums:
         self.kurtosis += later.kurtosis
         if later.sample is not None:
             self.sample = later.sample if self.sample is None else self.sample.joined(later.sample)
+        if later.spectrum is not None:
+            self.spectrum = (
+                later.spectrum if self.spectrum is None else self.spectrum.joined(later.spectrum)
+            )
 
 
 def sweep_segment(segment: Array, plan: SweepPlan, start: int = 0) -> SegmentSums:
@@ -102,6 +108,7 @@ def sweep_segment(segment: Array, plan: SweepPlan, start: int = 0) -> SegmentSum
     sums = SegmentSums(np.array(result.errors), floats, powers, np.array(result.kurtosis))
     if plan.encoder is Encoder.CAREFUL and mask and np.isfinite(sums.power("squares")):
         sums.sample = _sample(weights, plan, energies, sums.errors)
+    sums.spectrum = probe_segment(weights[: segment.size], plan, start // max(plan.width, 1))
     return sums
 
 

@@ -49,12 +49,14 @@ def measure_weight(
     encoder: Encoder,
     *,
     name: str = "weight",
+    full: bool = False,
     signs: npt.NDArray[np.float32] | None = None,
 ) -> WeightErrors:
     """Measure a weight given whole or in parts along its first axes.
 
     Every part is (..., in) in the NumPy type that carries `dtype` (bf16 as uint16 bits). `signs`
-    (in,) asks for the errors of the block-32 rotated weight. `keep` among the formats gives 0.
+    (in,) asks for the errors of the block-32 rotated weight, `full` for the features of the
+    spectrum that cost matrix products. `keep` among the formats gives 0.
 
     Raises InvalidModelError, which names the module `name`, when weights are NaN or infinite, and
     InvalidRequestError when a format does not fit the width.
@@ -63,7 +65,7 @@ def measure_weight(
     width = arrays[0].shape[-1] if arrays else 0
     weights = sum(array.size for array in arrays)
     wanted = tuple(format_ for format_ in formats if format_ != KEEP)
-    plan = plan_sweep(dtype, width, weights, wanted, encoder=encoder, signs=signs)
+    plan = plan_sweep(dtype, width, weights, wanted, encoder=encoder, full=full, signs=signs)
     total, start = SegmentSums(), 0
     for segment in cut_into_segments(arrays, plan.segment_weights):
         total.add(sweep_segment(segment, plan, start))

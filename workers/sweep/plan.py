@@ -29,10 +29,16 @@ LEAST_SAMPLED_BLOCKS: Final = 6
 """Blocks sampled from every segment at least."""
 
 
+PROBED_ROWS: Final = 1024
+"""Rows that the effective rank is estimated from, at most."""
+
+
 @dataclass(frozen=True, slots=True)
 class SweepPlan:
     """Which errors are wanted of a weight of `width` columns stored as `dtype`.
 
+    `rows_step` says which rows the effective rank is estimated from: every so many-th. `full` asks
+    for the leading singular values too.
     `sampled_blocks` is how many blocks of each segment `careful` is tried on, 0 for all of them.
     `signs` (in,) are the +-1 of a block-32 rotation, or None.
     """
@@ -42,6 +48,8 @@ class SweepPlan:
     formats: tuple[Format, ...]
     encoder: Encoder
     sampled_blocks: int = 0
+    rows_step: int = 1
+    full: bool = False
     signs: npt.NDArray[np.float32] | None = None
 
     @property
@@ -73,6 +81,8 @@ class SweepPlan:
             "formats": sorted(map(str, self.formats)),
             "encoder": self.encoder.value,
             "sampled_blocks": self.sampled_blocks,
+            "rows_step": self.rows_step,
+            "full": self.full,
             "signs": None if self.signs is None else np.signbit(self.signs).tobytes().hex(),
         }
 
@@ -90,6 +100,7 @@ def plan_sweep(
     formats: tuple[Format, ...],
     *,
     encoder: Encoder,
+    full: bool = False,
     signs: npt.NDArray[np.float32] | None = None,
 ) -> SweepPlan:
     """Return the plan of a weight of `weights` elements in rows of `width`.
@@ -116,4 +127,5 @@ def plan_sweep(
     sampled = 0
     if encoder is Encoder.CAREFUL and weights >= EXACT_BELOW_WEIGHTS:
         sampled = max(LEAST_SAMPLED_BLOCKS, math.ceil(SAMPLED_BLOCKS / segments))
-    return SweepPlan(dtype, width, tuple(formats), encoder, sampled, signs)
+    step = max(1, math.ceil(weights / max(width, 1) / PROBED_ROWS))
+    return SweepPlan(dtype, width, tuple(formats), encoder, sampled, step, full, signs)

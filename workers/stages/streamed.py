@@ -1,0 +1,116 @@
+"""Measure modules by their weights alone, at the speed of the disk."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from app.core.inventory import Module
+from app.core.measurement import Encoder
+from workers.fanout import measure_on_cluster
+from workers.models import Checkpoint
+from workers.stages.home import Home
+from workers.stages.options import MeasureOptions
+from workers.streaming import (
+    Features,
+    MeasuredTensor,
+    Measuring,
+    Progress,
+    TensorTask,
+    measure_tensors,
+)
+from workers.sweep import WeightErrors, measure_weight
+
+__all__ = ["StreamedModule", "measure_streamed", "plain_encoder"]
+
+
+@dataclass(frozen=True, slots=True)
+class StreamedModule:
+    """The errors and features of one module; `digest` is the SHA-256 of its weight's bytes."""
+
+    module: Module
+    errors: WeightErrors
+    digest: str
+
+
+def measure_streamed(
+    checkpoint: Checkpoint,
+    modules: Sequence[Module],
+    options: MeasureOptions,
+    home: Home,
+    *,
+    progress: Callable[[int, int, str], None],
+) -> Iterator[StreamedModule]:
+    """Yield every module as it is measured, in any order; known ones are not read again.
+
+    Weights that lie in the files as they are stream past, here or on the cluster of the options;
+    those that the model computes from them are evaluated one by one. `progress` takes bytes done,
+    bytes in all and the module's path.
+    """
+    tasks = {module.path: _task(checkpoint, module, options) for module in modules}
+    streamed = [task for task in tasks.values() if task is not None]
+    computed = [module for module in modules if tasks[module.path] is None]
+    total = sum(task.nbytes for task in streamed) + sum(map(_nbytes, computed))
+    by_path = {module.path: module for module in modules}
+    features = cast("Features", options.features)
+    cache = home.folder / "sweep.sqlite3"
+    how = Measuring(checkpoint.folder, plain_encoder(options.encoder), features, cache)
+
+    def report(state: Progress) -> None:
+        progress(state.done_bytes, total, state.path)
+
+    for result in _stream(streamed, how, options.cluster, report):
+        yield StreamedModule(by_path[result.path], result.errors, result.digest)
+    done = sum(task.nbytes for task in streamed)
+    for module in computed:
+        yield _compute(checkpoint, module, options)
+        done += _nbytes(module)
+        progress(done, total, module.path)
+
+
+def _stream(
+    tasks: list[TensorTask],
+    how: Measuring,
+    cluster: str | None,
+    report: Callable[[Progress], None],
+) -> Iterator[MeasuredTensor]:
+    if cluster is not None:
+        return measure_on_cluster(cluster, tasks, how, progress=report)
+    return measure_tensors(tasks, how, progress=report)
+
+
+def _task(checkpoint: Checkpoint, module: Module, options: MeasureOptions) -> TensorTask | None:
+    sources = checkpoint.sources(module.path)
+    if sources is None or any(source.dtype is not module.dtype for source in sources):
+        return None
+    formats = module.legal_formats(options.formats)
+    return TensorTask(module.path, tuple(sources), module.dtype, formats)
+
+
+def _compute(checkpoint: Checkpoint, module: Module, options: MeasureOptions) -> StreamedModule:
+    digest = hashlib.sha256()
+    parts = _hashed(checkpoint.parts(module.path), digest)
+    formats = module.legal_formats(options.formats)
+    encoder, full = plain_encoder(options.encoder), options.features == "full"
+    errors = measure_weight(parts, module.dtype, formats, encoder, name=module.path, full=full)
+    return StreamedModule(module, errors, digest.hexdigest())
+
+
+def _hashed(parts: Iterator[npt.NDArray[Any]], digest: Any) -> Iterator[npt.NDArray[Any]]:
+    for part in parts:
+        digest.update(np.ascontiguousarray(part))
+        yield part
+
+
+def plain_encoder(encoder: Encoder) -> Encoder:
+    """Return the encoder whose errors stand for those of one that compensates."""
+    return encoder if encoder in (Encoder.MINMAX, Encoder.CAREFUL) else Encoder.CAREFUL
+
+
+def _nbytes(module: Module) -> int:
+    return module.weights * module.dtype.itemsize
