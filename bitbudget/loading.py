@@ -8,6 +8,8 @@ from typing import Any
 
 import mlx.core as mx
 
+from bitbudget.rotated_model import model_classes
+
 __all__ = ["load", "load_model"]
 
 
@@ -17,7 +19,9 @@ def load_model(path: Path) -> tuple[Any, dict[str, Any]]:
     On a CPU a model with dense stacked experts runs in float32: MLX has no other gather there.
     """
     utilities = importlib.import_module("mlx_lm.utils")
-    model, config = utilities.load_model(path, lazy=True)
+    model, config = utilities.load_model(
+        path, lazy=True, model_config={"model_file": None}, get_model_classes=model_classes
+    )
     if not mx.metal.is_available() and _has_dense_experts(model):
         model.set_dtype(mx.float32)
     mx.eval(model.parameters())

@@ -15,12 +15,16 @@ from mlx.utils import tree_unflatten
 from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchLinear
 from mlx_lm.utils import load_model
 
+from bitbudget.rotated_model import RotatedLinear, RotatedQuantizedLinear, model_classes
+
 __all__ = ["dequantized_weight", "load_float32"]
 
 
 def load_float32(folder: Path) -> nn.Module:
     """Return the model in `folder` with float32 arrays, nothing evaluated yet."""
-    model, _ = load_model(folder, lazy=True)
+    model, _ = load_model(
+        folder, lazy=True, model_config={"model_file": None}, get_model_classes=model_classes
+    )
     replaced = [
         (path, dense) for path, module in model.named_modules() if (dense := _dense(module))
     ]
@@ -45,8 +49,10 @@ def dequantized_weight(module: nn.Module) -> mx.array:
 
 
 def _dense(module: nn.Module) -> nn.Module | None:
-    if isinstance(module, nn.QuantizedLinear):
-        dense: nn.Module = nn.Linear(1, 1, bias=False)
+    if isinstance(module, RotatedQuantizedLinear):
+        dense: nn.Module = RotatedLinear(1, 1, bias=False)
+    elif isinstance(module, nn.QuantizedLinear):
+        dense = nn.Linear(1, 1, bias=False)
     elif isinstance(module, nn.QuantizedEmbedding):
         dense = nn.Embedding(1, 1)
     elif isinstance(module, QuantizedSwitchLinear):

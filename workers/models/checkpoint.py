@@ -18,6 +18,7 @@ from mlx import nn
 from app.core.dtypes import Dtype
 from app.core.errors import BitbudgetError, InvalidModelError, UnsupportedModelError
 from app.core.measurement import ModelIdentity
+from bitbudget.rotated_model import model_classes
 from workers.models.digests import folder_digest
 from workers.models.folder import check_config, check_names, check_unquantized, read_config
 from workers.models.folder import read_files as read_weight_files
@@ -287,16 +288,14 @@ def read_tensor(folder: Path, source: TensorRef) -> npt.NDArray[Any]:
 
 
 def _classes(config: dict[str, Any]) -> tuple[Any, Any]:
-    utilities = importlib.import_module("mlx_lm.utils")
     try:
-        found: tuple[Any, Any] = utilities._get_classes(config=config)  # noqa: SLF001, no public way
+        return model_classes(config)
     except (ValueError, AttributeError) as error:
         raise UnsupportedModelError(
             model_type=config["model_type"],
             reason=f"mlx-lm {importlib.import_module('mlx_lm').__version__} has no class for it",
             remedy="upgrade mlx-lm, or choose a model that mlx-lm runs",
         ) from error
-    return found
 
 
 def open_checkpoint(folder: Path, name: str | None = None, revision: str = "local") -> Checkpoint:

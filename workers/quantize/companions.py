@@ -11,10 +11,15 @@ from typing import Any, Final
 from app.core.inventory import Inventory
 from app.core.layout import Shard
 from app.core.manifest import Manifest
+from bitbudget import rotated_model
+from bitbudget.rotated_model import KEY
 from workers.models.folder import INDEX_NAME
 from workers.quantize.card import model_card
 
 __all__ = ["COPIED", "write_companions"]
+
+MODEL_FILE: Final = "bitbudget_model.py"
+"""The copy of `bitbudget.rotated_model` in a checkpoint whose rotation runs in kernels."""
 
 COPIED: Final = (
     "tokenizer*",
@@ -44,6 +49,8 @@ def write_companions(
     config = json.loads((source / "config.json").read_bytes())
     _write_json(target / "config.json", quantized_config(config, manifest))
     _write_json(target / INDEX_NAME, _index(inventory, shards))
+    if KEY in config:
+        shutil.copyfile(rotated_model.__file__, target / MODEL_FILE)
     (target / "manifest.json").write_bytes(manifest.to_bytes())
     (target / "README.md").write_text(model_card(manifest, inventory), encoding="utf-8")
 
@@ -51,6 +58,7 @@ def write_companions(
 def quantized_config(config: dict[str, Any], manifest: Manifest) -> dict[str, Any]:
     """Return `config` with the formats of `manifest` as stock mlx-lm reads them.
 
+    A rotation that runs in kernels needs code of ours, which is named as `model_file`.
     What the source said of its own quantization (FP8) is dropped: those weights are dense now. A
     vision tower's configuration goes, too, as `mlx_lm.utils.save_config` does.
     """
@@ -59,6 +67,8 @@ def quantized_config(config: dict[str, Any], manifest: Manifest) -> dict[str, An
     if isinstance(result.get("text_config"), dict):
         text = result["text_config"]
         result["text_config"] = {k: v for k, v in text.items() if k != "quantization_config"}
+    if KEY in result:
+        result["model_file"] = MODEL_FILE
     quantization = manifest.quantization_config()
     if any(isinstance(value, dict) for value in quantization.values()):
         result["quantization"] = quantization

@@ -15,9 +15,11 @@ from typing import Any, Final
 import mlx.core as mx
 
 from app.core.requests import Rotation as Kind
+from bitbudget.rotated_model import KEY
 from workers.fisher import load_float32, sample_tokens
 from workers.models import Checkpoint, open_checkpoint
 from workers.rotate.folded import fold_residual, fold_values
+from workers.rotate.fused import fuse
 from workers.rotate.structure import Structure, read_structure, refuse
 from workers.rotate.transform import Edits
 from workers.rotate.verify import Tokens, massive_blocks, mean_kl, noise_floor
@@ -104,7 +106,7 @@ def _make(
     if kind is Kind.FOLDED:
         plan = _plan_folded(checkpoint, original, tokens, seed)
     else:
-        raise refuse(checkpoint.config["model_type"], f"'{kind}' is not a kind", "use folded")
+        plan = _plan_fused(checkpoint, seed)
     progress(2, 4)
     copy_companions(checkpoint.folder, folder)
     write_config(folder, plan.config)
@@ -148,6 +150,15 @@ def _plan_folded(checkpoint: Checkpoint, original: Any, tokens: Tokens, seed: in
     fold_residual(edits, structure, weights, seed, alone)
     layers = fold_values(edits, structure, weights, seed)
     return _Plan(config, structure, weights, edits, layers, alone, untied)
+
+
+def _plan_fused(checkpoint: Checkpoint, seed: int) -> _Plan:
+    model = checkpoint.model_without_weights()
+    structure = read_structure(model, checkpoint.config["model_type"])
+    weights = checkpoint.weights()
+    edits = Edits()
+    spec = fuse(edits, structure, model, weights, seed)
+    return _Plan({**checkpoint.config, KEY: spec}, structure, weights, edits)
 
 
 def _verify(

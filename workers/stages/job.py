@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+from app.core.errors import InfeasibleBudgetError
 from app.core.inventory import Inventory
 from app.core.manifest import Manifest
 from app.core.measurement import Measurement
@@ -25,6 +26,7 @@ from workers.stages.measure import measure, measurement_path
 from workers.stages.options import MeasureOptions
 from workers.stages.quantize import claimed_output, quantize
 from workers.stages.report import Reporter
+from workers.stages.rotation import candidates
 
 __all__ = ["run_job"]
 
@@ -37,6 +39,17 @@ def run_job(task: JobTask, home: Home, reporter: Reporter) -> dict[str, Any]:
     claim = nullcontext() if task.output is None else claimed_output(Path(task.output), home)
     with claim:
         return _Job(task, home, reporter).run()
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """A model as it is or rotated, measured and allocated."""
+
+    checkpoint: Checkpoint
+    options: MeasureOptions
+    inventory: Inventory
+    measurement: Measurement
+    manifest: Manifest
 
 
 @dataclass
@@ -55,50 +68,59 @@ class _Job:
             disk_limit_bytes=self.task.disk_limit_bytes,
             whole=options.needs_whole_model or request.deliver is Deliver.CHECKPOINT,
         )
-        inventory = take_inventory(checkpoint, self.home, self.reporter)
-        given = None if self.task.measurement is None else Path(self.task.measurement)
-        measurement = measure(checkpoint, inventory, options, self.home, self.reporter, given=given)
-        manifest = make_manifest(measurement, request, self.home, self.reporter)
-        path = self.home.manifest(manifest.sha256) / "manifest.json"
-        result = _certificate(manifest) | {
+        best = self._best(checkpoint, options)
+        path = self.home.manifest(best.manifest.sha256) / "manifest.json"
+        result = _certificate(best.manifest) | {
             "manifest": str(path),
-            "measurement": str(measurement_path(checkpoint, options, self.home)),
-            "measurement_key": measurement.key,
+            "measurement": str(measurement_path(best.checkpoint, best.options, self.home)),
+            "measurement_key": best.measurement.key,
             "checkpoint": None,
         }
         if request.deliver is Deliver.MANIFEST:
             return result
-        return result | self._deliver(checkpoint, inventory, measurement, manifest)
+        return result | self._deliver(checkpoint, best)
 
-    def _deliver(
-        self,
-        checkpoint: Checkpoint,
-        inventory: Inventory,
-        measurement: Measurement,
-        manifest: Manifest,
-    ) -> dict[str, Any]:
-        output = self._output(manifest)
-        written = quantize(checkpoint, inventory, manifest, output, self.reporter)
-        evaluation = self._evaluate(checkpoint, measurement, manifest, written.folder)
+    def _best(self, checkpoint: Checkpoint, options: MeasureOptions) -> _Candidate:
+        """Return the rotation with the lowest predicted KL; its artifacts are announced last."""
+        twins = candidates(checkpoint, options.rotation, self.home, self.reporter)
+        solved: list[_Candidate] = []
+        for rotation, twin in twins.items():
+            try:
+                solved.append(self._solve(twin, replace(options, rotation=rotation)))
+            except InfeasibleBudgetError:
+                if rotation is list(twins)[-1] and not solved:
+                    raise
+        best = min(solved, key=lambda c: c.manifest.certificate.predicted_kl_nats_per_token)
+        return best if best is solved[-1] else self._solve(best.checkpoint, best.options)
+
+    def _solve(self, checkpoint: Checkpoint, options: MeasureOptions) -> _Candidate:
+        inventory = take_inventory(checkpoint, self.home, self.reporter)
+        given = None if self.task.measurement is None else Path(self.task.measurement)
+        measurement = measure(checkpoint, inventory, options, self.home, self.reporter, given=given)
+        manifest = make_manifest(measurement, self.task.request, self.home, self.reporter)
+        return _Candidate(checkpoint, options, inventory, measurement, manifest)
+
+    def _deliver(self, original: Checkpoint, best: _Candidate) -> dict[str, Any]:
+        output = self._output(best.manifest)
+        written = quantize(best.checkpoint, best.inventory, best.manifest, output, self.reporter)
+        evaluation = self._evaluate(original, best, written.folder)
         return {
             "checkpoint": str(written.folder),
             "manifest": str(written.folder / "manifest.json"),
             "file_bytes": written.file_bytes,
             **evaluation,
-            "benchmark": self._benchmark(manifest, written.folder),
+            "benchmark": self._benchmark(best.manifest, written.folder),
         }
 
-    def _evaluate(
-        self, checkpoint: Checkpoint, measurement: Measurement, manifest: Manifest, folder: Path
-    ) -> dict[str, Any]:
+    def _evaluate(self, original: Checkpoint, best: _Candidate, folder: Path) -> dict[str, Any]:
         report = self.reporter.stage(Stage.EVALUATE)
-        digest = checkpoint.identity(self.home.digests).digest
-        judge = Judge(checkpoint.folder, digest, self.home, report, seed=self.task.request.seed)
-        path = judge.judge(folder, manifest.sha256)
+        digest = original.identity(self.home.digests).digest
+        judge = Judge(original.folder, digest, self.home, report, seed=self.task.request.seed)
+        path = judge.judge(folder, best.manifest.sha256)
         found: dict[str, Any] = {"evaluation": read_report(path)}
         if self.task.baseline:
             found["baseline"] = compare_with_uniform(
-                checkpoint, measurement, self.task.request, judge, report
+                best.checkpoint, best.measurement, self.task.request, judge, report
             )
         report.artifact(path)
         return found

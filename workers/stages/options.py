@@ -55,8 +55,8 @@ class MeasureOptions:
 
     @property
     def needs_whole_model(self) -> bool:
-        """Whether the model is run, and not only its weights read one by one."""
-        return self.sensitivity is not Sensitivity.WEIGHTS
+        """Whether the model is run or rotated, and not only its weights read one by one."""
+        return self.sensitivity is not Sensitivity.WEIGHTS or self.rotation is not Rotation.NONE
 
     def text_identity(self) -> str:
         """Return which tokens sensitivity uses: `self`, `none` or the SHA-256 of the text."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from app.core.errors import InvalidModelError, InvalidRequestError
 from app.core.manifest import Manifest
+from app.core.requests import Rotation
 from app.leases.schemas import (
     BenchmarkTask,
     EvaluateTask,
@@ -31,6 +33,7 @@ from workers.stages.measure import measure, measurement_path
 from workers.stages.options import MeasureOptions
 from workers.stages.quantize import check_same_model, claimed_output, quantize
 from workers.stages.report import Reporter
+from workers.stages.rotation import candidates, rotated
 
 __all__ = ["run_task"]
 
@@ -79,10 +82,15 @@ def _measure(task: MeasureTask, home: Home, reporter: Reporter) -> dict[str, Any
         disk_limit_bytes=task.disk_limit_bytes,
         whole=options.needs_whole_model,
     )
-    inventory = take_inventory(checkpoint, home, reporter)
-    measurement = measure(checkpoint, inventory, options, home, reporter)
+    found = [
+        (twin, replace(options, rotation=rotation))
+        for rotation, twin in candidates(checkpoint, options.rotation, home, reporter).items()
+    ]
+    for twin, chosen in found:
+        inventory = take_inventory(twin, home, reporter)
+        measurement = measure(twin, inventory, chosen, home, reporter)
     return {
-        "measurement": str(measurement_path(checkpoint, options, home)),
+        "measurement": str(measurement_path(twin, chosen, home)),
         "key": measurement.key,
         "model": _identity(checkpoint, home),
         "modules": len(measurement.curves),
@@ -94,9 +102,14 @@ def _measure(task: MeasureTask, home: Home, reporter: Reporter) -> dict[str, Any
 def _quantize(task: QuantizeTask, home: Home, reporter: Reporter) -> dict[str, Any]:
     manifest = _read_manifest(Path(task.manifest))
     checkpoint = fetch(
-        task.model, home, reporter, disk_limit_bytes=task.disk_limit_bytes, whole=False
+        task.model,
+        home,
+        reporter,
+        disk_limit_bytes=task.disk_limit_bytes,
+        whole=manifest.rotation != "none",
     )
     check_same_model(checkpoint, manifest, home.digests)
+    checkpoint = rotated(checkpoint, Rotation(manifest.rotation), home, reporter)
     inventory = take_inventory(checkpoint, home, reporter)
     output = Path(task.output)
     with claimed_output(output, home):

@@ -1,0 +1,193 @@
+"""Models whose activations are rotated at run time, by our kernels or by MLX operations.
+
+This file stands by itself: it is part of bitbudget, and it is copied into every checkpoint that
+needs it as its `model_file`, which mlx-lm runs with `trust_remote_code=True`. Where the package
+`metal_kernels` is installed its kernels are used, else MLX operations.
+
+`rotate(model, spec)` changes a stock mlx-lm model in place. Weights are rotated offline; what is
+left for run time is B, Hadamard's matrix of +-1 on blocks of 32, behind the norms and gated
+activations of `spec` and before some of its matrices.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+from mlx import nn
+
+try:
+    import metal_kernels
+except ImportError:  # a checkpoint on a machine without bitbudget
+    metal_kernels = None  # type: ignore[assignment]
+
+KEY = "bitbudget_rotation"
+VERSION = 1
+BLOCK = 32
+FEW_ROWS = 8
+"""Up to this many rows a product runs in the fused kernel, above it in two stock operations."""
+
+
+class RotationError(ValueError):
+    """The rotation that config.json describes is not one that this file can apply."""
+
+
+@lru_cache
+def hadamard() -> mx.array:
+    """Return B, float32 of shape (32, 32)."""
+    rows = [[1 - 2 * ((i & j).bit_count() & 1) for j in range(BLOCK)] for i in range(BLOCK)]
+    return mx.array(rows, dtype=mx.float32)
+
+
+def butterfly(x: mx.array) -> mx.array:
+    """Return B x on blocks of 32 of the last axis, in the dtype of `x`."""
+    blocks = x.astype(mx.float32).reshape(-1, BLOCK) @ hadamard()
+    return blocks.reshape(x.shape).astype(x.dtype)
+
+
+def spec_digest(spec: dict[str, Any]) -> str:
+    """Return the digest of a rotation: its seed and its sites."""
+    content = {key: value for key, value in spec.items() if key != "digest"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+class RotatedRMSNorm(nn.Module):
+    """B (weight * x / rms(x)); the signs and a quarter of the scale are in `weight`."""
+
+    def __init__(self, weight: mx.array, eps: float) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.weight = weight
+        self.eps = eps
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """Return the rotated norm of `x` (..., K)."""
+        weight = self.weight.astype(x.dtype)
+        if metal_kernels is not None:
+            return metal_kernels.rms_norm_rht(x, weight, eps=self.eps)[0]
+        return butterfly(mx.fast.rms_norm(x, weight, self.eps))
+
+
+def gated(gate: mx.array, up: mx.array, activation: str) -> mx.array:
+    """Return B (activation(gate) * up)."""
+    if metal_kernels is not None:
+        return metal_kernels.swiglu_rht(gate, up, activation=activation)[0]
+    activated = nn.silu(gate) if activation == "silu" else nn.gelu_approx(gate)
+    return butterfly(activated * up)
+
+
+class RotatedActivation(nn.Module):
+    """The activation of mlx-lm's `SwitchGLU`, rotated."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+
+    def __call__(self, x: mx.array, gate: mx.array) -> mx.array:
+        """Return B (silu(gate) * x)."""
+        return gated(gate, x, "silu")
+
+
+@lru_cache
+def rotated_feed_forward(base: Any, activation: str) -> type:
+    """Return a subclass of the feed-forward class `base` that rotates the input of down_proj."""
+
+    class RotatedFeedForward(base):  # type: ignore[misc]
+        def __call__(self, x: mx.array) -> mx.array:
+            result: mx.array = self.down_proj(gated(self.gate_proj(x), self.up_proj(x), activation))
+            return result
+
+    return RotatedFeedForward
+
+
+class RotatedLinear(nn.Linear):
+    """x -> (B x) W^T; quantizes to `RotatedQuantizedLinear`."""
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """Return the product for `x` (..., K)."""
+        result: mx.array = super().__call__(butterfly(x))
+        return result
+
+    def to_quantized(self, *arguments: Any, **options: Any) -> nn.Module:
+        """Return the quantized twin."""
+        quantized: nn.Module = super().to_quantized(*arguments, **options)
+        quantized.__class__ = RotatedQuantizedLinear
+        return quantized
+
+
+class RotatedQuantizedLinear(nn.QuantizedLinear):
+    """As `RotatedLinear`; few rows of an affine weight go through the fused kernel."""
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """Return the product for `x` (..., K)."""
+        if metal_kernels is None or self.mode != "affine" or x.size // x.shape[-1] > FEW_ROWS:
+            result: mx.array = super().__call__(butterfly(x))  # type: ignore[no-untyped-call]
+            return result
+        (product,) = metal_kernels.rht_qmv(
+            x,
+            self["weight"],
+            self["scales"],
+            self["biases"],
+            bits=self.bits,
+            group_size=self.group_size,
+        )
+        return product + self["bias"] if "bias" in self else product
+
+
+def find(model: nn.Module, path: str) -> tuple[Any, Any]:
+    """Return the parent of the module at `path` and the key it stands under."""
+    module: Any = model
+    *parts, name = path.split(".")
+    for part in parts:
+        module = module[int(part)] if isinstance(module, list) else module[part]
+    return module, name
+
+
+def rotate(model: nn.Module, spec: dict[str, Any]) -> nn.Module:
+    """Make `model` rotate its activations as `spec` says; RotationError when it cannot be."""
+    if spec.get("version") != VERSION:
+        raise RotationError(
+            f"{KEY}: found version {spec.get('version')!r}, expected {VERSION}; upgrade bitbudget"
+        )
+    if spec.get("digest") != spec_digest(spec):
+        raise RotationError(
+            f"{KEY}: its digest does not match its sites and seed: config.json does not belong to "
+            "these weights; restore the file that was written with them"
+        )
+    for path in spec["norms"]:
+        parent, name = find(model, path)
+        parent[name] = RotatedRMSNorm(parent[name]["weight"], parent[name].eps)
+    for path, activation in spec["gated"].items():
+        parent, name = find(model, path)
+        module = parent[name]
+        if "activation" in module:
+            module.activation = RotatedActivation()
+        else:
+            kind: Any = type(module)
+            module.__class__ = rotated_feed_forward(kind, activation)
+    for path in spec["inputs"]:
+        parent, name = find(model, path)
+        parent[name].__class__ = RotatedLinear
+    return model
+
+
+def model_classes(config: dict[str, Any]) -> tuple[Any, Any]:
+    """Return what mlx-lm calls to make the model of `config`: rotated if it says so."""
+    stock = {key: value for key, value in config.items() if key not in {KEY, "model_file"}}
+    model_class, arguments_class = importlib.import_module("mlx_lm.utils")._get_classes(stock)  # noqa: SLF001 - there is no public way
+    spec = config.get(KEY)
+    if spec is None:
+        return model_class, arguments_class
+
+    def make(arguments: Any) -> nn.Module:
+        return rotate(model_class(arguments), spec)
+
+    return make, arguments_class
+
+
+_CONFIG = Path(__file__).with_name("config.json")
+if _CONFIG.is_file():
+    Model, ModelArgs = model_classes(json.loads(_CONFIG.read_text(encoding="utf-8")))

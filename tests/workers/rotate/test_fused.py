@@ -1,0 +1,98 @@
+"""Fused rotations: exact before quantization, and the same through every way of loading."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx_lm.utils
+import numpy as np
+import pytest
+
+import bitbudget
+from app.core.requests import Rotation
+from bitbudget.rotated_model import RotationError
+from tests.workers.rotate.families import FAMILIES, SAMPLE, make_model
+from workers.models import build_inventory
+from workers.quantize.companions import MODEL_FILE
+from workers.rotate import rotate_checkpoint
+
+GEMMA: dict[str, Any] = {
+    "num_hidden_layers": 2,
+    "sliding_window": 64,
+    "sliding_window_pattern": 2,
+    "query_pre_attn_scalar": 32,
+}
+FUSED = {
+    **{name: FAMILIES[name] for name in ("llama", "llama-tied", "qwen3", "qwen3_moe")},
+    **{name: FAMILIES[name] for name in ("qwen3_5", "qwen3_5_moe", "phi3", "gpt_oss")},
+    "gemma3_text": GEMMA,
+}
+TOKENS = mx.arange(9)[None]
+
+
+@pytest.mark.parametrize("family", FUSED)
+def test_a_fused_rotation_changes_nothing(tmp_path: Path, family: str) -> None:
+    checkpoint = make_model(tmp_path / "model", family, FUSED[family])
+    twin, report = rotate_checkpoint(
+        checkpoint, tmp_path / "rotated", Rotation.FUSED, sample=SAMPLE
+    )
+    assert report.kl_nats_per_token < 1e-9
+    assert not report.untied_head
+    spec = twin.config["bitbudget_rotation"]
+    layers = len(build_inventory(checkpoint).architecture.cache) or 2
+    assert len(spec["norms"]) == 2 * layers
+    assert len(spec["inputs"]) == layers
+    assert spec["gated"] or family in {"phi3", "gpt_oss"}
+    modules = {module.path: module.shape for module in build_inventory(checkpoint).modules}
+    assert {m.path: m.shape for m in build_inventory(twin).modules} == modules
+
+
+@pytest.fixture
+def fused_folder(tmp_path: Path) -> Path:
+    """A quantized fused checkpoint with its model file."""
+    checkpoint = make_model(tmp_path / "model", "qwen3", FAMILIES["qwen3"])
+    twin, _ = rotate_checkpoint(checkpoint, tmp_path / "rotated", Rotation.FUSED, sample=SAMPLE)
+    model = twin.model()
+    _, config = mlx_lm.utils.quantize_model(model, dict(twin.config), 32, 4)
+    folder = tmp_path / "quantized"
+    folder.mkdir()
+    source = Path(bitbudget.__file__).with_name("rotated_model.py")
+    (folder / MODEL_FILE).write_text(source.read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "model_file": MODEL_FILE}))
+    mlx_lm.utils.save_model(folder, model)
+    return folder
+
+
+def test_our_loader_and_the_model_file_give_equal_outputs(fused_folder: Path) -> None:
+    ours, _ = bitbudget.load_model(fused_folder)
+    stock, _ = mlx_lm.utils.load_model(fused_folder, trust_remote_code=True)
+    assert type(ours.model.layers[0].self_attn.o_proj).__name__ == "RotatedQuantizedLinear"
+    assert np.array_equal(np.array(ours(TOKENS)), np.array(stock(TOKENS)))
+
+
+def test_the_outputs_do_not_need_our_package(fused_folder: Path, monkeypatch: Any) -> None:
+    with_kernels, _ = bitbudget.load_model(fused_folder)
+    expected = np.array(with_kernels(TOKENS))
+    monkeypatch.setattr("bitbudget.rotated_model.metal_kernels", None)
+    without, _ = bitbudget.load_model(fused_folder)
+    assert np.allclose(np.array(without(TOKENS)), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_stock_mlx_lm_refuses_without_the_flag(fused_folder: Path) -> None:
+    with pytest.raises(ValueError, match="trust_remote_code=True"):
+        mlx_lm.utils.load_model(fused_folder)
+
+
+@pytest.mark.parametrize("change", [{"seed": 1}, {"norms": []}, {"version": 9}])
+def test_a_rotation_that_does_not_belong_to_the_weights_is_refused(
+    fused_folder: Path, change: dict[str, Any]
+) -> None:
+    path = fused_folder / "config.json"
+    config = json.loads(path.read_text())
+    config["bitbudget_rotation"] |= change
+    path.write_text(json.dumps(config))
+    with pytest.raises(RotationError, match=r"digest|version"):
+        bitbudget.load_model(fused_folder)

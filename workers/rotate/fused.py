@@ -1,0 +1,171 @@
+"""Rotations whose transform runs in the kernels: signs and scales folded, `B` left for run time.
+
+`W n = (W S B / 8) (B S n / 4)`, since B B = 32: the quarter and the signs S go into what makes the
+activation n, so that both foldings are exact powers of two. The norms take them in their scale, a
+gated feed-forward in the rows of up_proj, attention in the rows of its values (they pass through
+the softmax average and through gates), linear attention in its gated norm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import mlx.core as mx
+from mlx import nn
+from mlx_lm.models.switch_layers import SwiGLU
+
+from bitbudget.rotated_model import VERSION, spec_digest
+from metal_kernels.blocks import BLOCK, butterfly
+from workers.rotate.structure import Attention, FeedForward, Layer, Structure
+from workers.rotate.transform import Edit, Edits, random_signs
+
+__all__ = ["fuse"]
+
+_BEFORE: Final = 4
+_BEHIND: Final = 8
+Weights = Mapping[str, mx.array]
+
+
+def _reader(signs: mx.array) -> Edit:
+    return lambda weight: butterfly(weight * signs) / _BEHIND
+
+
+def _scale(signs: mx.array) -> Edit:
+    return lambda vector: vector * signs / _BEFORE
+
+
+def _scale_rows(signs: mx.array) -> Edit:
+    return lambda weight: weight * signs[:, None] / _BEFORE
+
+
+def _last(edit: Edit, count: int) -> Edit:
+    def part(array: mx.array) -> mx.array:
+        first = array.shape[0] - count
+        return mx.concatenate([array[:first], edit(array[first:])])
+
+    return part
+
+
+@dataclass
+class _Fusion:
+    model: nn.Module
+    weights: Weights
+    edits: Edits
+    seed: int
+    norms: list[str] = field(default_factory=list)
+    gated: dict[str, str] = field(default_factory=dict)
+    inputs: list[str] = field(default_factory=list)
+
+    def norm(self, path: str, readers: tuple[str, ...], *, offset: float) -> None:
+        """Rotate what the norm at `path` gives to `readers`; `offset` is Gemma's 1 + weight."""
+        signs = random_signs(self.weights[f"{path}.weight"].size, self.seed, path)
+        scale = _scale(signs)
+        self.edits.add(f"{path}.weight", lambda weight: scale(weight + offset))
+        for reader in readers:
+            self.edits.add(f"{reader}.weight", _reader(signs))
+        self.norms.append(path)
+
+    def feed_forward(self, part: FeedForward, activation: str | None) -> None:
+        """Rotate the input of down_proj where the rows of up_proj can take the signs."""
+        if part.width % BLOCK or part.up is None or activation is None:
+            return
+        signs = random_signs(part.width, self.seed, part.path)
+        self.edits.add(f"{part.up}.weight", _scale_rows(signs))
+        if f"{part.up}.bias" in self.weights:
+            self.edits.add(f"{part.up}.bias", _scale(signs))
+        self.edits.add(f"{part.down}.weight", _reader(signs))
+        self.gated[part.path] = activation
+
+    def attention(self, attention: Attention) -> None:
+        """Rotate the input of o_proj, by a prologue of its product."""
+        width = attention.head_width
+        if width == 0 or width % BLOCK or attention.kv_heads == 0:
+            return
+        signs = random_signs(width, self.seed, attention.path)
+        if attention.value_norm is not None:
+            self.edits.add(f"{attention.value_norm}.weight", _scale(signs))
+        elif attention.values is not None:
+            rows = mx.tile(signs, attention.kv_heads)
+            count = rows.size
+            self.edits.add(f"{attention.values}.weight", _last(_scale_rows(rows), count))
+            if f"{attention.values}.bias" in self.weights:
+                self.edits.add(f"{attention.values}.bias", _last(_scale(rows), count))
+        else:
+            return
+        heads = self.weights[f"{attention.writer}.weight"].shape[-1] // width
+        self.edits.add(f"{attention.writer}.weight", _reader(mx.tile(signs, heads)))
+        self.inputs.append(attention.writer)
+
+    def spec(self) -> dict[str, Any]:
+        """Return what config.json says."""
+        found: dict[str, Any] = {
+            "version": VERSION,
+            "seed": self.seed,
+            "norms": self.norms,
+            "gated": self.gated,
+            "inputs": self.inputs,
+        }
+        return found | {"digest": spec_digest(found)}
+
+
+def fuse(
+    edits: Edits, structure: Structure, model: nn.Module, weights: Weights, seed: int
+) -> dict[str, Any]:
+    """Add every fused site of `model` to `edits` and return the rotation for config.json."""
+    fusion = _Fusion(model, weights, edits, seed)
+    modules = dict(model.named_modules())
+    for layer in structure.layers:
+        _fuse_layer(fusion, layer, modules)
+    return fusion.spec()
+
+
+def _fuse_layer(fusion: _Fusion, layer: Layer, modules: Mapping[str, Any]) -> None:
+    for norm, readers in (
+        (layer.attention_norm, layer.attention.readers),
+        (layer.feed_forward_norm, layer.feed_forward_readers),
+    ):
+        fusion.norm(norm, readers, offset=_norm_offset(modules[norm]))
+    fusion.attention(layer.attention)
+    for part in layer.feed_forwards:
+        fusion.feed_forward(part, _activation(modules[part.path]))
+
+
+def _norm_offset(norm: nn.Module) -> float:
+    """Return what the norm adds to its weight: 0, or 1 in Gemma's."""
+    return 0.0 if type(norm) is nn.RMSNorm else 1.0
+
+
+def _activation(module: Any) -> str | None:
+    """Return which activation the feed-forward class has, found out on a tiny twin of it."""
+    if "activation" in module:
+        return "silu" if type(module.activation) is SwiGLU else None
+    if "gate_proj" not in module or "up_proj" not in module:
+        return None
+    x = mx.random.normal((4, BLOCK), key=mx.random.key(0))
+    probe = _Probe(module)
+    out = probe(x)
+    kinds: dict[str, Callable[[mx.array], mx.array]] = {
+        "silu": nn.silu,
+        "gelu_tanh": nn.gelu_approx,
+    }
+    for name, kind in kinds.items():
+        if bool(mx.allclose(out, kind(x) * (x + 1), rtol=1e-4, atol=1e-5).item()):
+            return name
+    return None
+
+
+class _Probe:
+    """Calls a feed-forward class with gate(x) = x, up(x) = x + 1, down(x) = x."""
+
+    def __init__(self, module: Any) -> None:
+        self._call = type(module).__call__
+
+    gate_proj = staticmethod(lambda x: x)
+    up_proj = staticmethod(lambda x: x + 1)
+    down_proj = staticmethod(lambda x: x)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        result: mx.array = self._call(self, x)
+        return result
