@@ -1,0 +1,106 @@
+"""A checkpoint is either not there or whole, wherever its writer is killed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from app.core.manifest import Manifest
+from app.core.requests import JobRequest
+from app.leases.schemas import JobTask, QuantizeTask
+from tests.chaos.fleet import REPOSITORY
+from workers.stages.tasks import run_task
+
+pytestmark = pytest.mark.chaos
+
+CHECKPOINTS = max(2, int(os.environ.get("BITBUDGET_CHAOS_JOBS", "8")) // 5)
+SEED = int(os.environ.get("BITBUDGET_CHAOS_SEED", "7"))
+MOST_KILLS = 6
+
+
+def _contents(folder: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+    }
+
+
+def _start(task: QuantizeTask) -> subprocess.Popen[bytes]:
+    child = subprocess.Popen(
+        [sys.executable, "-m", "workers.child"],
+        cwd=REPOSITORY,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    assert child.stdin is not None
+    child.stdin.write(task.model_dump_json().encode())
+    child.stdin.close()
+    child.stdin = None
+    return child
+
+
+def _run_until(child: subprocess.Popen[bytes], seconds: float) -> bool:
+    """Let the child write for so long and kill it; whether it had ended."""
+    assert child.stdout is not None
+    last: dict[str, object] = {}
+    for line in child.stdout:
+        last = json.loads(line)
+        if last.get("stage") == "quantize":
+            break
+    assert last["kind"] != "failed", last
+    try:
+        rest, _ = child.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.communicate()
+        return False
+    ended = json.loads(rest.splitlines()[-1])
+    assert ended["kind"] == "finished", ended
+    return True
+
+
+def test_a_killed_writer_leaves_nothing_half_done_and_goes_on(
+    tmp_path: Path, sample_model: Path
+) -> None:
+    chooser = random.Random(SEED)  # noqa: S311 - the same kills for the same seed
+    home = tmp_path / "home"
+    request = JobRequest(model=str(sample_model), budget=4_000_000, sensitivity="weights")
+    result = run_task(JobTask(home=str(home), request=request), lambda _: None)
+    manifest = Manifest.from_bytes(Path(result["manifest"]).read_bytes())
+
+    def task(output: Path) -> QuantizeTask:
+        return QuantizeTask(
+            home=str(home),
+            model=str(sample_model),
+            manifest=result["manifest"],
+            output=str(output),
+        )
+
+    started = time.monotonic()
+    run_task(task(tmp_path / "undisturbed"), lambda _: None)
+    undisturbed_seconds = time.monotonic() - started
+    expected = _contents(tmp_path / "undisturbed")
+    assert hashlib.sha256(manifest.to_bytes()).hexdigest() == expected["manifest.json"]
+    kills = 0
+    for index in range(CHECKPOINTS):
+        output = tmp_path / f"output-{index}"
+        for _ in range(MOST_KILLS):
+            if _run_until(_start(task(output)), chooser.uniform(0, undisturbed_seconds)):
+                break
+            kills += 1
+            if output.exists():  # killed after the rename: there is nothing left to do
+                break
+        else:
+            assert _run_until(_start(task(output)), 120)
+        assert _contents(output) == expected
+    assert kills >= CHECKPOINTS // 2
+    assert [path.name for path in tmp_path.iterdir() if path.name.endswith(".partial")] == []
