@@ -23,6 +23,7 @@ from workers.stages.home import Home, write_whole
 from workers.stages.journal import Journal
 from workers.stages.options import MeasureOptions
 from workers.stages.report import Reporter, StageReport
+from workers.stages.streamed import measure_streamed
 from workers.stages.tokens import measurement_tokens
 from workers.sweep import measure_weight
 
@@ -138,7 +139,21 @@ class _Work:
             draft.replace(path)
         return np.asarray(np.load(path), np.int32)
 
+    def _streamed(self, statistics: _Sensitivities) -> Iterator[Curve]:
+        """Measure by weights alone; the cache of results is what survives a kill."""
+        for found in measure_streamed(
+            self.checkpoint,
+            self.inventory.modules,
+            self.options,
+            cache=self.folder.parent / "tensors.sqlite3",
+            progress=lambda done, total, path: self.report.progress(done, total, detail=path),
+        ):
+            yield found.curve(statistics.alpha(found.module, self.inventory))
+
     def _curves(self, statistics: _Sensitivities) -> Iterator[Curve]:
+        if not statistics.modules:
+            yield from self._streamed(statistics)
+            return
         journal = self._journal
         finished = {curve.path: curve for curve in map(_CURVE.validate_python, journal)}
         total = sum(_source_bytes(module) for module in self.inventory.modules)

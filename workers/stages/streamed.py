@@ -5,16 +5,17 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
+from app.core.formats import KEEP
 from app.core.inventory import Module
-from app.core.measurement import Encoder
+from app.core.measurement import KEEP_POINT, Curve, CurvePoint, Encoder
 from workers.fanout import measure_on_cluster
 from workers.models import Checkpoint
-from workers.stages.home import Home
 from workers.stages.options import MeasureOptions
 from workers.streaming import (
     Features,
@@ -37,20 +38,31 @@ class StreamedModule:
     errors: WeightErrors
     digest: str
 
+    def curve(self, alpha_nats: float) -> Curve:
+        """Return the curve of a module whose error costs `alpha_nats` per unit of t2."""
+        uncertain = self.errors.t2_relative_error
+        points = tuple(
+            CurvePoint(format_, t2, alpha_nats * t2, uncertain.get(format_, 0.0))
+            for format_, t2 in self.errors.t2.items()
+            if format_ != KEEP
+        )
+        path, features = self.module.path, self.errors.features
+        return Curve(path, alpha_nats, (*points, KEEP_POINT), self.digest, features)
+
 
 def measure_streamed(
     checkpoint: Checkpoint,
     modules: Sequence[Module],
     options: MeasureOptions,
-    home: Home,
     *,
+    cache: Path,
     progress: Callable[[int, int, str], None],
 ) -> Iterator[StreamedModule]:
     """Yield every module as it is measured, in any order; known ones are not read again.
 
     Weights that lie in the files as they are stream past, here or on the cluster of the options;
-    those that the model computes from them are evaluated one by one. `progress` takes bytes done,
-    bytes in all and the module's path.
+    those that the model computes from them are evaluated one by one. `cache` is the SQLite file of
+    results. `progress` takes bytes done, bytes in all and the module's path.
     """
     tasks = {module.path: _task(checkpoint, module, options) for module in modules}
     streamed = [task for task in tasks.values() if task is not None]
@@ -58,7 +70,6 @@ def measure_streamed(
     total = sum(task.nbytes for task in streamed) + sum(map(_nbytes, computed))
     by_path = {module.path: module for module in modules}
     features = cast("Features", options.features)
-    cache = home.folder / "sweep.sqlite3"
     how = Measuring(checkpoint.folder, plain_encoder(options.encoder), features, cache)
 
     def report(state: Progress) -> None:
