@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Final
 
 from app.core.allocation import Allocation
-from app.core.choices import DecisionGroup, Rules, as_problem, decision_groups
-from app.core.errors import InfeasibleBudgetError, InvalidRequestError
+from app.core.choices import DecisionGroup, Rules, decision_groups
+from app.core.conditions import Conditions, conditions_of
+from app.core.errors import InfeasibleBudgetError
 from app.core.formats import Format
 from app.core.layout import plan_checkpoint
-from app.core.mckp import Limits, Solution, prepare, solve_prepared
+from app.core.mckp import Limits, Solution, solve_problem
 from app.core.measurement import Measurement
 from app.core.requests import AllocationRequest
 
-__all__ = ["allocate", "smallest_bytes"]
+__all__ = ["allocate", "allocate_nested", "smallest_bytes"]
+
+_SIDE_ROW_GAP: Final = 1e-6
+"""With side rows the search ends at this relative gap, far below what predictions are good for."""
 
 
 def allocate(
@@ -27,19 +33,33 @@ def allocate(
     The core has no clock: a caller who wants `request.time_limit_seconds` enforced passes
     `is_over`, which is asked now and then whether the time is up.
 
-    Raises InfeasibleBudgetError naming the smallest feasible bytes, InvalidRequestError for pins,
-    floors or formats that cannot be.
+    Raises InfeasibleBudgetError naming the smallest feasible bytes, InvalidRequestError for
+    conditions that cannot be.
     """
     groups = decision_groups(measurement, Rules.of(request))
-    fixed = plan_checkpoint(measurement.inventory).fixed_bytes
-    prepared = prepare(as_problem(groups))
-    smallest = fixed + prepared.minimum_bytes
-    budget = _budget(request, smallest)
-    if budget < smallest:
-        raise InfeasibleBudgetError(budget_bytes=budget, minimum_bytes=smallest)
-    limits = Limits(is_over=is_over, seconds_left=lambda: request.time_limit_seconds)
-    solution = solve_prepared(prepared, budget - fixed, limits)
-    return _allocation(groups, solution, fixed, budget, _notes(measurement, request, budget))
+    return _allocate(measurement, request, groups, is_over)
+
+
+def allocate_nested(
+    measurement: Measurement,
+    requests: Sequence[AllocationRequest],
+    *,
+    is_over: Callable[[], bool] = lambda: False,
+) -> tuple[Allocation, ...]:
+    """Allocate for falling budgets so that each step down only makes modules smaller.
+
+    The first request is solved as `allocate` does; every following one is the best among those
+    whose modules take no more bytes than in the one before, so that a step re-encodes only what
+    changed.
+    """
+    allocations: list[Allocation] = []
+    for request in requests:
+        groups = decision_groups(measurement, Rules.of(request))
+        if allocations:
+            last = allocations[-1].formats
+            groups = tuple(_at_most(group, last[group.modules[0].path]) for group in groups)
+        allocations.append(_allocate(measurement, request, groups, is_over))
+    return tuple(allocations)
 
 
 def smallest_bytes(measurement: Measurement, rules: Rules) -> int:
@@ -49,45 +69,79 @@ def smallest_bytes(measurement: Measurement, rules: Rules) -> int:
     return fixed + sum(min(group.bytes) for group in groups)
 
 
-def _budget(request: AllocationRequest, smallest: int) -> int:
-    stated = [] if request.budget_bytes is None else [request.budget_bytes]
-    if request.min_safe:
-        stated.append(smallest if not stated or stated[0] >= smallest else stated[0])
-    if not stated:
-        raise InvalidRequestError(
-            where="budget",
-            found="none",
-            expected="bytes, a device with a context, or min_safe",
-            remedy="state a budget such as 5.5GiB",
-        )
-    return min(stated)
+def _at_most(group: DecisionGroup, format_: Format) -> DecisionGroup:
+    """Keep the formats that take no more bytes than `format_` does."""
+    most = dict(zip(group.formats, group.bytes, strict=True)).get(format_, max(group.bytes))
+    kept = [index for index, nbytes in enumerate(group.bytes) if nbytes <= most]
+    return replace(
+        group,
+        formats=tuple(group.formats[index] for index in kept),
+        bytes=tuple(group.bytes[index] for index in kept),
+        costs=tuple(group.costs[index] for index in kept),
+    )
 
 
-def _notes(measurement: Measurement, request: AllocationRequest, budget: int) -> tuple[str, ...]:
+def _allocate(
+    measurement: Measurement,
+    request: AllocationRequest,
+    groups: tuple[DecisionGroup, ...],
+    is_over: Callable[[], bool],
+) -> Allocation:
+    fixed = plan_checkpoint(measurement.inventory).fixed_bytes
+    conditions = conditions_of(measurement, request, groups, fixed)
+    limits = Limits(
+        relative_gap=_SIDE_ROW_GAP if conditions.problem.rows else 0.0,
+        is_over=is_over,
+        seconds_left=lambda: request.time_limit_seconds,
+    )
+    try:
+        solution = solve_problem(conditions.problem, conditions.budget, limits)
+    except InfeasibleBudgetError as error:
+        whole = "files with KV cache" if conditions.kv else "checkpoint"
+        raise InfeasibleBudgetError(
+            budget_bytes=error.budget_bytes,
+            minimum_bytes=error.minimum_bytes,
+            binding=str(error.fields["binding"]).replace("total of bytes", whole),
+        ) from error
+    notes = _notes(measurement, request, conditions)
+    return _allocation(groups, conditions, solution, notes)
+
+
+def _notes(
+    measurement: Measurement, request: AllocationRequest, conditions: Conditions
+) -> tuple[str, ...]:
     """Say what a reader of the allocation must know about its conditions."""
     if request.sqnr_floor_db > 0:
-        return ()
+        return conditions.notes
     safe = smallest_bytes(measurement, Rules(formats=request.formats, floors=request.floors))
-    if budget >= safe:
-        return ()
+    if conditions.file_limit >= safe:
+        return conditions.notes
     note = (
-        f"{budget} bytes is below {safe}, the smallest size with every module above the default"
-        " SQNR floor: quality is not vouched for"
+        f"{conditions.file_limit} bytes is below {safe}, the smallest size with every module above"
+        " the default SQNR floor: quality is not vouched for"
     )
-    return (note,)
+    return (note, *conditions.notes)
 
 
 def _allocation(
     groups: tuple[DecisionGroup, ...],
+    conditions: Conditions,
     solution: Solution,
-    fixed: int,
-    budget: int,
     notes: tuple[str, ...],
 ) -> Allocation:
+    chosen = (solution.choice - conditions.problem.offsets[:-1]).tolist()[1:]
+    formats: dict[str, Format] = {}
+    kv_bits: dict[int, int] = {}
+    kv_bytes = 0
+    for group, index in zip(groups, chosen[: len(groups)], strict=True):
+        formats.update((module.path, group.formats[index]) for module in group.modules)
+    for kv, index in zip(conditions.kv, chosen[len(groups) :], strict=True):
+        kv_bits[kv.layer] = kv.bits[index]
+        kv_bytes += kv.bytes[index]
     return Allocation(
-        formats=_formats(groups, solution),
-        file_bytes=fixed + solution.bytes,
-        budget_bytes=budget,
+        formats=formats,
+        file_bytes=solution.bytes - kv_bytes,
+        budget_bytes=min(conditions.file_limit, conditions.budget - kv_bytes),
         predicted_kl_nats_per_token=solution.objective,
         bound=solution.bound,
         gap=solution.gap,
@@ -95,15 +149,6 @@ def _allocation(
         status=solution.status.value,
         solver=solution.solver,
         stopped_by=solution.stopped_by,
+        kv_formats=kv_bits or None,
         notes=notes,
     )
-
-
-def _formats(groups: tuple[DecisionGroup, ...], solution: Solution) -> dict[str, Format]:
-    formats: dict[str, Format] = {}
-    first = 0
-    for group, place in zip(groups, solution.choice.tolist(), strict=True):
-        chosen = group.formats[place - first]
-        formats.update((module.path, chosen) for module in group.modules)
-        first += len(group.formats)
-    return formats

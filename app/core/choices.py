@@ -15,7 +15,7 @@ from app.core.errors import InvalidRequestError
 from app.core.formats import ALL_FORMATS, KEEP, Format
 from app.core.inventory import Module
 from app.core.layout import module_bytes
-from app.core.mckp.problem import Problem, Row
+from app.core.mckp.problem import Problem
 from app.core.measurement import CurvePoint, Encoder, Measurement
 from app.core.requests import AllocationRequest
 
@@ -236,12 +236,16 @@ def _can_hold(module: Module, format_: Format) -> bool:
     return module.quantizable and format_.is_legal(module.in_features, module.dtype)
 
 
-def as_problem(groups: tuple[DecisionGroup, ...], rows: tuple[Row, ...] = ()) -> Problem:
-    """Return the knapsack over the groups, options in the order they are offered."""
-    sizes = [len(group.formats) for group in groups]
+def as_problem(groups: tuple[DecisionGroup, ...], fixed_bytes: int = 0) -> Problem:
+    """Return the knapsack over the groups, options in the order they are offered.
+
+    What no choice changes comes first, as a group of one option.
+    """
+    sizes = [1, *(len(group.formats) for group in groups)]
+    bytes_ = [fixed_bytes, *(b for group in groups for b in group.bytes)]
+    costs = [0.0, *(c for group in groups for c in group.costs)]
     return Problem(
         offsets=np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)]),
-        bytes=np.array([b for group in groups for b in group.bytes], dtype=np.int64),
-        costs=np.array([c for group in groups for c in group.costs], dtype=np.float64),
-        rows=rows,
+        bytes=np.array(bytes_, dtype=np.int64),
+        costs=np.array(costs, dtype=np.float64),
     )

@@ -12,7 +12,7 @@ import numpy as np
 from app.core.choices import DEFAULT_SQNR_FLOOR_DB, ExactSizes, Rules, as_problem, decision_groups
 from app.core.formats import AFFINE_FORMATS, FLOAT_FORMATS, Format
 from app.core.layout import CheckpointLayout, plan_checkpoint
-from app.core.mckp import Limits, Prepared, prepare
+from app.core.mckp import Limits, prepare
 from app.core.mckp.many import solve_many
 from app.core.measurement import CurvePoint, Measurement
 from app.core.recipes import MIXED_RECIPES, mixed_formats, uniform_formats
@@ -67,13 +67,13 @@ def frontier(
 
     Raises InvalidRequestError as `allocate` does.
     """
-    prepared, layout = _prepared(
-        measurement, Rules(formats, sqnr_floor_db, pins or {}, floors or {})
-    )
+    rules = Rules(formats, sqnr_floor_db, pins or {}, floors or {})
+    layout = plan_checkpoint(measurement.inventory)
+    prepared = prepare(as_problem(decision_groups(measurement, rules), layout.fixed_bytes))
     least = math.fsum(prepared.costs[prepared.offsets[1:] - 1].tolist())
     count = prepared.reached_bytes.size
     kept = np.unique(np.linspace(0, count - 1, min(count, max_points)).round().astype(np.int64))
-    bytes_ = (prepared.reached_bytes[kept] + layout.fixed_bytes).tolist()
+    bytes_ = prepared.reached_bytes[kept].tolist()
     costs = (least + prepared.excess_cost[kept]).tolist()
     return Frontier(
         breakpoints=tuple(map(FrontierPoint._make, zip(bytes_, costs, strict=True))),
@@ -92,19 +92,11 @@ def solve_budgets(
 
     Raises InfeasibleBudgetError when the smallest budget is too small.
     """
-    prepared, layout = _prepared(measurement, rules or Rules())
-    fixed = layout.fixed_bytes
-    many = solve_many(
-        prepared, [budget - fixed for budget in budgets], Limits(relative_gap=relative_gap)
-    )
-    bytes_ = (many.bytes + fixed).tolist()
-    points = zip(bytes_, many.objective.tolist(), strict=True)
+    fixed = plan_checkpoint(measurement.inventory).fixed_bytes
+    prepared = prepare(as_problem(decision_groups(measurement, rules or Rules()), fixed))
+    many = solve_many(prepared, budgets, Limits(relative_gap=relative_gap))
+    points = zip(many.bytes.tolist(), many.objective.tolist(), strict=True)
     return tuple(map(FrontierPoint._make, points))
-
-
-def _prepared(measurement: Measurement, rules: Rules) -> tuple[Prepared, CheckpointLayout]:
-    problem = as_problem(decision_groups(measurement, rules))
-    return prepare(problem), plan_checkpoint(measurement.inventory)
 
 
 def _uniform_points(measurement: Measurement, layout: CheckpointLayout) -> tuple[MarkedPoint, ...]:

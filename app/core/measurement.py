@@ -20,6 +20,8 @@ __all__ = [
     "Curve",
     "CurvePoint",
     "Encoder",
+    "KvCurve",
+    "KvPoint",
     "Measurement",
     "ModelIdentity",
     "Sensitivity",
@@ -104,6 +106,22 @@ class Curve:
 
 
 @dataclass(frozen=True, slots=True)
+class KvPoint:
+    """Predicted KL in nats per token of one layer's KV cache in `bits` (16, 8 or 4)."""
+
+    bits: int
+    kl_nats: float
+
+
+@dataclass(frozen=True, slots=True)
+class KvCurve:
+    """The sensitivity of one full-attention layer's KV cache, where it was measured."""
+
+    layer: int
+    points: tuple[KvPoint, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class ModelIdentity:
     """Which weights: the name a user gave, the resolved revision, and a digest over all files."""
 
@@ -143,6 +161,7 @@ class Measurement:
     metric_version: int = METRIC_VERSION
     verification: Verification | None = None
     warnings: tuple[str, ...] = ()
+    kv_curves: tuple[KvCurve, ...] = ()
 
     @property
     def key(self) -> str:

@@ -100,14 +100,19 @@ def kv_cache_bytes(architecture: Architecture, context: int, kv_bits: int, items
     return sum(cache_layer_bytes(c, context, kv_bits, itemsize) for c in architecture.cache)
 
 
-def prefill_bytes(architecture: Architecture, context: int, itemsize: int) -> int:
-    """Return the activations of one prefill step and the logits that follow: an estimate."""
+def prefill_bytes(architecture: Architecture, context: int, kv_bits: int, itemsize: int) -> int:
+    """Return the activations of one prefill step and the logits that follow: an estimate.
+
+    Attention over a quantized cache is not fused in mlx-lm: its scores, heads x tokens x context,
+    are held whole (mlx_lm/models/base.py, quantized_scaled_dot_product_attention).
+    """
     tokens = min(context, _PREFILL_TOKENS)
     width = _LIVE_HIDDEN * architecture.hidden_size
     width += _LIVE_INTERMEDIATE * architecture.intermediate_size
     width *= max(1, architecture.experts_per_token)
-    mask = tokens * context
-    return tokens * width * itemsize + mask + architecture.vocabulary_size * 4
+    is_quantized = kv_bits < 8 * itemsize
+    scores = architecture.attention_heads * tokens * context if is_quantized else 0
+    return (tokens * width + scores) * itemsize + architecture.vocabulary_size * 4
 
 
 def plan_memory(inventory: Inventory, device: Device, context: int, kv_bits: int) -> MemoryPlan:
@@ -126,7 +131,7 @@ def _plan(
         working_set_bytes=device.working_set_bytes,
         usable_bytes=device.working_set_bytes * _USABLE_TENTHS // 10,
         kv_cache_bytes=kv_cache_bytes(architecture, context, kv_bits, itemsize),
-        prefill_bytes=prefill_bytes(architecture, context, itemsize),
+        prefill_bytes=prefill_bytes(architecture, context, kv_bits, itemsize),
         reserve_bytes=_RESERVE_BYTES,
     )
 

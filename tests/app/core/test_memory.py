@@ -50,7 +50,9 @@ def test_parts_add_up_and_the_largest_context_is_the_last_that_fits(
     assert weights <= plan_memory(long, chip, most, 16).weights_limit_bytes
     assert weights > plan_memory(long, chip, most + 1, 16).weights_limit_bytes
     assert largest_context(long, chip, chip.working_set_bytes, 16) == 0
-    assert largest_context(long, chip, 1000, 8) > most
+    unfused = plan_memory(long, chip, 8192, 8)
+    assert unfused.kv_cache_bytes < plan.kv_cache_bytes
+    assert unfused.prefill_bytes == plan.prefill_bytes + 4 * 2048 * 8192 * 2
 
 
 def test_impossible_requests_are_named(inventory: Inventory) -> None:

@@ -1,0 +1,280 @@
+"""What an allocation must respect beside its bytes, as groups and rows of the knapsack."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.core.choices import DecisionGroup
+from app.core.decode import DECODE_EFFICIENCY, decode_bytes, passthrough_decode_bytes
+from app.core.devices import Device, device
+from app.core.errors import InvalidRequestError
+from app.core.formats import KEEP, Format
+from app.core.inventory import CacheKind, CacheLayer, Module
+from app.core.mckp import Problem, Row
+from app.core.measurement import KvCurve, Measurement
+from app.core.memory import (
+    KV_BITS,
+    MemoryPlan,
+    cache_layer_bytes,
+    element_bytes,
+    plan_memory,
+    prefill_bytes,
+)
+from app.core.requests import AllocationRequest
+
+__all__ = ["LOW_BITS", "Conditions", "KvGroup", "conditions_of"]
+
+LOW_BITS: Final = 3
+"""A module at or below this many bits is a low-bit one."""
+
+
+@dataclass(frozen=True, slots=True)
+class KvGroup:
+    """The KV cache of one full-attention layer as a decision of its own."""
+
+    layer: int
+    bits: tuple[int, ...]
+    bytes: tuple[int, ...]
+    costs: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """A knapsack and its budget: first the bytes no choice changes, then groups, then KV groups.
+
+    `file_limit` bounds the bytes of the files. `budget` is the same without KV groups; with them it
+    bounds files and KV cache together.
+    """
+
+    problem: Problem
+    budget: int
+    file_limit: int
+    kv: tuple[KvGroup, ...]
+    notes: tuple[str, ...]
+
+
+def conditions_of(
+    measurement: Measurement,
+    request: AllocationRequest,
+    groups: tuple[DecisionGroup, ...],
+    fixed_bytes: int,
+) -> Conditions:
+    """Return the knapsack of `groups` under everything that `request` states.
+
+    Raises InvalidRequestError for a device without a context, a speed without a device, joint KV
+    without a device or without measured KV sensitivities.
+    """
+    plan = _plan(measurement, request)
+    kv = _kv_groups(measurement, request, plan)
+    smallest = fixed_bytes + sum(min(group.bytes) for group in groups)
+    file_limit = _file_limit(request, plan, smallest, is_joint=bool(kv))
+    flat = _Flat(groups, kv)
+    rows, notes = [], []
+    if request.min_tokens_per_second is not None:
+        rows.append(_decode_row(measurement, request, flat, plan))
+        notes.append(
+            f"speed: at most {rows[0].limit} bytes read per token, taking {DECODE_EFFICIENCY:.0%}"
+            " of the device's bandwidth (an estimate)"
+        )
+    if request.max_low_bit_per_block is not None:
+        rows += _low_bit_rows(flat, request.max_low_bit_per_block)
+    file_bytes = flat.of(fixed_bytes, (g.bytes for g in groups))
+    budget = file_limit
+    if kv and plan is not None:
+        rows.append(Row("checkpoint", file_limit, file_bytes))
+        budget = _memory_limit(measurement, request, plan, kv)
+    problem = Problem(
+        offsets=flat.offsets,
+        bytes=flat.of(fixed_bytes, (g.bytes for g in groups), (g.bytes for g in kv)),
+        costs=flat.costs,
+        rows=tuple(rows),
+    )
+    return Conditions(problem, budget, file_limit, kv, tuple(notes))
+
+
+@dataclass(frozen=True, slots=True)
+class _Flat:
+    """Lays numbers of all options out in the knapsack's order."""
+
+    groups: tuple[DecisionGroup, ...]
+    kv: tuple[KvGroup, ...]
+
+    @property
+    def offsets(self) -> NDArray[np.int64]:
+        sizes = [1, *(len(g.formats) for g in self.groups), *(len(g.bits) for g in self.kv)]
+        return np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
+
+    @property
+    def costs(self) -> NDArray[np.float64]:
+        own = [cost for group in self.groups for cost in group.costs]
+        return np.array([0.0, *own, *(cost for group in self.kv for cost in group.costs)])
+
+    def of(
+        self,
+        first: int,
+        per_group: Iterable[Sequence[int]],
+        per_kv: Iterable[Sequence[int]] | None = None,
+    ) -> NDArray[np.int64]:
+        """Return one number per option; KV options count nothing unless told otherwise."""
+        own = [number for numbers in per_group for number in numbers]
+        kv = ([0] * len(group.bits) for group in self.kv) if per_kv is None else per_kv
+        return np.array(
+            [first, *own, *(number for numbers in kv for number in numbers)], dtype=np.int64
+        )
+
+
+def _refuse(where: str, found: str, expected: str, remedy: str) -> InvalidRequestError:
+    return InvalidRequestError(where=where, found=found, expected=expected, remedy=remedy)
+
+
+def _chip(request: AllocationRequest) -> Device | None:
+    return None if request.device is None else device(request.device)
+
+
+def _plan(measurement: Measurement, request: AllocationRequest) -> MemoryPlan | None:
+    chip = _chip(request)
+    if chip is None:
+        return None
+    if request.context is None:
+        raise _refuse("context", "none", "tokens of context beside a device", "add --context 8192")
+    return plan_memory(measurement.inventory, chip, request.context, request.kv_bits)
+
+
+def _file_limit(
+    request: AllocationRequest, plan: MemoryPlan | None, smallest: int, *, is_joint: bool
+) -> int:
+    stated = [] if request.budget_bytes is None else [request.budget_bytes]
+    if plan is not None:
+        beside_kv = plan.kv_cache_bytes if is_joint else 0
+        stated.append(max(plan.weights_limit_bytes + beside_kv, 0))
+    if request.min_safe and min(stated, default=smallest) >= smallest:
+        stated.append(smallest)
+    if not stated:
+        raise _refuse(
+            "budget",
+            "none",
+            "bytes, a device with a context, or min_safe",
+            "state a budget such as 5.5GiB",
+        )
+    return min(stated)
+
+
+def _decode_row(
+    measurement: Measurement, request: AllocationRequest, flat: _Flat, plan: MemoryPlan | None
+) -> Row:
+    """Return the row on bytes read per token: bandwidth x efficiency / tokens per second."""
+    chip = _chip(request)
+    if chip is None or plan is None or request.min_tokens_per_second is None:
+        raise _refuse(
+            "min_tokens_per_second",
+            "no device",
+            "a device whose bandwidth bounds the speed",
+            "add --device and --context",
+        )
+    read = chip.bandwidth_bytes_per_second * DECODE_EFFICIENCY / request.min_tokens_per_second
+    first = passthrough_decode_bytes(measurement.inventory)
+    first += 0 if flat.kv else plan.kv_cache_bytes
+    counter = _Counter(decode_bytes)
+    weights = flat.of(
+        first,
+        (counter.of(group) for group in flat.groups),
+        (group.bytes for group in flat.kv) if flat.kv else None,
+    )
+    return Row("decode bytes per token", int(min(read, 2.0**59)), weights)
+
+
+@dataclass(slots=True)
+class _Counter:
+    """Sums a number over the modules of a group; equal modules are counted once."""
+
+    count: Callable[[Module, Format], int]
+    known: dict[tuple[object, ...], int] = field(default_factory=dict)
+
+    def of(self, group: DecisionGroup) -> list[int]:
+        return [sum(self._one(module, f) for module in group.modules) for f in group.formats]
+
+    def _one(self, module: Module, format_: Format) -> int:
+        shape = (module.shape, module.dtype, module.kind, module.is_tied_head)
+        key = (*shape, module.experts_per_token, format_)
+        if key not in self.known:
+            self.known[key] = self.count(module, format_)
+        return self.known[key]
+
+
+def _low_bit_rows(flat: _Flat, most: int) -> list[Row]:
+    """Return one row per block: at most `most` of its modules at `LOW_BITS` or below."""
+    layers = {m.layer for g in flat.groups for m in g.modules if m.layer is not None}
+    return [
+        Row(f"low-bit modules of block {layer}", most, flat.of(0, _low(flat.groups, layer)))
+        for layer in sorted(layers)
+    ]
+
+
+def _low(groups: tuple[DecisionGroup, ...], layer: int) -> Iterable[list[int]]:
+    for group in groups:
+        inside = sum(module.layer == layer for module in group.modules)
+        yield [inside if f != KEEP and f.bits <= LOW_BITS else 0 for f in group.formats]
+
+
+def _kv_groups(
+    measurement: Measurement, request: AllocationRequest, plan: MemoryPlan | None
+) -> tuple[KvGroup, ...]:
+    if not request.joint_kv:
+        return ()
+    if plan is None or request.context is None:
+        raise _refuse(
+            "joint_kv", "no device", "a device with a context", "add --device and --context"
+        )
+    curves = {curve.layer: curve for curve in measurement.kv_curves}
+    itemsize = element_bytes(measurement.inventory)
+    groups = []
+    for cache in measurement.inventory.architecture.cache:
+        if cache.kind is not CacheKind.FULL:
+            continue
+        if cache.layer not in curves:
+            raise _refuse(
+                f"measurement, KV cache of layer {cache.layer}",
+                "no sensitivity",
+                "one for every full-attention layer",
+                "measure with KV sensitivities, or choose one width with --kv-bits",
+            )
+        groups.append(_kv_group(cache, curves[cache.layer], request.context, itemsize))
+    return tuple(groups)
+
+
+def _kv_group(cache: CacheLayer, curve: KvCurve, context: int, itemsize: int) -> KvGroup:
+    costs = {8 * itemsize: 0.0} | {point.bits: point.kl_nats for point in curve.points}
+    bits = tuple(width for width in sorted({*KV_BITS, 8 * itemsize}) if width in costs)
+    return KvGroup(
+        layer=cache.layer,
+        bits=bits,
+        bytes=tuple(cache_layer_bytes(cache, context, width, itemsize) for width in bits),
+        costs=tuple(costs[width] for width in bits),
+    )
+
+
+def _memory_limit(
+    measurement: Measurement,
+    request: AllocationRequest,
+    plan: MemoryPlan,
+    kv: tuple[KvGroup, ...],
+) -> int:
+    """Return the bytes that files and the chosen KV caches may take together.
+
+    Prefill is counted as for a quantized cache, since some layers may get one.
+    """
+    chosen = {group.layer for group in kv}
+    architecture = measurement.inventory.architecture
+    context, itemsize = request.context or 0, element_bytes(measurement.inventory)
+    other = sum(
+        cache_layer_bytes(cache, context, request.kv_bits, itemsize)
+        for cache in architecture.cache
+        if cache.layer not in chosen
+    )
+    prefill = prefill_bytes(architecture, context, min(KV_BITS), itemsize)
+    return max(plan.usable_bytes - other - prefill - plan.reserve_bytes, 0)
