@@ -22,6 +22,9 @@ __all__ = ["MAX_PROBLEM_BYTES", "NamedProblem", "read_problem_json"]
 MAX_PROBLEM_BYTES: Final = 4 * 2**30
 """A larger document is refused unread."""
 
+_LONGEST: Final = 200
+"""Characters of the document that a message repeats."""
+
 _MAX_FLOAT: Final = float(np.finfo(np.float64).max)
 
 
@@ -50,7 +53,9 @@ class NamedProblem:
 
 def refuse(where: str, found: str, expected: str, remedy: str) -> InvalidRequestError:
     """Return the error of a document that is wrong at `where`."""
-    return InvalidRequestError(where=where, found=found, expected=expected, remedy=remedy)
+    return InvalidRequestError(
+        where=where[:_LONGEST], found=found[:_LONGEST], expected=expected, remedy=remedy
+    )
 
 
 def read_problem_json(data: bytes) -> NamedProblem:

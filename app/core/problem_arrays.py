@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import io
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from app.core.errors import InvalidRequestError
 from app.core.mckp import MAX_OPTIONS, MAX_TOTAL, Problem, Row
 from app.core.mckp.problem import Integers
 from app.core.problem import MAX_PROBLEM_BYTES, NamedProblem, read_problem_json, refuse, whole
@@ -16,6 +19,18 @@ from app.core.problem import MAX_PROBLEM_BYTES, NamedProblem, read_problem_json,
 __all__ = ["read_problem", "read_problem_arrays"]
 
 _ZIP_MAGIC = b"PK"
+_UNREADABLE = (
+    ValueError,
+    OSError,
+    EOFError,
+    SyntaxError,  # NumPy reads a member's header as a Python literal
+    tokenize.TokenError,
+    MemoryError,
+    NotImplementedError,  # an unknown compression
+    RuntimeError,  # an encrypted member
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 def read_problem(data: bytes) -> NamedProblem:
@@ -45,6 +60,8 @@ def read_problem_arrays(data: bytes) -> NamedProblem:
         rows=_rows(arrays, bytes_.size),
     )
     budget = _required(arrays, "budget")
+    if budget.dtype.kind not in "iu":
+        raise refuse("budget", str(budget.dtype), "one integer", "write bytes as integers")
     group_names = _names(arrays, "group_names", problem.groups)
     _check_unique(group_names, "group_names")
     return NamedProblem(
@@ -58,20 +75,30 @@ def read_problem_arrays(data: bytes) -> NamedProblem:
 def _load(data: bytes) -> Mapping[str, NDArray[np.generic]]:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            size = sum(member.file_size for member in archive.infolist())
-        if size > MAX_PROBLEM_BYTES:
-            raise refuse(
-                "problem",
-                f"{size} bytes of arrays",
-                f"at most {MAX_PROBLEM_BYTES}",
-                f"{MAX_OPTIONS} options are the limit",
-            )
+            _check_size(sum(member.file_size for member in archive.infolist()))
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+            members = {name: arrays[name] for name in arrays.files}
+    except InvalidRequestError:
+        raise
+    except _UNREADABLE as error:
+        found = f"{type(error).__name__}: {error}"
         raise refuse(
-            "problem", str(error), "an .npz file of plain arrays", "write it with numpy.savez"
+            "problem", found, "an .npz file of plain arrays", "write it with numpy.savez"
         ) from error
+    for name, member in members.items():
+        if not isinstance(member, np.ndarray):  # NumPy hands on as bytes what is no array
+            raise refuse(name, "a member that is no array", "an array", "use numpy.savez")
+    return members
+
+
+def _check_size(nbytes: int) -> None:
+    if nbytes > MAX_PROBLEM_BYTES:
+        raise refuse(
+            "problem",
+            f"{nbytes} bytes of arrays",
+            f"at most {MAX_PROBLEM_BYTES}",
+            f"{MAX_OPTIONS} options are the limit",
+        )
 
 
 def _required(arrays: Mapping[str, NDArray[np.generic]], name: str) -> NDArray[np.generic]:
