@@ -9,11 +9,16 @@ from pydantic import ValidationError
 
 from app.core.errors import InvalidRequestError
 from app.core.manifest import Manifest
+from app.core.mckp import rows, solve_problem
+from app.core.problem import NamedProblem
+from app.core.problem_arrays import read_problem
 from app.core.requests import JobRequest
-from tests.hostile import manifest_cases, request_cases
+from tests.hostile import manifest_cases, problem_cases, request_cases
 from tests.hostile.conftest import Refused
 
 pytestmark = pytest.mark.hostile
+
+assert rows  # imported here, so that loading OR-Tools is no part of a case's second
 
 
 def test_the_manifest_that_the_cases_damage_is_sound() -> None:
@@ -36,3 +41,20 @@ def test_a_hostile_job_request_is_refused_with_its_place(data: bytes) -> None:
     with pytest.raises((ValidationError, InvalidRequestError)) as caught:
         JobRequest.model_validate_json(data)
     assert str(caught.value)
+
+
+def _solve(problem: NamedProblem) -> float:
+    return solve_problem(problem.problem, problem.budget).objective
+
+
+def test_the_problems_that_the_cases_damage_are_sound() -> None:
+    assert _solve(read_problem(json.dumps(problem_cases.PROBLEM).encode())) == 1.5
+    assert _solve(read_problem(problem_cases.pack(problem_cases.ARRAYS))) == 1.5
+
+
+@pytest.mark.parametrize(
+    "data", [pytest.param(data, id=name) for name, data in problem_cases.cases()]
+)
+def test_a_hostile_problem_is_a_clear_error(data: bytes, refused: Refused) -> None:
+    with refused():
+        _solve(read_problem(data))
