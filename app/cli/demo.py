@@ -29,6 +29,12 @@ UNIFORM_BYTES: Final = 3_270_752
 
 _END_SECONDS: Final = 20
 _LOG: Final = "demo.log"
+_SETTINGS: Final = {
+    "BITBUDGET_LOG_LEVEL": "warning",
+    "BITBUDGET_RENEW_SECONDS": "0.5",
+    "BITBUDGET_POLL_SECONDS": "0.2",
+}
+"""Progress and the first claim come at once rather than within seconds."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +104,7 @@ def _run(client: Client, place: _Place, budget: str, address: str) -> Job:
 @contextmanager
 def _server(place: _Place) -> Iterator[str]:
     command = [sys.executable, "-m", "app.cli", "serve", "--host", "127.0.0.1", "--port", "0"]
-    environment = {**os.environ, "BITBUDGET_LOG_LEVEL": "warning"}
+    environment = {**os.environ, **_SETTINGS}
     with place.log.open("w") as log, _process([*command, "--json"], environment, log) as server:
         line = server.stdout.readline() if server.stdout else ""
         if not line:

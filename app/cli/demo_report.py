@@ -9,7 +9,8 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table
 
-from app.cli.tables import exact, formats_by_layer
+from app.cli.tables import exact, formats_by_layer, short
+from app.core.formats import parse_format
 from app.core.manifest import Manifest
 from app.core.sizes import format_size
 from app.jobs.schemas import Job
@@ -79,11 +80,11 @@ def _budget(manifest: Manifest) -> Table:
 
 def _comparison(baseline: Mapping[str, Any]) -> Table:
     table = Table(title="\nKL to the original, nats per token", title_justify="left", box=None)
-    for name in ("", "bytes", "predicted", "measured", "95 % interval", "top-1 agreement"):
+    for name in ("", "bytes", "predicted", "measured", "95 % interval", "top-1"):
         table.add_column(name, justify="right" if name else "left")
     sides = {
         "bitbudget": baseline["ours_at_equal_bytes"],
-        f"uniform {baseline['uniform']['format']}": baseline["uniform"],
+        f"uniform {short(parse_format(baseline['uniform']['format']))}": baseline["uniform"],
     }
     for name, side in sides.items():
         found = side["evaluation"]
@@ -93,7 +94,7 @@ def _comparison(baseline: Mapping[str, Any]) -> Table:
             f"{side['file_bytes']:,}",
             f"{side['predicted_kl_nats_per_token']:.5f}",
             f"{found['kl_nats_per_token']:.5f}",
-            f"{low:.5f} to {high:.5f}",
+            f"{low:.5f}-{high:.5f}",
             f"{found['top1_agreement']:.2%}",
         )
     return table

@@ -13,6 +13,7 @@ from app.cli import (
     checkpoint,
     demo,
     doctor,
+    frontier,
     keys,
     manifest,
     measure,
@@ -48,6 +49,7 @@ def build_app() -> typer.Typer:
         checkpoint.benchmark,
         run.run,
         solve.solve,
+        frontier.frontier,
     )
     for command in local:
         app.command(rich_help_panel=_HERE)(command)

@@ -112,8 +112,10 @@ class ProgressView:
         self._stage = ""
 
     def _line(self) -> str:
-        seconds = time.monotonic() - self._began
         last = self._last
+        seconds = time.monotonic() - self._began
+        if last is not None:
+            seconds = max(seconds, last.seconds)
         if last is None:
             return f"{self._stage:<10} {seconds:.1f} s"
         done = _size(last.done) if last.unit == "bytes" else f"{last.done:,} {last.unit}"

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from app.core.choices import DEFAULT_SQNR_FLOOR_DB
 from app.core.errors import BitbudgetError, InfeasibleBudgetError, NotFoundError
-from app.core.frontier import frontier
 from app.core.manifest import Manifest
 from app.core.measurement import Measurement
 from app.core.requests import AllocationRequest
@@ -27,6 +27,7 @@ __all__ = ["Dashboard", "WhatIfQuery", "figure_named"]
 
 _LISTED = 50
 _MODELS = 200
+_FRONTIER_POINTS = 4000
 Page = dict[str, Any]
 
 
@@ -73,7 +74,10 @@ class Dashboard:
         return Manifest.from_bytes(self.services.jobs.manifest(job.id))
 
     def _trade(self, measurement: Measurement) -> Trade:
-        return trade_of(frontier(measurement))
+        found = self.services.measurements.library.frontier(
+            measurement.key, DEFAULT_SQNR_FLOOR_DB, _FRONTIER_POINTS
+        )
+        return trade_of(found)
 
     def models(self) -> Page:
         """Return the measured models."""

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -51,3 +52,20 @@ def test_a_file_that_is_no_measurement_is_named(bitbudget: Run, manifest_file: P
     answer = bitbudget("allocate", manifest_file, "--budget", "1MB", "--json")
     assert answer.code == 2
     assert str(manifest_file) in answer.document["detail"]
+
+
+def test_the_frontier_falls_and_is_written_as_csv(
+    bitbudget: Run, measurement_file: Path, tmp_path: Path
+) -> None:
+    table, page = tmp_path / "frontier.csv", tmp_path / "frontier.html"
+    answer = bitbudget("frontier", measurement_file, "--csv", table, "--plot", page, "--json")
+    points = answer.document["breakpoints"]
+    assert len(points) > 5
+    for before, after in pairwise(points):
+        assert before["file_bytes"] < after["file_bytes"]
+        assert before["kl_nats_per_token"] >= after["kl_nats_per_token"]
+    lines = table.read_text().splitlines()
+    assert lines[0] == "kind,name,file_bytes,kl_nats_per_token"
+    assert sum(line.startswith("frontier,") for line in lines) == len(points)
+    assert "Plotly.newPlot" in page.read_text()
+    assert "best allocations" in bitbudget("frontier", measurement_file).out

@@ -1,0 +1,116 @@
+"""`bitbudget frontier`: every size of a model with the least KL it can have."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from app.cli.grouped import grouped
+from app.cli.options import Json, MeasureOptions, Model
+from app.cli.output import say
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from app.core.frontier import Frontier
+
+__all__ = ["frontier"]
+
+_SHOWN = 12
+
+
+@grouped
+def frontier(
+    model: Model,
+    *,
+    measuring: MeasureOptions,
+    sqnr_floor: Annotated[float, typer.Option(help="Least SQNR of a format, in dB.")] = 9.0,
+    csv_file: Annotated[Path | None, typer.Option("--csv", help="Write the points here.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Write an HTML page with the plot here.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show the whole trade of bytes against predicted KL, and where uniform formats lie.
+
+    MODEL may also be a measurement that `bitbudget measure -o` wrote.
+    """
+    from app.cli.extras import require_extra
+    from app.cli.measure import load_measurement
+    from app.core.frontier import frontier as solve
+
+    if plot is not None:
+        require_extra("server", "frontier --plot")
+    measurement = load_measurement(model, measuring)
+    found = solve(measurement, sqnr_floor_db=sqnr_floor)
+    if csv_file is not None:
+        _write_csv(csv_file, found)
+    if plot is not None:
+        _write_plot(plot, found, measurement.model.name)
+    say(_document(found), as_json=as_json, render=lambda console: _print(console, found))
+
+
+def _document(found: Frontier) -> dict[str, Any]:
+    return {
+        "smallest_bytes": found.smallest_bytes,
+        "breakpoints": [point._asdict() for point in found.breakpoints],
+        "uniform": [point._asdict() for point in found.uniform],
+        "recipes": [point._asdict() for point in found.recipes],
+    }
+
+
+def _write_csv(file: Path, found: Frontier) -> None:
+    with file.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(("kind", "name", "file_bytes", "kl_nats_per_token"))
+        writer.writerows(("frontier", "", *point) for point in found.breakpoints)
+        writer.writerows(("uniform", *point) for point in found.uniform)
+        writer.writerows(("recipe", *point) for point in found.recipes)
+
+
+def _write_plot(file: Path, found: Frontier, title: str) -> None:
+    from plotly import graph_objects
+
+    figure = graph_objects.Figure()
+    line = [point for point in found.breakpoints if point.kl_nats_per_token > 0]
+    figure.add_scatter(
+        x=[point.file_bytes for point in line],
+        y=[point.kl_nats_per_token for point in line],
+        mode="lines",
+        name="best possible",
+    )
+    for name, points in (("uniform", found.uniform), ("mixed recipes", found.recipes)):
+        figure.add_scatter(
+            x=[point.file_bytes for point in points],
+            y=[point.kl_nats_per_token for point in points],
+            text=[point.name for point in points],
+            mode="markers",
+            name=name,
+        )
+    figure.update_layout(title=title, template="simple_white")
+    figure.update_xaxes(title="bytes of the files")
+    figure.update_yaxes(title="predicted KL (nats per token)", type="log")
+    figure.write_html(file, include_plotlyjs=True)
+
+
+def _print(console: Console, found: Frontier) -> None:
+    from rich.table import Table
+
+    from app.cli.tables import exact
+
+    points = found.breakpoints
+    step = max(1, (len(points) - 1) // (_SHOWN - 1))
+    table = Table(box=None, header_style="dim", pad_edge=False)
+    table.add_column("files", justify="right")
+    table.add_column("predicted KL", justify="right")
+    for point in (*points[:-1:step], points[-1]):
+        table.add_row(exact(point.file_bytes), f"{point.kl_nats_per_token:.6f}")
+    console.print(f"{len(points):,} best allocations, a few of them:")
+    console.print(table)
+    console.print("\nOthers at their own sizes:")
+    for marked in sorted((*found.uniform, *found.recipes), key=lambda point: point.file_bytes):
+        text = f"{marked.name:<12} {exact(marked.file_bytes):>26}  {marked.kl_nats_per_token:.6f}"
+        console.print(text, markup=False)

@@ -1,0 +1,228 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, expect
+
+from app.client import Client
+from app.core.allocate import allocate
+from app.core.layout import plan_checkpoint
+from app.core.manifest import Manifest
+from app.core.measurement import Measurement
+from app.leases.schemas import (
+    Capabilities,
+    LeaseGrant,
+    LeaseResult,
+    Progress,
+    Stage,
+    WorkerRegistration,
+    WorkerWelcome,
+)
+
+pytestmark = pytest.mark.e2e
+SHOTS = Path(__file__).resolve().parents[3] / "artifacts" / "screenshots"
+MODEL = "org/model"
+
+
+@dataclass
+class Visitor:
+    """A page in Chromium that remembers whatever should not have happened."""
+
+    page: Page
+    address: str
+    scheme: str
+    faults: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.page.on("console", self._console)
+        self.page.on("pageerror", lambda error: self.faults.append(f"script: {error}"))
+        self.page.on("request", lambda request: self._request(request.url))
+
+    def _console(self, message: object) -> None:
+        kind, text = getattr(message, "type", ""), getattr(message, "text", "")
+        if kind in ("error", "warning"):
+            self.faults.append(f"console {kind}: {text}")
+
+    def _request(self, url: str) -> None:
+        if not url.startswith((f"{self.address}/", "data:")):
+            self.faults.append(f"foreign request: {url}")
+
+    def check(self, name: str) -> None:
+        """Take a screenshot, run axe, and fail on anything remembered."""
+        self.page.wait_for_load_state("networkidle")
+        SHOTS.mkdir(parents=True, exist_ok=True)
+        self.page.screenshot(path=SHOTS / f"{name}-{self.scheme}.png", full_page=True)
+        found = Axe().run(self.page).response["violations"]
+        broken = [(v["id"], [node["html"] for node in v["nodes"]]) for v in found]
+        assert broken == []
+        assert self.faults == []
+
+    def open(self, path: str) -> None:
+        self.page.goto(f"{self.address}{path}")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Does a job's stages from a ready measurement, at the test's pace."""
+
+    client: Client
+    welcome: WorkerWelcome
+    measurement: Measurement
+
+    def claim(self) -> LeaseGrant:
+        lease = self.client.claim(self.welcome)
+        assert lease is not None
+        return lease
+
+    def report(self, lease: LeaseGrant, stage: Stage, done: int) -> None:
+        progress = Progress(stage=stage, done=done, total=2**20, detail=f"{stage} part", seconds=1)
+        self.client.renew(lease, progress)
+
+    def finish(self, lease: LeaseGrant) -> None:
+        measured, request = self.measurement, lease.request
+        manifest = Manifest.build(
+            measured, plan_checkpoint(measured.inventory), request, allocate(measured, request)
+        )
+        evaluation = {
+            "kl_nats_per_token": 0.0123,
+            "kl_interval_95": [0.0119, 0.0127],
+            "top1_agreement": 0.97,
+            "perplexity_ratio": 1.01,
+            "noise_floor": 1e-4,
+            "tokens": 8192,
+        }
+        speed = {"decode_tokens_per_second": 512.5, "prefill_tokens_per_second": 4096.0}
+        self.client.put_artifact(lease, "measurement.json", measured.to_json())
+        self.client.put_artifact(lease, "manifest.json", manifest.to_bytes())
+        self.client.put_artifact(lease, "evaluation.json", json.dumps(evaluation).encode())
+        self.client.put_artifact(lease, "benchmark.json", json.dumps(speed).encode())
+        result = LeaseResult(
+            attempt=lease.attempt, outcome="succeeded", result={"checkpoint": "/checkpoints/model"}
+        )
+        self.client.finish(lease, result)
+
+
+@pytest.fixture
+def machine(address: str, measurement: Measurement) -> Iterator[Machine]:
+    """A registered worker."""
+    capabilities = Capabilities(
+        chip="Apple M4 Pro", memory_bytes=24 * 2**30, backend="metal", mlx_version="0.32.4"
+    )
+    with Client(address) as client:
+        registration = WorkerRegistration(name="studio", capabilities=capabilities)
+        yield Machine(client, client.register(registration), measurement)
+
+
+@pytest.fixture(params=["light", "dark"])
+def visitor(request: pytest.FixtureRequest, browser: Browser, address: str) -> Iterator[Visitor]:
+    """Somebody who prefers light or dark."""
+    scheme: Literal["light", "dark"] = request.param
+    context = browser.new_context(
+        color_scheme=scheme, reduced_motion="reduce", viewport={"width": 1280, "height": 900}
+    )
+    yield Visitor(context.new_page(), address, scheme)
+    context.close()
+
+
+def submit(visitor: Visitor, budget: str) -> str:
+    """Fill in the form as a person does; return the job's page."""
+    page = visitor.page
+    visitor.open("/")
+    page.get_by_label("Model", exact=True).fill(MODEL)
+    page.get_by_label("Budget of the files").fill(budget)
+    page.get_by_label("Deliver").select_option("checkpoint")
+    page.get_by_role("button", name="Submit").click()
+    expect(page.get_by_role("heading", level=1)).to_contain_text(MODEL)
+    return page.url
+
+
+def test_the_whole_path_from_the_form_to_the_compared_answers(
+    visitor: Visitor, machine: Machine
+) -> None:
+    page = visitor.page
+    visitor.open("/")
+    visitor.check("empty" if visitor.scheme == "light" else "list")
+    address = submit(visitor, f"{180 if visitor.scheme == 'light' else 190}kB")
+    expect(page.get_by_text("queued")).to_be_visible()
+    visitor.check("queued")
+
+    lease = machine.claim()
+    machine.report(lease, Stage.MEASURE, 2**19)
+    expect(page.get_by_text("512.00 KiB of 1.00 MiB")).to_be_visible()
+    expect(page.locator("[aria-current=step]")).to_have_text("measure")
+    page.reload()
+    expect(page.get_by_text("512.00 KiB of 1.00 MiB")).to_be_visible()
+    visitor.check("running")
+
+    machine.finish(lease)
+    expect(page.get_by_role("link", name="Download the manifest")).to_be_visible()
+    expect(page.get_by_text("0.0123", exact=False).first).to_be_visible()
+    expect(page.locator(".plot .main-svg").first).to_be_visible()
+    visitor.check("job")
+
+    page.get_by_role("link", name="Move the budget").click()
+    expect(page.get_by_role("slider")).to_be_visible()
+    walk_the_slider(visitor)
+
+    second = submit(visitor, "230kB")
+    machine.finish(machine.claim())
+    visitor.open(f"/compare?jobs={address.rsplit('/', 1)[1]}&jobs={second.rsplit('/', 1)[1]}")
+    expect(page.get_by_role("heading", name="Side by side")).to_be_visible()
+    visitor.check("compare")
+
+
+def walk_the_slider(visitor: Visitor) -> None:
+    """Move the budget and look into a module, with the keyboard alone."""
+    page = visitor.page
+    before = page.url
+    slider = page.get_by_role("slider")
+    slider.focus()
+    page.keyboard.press("End")
+    page.wait_for_url(lambda url: url != before and "budget=" in url)
+    expect(page.locator(".heat td").first).to_contain_text("keep")
+    page.keyboard.press("Home")
+    expect(page.locator(".heat td").first).not_to_contain_text("keep")
+    shared = page.url
+    cell = page.locator(".heat a").first
+    cell.focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("#tensor h2")).to_contain_text("model.layers.0")
+    expect(page.locator("#tensor")).to_contain_text("times the going price")
+    visitor.check("model")
+    visitor.open(shared.removeprefix(visitor.address))
+    expect(page.locator(".heat td").first).not_to_contain_text("keep")
+
+
+@pytest.mark.parametrize("name", ["models", "machines", "benchmarks", "compare"])
+def test_the_other_pages(visitor: Visitor, name: str) -> None:
+    visitor.open(f"/{name}")
+    expect(visitor.page.get_by_role("heading", level=1)).to_have_text(name.capitalize())
+    visitor.check(name)
+    twin = visitor.page.request.get(f"{visitor.address}/{name}.json")
+    assert twin.json()["title"] == name.capitalize()
+
+
+def test_what_is_wrong_with_a_form_is_said_beside_it(visitor: Visitor) -> None:
+    page = visitor.page
+    visitor.open("/")
+    page.get_by_label("Model", exact=True).fill("org/unknown")
+    page.get_by_label("Budget of the files").fill("5 parsecs")
+    page.get_by_role("button", name="Submit").click()
+    expect(page.get_by_role("alert")).to_contain_text("5 parsecs")
+    expect(page.get_by_label("Model", exact=True)).to_have_value("org/unknown")
+    visitor.faults = [fault for fault in visitor.faults if "422" not in fault]
+    visitor.check("refused")
+
+
+def test_the_api_docs_ask_no_other_site(visitor: Visitor) -> None:
+    visitor.open("/docs")
+    expect(
+        visitor.page.get_by_text("submitJob").or_(visitor.page.get_by_text("/v1/jobs")).first
+    ).to_be_visible()
+    assert [fault for fault in visitor.faults if "foreign" in fault] == []
