@@ -12,10 +12,10 @@ from app.core.formats import KEEP, Format, Mode
 from app.core.inventory import Module
 from app.core.measurement import KEEP_POINT, CurvePoint, Encoder
 from workers.encoders import encode
-from workers.encoders.gptq import coded_parts, encode_compensated
+from workers.encoders.gptq import ModuleEncoder
 from workers.fisher.statistics import ModuleStatistics
 
-__all__ = ["COMPENSATED", "decode", "encode_with_statistics", "kl_curve"]
+__all__ = ["COMPENSATED", "as_carried", "as_float32", "decode", "is_compensated", "kl_curve"]
 
 COMPENSATED = frozenset({Encoder.GPTQ, Encoder.YAQA})
 """Encoders that need a module's statistics."""
@@ -67,31 +67,15 @@ def _errors(
     """Yield (expert index, format, dequantized - original)."""
     together = [f for f in formats if is_compensated(f, encoder, statistics)]
     if together:
-        for index, coded in coded_parts(values, dtype, together, encoder, statistics):
-            for format_, part in coded.items():
+        module = ModuleEncoder(statistics, encoder)
+        for index in np.ndindex(*values.shape[:-2]):
+            for format_, part in module.code(values[index], dtype, together, index).items():
                 yield index, format_, part.values - values[index]
     for format_ in formats:
         if format_ not in together:
             for index in np.ndindex(*values.shape[:-2]):
                 arrays = encode(as_carried(values[index], dtype), dtype, format_, _plain(encoder))
                 yield index, format_, decode(arrays, format_, dtype) - values[index]
-
-
-def encode_with_statistics(
-    weight: np.ndarray,
-    dtype: Dtype,
-    format_: Format,
-    encoder: Encoder,
-    statistics: ModuleStatistics | None,
-) -> dict[str, np.ndarray]:
-    """Return the stored arrays of `weight` as `kl_curve` measured them.
-
-    `weight` is in the NumPy type that carries `dtype`. `statistics` may be None for `minmax` and
-    `careful`.
-    """
-    if statistics is not None and is_compensated(format_, encoder, statistics):
-        return encode_compensated(as_float32(weight, dtype), dtype, format_, encoder, statistics)
-    return encode(weight, dtype, format_, _plain(encoder))
 
 
 def is_compensated(format_: Format, encoder: Encoder, statistics: ModuleStatistics) -> bool:

@@ -134,7 +134,7 @@ class MeasureOptions:
     encoder: Annotated[
         str,
         typer.Option(help="minmax, careful, gptq or yaqa.", rich_help_panel=_MEASURE),
-    ] = "careful"
+    ] = "yaqa"
     sensitivity: Annotated[
         str, typer.Option(help="fisher, probe or weights.", rich_help_panel=_MEASURE)
     ] = "fisher"

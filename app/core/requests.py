@@ -78,7 +78,7 @@ class JobRequest(AllocationRequest):
     model: str = Field(
         min_length=1, max_length=1024, description="A folder or org/name[@revision]."
     )
-    encoder: Encoder = Encoder.CAREFUL
+    encoder: Encoder = Encoder.YAQA
     sensitivity: Sensitivity = Sensitivity.FISHER
     rotation: Rotation = Rotation.NONE
     deliver: Deliver = Deliver.MANIFEST

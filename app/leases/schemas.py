@@ -105,7 +105,7 @@ class _Task(_Message):
 
 class _ModelTask(_Task):
     model: str
-    encoder: Encoder = Encoder.CAREFUL
+    encoder: Encoder = Encoder.YAQA
     sensitivity: Sensitivity = Sensitivity.FISHER
     rotation: Rotation = Rotation.NONE
     text: str | None = None

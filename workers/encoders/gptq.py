@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from workers.encoders.compensated import Coded, compensate, inverse_factor, row_
 from workers.encoders.packing import pack
 from workers.fisher.statistics import ModuleStatistics
 
-__all__ = ["coded_parts", "encode_compensated", "encode_gptq"]
+__all__ = ["ModuleEncoder", "encode_gptq"]
 
 
 def encode_gptq(
@@ -58,37 +58,28 @@ def encode_gptq(
     }
 
 
-def encode_compensated(
-    weight: np.ndarray,
-    dtype: Dtype,
-    format_: Format,
-    encoder: Encoder,
-    statistics: ModuleStatistics,
-) -> dict[str, np.ndarray]:
-    """Return the arrays of `format_` by `gptq` or `yaqa` with a module's own statistics."""
-    return encode_gptq(weight, dtype, format_, statistics.second_moment, _rows(encoder, statistics))
+class ModuleEncoder:
+    """`gptq` or `yaqa` with one module's statistics, whose experts share a pooled moment."""
 
+    def __init__(self, statistics: ModuleStatistics, encoder: Encoder) -> None:
+        self.statistics = statistics
+        self.moment = statistics.second_moment
+        self.rows = _rows(encoder, statistics)
 
-def coded_parts(
-    weight: np.ndarray,
-    dtype: Dtype,
-    formats: Sequence[Format],
-    encoder: Encoder,
-    statistics: ModuleStatistics,
-) -> Iterator[tuple[tuple[int, ...], dict[Format, Coded]]]:
-    """Yield, for each expert's index (or once, for ()), the weight coded in every format."""
-    moment, rows = statistics.second_moment, _rows(encoder, statistics)
-    for index in np.ndindex(*weight.shape[:-2]):
-        yield (
-            index,
-            compensate(
-                np.asarray(weight[index], np.float32),
-                inverse_factor(moment[index]),
-                formats,
-                dtype,
-                _feedback(None if rows is None else rows[index]),
-            ),
-        )
+    def encode(
+        self, weight: np.ndarray, dtype: Dtype, format_: Format, index: tuple[int, ...] = ()
+    ) -> dict[str, np.ndarray]:
+        """Return the arrays of one expert's float32 weight (or of the whole, for `()`)."""
+        rows = None if self.rows is None else self.rows[index]
+        return encode_gptq(weight, dtype, format_, self.moment[index], rows)
+
+    def code(
+        self, weight: np.ndarray, dtype: Dtype, formats: Sequence[Format], index: tuple[int, ...]
+    ) -> dict[Format, Coded]:
+        """Return one expert's float32 weight coded in every format."""
+        rows = None if self.rows is None else self.rows[index]
+        factor = inverse_factor(self.moment[index])
+        return compensate(np.asarray(weight, np.float32), factor, formats, dtype, _feedback(rows))
 
 
 def _rows(encoder: Encoder, statistics: ModuleStatistics) -> np.ndarray | None:

@@ -127,6 +127,11 @@ class Statistics(Mapping[str, ModuleStatistics]):
     files: Mapping[str, Path] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
+    @property
+    def paths(self) -> frozenset[str]:
+        """Every module's path, without reading anything."""
+        return frozenset(self.modules) | frozenset(self.files)
+
     def __getitem__(self, path: str) -> ModuleStatistics:
         if path in self.modules:
             return self.modules[path]

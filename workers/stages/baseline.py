@@ -22,6 +22,7 @@ from workers.stages.allocate import allocate_manifest
 from workers.stages.evaluate import Judge
 from workers.stages.home import Home
 from workers.stages.report import StageReport
+from workers.stages.statistics import manifest_encoder
 
 __all__ = ["compare_with_uniform", "uniform_formats", "uniform_manifest"]
 
@@ -98,6 +99,9 @@ class _Rivals:
                 manifest,
                 folder,
                 progress=lambda done, total, path: self.report.progress(done, total, detail=path),
+                encode_part=manifest_encoder(
+                    self.checkpoint, self.measurement.inventory, manifest, self.home, self.report
+                ),
             )
             yield folder
         finally:

@@ -102,7 +102,14 @@ class _Job:
 
     def _deliver(self, original: Checkpoint, best: _Candidate) -> dict[str, Any]:
         output = self._output(best.manifest)
-        written = quantize(best.checkpoint, best.inventory, best.manifest, output, self.reporter)
+        written = quantize(
+            best.checkpoint,
+            best.inventory,
+            best.manifest,
+            output,
+            self.reporter,
+            home=self.home,
+        )
         evaluation = self._evaluate(original, best, written.folder)
         return {
             "checkpoint": str(written.folder),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,18 +12,19 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import TypeAdapter
 
-from app.core.formats import KEEP
+from app.core.formats import KEEP, Format
 from app.core.inventory import Inventory, Module
-from app.core.measurement import KEEP_POINT, Curve, CurvePoint, Measurement, Sensitivity
+from app.core.measurement import KEEP_POINT, Curve, CurvePoint, Encoder, Measurement, Sensitivity
 from app.leases.schemas import Stage
-from workers.fisher import ModuleStatistics, collect_statistics
+from workers.curves import COMPENSATED, kl_curve
+from workers.fisher import ModuleStatistics
 from workers.models import Checkpoint
 from workers.stages.home import Home, write_whole
 from workers.stages.journal import Journal
 from workers.stages.options import MeasureOptions
 from workers.stages.report import Reporter, StageReport
+from workers.stages.statistics import take_statistics
 from workers.stages.streamed import measure_streamed
-from workers.stages.tokens import measurement_tokens
 from workers.sweep import measure_weight
 
 __all__ = ["measure", "measurement_path"]
@@ -83,7 +83,7 @@ class _Work:
     report: StageReport
 
     def run(self, home: Home) -> Measurement:
-        statistics = self._statistics()
+        statistics = self._statistics(home)
         curves = {curve.path: curve for curve in self._curves(statistics)}
         return Measurement(
             model=self.checkpoint.identity(home.digests),
@@ -100,44 +100,16 @@ class _Work:
     def clean(self) -> None:
         """Remove what only an unfinished measurement needs."""
         self._journal.remove()
-        shutil.rmtree(self._scratch, ignore_errors=True)
 
     @property
     def _journal(self) -> Journal:
         return Journal(self.folder / "curves.jsonl")
 
-    @property
-    def _scratch(self) -> Path:
-        return self.folder / "scratch"
-
-    def _statistics(self) -> _Sensitivities:
+    def _statistics(self, home: Home) -> _Sensitivities:
         if self.options.sensitivity is Sensitivity.WEIGHTS:
             return _Sensitivities(0, {})
-        self._scratch.mkdir(parents=True, exist_ok=True)
-        folder = self.checkpoint.folder
-        tokens = self._tokens()
-        found = collect_statistics(
-            folder,
-            tokens,
-            seed=self.options.seed,
-            progress=lambda done, total: self.report.progress(done, total, "steps", "sensitivity"),
-            scratch=self._scratch,
-        )
+        found = take_statistics(self.checkpoint, self.inventory, self.options, home, self.report)
         return _Sensitivities(found.tokens, found, found.notes)
-
-    def _tokens(self) -> npt.NDArray[np.int32]:
-        """Return the tokens, sampled once: a later run goes on with the same."""
-        path = self._scratch / "tokens.npy"
-        if not path.is_file():
-            if self.options.text is None:
-                self.report.log("the model writes the text that sensitivity is measured on")
-            tokens = measurement_tokens(
-                self.checkpoint.folder, self.inventory.weights, self.options
-            )
-            draft = path.with_suffix(".part.npy")
-            np.save(draft, tokens)
-            draft.replace(path)
-        return np.asarray(np.load(path), np.int32)
 
     def _streamed(self, statistics: _Sensitivities) -> Iterator[Curve]:
         """Measure by weights alone; the cache of results is what survives a kill."""
@@ -172,21 +144,49 @@ class _Work:
         digest = hashlib.sha256()
         formats = tuple(f for f in module.legal_formats(self.options.formats) if f != KEEP)
         parts = _hashed(self.checkpoint.parts(module.path), digest)
-        errors = measure_weight(
-            parts, module.dtype, formats, self.options.encoder, name=module.path
-        )
+        known = statistics.modules.get(module.path)
+        if known is None:
+            alpha, points, features = self._by_weight(module, formats, parts, statistics)
+        else:
+            alpha = known.alpha_nats
+            points, features = self._by_error(module, formats, list(parts), known)
+        return Curve(module.path, alpha, (*points, KEEP_POINT), digest.hexdigest(), features)
+
+    def _by_weight(
+        self,
+        module: Module,
+        formats: tuple[Format, ...],
+        parts: Iterator[npt.NDArray[Any]],
+        statistics: _Sensitivities,
+    ) -> tuple[float, list[CurvePoint], Mapping[str, float]]:
+        """Return alpha, alpha t2 of every format, and features, of a module without statistics."""
+        encoder = Encoder.CAREFUL if self.options.encoder in COMPENSATED else self.options.encoder
+        errors = measure_weight(parts, module.dtype, formats, encoder, name=module.path)
         alpha = statistics.alpha(module, self.inventory)
-        points = (
-            CurvePoint(f, errors.t2[f], alpha * errors.t2[f], errors.t2_relative_error.get(f, 0.0))
-            for f in formats
+        uncertain = errors.t2_relative_error
+        return (
+            alpha,
+            [
+                CurvePoint(f, errors.t2[f], alpha * errors.t2[f], uncertain.get(f, 0.0))
+                for f in formats
+            ],
+            errors.features,
         )
-        return Curve(
-            path=module.path,
-            alpha_nats=alpha,
-            points=(*points, KEEP_POINT),
-            digest=digest.hexdigest(),
-            features=errors.features,
-        )
+
+    def _by_error(
+        self,
+        module: Module,
+        formats: tuple[Format, ...],
+        parts: list[npt.NDArray[Any]],
+        known: ModuleStatistics,
+    ) -> tuple[list[CurvePoint], Mapping[str, float]]:
+        """Return the cost of the deployed encoder's own error in every format, and features."""
+        features = measure_weight(
+            parts, module.dtype, (), Encoder.MINMAX, name=module.path
+        ).features
+        weight = (parts[0] if len(parts) == 1 else np.stack(parts)).reshape(module.shape)
+        points = kl_curve(module, weight, formats, self.options.encoder, known)
+        return [point for point in points if point.format != KEEP], features
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from workers.quantize import Written, write_checkpoint
 from workers.quantize.draft import output_exists
 from workers.stages.home import Home, write_whole
 from workers.stages.report import Reporter
+from workers.stages.statistics import manifest_encoder
 
 __all__ = ["check_same_model", "claimed_output", "finished_checkpoint", "quantize"]
 
@@ -25,6 +26,8 @@ def quantize(
     manifest: Manifest,
     output: Path,
     reporter: Reporter,
+    *,
+    home: Home,
 ) -> Written:
     """Write the checkpoint to `output`, or find it there whole from an earlier run."""
     report = reporter.stage(Stage.QUANTIZE)
@@ -38,7 +41,14 @@ def quantize(
     def progress(done: int, total: int, detail: str) -> None:
         report.progress(done, total, detail=detail)
 
-    return write_checkpoint(checkpoint, inventory, manifest, output, progress=progress)
+    return write_checkpoint(
+        checkpoint,
+        inventory,
+        manifest,
+        output,
+        progress=progress,
+        encode_part=manifest_encoder(checkpoint, inventory, manifest, home, report),
+    )
 
 
 def finished_checkpoint(folder: Path, manifest: Manifest) -> Written | None:

@@ -113,7 +113,7 @@ def _quantize(task: QuantizeTask, home: Home, reporter: Reporter) -> dict[str, A
     inventory = take_inventory(checkpoint, home, reporter)
     output = Path(task.output)
     with claimed_output(output, home):
-        written = quantize(checkpoint, inventory, manifest, output, reporter)
+        written = quantize(checkpoint, inventory, manifest, output, reporter, home=home)
     return {
         "checkpoint": str(written.folder),
         "file_bytes": written.file_bytes,

@@ -1,0 +1,150 @@
+"""The Fisher statistics of a model: measured once, used by every encoder and by quantize."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from app.core.canonical import canonical_json, sha256_of
+from app.core.errors import ConflictError
+from app.core.formats import Format
+from app.core.inventory import Inventory, Module
+from app.core.manifest import Manifest
+from app.core.measurement import Encoder, ModelIdentity, Sensitivity
+from app.core.requests import Rotation
+from workers.curves import COMPENSATED, as_float32, is_compensated
+from workers.encoders import encode
+from workers.encoders.gptq import ModuleEncoder
+from workers.fisher import Statistics, collect_statistics
+from workers.models import Checkpoint
+from workers.quantize.encoding import EncodePart, plain_encoder
+from workers.stages.home import Home, write_whole
+from workers.stages.options import MeasureOptions
+from workers.stages.report import StageReport
+from workers.stages.tokens import measurement_tokens
+
+__all__ = ["manifest_encoder", "take_statistics"]
+
+
+def take_statistics(
+    checkpoint: Checkpoint,
+    inventory: Inventory,
+    options: MeasureOptions,
+    home: Home,
+    report: StageReport,
+) -> Statistics:
+    """Return the statistics, from the cache or collected now; a killed pass is taken up again."""
+    model = checkpoint.identity(home.digests)
+    folder = _folder(model, options, home)
+    pointer = _pointer(options.key(model), home)
+    write_whole(pointer, str(options.seed).encode())
+    if options.text is not None:
+        write_whole(pointer.with_suffix(".text"), options.text_bytes())
+    tokens = _tokens(checkpoint, inventory, options, folder, report)
+    return collect_statistics(
+        checkpoint.folder,
+        tokens,
+        seed=options.seed,
+        progress=lambda done, total: report.progress(done, total, "steps", "sensitivity"),
+        scratch=folder,
+    )
+
+
+def manifest_encoder(
+    checkpoint: Checkpoint,
+    inventory: Inventory,
+    manifest: Manifest,
+    home: Home,
+    report: StageReport,
+) -> EncodePart:
+    """Return what encodes the modules of a manifest as its measurement did.
+
+    A compensated encoder needs the statistics; where this machine has none, they are collected
+    again from the model's own text.
+
+    Raises ConflictError when they came from a text that only the measuring machine had.
+    """
+    if manifest.encoder not in COMPENSATED:
+        return plain_encoder(manifest.encoder)
+    if manifest.sensitivity is Sensitivity.WEIGHTS:
+        return plain_encoder(Encoder.CAREFUL)
+    model = checkpoint.identity(home.digests)
+    pointer = _pointer(manifest.measurement, home)
+    seed = int(pointer.read_text()) if pointer.is_file() else 0
+    options = _own_text(manifest, seed)
+    if options.key(model) != manifest.measurement:
+        options = _known_text(manifest, home, options)
+    statistics = take_statistics(checkpoint, inventory, options, home, report)
+    return _Compensating(statistics, manifest.encoder).encode_part
+
+
+def _own_text(manifest: Manifest, seed: int) -> MeasureOptions:
+    rotation = Rotation(manifest.rotation)
+    return MeasureOptions(manifest.encoder, manifest.sensitivity, rotation, None, seed)
+
+
+def _known_text(manifest: Manifest, home: Home, options: MeasureOptions) -> MeasureOptions:
+    text = _pointer(manifest.measurement, home).with_suffix(".text")
+    if not text.is_file():
+        raise ConflictError(
+            what="manifest",
+            name=manifest.sha256[:12],
+            reason=f"encoder {manifest.encoder.value} needs the statistics of a text of the user's,"
+            " which is not on this machine",
+            remedy="run bitbudget measure with that text here, or allocate with --encoder careful",
+        )
+    return MeasureOptions(
+        options.encoder, options.sensitivity, options.rotation, text, options.seed
+    )
+
+
+def _folder(model: ModelIdentity, options: MeasureOptions, home: Home) -> Path:
+    parts = {"model": model.digest, "text": options.text_identity(), "seed": options.seed}
+    return home.folder / "statistics" / sha256_of(canonical_json(parts))
+
+
+def _pointer(key: str, home: Home) -> Path:
+    return home.folder / "statistics" / f"{key}.seed"
+
+
+def _tokens(
+    checkpoint: Checkpoint,
+    inventory: Inventory,
+    options: MeasureOptions,
+    folder: Path,
+    report: StageReport,
+) -> npt.NDArray[np.int32]:
+    """Return the tokens, sampled once: a later run goes on with the same."""
+    path = folder / "tokens.npy"
+    if not path.is_file():
+        if options.text is None:
+            report.log("the model writes the text that sensitivity is measured on")
+        tokens = measurement_tokens(checkpoint.folder, inventory.weights, options)
+        folder.mkdir(parents=True, exist_ok=True)
+        draft = path.with_suffix(".part.npy")
+        np.save(draft, tokens)
+        draft.replace(path)
+    return np.asarray(np.load(path), np.int32)
+
+
+class _Compensating:
+    """Encodes parts of modules, holding the statistics of one module at a time."""
+
+    def __init__(self, statistics: Statistics, encoder: Encoder) -> None:
+        self.statistics, self.encoder = statistics, encoder
+        self.module: ModuleEncoder | None = None
+
+    def encode_part(
+        self, module: Module, index: int, weight: npt.NDArray[Any], format_: Format
+    ) -> dict[str, npt.NDArray[Any]]:
+        if module.path not in self.statistics.paths:
+            return encode(weight, module.dtype, format_, Encoder.CAREFUL)
+        if self.module is None or self.module.statistics.path != module.path:
+            self.module = ModuleEncoder(self.statistics[module.path], self.encoder)
+        if not is_compensated(format_, self.encoder, self.module.statistics):
+            return encode(weight, module.dtype, format_, Encoder.CAREFUL)
+        part = (index,) if len(module.shape) > 2 else ()  # noqa: PLR2004 - stacked experts
+        return self.module.encode(as_float32(weight, module.dtype), module.dtype, format_, part)
