@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import AsyncIterator
-from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
 from typing import Final
 
 import anyio
@@ -16,6 +14,7 @@ from fastapi import FastAPI
 from sqlalchemy.exc import SQLAlchemyError
 
 from app import docs, problems
+from app.dashboard.router import router as dashboard_router
 from app.ids import Clock, utc_now
 from app.jobs.router import router as jobs_router
 from app.leases.router import lease_router
@@ -59,8 +58,7 @@ def create_app(settings: Settings, *, clock: Clock = utc_now) -> FastAPI:
         system_router,
     ):
         app.include_router(router)
-    if find_spec("app.dashboard.router") is not None:
-        app.include_router(import_module("app.dashboard.router").router)
+    app.include_router(dashboard_router)
     docs.install(app, needs_keys=settings.needs_keys)
     app.add_middleware(RequestMiddleware, metrics=services.metrics, hosts=settings.answered_hosts)
     return app

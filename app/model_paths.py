@@ -19,21 +19,14 @@ class ModelGate:
 
     def check(self, model: str) -> None:
         """Raise InvalidRequestError unless a job may name `model`."""
-        if not model.isprintable():
-            raise _refused(model, "text without control characters", "check the name")
         if HubId.matches(model) or self.roots is None:
             return
         folder = Path(model).expanduser().resolve()
         if any(folder.is_relative_to(root) for root in self.roots):
             return
-        raise _refused(
-            model,
-            "a Hub id org/name[@revision], or a folder in an allowed root",
-            "ask the server's owner to add its folder to BITBUDGET_MODEL_ROOTS",
+        raise InvalidRequestError(
+            where="model",
+            found=repr(model)[:120],
+            expected="a Hub id org/name[@revision], or a folder in an allowed root",
+            remedy="ask the server's owner to add its folder to BITBUDGET_MODEL_ROOTS",
         )
-
-
-def _refused(model: str, expected: str, remedy: str) -> InvalidRequestError:
-    return InvalidRequestError(
-        where="model", found=repr(model)[:120], expected=expected, remedy=remedy
-    )

@@ -9,15 +9,18 @@ from collections.abc import Callable, Sequence
 from typing import Annotated, TypeVar
 
 from fastapi import Query
+from pydantic import Field
+from pydantic.json_schema import SkipJsonSchema
 
-from app.core.errors import InvalidRequestError
+from app.core.errors import NotFoundError
 
-__all__ = ["Cursor", "Limit", "cut_page", "decode_cursor", "encode_cursor"]
+__all__ = ["Cursor", "Limit", "cut_page", "decode_cursor", "encode_cursor", "storable"]
 
 Row = TypeVar("Row")
 Limit = Annotated[int, Query(ge=1, le=200, description="Items per page.")]
 Cursor = Annotated[
-    str | None, Query(max_length=4096, description="`next_cursor` of the page before.")
+    Annotated[str, Field(max_length=4096)] | SkipJsonSchema[None],
+    Query(description="`next_cursor` of the page before."),
 ]
 Key = list[str | int | float | None]
 
@@ -28,7 +31,7 @@ def encode_cursor(key: Key) -> str:
 
 
 def decode_cursor(cursor: str | None, types: tuple[type, ...]) -> Key | None:
-    """Return the key in `cursor`; InvalidRequestError unless its parts have these types."""
+    """Return the key in `cursor`; NotFoundError unless its parts have these types."""
     if cursor is None:
         return None
     try:
@@ -53,13 +56,8 @@ def _is_of(part: object, type_: type) -> bool:
     return isinstance(part, float) and type_ is float
 
 
-def _unknown(cursor: str) -> InvalidRequestError:
-    return InvalidRequestError(
-        where="cursor",
-        found=repr(cursor[:40]),
-        expected="a next_cursor of this list in the same order",
-        remedy="start without a cursor",
-    )
+def _unknown(cursor: str) -> NotFoundError:
+    return NotFoundError(what="page of this list in this order at", name=cursor[:40])
 
 
 def cut_page(
@@ -70,3 +68,8 @@ def cut_page(
         return rows, None
     kept = rows[:limit]
     return kept, encode_cursor(key(kept[-1]))
+
+
+def storable(text: str | None) -> str | None:
+    """Return text that PostgreSQL takes as a value: NUL, which nothing stored has, replaced."""
+    return None if text is None else text.replace("\x00", "\ufffd")

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    WithJsonSchema,
+    model_validator,
+)
+from pydantic.config import JsonDict
 
 from app.core.formats import FormatName
 from app.core.measurement import Encoder, Sensitivity
@@ -30,6 +38,44 @@ class Deliver(StrEnum):
     CHECKPOINT = "checkpoint"
 
 
+def _number(value: object) -> object:
+    """Refuse what JSON Schema does not call a number: strings of digits, true and false."""
+    if isinstance(value, (bool, str, bytes)):
+        msg = "not a number"
+        raise ValueError(msg)  # noqa: TRY004 - the error that pydantic reports
+    return value
+
+
+_Number: Final = BeforeValidator(_number)
+"""Stands last, so that the bounds before it stay in the JSON Schema."""
+
+Count = Annotated[int, Field(ge=0), _Number]
+Size = Annotated[
+    Annotated[str, Field(max_length=64)] | Count,
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {
+                    "type": "string",
+                    "maxLength": 64,
+                    "pattern": r"^[0-9]+(\.[0-9]+)? ?(([KMGT]i?)?B)?$",
+                },
+                {"type": "integer", "minimum": 0},
+            ]
+        }
+    ),
+]
+"""What `parse_size` reads; the JSON Schema is the tidy part of it."""
+
+_STATED_BUDGET: Final[JsonDict] = {
+    "anyOf": [
+        {"required": ["budget"], "properties": {"budget": {"type": ["string", "integer"]}}},
+        {"required": ["device"], "properties": {"device": {"type": "string"}}},
+        {"required": ["min_safe"], "properties": {"min_safe": {"const": True}}},
+    ]
+}
+
+
 class AllocationRequest(BaseModel):
     """A budget and what else the allocation must respect.
 
@@ -37,23 +83,33 @@ class AllocationRequest(BaseModel):
     (`device`, `context`), or both, and then both hold.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, json_schema_extra=_STATED_BUDGET
+    )
 
-    budget: str | int | None = Field(None, description="Bytes, or a size such as 5.5GiB.")
+    budget: Size | None = Field(None, description="Bytes, or a size such as 5.5GiB.")
     device: str | None = Field(
         None, description="A device of GET /v1/devices, such as m4-pro-24gb."
     )
-    context: int | None = Field(None, ge=1, description="Tokens of context to keep room for.")
-    kv_bits: int = Field(16, description="Bits of the KV cache: 16, 8 or 4.")
-    joint_kv: bool = Field(default=False, description="Choose the KV cache's bits per layer, too.")
-    min_tokens_per_second: float | None = Field(None, gt=0)
+    context: Annotated[int, Field(ge=1), _Number] | None = Field(
+        None, description="Tokens of context to keep room for."
+    )
+    kv_bits: Literal[16, 8, 4] = Field(16, description="Bits of the KV cache: 16, 8 or 4.")
+    joint_kv: bool = Field(
+        default=False, strict=True, description="Choose the KV cache's bits per layer, too."
+    )
+    min_tokens_per_second: Annotated[float, Field(gt=0), _Number] | None = None
     formats: tuple[FormatName, ...] | None = Field(None, description="Candidates; default: all.")
-    sqnr_floor_db: float = Field(9.0, ge=0, description="Formats below it are not offered.")
+    sqnr_floor_db: float = Field(
+        9.0, ge=0, strict=True, description="Formats below it are not offered."
+    )
     pins: dict[str, FormatName] = Field(default_factory=dict, description="Glob of paths: format.")
-    floors: dict[str, int] = Field(default_factory=dict, description="Glob of paths: least bits.")
-    max_low_bit_per_block: int | None = Field(None, ge=0)
-    min_safe: bool = Field(default=False, description="The smallest size we stand behind.")
-    time_limit_seconds: Annotated[float, Field(gt=0, le=600)] = 10.0
+    floors: dict[str, Count] = Field(default_factory=dict, description="Glob of paths: least bits.")
+    max_low_bit_per_block: Count | None = None
+    min_safe: bool = Field(
+        default=False, strict=True, description="The smallest size we stand behind."
+    )
+    time_limit_seconds: Annotated[float, Field(gt=0, le=600), _Number] = 10.0
 
     @model_validator(mode="after")
     def _states_a_budget(self) -> AllocationRequest:
@@ -76,11 +132,14 @@ class JobRequest(AllocationRequest):
     """A model, a budget and how the work is done."""
 
     model: str = Field(
-        min_length=1, max_length=1024, description="A folder or org/name[@revision]."
+        min_length=1,
+        max_length=1024,
+        pattern=r"^[^\x00-\x1f\x7f]+$",
+        description="A folder or org/name[@revision].",
     )
     encoder: Encoder = Encoder.YAQA
     sensitivity: Sensitivity = Sensitivity.FISHER
     rotation: Rotation = Rotation.NONE
     deliver: Deliver = Deliver.MANIFEST
     text: str | None = Field(None, description="A text file of the worker's for sensitivity.")
-    seed: int = Field(0, ge=0, lt=2**32)
+    seed: Annotated[int, Field(ge=0, lt=2**32), _Number] = 0

@@ -8,6 +8,8 @@ from typing import Annotated, Final
 from anyio import to_thread
 from fastapi import APIRouter, Header, Query, Response, status
 from fastapi.responses import StreamingResponse
+from pydantic import Field
+from pydantic.json_schema import SkipJsonSchema
 
 from app.auth.dependencies import JobsReader, JobsWriter
 from app.core.canonical import sha256_of
@@ -15,7 +17,7 @@ from app.core.requests import JobRequest
 from app.jobs.schemas import Job, JobReport, Page
 from app.jobs.status import JobStatus
 from app.jobs.stream import EventStream
-from app.pages import Cursor, Limit
+from app.pages import Cursor, Limit, storable
 from app.problems import Responses, problems
 from app.services import ServicesDependency
 
@@ -23,7 +25,7 @@ __all__ = ["router"]
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
-_MAX_EVENT_ID: Final = 2**63 - 1
+_MAX_EVENT_ID: Final = 2**53
 _LOCATION: Final = {"Location": {"description": "Where the job is.", "schema": {"type": "string"}}}
 _MANIFEST: Final[Responses] = {
     200: {
@@ -35,19 +37,30 @@ _MANIFEST: Final[Responses] = {
 _EVENTS: Final[Responses] = {
     200: {
         "description": "Server-sent events; `id` is the event's number, `data` a JobEvent.",
-        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        "content": {
+            "text/event-stream": {
+                "itemSchema": {
+                    "type": "object",
+                    "required": ["data"],
+                    "properties": {
+                        "id": {"type": "string"},
+                        "event": {"type": "string"},
+                        "data": {"type": "string", "contentMediaType": "application/json"},
+                    },
+                }
+            }
+        },
     },
     204: {"description": "The job has ended and there is nothing more."},
 }
 IdempotencyKey = Annotated[
-    str | None,
-    Header(
-        min_length=1,
-        max_length=255,
-        description="The same key and body give the same job, however often they are sent.",
-    ),
+    Annotated[str, Field(min_length=1, max_length=255)] | SkipJsonSchema[None],
+    Header(description="The same key and body give the same job, however often they are sent."),
 ]
-EventNumber = Annotated[int | None, Header(ge=0, le=_MAX_EVENT_ID)]
+EventNumber = Annotated[int, Field(ge=0, le=_MAX_EVENT_ID)] | SkipJsonSchema[None]
+ModelName = (
+    Annotated[str, Field(max_length=1024, pattern=r"^[^\x00-\x1f\x7f]+$")] | SkipJsonSchema[None]
+)
 
 
 @router.post(
@@ -69,17 +82,17 @@ def submit_job(
     return job
 
 
-@router.get("", operation_id="listJobs", responses=problems(401, 403, 422, 429, 503))
+@router.get("", operation_id="listJobs", responses=problems(401, 403, 404, 422, 429, 503))
 def list_jobs(
     services: ServicesDependency,
     _: JobsReader,
     limit: Limit = 50,
     cursor: Cursor = None,
-    status: JobStatus | None = None,
-    model: Annotated[str | None, Query(max_length=1024, pattern=r"^[^\x00]*$")] = None,
+    status: JobStatus | SkipJsonSchema[None] = None,
+    model: Annotated[ModelName, Query()] = None,
 ) -> Page[Job]:
     """List jobs, newest first."""
-    return services.jobs.page(cursor, limit, status, model)
+    return services.jobs.page(cursor, limit, status, storable(model))
 
 
 @router.get("/{job_id}", operation_id="getJob", responses=problems(401, 403, 404, 422, 429, 503))
@@ -108,7 +121,7 @@ async def stream_job_events(
     job_id: str,
     services: ServicesDependency,
     _: JobsReader,
-    last_event_id: EventNumber = None,
+    last_event_id: Annotated[EventNumber, Header()] = None,
     after: Annotated[int, Query(ge=0, le=_MAX_EVENT_ID)] = 0,
 ) -> Response:
     """Follow a job: its events so far, then each as it happens, until it ends."""
@@ -133,7 +146,7 @@ def get_manifest(
     job_id: str,
     services: ServicesDependency,
     _: JobsReader,
-    if_none_match: Annotated[str | None, Header()] = None,
+    if_none_match: Annotated[str | SkipJsonSchema[None], Header()] = None,
 ) -> Response:
     """Download the manifest: canonical bytes, whose SHA-256 is the ETag."""
     data = services.jobs.manifest(job_id)

@@ -28,7 +28,7 @@ class EventStream:
         """Give the stream's text until the job ends or the server stops."""
         self.pulse.joined()
         try:
-            yield "retry: 1000\n\n"
+            yield "retry: 1000\n"  # no blank line: it belongs to the first event
             async for text in self._events(first, after):
                 yield text
         finally:

@@ -46,7 +46,12 @@ _FILE: Final[Responses] = {
 }
 Attempt = Annotated[int, Query(ge=1, le=2**31 - 1)]
 ContentDigest = Annotated[
-    str, Header(max_length=1024, description="RFC 9530: `sha-256=:<base64>:`.")
+    str,
+    Header(
+        max_length=1024,
+        description="RFC 9530: `sha-256=:<base64>:`.",
+        json_schema_extra={"pattern": "^sha-256=:[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=:$"},
+    ),
 ]
 
 

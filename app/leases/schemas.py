@@ -15,9 +15,10 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic.config import JsonDict
 
 from app.core.formats import FormatName
 from app.core.measurement import Encoder, Sensitivity
@@ -46,6 +47,10 @@ __all__ = [
     "WorkerRegistration",
     "WorkerWelcome",
 ]
+
+
+_LARGEST_INTEGER: Final = 2**53
+"""JSON numbers are exact up to here."""
 
 
 class _Message(BaseModel):
@@ -187,7 +192,7 @@ class Capabilities(_Message):
     """What a worker's machine is and can do."""
 
     chip: str = Field(max_length=128, description="Such as Apple M4 Pro.")
-    memory_bytes: int = Field(ge=0, lt=2**63)
+    memory_bytes: int = Field(ge=0, le=_LARGEST_INTEGER)
     backend: Literal["metal", "cpu", "cuda"]
     mlx_version: str = Field(max_length=64)
     mlx_lm_version: str = Field("", max_length=64)
@@ -243,8 +248,8 @@ class Progress(_Message):
     """How far a stage is: `done` of `total` in `unit`."""
 
     stage: Stage
-    done: int = Field(0, ge=0, lt=2**63)
-    total: int = Field(0, ge=0, lt=2**63)
+    done: int = Field(0, ge=0, le=_LARGEST_INTEGER)
+    total: int = Field(0, ge=0, le=_LARGEST_INTEGER)
     unit: str = Field("bytes", max_length=32)
     detail: str = Field("", max_length=512)
     seconds: float = Field(0.0, ge=0, description="Time in this stage so far.")
@@ -279,8 +284,18 @@ class LeaseOutcome(StrEnum):
     EXPIRED = "expired"
 
 
+_FAILURE_HAS_PROBLEM: JsonDict = {
+    "anyOf": [
+        {"properties": {"outcome": {"not": {"const": "failed"}}}},
+        {"required": ["problem"], "properties": {"problem": {"type": "object"}}},
+    ]
+}
+
+
 class LeaseResult(_Message):
     """The end of an attempt; the same result sent twice is accepted twice."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra=_FAILURE_HAS_PROBLEM)
 
     attempt: int = Field(ge=1)
     outcome: Literal[
@@ -292,3 +307,10 @@ class LeaseResult(_Message):
     ]
     result: dict[str, Any] | None = None
     problem: Problem | None = Field(None, description="Required when the outcome is failed.")
+
+    @model_validator(mode="after")
+    def _failure_has_problem(self) -> LeaseResult:
+        if self.outcome is LeaseOutcome.FAILED and self.problem is None:
+            msg = "say in `problem` why the attempt failed"
+            raise ValueError(msg)
+        return self

@@ -12,7 +12,7 @@ from app.artifacts.names import ArtifactName
 from app.artifacts.store import ArtifactStore
 from app.auth.tokens import Token, TokenKind, hash_secret, new_secret
 from app.core.canonical import sha256_of
-from app.core.errors import ConflictError, InvalidRequestError, LostLeaseError, NotFoundError
+from app.core.errors import ConflictError, LostLeaseError, NotFoundError
 from app.core.requests import JobRequest
 from app.database import Database
 from app.errors import DigestMismatchError
@@ -103,11 +103,11 @@ class LeaseService:
 
         Raises LostLeaseError, DigestMismatchError, InvalidRequestError.
         """
+        with self.database.read() as session:
+            self._check(repository.get(session, lease_id), attempt)
         found = sha256_of(data)
         if found != expected:
             raise DigestMismatchError(expected=expected, found=found)
-        with self.database.read() as session:
-            self._check(repository.get(session, lease_id), attempt)
         document = self.intake.read(name, data)
         self.store.put(data)
         now = self.clock()
@@ -212,14 +212,7 @@ def _end(session: Session, job: JobRow, result: LeaseResult, now: datetime) -> N
                     remedy="upload it before the result",
                 )
             transitions.succeeded(job, result.result)
-        case LeaseOutcome.FAILED:
-            if result.problem is None:
-                raise InvalidRequestError(
-                    where="problem",
-                    found="none",
-                    expected="why the attempt failed",
-                    remedy="send a problem with the outcome failed",
-                )
+        case LeaseOutcome.FAILED if result.problem is not None:
             transitions.failed(job, result.problem)
         case LeaseOutcome.CANCELLED if job.cancel_requested:
             transitions.cancelled(job)

@@ -46,7 +46,7 @@ def open_jobs(session: Session, worker_ids: Iterable[str]) -> dict[str, str]:
     query = sa.select(LeaseRow.worker_id, LeaseRow.job_id).where(
         LeaseRow.ended_at.is_(None), LeaseRow.worker_id.in_(list(worker_ids))
     )
-    return dict(session.execute(query).tuples().all())
+    return {row.worker_id: row.job_id for row in session.execute(query)}
 
 
 def count_seen_since(session: Session, moment: datetime) -> int:

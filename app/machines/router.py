@@ -30,7 +30,7 @@ def register_worker(
     return services.machines.register(registration, principal)
 
 
-@router.get("", operation_id="listWorkers", responses=problems(401, 403, 422, 429, 503))
+@router.get("", operation_id="listWorkers", responses=problems(401, 403, 404, 422, 429, 503))
 def list_workers(
     services: ServicesDependency, _: JobsReader, limit: Limit = 50, cursor: Cursor = None
 ) -> Page[Worker]:

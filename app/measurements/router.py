@@ -6,6 +6,8 @@ from typing import Annotated, Final
 
 from fastapi import APIRouter, Query, Response
 from fastapi.responses import StreamingResponse
+from pydantic import Field
+from pydantic.json_schema import SkipJsonSchema
 
 from app.auth.dependencies import JobsReader
 from app.core.requests import AllocationRequest
@@ -19,7 +21,7 @@ from app.measurements.schemas import (
     TensorSort,
 )
 from app.measurements.service import TensorQuery
-from app.pages import Cursor, Limit
+from app.pages import Cursor, Limit, storable
 from app.problems import Responses, problems
 from app.services import ServicesDependency
 
@@ -29,6 +31,8 @@ router = APIRouter(prefix="/v1/measurements", tags=["measurements"])
 
 _CSV: Final[Responses] = {200: {"content": {"text/csv": {"schema": {"type": "string"}}}}}
 _MAX_LAYER: Final = 2**31 - 1
+Layer = Annotated[int, Field(ge=0, le=_MAX_LAYER)] | SkipJsonSchema[None]
+Role = Annotated[str, Field(max_length=128)] | SkipJsonSchema[None]
 
 
 @router.get(
@@ -55,13 +59,15 @@ def list_tensors(
     _: JobsReader,
     sort: TensorSort = TensorSort.POSITION,
     order: Order = Order.ASCENDING,
-    layer: Annotated[int | None, Query(ge=0, le=_MAX_LAYER)] = None,
-    role: Annotated[str | None, Query(max_length=128, pattern=r"^[^\x00]*$")] = None,
+    layer: Annotated[Layer, Query()] = None,
+    role: Annotated[
+        str | SkipJsonSchema[None], Query(max_length=128, pattern=r"^[^\x00]*$")
+    ] = None,
     limit: Limit = 50,
     cursor: Cursor = None,
 ) -> Page[Tensor]:
     """List tensors with their rate-distortion curves."""
-    query = TensorQuery(sort, order, layer, role)
+    query = TensorQuery(sort, order, layer, storable(role))
     return services.measurements.tensors(measurement_id, query, cursor, limit)
 
 

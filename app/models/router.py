@@ -16,7 +16,7 @@ __all__ = ["router"]
 router = APIRouter(prefix="/v1/models", tags=["models"])
 
 
-@router.get("", operation_id="listModels", responses=problems(401, 403, 422, 429, 503))
+@router.get("", operation_id="listModels", responses=problems(401, 403, 404, 422, 429, 503))
 def list_models(
     services: ServicesDependency, _: JobsReader, limit: Limit = 50, cursor: Cursor = None
 ) -> Page[Model]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from app.core.errors import InvalidRequestError
+from app.core.errors import NotFoundError
 from app.database import Database
 from app.jobs.schemas import Page
 from app.measurements.tables import MeasurementRow
@@ -51,12 +51,7 @@ def _position(key: Key | None) -> tuple[datetime, str] | None:
     try:
         return datetime.fromisoformat(str(key[0])), str(key[1])
     except ValueError as error:
-        raise InvalidRequestError(
-            where="cursor",
-            found=repr(key[0]),
-            expected="a next_cursor of this list",
-            remedy="start without a cursor",
-        ) from error
+        raise NotFoundError(what="page of this list at", name=str(key[0])) from error
 
 
 def _view(row: ModelRow, names: list[str], measured: list[MeasurementRow]) -> Model:

@@ -43,7 +43,7 @@ def _module(path: str, shape: tuple[int, ...], kind: ModuleKind = ModuleKind.LIN
     return Module(path, kind, shape, Dtype.BF16, decision_group=path, layer=layer)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def inventory() -> Inventory:
     """Two layers, one stack of experts, one width that no group divides."""
     return Inventory(
@@ -82,7 +82,7 @@ def _point(format_: Format, alpha: float) -> CurvePoint:
     return CurvePoint(format_, t2=t2, kl_nats=alpha * t2)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def measurement(inventory: Inventory) -> Measurement:
     """Gaussian-like curves with a different sensitivity per module."""
     curves = []
