@@ -25,6 +25,7 @@ from app.client_events import read_events
 from app.client_transport import Transport
 from app.core.canonical import sha256_of
 from app.core.requests import AllocationRequest, JobRequest
+from app.fit.schemas import Device, Fit, FitRequest
 from app.jobs.schemas import Job, JobEvent, JobReport, Page
 from app.jobs.status import JobStatus
 from app.leases.schemas import (
@@ -143,14 +144,16 @@ class Client:
         )
         return AllocationAnswer.model_validate_json(answer.content)
 
-    def fit(self, **fields: Any) -> dict[str, Any]:
-        """Return what fits: `model` or `inventory`, with `device`, `context` and `kv_bits`."""
-        return self._json("POST", "/v1/fit", json=fields)
+    def fit(self, request: FitRequest) -> Fit:
+        """Return which sizes of a model the server has met fit a device."""
+        body = request.model_dump(mode="json")
+        answer = self._http.request("POST", "/v1/fit", json=body, repeatable=True)
+        return Fit.model_validate_json(answer.content)
 
-    def devices(self) -> list[dict[str, Any]]:
-        """Return the devices whose memory the server knows."""
-        items: list[dict[str, Any]] = self._json("GET", "/v1/devices")["items"]
-        return items
+    def devices(self) -> Iterator[Device]:
+        """Give the devices whose memory the server knows."""
+        for item in self._items("/v1/devices", {}):
+            yield Device.model_validate(item)
 
     def workers(self) -> Iterator[Worker]:
         """Give every registered worker, newest first."""
@@ -225,11 +228,6 @@ class Client:
 
     def _get(self, path: str) -> httpx.Response:
         return self._http.request("GET", path, repeatable=True)
-
-    def _json(self, method: str, path: str, **options: Any) -> dict[str, Any]:
-        answer = self._http.request(method, path, repeatable=True, **options)
-        value: dict[str, Any] = answer.json()
-        return value
 
     def _items(self, path: str, filters: dict[str, Any]) -> Iterator[dict[str, Any]]:
         query = {name: value for name, value in filters.items() if value is not None}

@@ -14,6 +14,7 @@ __all__ = [
     "QuotaExceededError",
     "UnauthorizedError",
     "UnavailableError",
+    "UnknownModelError",
     "UnsafeBindError",
 ]
 
@@ -79,3 +80,9 @@ class UnsafeBindError(BitbudgetError):
     """Refusing to listen on '{host}' without a key; run bitbudget key create first."""
 
     exit_code = 2
+
+
+class UnknownModelError(BitbudgetError):
+    """'{model}' has not been here; submit a job for it, or run bitbudget fit '{model}' locally."""
+
+    status = 404

@@ -15,6 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from app import docs, problems
 from app.dashboard.router import router as dashboard_router
+from app.fit.router import router as fit_router
 from app.ids import Clock, utc_now
 from app.jobs.router import router as jobs_router
 from app.leases.router import lease_router
@@ -55,6 +56,7 @@ def create_app(settings: Settings, *, clock: Clock = utc_now) -> FastAPI:
         machines_router,
         models_router,
         measurements_router,
+        fit_router,
         system_router,
     ):
         app.include_router(router)

@@ -6,6 +6,7 @@ from enum import StrEnum
 from typing import Annotated, Final, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -15,11 +16,13 @@ from pydantic import (
 )
 from pydantic.config import JsonDict
 
+from app.core.devices import DEVICES, device
+from app.core.errors import InvalidRequestError
 from app.core.formats import FormatName
 from app.core.measurement import Encoder, Sensitivity
 from app.core.sizes import parse_size
 
-__all__ = ["AllocationRequest", "Deliver", "JobRequest", "Rotation"]
+__all__ = ["AllocationRequest", "Deliver", "DeviceName", "JobRequest", "Number", "Rotation"]
 
 
 class Rotation(StrEnum):
@@ -46,10 +49,10 @@ def _number(value: object) -> object:
     return value
 
 
-_Number: Final = BeforeValidator(_number)
+Number: Final = BeforeValidator(_number)
 """Stands last, so that the bounds before it stay in the JSON Schema."""
 
-Count = Annotated[int, Field(ge=0), _Number]
+Count = Annotated[int, Field(ge=0), Number]
 Size = Annotated[
     Annotated[str, Field(max_length=64)] | Count,
     WithJsonSchema(
@@ -66,6 +69,21 @@ Size = Annotated[
     ),
 ]
 """What `parse_size` reads; the JSON Schema is the tidy part of it."""
+
+
+def _known_device(name: str) -> str:
+    try:
+        return device(name).name
+    except InvalidRequestError as error:
+        raise ValueError(str(error)) from error
+
+
+DeviceName = Annotated[
+    str,
+    AfterValidator(_known_device),
+    WithJsonSchema({"type": "string", "enum": sorted(DEVICES)}),
+]
+"""The name of a device that is known."""
 
 _STATED_BUDGET: Final[JsonDict] = {
     "anyOf": [
@@ -88,17 +106,17 @@ class AllocationRequest(BaseModel):
     )
 
     budget: Size | None = Field(None, description="Bytes, or a size such as 5.5GiB.")
-    device: str | None = Field(
+    device: DeviceName | None = Field(
         None, description="A device of GET /v1/devices, such as m4-pro-24gb."
     )
-    context: Annotated[int, Field(ge=1), _Number] | None = Field(
+    context: Annotated[int, Field(ge=1), Number] | None = Field(
         None, description="Tokens of context to keep room for."
     )
     kv_bits: Literal[16, 8, 4] = Field(16, description="Bits of the KV cache: 16, 8 or 4.")
     joint_kv: bool = Field(
         default=False, strict=True, description="Choose the KV cache's bits per layer, too."
     )
-    min_tokens_per_second: Annotated[float, Field(gt=0), _Number] | None = None
+    min_tokens_per_second: Annotated[float, Field(gt=0), Number] | None = None
     formats: tuple[FormatName, ...] | None = Field(None, description="Candidates; default: all.")
     sqnr_floor_db: float = Field(
         9.0, ge=0, strict=True, description="Formats below it are not offered."
@@ -109,7 +127,7 @@ class AllocationRequest(BaseModel):
     min_safe: bool = Field(
         default=False, strict=True, description="The smallest size we stand behind."
     )
-    time_limit_seconds: Annotated[float, Field(gt=0, le=600), _Number] = 10.0
+    time_limit_seconds: Annotated[float, Field(gt=0, le=600), Number] = 10.0
 
     @model_validator(mode="after")
     def _states_a_budget(self) -> AllocationRequest:
@@ -142,4 +160,4 @@ class JobRequest(AllocationRequest):
     rotation: Rotation = Rotation.NONE
     deliver: Deliver = Deliver.MANIFEST
     text: str | None = Field(None, description="A text file of the worker's for sensitivity.")
-    seed: Annotated[int, Field(ge=0, lt=2**32), _Number] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32), Number] = 0

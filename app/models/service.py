@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
+from app.core.inventory import Inventory
 from app.core.errors import NotFoundError
 from app.database import Database
 from app.jobs.schemas import Page
@@ -36,6 +37,11 @@ class ModelService:
                 rows, limit, lambda row: [row.created_at.isoformat(), row.digest]
             )
             return Page[Model](items=_views(session, kept), next_cursor=following)
+
+    def inventory(self, name: str) -> Inventory | None:
+        """Return the inventory of a model by a name that resolved to it, or by its id."""
+        with self.database.read() as session:
+            return repository.inventory_by_name(session, name)
 
 
 def _views(session: Session, rows: Sequence[ModelRow]) -> list[Model]:

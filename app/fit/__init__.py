@@ -1,0 +1,1 @@
+"""What fits on a device, told from an inventory alone."""

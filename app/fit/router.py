@@ -1,0 +1,38 @@
+"""HTTP routes of devices and of what fits on them."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from fastapi import APIRouter
+
+from app.auth.dependencies import JobsReader
+from app.core.devices import DEVICES, device
+from app.core.fit import fit
+from app.errors import UnknownModelError
+from app.fit.schemas import Device, Fit, FitRequest
+from app.jobs.schemas import Page
+from app.problems import problems
+from app.services import ServicesDependency
+
+__all__ = ["router"]
+
+router = APIRouter(prefix="/v1", tags=["fit"])
+_READ: Final = (401, 403, 422, 429, 503)
+
+
+@router.get("/devices", operation_id="listDevices", responses=problems(*_READ))
+def list_devices(_: JobsReader) -> Page[Device]:
+    """List the devices whose memory is known; they are all on one page."""
+    items = [Device.model_validate(DEVICES[name]) for name in sorted(DEVICES)]
+    return Page[Device](items=items)
+
+
+@router.post("/fit", operation_id="fit", responses=problems(400, 404, 413, *_READ))
+def fit_model(request: FitRequest, services: ServicesDependency, _: JobsReader) -> Fit:
+    """Tell which sizes of a model fit a device, before anything is measured."""
+    inventory = services.models.inventory(request.model)
+    if inventory is None:
+        raise UnknownModelError(model=request.model)
+    report = fit(inventory, device(request.device), request.context, request.kv_bits)
+    return Fit.model_validate(report)

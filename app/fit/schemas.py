@@ -1,0 +1,58 @@
+"""What the API says about devices and what fits on them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from app.core.fit import SizedChoice
+from app.core.memory import MemoryPlan
+from app.core.requests import DeviceName, Number
+
+__all__ = ["Device", "Fit", "FitRequest"]
+
+
+class Device(BaseModel):
+    """A chip with an amount of memory."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    name: str
+    title: str
+    memory_bytes: int
+    bandwidth_bytes_per_second: float
+    working_set_bytes: int = Field(description="What a GPU may keep resident by default.")
+    source: str
+
+
+class FitRequest(BaseModel):
+    """A model this server has met, a device, and the context to keep room for."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: str = Field(
+        min_length=1,
+        max_length=1024,
+        pattern=r"^[^\x00-\x1f\x7f]+$",
+        description="A name that a job was submitted with, or the model's id.",
+    )
+    device: DeviceName
+    context: Annotated[int, Field(ge=1, le=2**31), Number] = 8192
+    kv_bits: Literal[16, 8, 4] = 16
+
+
+class Fit(BaseModel):
+    """What fits; `best_uniform` is the largest uniform format that does."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    device: str
+    context: int
+    kv_bits: int
+    memory: MemoryPlan
+    weights_limit_bytes: int
+    now: SizedChoice
+    smallest: SizedChoice
+    uniform: tuple[SizedChoice, ...]
+    best_uniform: SizedChoice | None

@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import pytest
+
+from app.core.devices import DEVICES
+from app.core.measurement import Measurement
+from tests.support.http import Server
+
+
+@pytest.fixture
+def met(server: Server, measurement: Measurement) -> str:
+    """A model whose inventory the server knows."""
+    server.submit()
+    worker = server.worker()
+    worker.claim()
+    worker.do(measurement)
+    return "org/model"
+
+
+def test_devices_are_listed(server: Server) -> None:
+    page = server.http.get("/v1/devices").json()
+    assert {item["name"] for item in page["items"]} == set(DEVICES)
+    assert page["next_cursor"] is None
+
+
+def test_a_known_model_fits_at_once(server: Server, met: str) -> None:
+    body = {"model": met, "device": "m4-pro-24gb", "context": 128}
+    report = server.http.post("/v1/fit", json=body).json()
+    assert report["now"]["fits"]
+    assert report["best_uniform"]["file_bytes"] <= report["weights_limit_bytes"]
+    assert report["smallest"]["file_bytes"] < report["now"]["file_bytes"]
+
+
+def test_an_unknown_model_says_what_to_do(server: Server) -> None:
+    answer = server.http.post("/v1/fit", json={"model": "org/new", "device": "m4-pro-24gb"})
+    assert (answer.status_code, answer.json()["type"]) == (
+        404,
+        "urn:bitbudget:problem:unknown-model",
+    )
+    assert "bitbudget fit" in answer.json()["detail"]
+
+
+def test_an_unknown_device_is_refused_before_any_work(server: Server) -> None:
+    body = {"model": "org/new", "device": "m4-pro-25gb"}
+    answers = [
+        server.http.post("/v1/fit", json=body),
+        server.http.post("/v1/jobs", json={**body, "context": 1024}),
+    ]
+    for answer in answers:
+        assert answer.status_code == 422
+        assert "m4-pro-24gb" in answer.json()["detail"]
