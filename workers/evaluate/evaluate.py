@@ -110,17 +110,7 @@ class Evaluation:
 
         Raises InvalidModelError on NaN activations and when the vocabularies differ.
         """
-        sets = {}
-        total = sum(windows.size for windows in self.windows.values())
-        done = 0
-        for part, batches in self.taught.items():
-            scores = []
-            for batch in batches:
-                scores.append(_score(candidate, batch, name))
-                done += batch.ids.size
-                self.progress(done, total)
-            sets[part] = summary(_joined(scores), seed=self.seed)
-            sets[part]["windows_digest"] = digest(self.windows[part])
+        sets = self.sets(candidate, name)
         first = next(iter(sets))
         vocabulary = self.taught[first][0].vocabulary
         truncated = self.taught[first][0].top is not None
@@ -139,6 +129,21 @@ class Evaluation:
             "reference": str(self.reference),
             "sets": sets,
         }
+
+    def sets(self, candidate: nn.Module, name: str) -> dict[str, dict[str, Any]]:
+        """Return the numbers of each set of windows, without noise floor."""
+        sets: dict[str, dict[str, Any]] = {}
+        total = sum(windows.size for windows in self.windows.values())
+        done = 0
+        for part, batches in self.taught.items():
+            scores: list[TokenScores] = []
+            for batch in batches:
+                scores.append(_score(candidate, batch, name))
+                done += batch.ids.size
+                self.progress(done, total)
+            sets[part] = summary(_joined(scores), seed=self.seed)
+            sets[part]["windows_digest"] = digest(self.windows[part])
+        return sets
 
     @cached_property
     def noise_floor(self) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,15 @@ from pydantic import TypeAdapter
 
 from app.core.formats import KEEP, Format
 from app.core.inventory import Inventory, Module
-from app.core.measurement import KEEP_POINT, Curve, CurvePoint, Encoder, Measurement, Sensitivity
+from app.core.measurement import (
+    KEEP_POINT,
+    Curve,
+    CurvePoint,
+    Encoder,
+    Measurement,
+    Sensitivity,
+    Verification,
+)
 from app.leases.schemas import Stage
 from workers.curves import COMPENSATED, kl_curve
 from workers.fisher import ModuleStatistics
@@ -26,10 +34,13 @@ from workers.stages.report import Reporter, StageReport
 from workers.stages.statistics import take_statistics
 from workers.stages.streamed import measure_streamed
 from workers.sweep import measure_weight
+from workers.verify import MOST_WEIGHTS, verify
 
 __all__ = ["measure", "measurement_path"]
 
 _CURVE = TypeAdapter(Curve)
+_DISAGREEMENT: Final = 1.5
+"""Ratio between the two ends from which a measurement carries a warning."""
 
 
 def measurement_path(checkpoint: Checkpoint, options: MeasureOptions, home: Home) -> Path:
@@ -85,6 +96,7 @@ class _Work:
     def run(self, home: Home) -> Measurement:
         statistics = self._statistics(home)
         curves = {curve.path: curve for curve in self._curves(statistics)}
+        verification = self._verified(curves, statistics)
         return Measurement(
             model=self.checkpoint.identity(home.digests),
             inventory=self.inventory,
@@ -94,7 +106,26 @@ class _Work:
             text=self.options.text_identity(),
             tokens=statistics.tokens,
             rotation=self.options.rotation.value,
-            warnings=statistics.notes,
+            verification=verification,
+            warnings=(*statistics.notes, *_doubts(verification)),
+        )
+
+    def _verified(
+        self, curves: Mapping[str, Curve], statistics: _Sensitivities
+    ) -> Verification | None:
+        """Return predicted against measured KL, of a model that fits in memory several times."""
+        if not statistics.modules or self.inventory.weights > MOST_WEIGHTS:
+            return None
+        return verify(
+            self.checkpoint,
+            self.inventory,
+            curves,
+            self.options.encoder,
+            statistics.modules,
+            seed=self.options.seed,
+            progress=lambda done, total: self.report.progress(
+                done, total, "allocations", "verification"
+            ),
         )
 
     def clean(self) -> None:
@@ -204,6 +235,22 @@ class _Sensitivities:
         if module.path not in self.modules:
             return 0.0
         return self.modules[module.path].alpha_nats
+
+
+def _doubts(verification: Verification | None) -> tuple[str, ...]:
+    """Return a warning when the two ends disagree: errors interact at few bits."""
+    if verification is None:
+        return ()
+    pairs = sorted(
+        zip(
+            verification.bits_per_weight, verification.measured, verification.predicted, strict=True
+        )
+    )
+    low, high = pairs[0][1] / max(pairs[0][2], 1e-30), pairs[-1][1] / max(pairs[-1][2], 1e-30)
+    if max(low, high) <= _DISAGREEMENT * min(low, high):
+        return ()
+    found = f"{low:.2f} at {pairs[0][0]:.1f} bits per weight, {high:.2f} at {pairs[-1][0]:.1f}"
+    return (f"measured over predicted KL is {found}: read predictions between with that",)
 
 
 def _hashed(parts: Iterator[npt.NDArray[Any]], digest: Any) -> Iterator[npt.NDArray[Any]]:

@@ -1,0 +1,135 @@
+"""Is the prediction true? Random mixed allocations, predicted against measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+import mlx.core as mx
+import numpy as np
+
+from app.core.formats import KEEP, Format, Mode
+from app.core.inventory import Inventory, Module
+from app.core.measurement import Curve, Encoder, Verification
+from workers.curves import as_carried, as_float32, decode, is_compensated
+from workers.encoders import encode
+from workers.encoders.gptq import ModuleEncoder
+from workers.evaluate import Evaluation
+from workers.fisher.statistics import ModuleStatistics
+from workers.models import Checkpoint
+
+__all__ = ["ALLOCATIONS", "MOST_WEIGHTS", "agreement", "verify"]
+
+ALLOCATIONS: Final = 8
+MOST_WEIGHTS: Final = 50_000_000
+"""Weights up to which a measurement is verified by default: all allocations are held at once."""
+_ROLLOUTS: Final = 4
+_SEED: Final = 0x7E57
+_CENTRES: Final = (3.5, 4.0, 4.5, 5.0, 5.5, 6.0, 7.0, 8.0)
+"""Mean bits of the allocations; a module draws its width within 1.5 bits of it."""
+
+
+def verify(
+    checkpoint: Checkpoint,
+    inventory: Inventory,
+    curves: Mapping[str, Curve],
+    encoder: Encoder,
+    statistics: Mapping[str, ModuleStatistics],
+    *,
+    seed: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> Verification:
+    """Return predicted and measured KL of 8 random allocations, on fresh rollouts of the model.
+
+    `curves` by module path hold the prediction; `statistics` are those they were made with.
+    """
+    picks = [
+        _draw(inventory.modules, curves, centre, seed + i) for i, centre in enumerate(_CENTRES)
+    ]
+    evaluation = Evaluation(checkpoint.folder, rollouts=_ROLLOUTS, seed=seed + _SEED)
+    weights: list[dict[str, mx.array]] = [{} for _ in picks]
+    for module in inventory.modules:
+        values = _weight(checkpoint, module)
+        wanted = {pick[module.path] for pick in picks} - {KEEP}
+        coded = _coded(module, values, sorted(wanted), encoder, statistics.get(module.path))
+        for pick, chosen in zip(picks, weights, strict=True):
+            chosen[f"{module.path}.weight"] = mx.array(coded.get(pick[module.path], values))
+    measured = []
+    original = evaluation.original
+    kept = {f"{m.path}.weight": mx.array(_weight(checkpoint, m)) for m in inventory.modules}
+    evaluation.taught  # noqa: B018 - the original's pass comes before its weights are replaced
+    for index, chosen in enumerate(weights):
+        original.load_weights(list(chosen.items()), strict=False)
+        report = evaluation.sets(original, f"random allocation {index}")
+        measured.append(report["rollouts"]["kl_nats_per_token"])
+        if progress is not None:
+            progress(index + 1, len(weights))
+    original.load_weights(list(kept.items()), strict=False)
+    predicted = [sum(curves[p].point(f).kl_nats for p, f in pick.items()) for pick in picks]
+    bits = [_bits(inventory, pick) for pick in picks]
+    return agreement(predicted, measured, bits)
+
+
+def agreement(
+    predicted: Sequence[float], measured: Sequence[float], bits: Sequence[float]
+) -> Verification:
+    """Return R^2 of the prediction as it stands, rank correlation, and slope through the origin."""
+    x, y = np.asarray(predicted, np.float64), np.asarray(measured, np.float64)
+    spread = float(np.square(y - y.mean()).sum()) or 1e-30
+    ranks = [np.argsort(np.argsort(values)) for values in (x, y)]
+    return Verification(
+        tuple(predicted),
+        tuple(measured),
+        tuple(bits),
+        r_squared=1 - float(np.square(y - x).sum()) / spread,
+        spearman=float(np.corrcoef(ranks[0], ranks[1])[0, 1]),
+        slope=float(x @ y / max(float(x @ x), 1e-30)),
+    )
+
+
+def _draw(
+    modules: Sequence[Module], curves: Mapping[str, Curve], centre: float, seed: int
+) -> dict[str, Format]:
+    rng = np.random.default_rng(seed)
+    groups: dict[str, int] = {}
+    picks = {}
+    for module in modules:
+        offered = [point.format for point in curves[module.path].points]
+        near = [f for f in offered if f.mode is Mode.AFFINE and abs(f.bits - centre) <= 1.5]  # noqa: PLR2004
+        draw = groups.setdefault(module.decision_group, int(rng.integers(1 << 30)))
+        picks[module.path] = near[draw % len(near)] if near else KEEP
+    return picks
+
+
+def _coded(
+    module: Module,
+    values: np.ndarray,
+    formats: Sequence[Format],
+    encoder: Encoder,
+    known: ModuleStatistics | None,
+) -> dict[Format, np.ndarray]:
+    """Return the float32 weight in every format, as the encoder stores it."""
+    result = {format_: np.empty_like(values) for format_ in formats}
+    compensating = known is not None and formats and is_compensated(formats[0], encoder, known)
+    coder = ModuleEncoder(known, encoder) if known is not None and compensating else None
+    plain = encoder if encoder in (Encoder.MINMAX, Encoder.CAREFUL) else Encoder.CAREFUL
+    for index in np.ndindex(*values.shape[:-2]):
+        if coder is not None:
+            for format_, part in coder.code(values[index], module.dtype, formats, index).items():
+                result[format_][index] = part.values
+            continue
+        carried = as_carried(values[index], module.dtype)
+        for format_ in formats:
+            arrays = encode(carried, module.dtype, format_, plain)
+            result[format_][index] = decode(arrays, format_, module.dtype)
+    return result
+
+
+def _weight(checkpoint: Checkpoint, module: Module) -> np.ndarray:
+    parts = [as_float32(part, module.dtype) for part in checkpoint.parts(module.path)]
+    return np.stack(parts).reshape(module.shape)
+
+
+def _bits(inventory: Inventory, pick: Mapping[str, Format]) -> float:
+    nbytes = sum(pick[m.path].data_bytes(m.shape, m.dtype) for m in inventory.modules)
+    return 8 * nbytes / inventory.weights
