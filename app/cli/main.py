@@ -13,6 +13,7 @@ from app.cli import (
     checkpoint,
     demo,
     doctor,
+    fit,
     frontier,
     keys,
     manifest,
@@ -42,6 +43,7 @@ def build_app() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     local = (
+        fit.fit,
         measure.measure,
         allocate.allocate,
         checkpoint.quantize,

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from app.auth.dependencies import TOKEN_COOKIE, JobsReader, JobsWriter
 from app.core.errors import BitbudgetError, NotFoundError
 from app.core.requests import JobRequest
+from app.dashboard.fit import Asked as FitQuestion
 from app.dashboard.fit import fit_words
 from app.dashboard.forms import Form, job_fields
 from app.dashboard.rendering import asset_file, asset_names, html, twin
@@ -123,9 +124,12 @@ def _first(error: ValidationError) -> str:
 
 
 @router.get("/fit")
-def fit(pages: Pages, model: Name = "", budget: Name = "") -> Response:
+def fit(
+    pages: Pages, model: Name = "", budget: Name = "", device: Name = "", context: Name = ""
+) -> Response:
     """Say at once whether the form's model fits."""
-    return twin(fit_words(pages.services, model.strip(), budget.strip()))
+    asked = FitQuestion(model.strip(), budget.strip(), device.strip(), context.strip())
+    return twin(fit_words(pages.services, asked))
 
 
 @router.get("/jobs/{job_id}.json")

@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.core.choices import DEFAULT_SQNR_FLOOR_DB
+from app.core.devices import DEVICES, device
 from app.core.errors import BitbudgetError, InfeasibleBudgetError, NotFoundError
 from app.core.manifest import Manifest
 from app.core.measurement import Measurement
+from app.core.memory import plan_memory
 from app.core.requests import AllocationRequest
 from app.dashboard.figures.figure import Figure
+from app.dashboard.figures.parts import Bar, memory_parts
 from app.dashboard.pages.answer import Solved, Trade
 from app.dashboard.pages.compare import Compared, compare_page
 from app.dashboard.pages.job import job_page
@@ -54,7 +57,7 @@ class Dashboard:
         return jobs_page(
             self.services.jobs.page(cursor, _LISTED, None, None),
             models=(name for model in models for name in model.names),
-            devices=(),
+            devices=tuple(DEVICES),
             form=form,
             error=error,
         )
@@ -62,7 +65,8 @@ class Dashboard:
     def job(self, job_id: str) -> Page:
         """Return one job; NotFoundError when there is none."""
         report = self.services.jobs.report(job_id)
-        return job_page(report, self._solved(report.job), None)
+        solved = self._solved(report.job)
+        return job_page(report, solved, None if solved is None else _memory(solved))
 
     def _solved(self, job: Job) -> Solved | None:
         if job.answer is None or job.measurement_id is None:
@@ -130,6 +134,15 @@ class Dashboard:
     def machines(self) -> Page:
         """Return the registered workers."""
         return machines_page(self.services.machines.page(None, _MODELS).items)
+
+
+def _memory(solved: Solved) -> Bar | None:
+    request = solved.manifest.request
+    if request.device is None or request.context is None:
+        return None
+    inventory, target = solved.measurement.inventory, device(request.device)
+    plan = plan_memory(inventory, target, request.context, request.kv_bits)
+    return memory_parts(plan, solved.manifest.file_bytes, target.title)
 
 
 def _default(trade: Trade) -> int:

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from app.core.formats import Format
 from app.core.inventory import Inventory, ModuleKind
 from app.core.layout import module_bytes, plan_checkpoint
+from app.core.memory import MemoryPlan
 from app.core.sizes import format_size
 from app.dashboard.figures.figure import Figure
 
-__all__ = ["Bar", "Part", "bar", "file_parts"]
+__all__ = ["Bar", "Part", "bar", "file_parts", "memory_parts"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +83,18 @@ def file_parts(inventory: Inventory, formats: Mapping[str, Format], budget_bytes
         totals[group] = totals.get(group, 0) + module_bytes(module, formats[module.path])
     totals["norms and headers"] = plan_checkpoint(inventory).fixed_bytes
     return bar("bytes", "Parts of the files", tuple(totals.items()), ("the budget", budget_bytes))
+
+
+def memory_parts(plan: MemoryPlan, file_bytes: int, title: str) -> Bar:
+    """Return what the model takes of a device's memory, against what a GPU may use of it."""
+    parts = (
+        ("weights", file_bytes),
+        ("KV cache", plan.kv_cache_bytes),
+        ("prefill peak", plan.prefill_bytes),
+        ("reserve", plan.reserve_bytes),
+    )
+    whole = (f"the usable memory of {title}", plan.usable_bytes)
+    return bar("memory", "Parts of the memory", parts, whole)
 
 
 def _group(path: str, kind: ModuleKind) -> str:

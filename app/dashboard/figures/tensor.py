@@ -30,17 +30,26 @@ class Tensor:
 
 
 def tensor(
-    module: Module, curve: Curve, chosen: Format, shadow_price_nats_per_byte: float
+    module: Module,
+    curve: Curve,
+    chosen: Format,
+    *,
+    shadow_price_nats_per_byte: float,
+    sqnr_floor_db: float,
 ) -> Tensor:
-    """Describe `module` stored as `chosen`, at the going price of a byte."""
+    """Describe `module` stored as `chosen`, at the going price of a byte.
+
+    Formats under `sqnr_floor_db` were not offered.
+    """
     point = curve.point(chosen)
+    offered = [p for p in curve.points if p.sqnr_db >= sqnr_floor_db]
     return Tensor(
         path=module.path,
         shape=module.shape,
         format=str(chosen),
         alpha_nats=curve.alpha_nats,
         sqnr_db=point.sqnr_db,
-        reason=_reason(module, curve, point, shadow_price_nats_per_byte),
+        reason=_reason(module, offered, point, shadow_price_nats_per_byte),
         features=tuple(sorted(curve.features.items())),
         figure=_figure(module, curve, chosen),
     )
@@ -91,13 +100,11 @@ def _series(name: str, points: list[CurvePoint], module: Module, role: str) -> S
     )
 
 
-def _reason(module: Module, curve: Curve, chosen: CurvePoint, price: float) -> str:
+def _reason(module: Module, offered: list[CurvePoint], chosen: CurvePoint, price: float) -> str:
     size = module_bytes(module, chosen.format)
-    smaller = [p for p in curve.points if module_bytes(module, p.format) < size]
+    smaller = [p for p in offered if module_bytes(module, p.format) < size]
     larger = [
-        p
-        for p in curve.points
-        if module_bytes(module, p.format) > size and p.kl_nats < chosen.kl_nats
+        p for p in offered if module_bytes(module, p.format) > size and p.kl_nats < chosen.kl_nats
     ]
     parts = [f"One more byte anywhere buys {kl(price)} nats per token."] if price else []
     if smaller:

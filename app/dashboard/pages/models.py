@@ -94,7 +94,8 @@ def _tensor(solved: Solved, path: str) -> dict[str, Any]:
         solved.measurement.inventory.module(path),
         solved.measurement.curve(path),
         choice.format,
-        solved.manifest.certificate.shadow_price_nats_per_byte,
+        shadow_price_nats_per_byte=solved.manifest.certificate.shadow_price_nats_per_byte,
+        sqnr_floor_db=solved.manifest.request.sqnr_floor_db,
     )
     return {"tensor": shown, "tensor_tiles": _tensor_tiles(shown, choice.bytes, choice.kl_nats)}
 

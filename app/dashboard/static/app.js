@@ -71,7 +71,7 @@ function swap(id, from) {
   const link = active && old.contains(active) ? active.getAttribute("href") : null;
   old.replaceWith(fresh);
   draw(fresh);
-  const again = link && [...fresh.querySelectorAll("a")].find((a) => moduleOf(a) === moduleOf({ href: new URL(link, location).href }));
+  const again = link && [...fresh.querySelectorAll(".heat a, a.chip")].find((a) => moduleOf(a) === moduleOf({ href: new URL(link, location).href }));
   if (again) again.focus({ preventScroll: true });
 }
 

@@ -16,12 +16,13 @@ import pytest
 from playwright.sync_api import Browser, sync_playwright
 
 _END_SECONDS = 30
+_SETTINGS = {"BITBUDGET_LOG_LEVEL": "warning", "BITBUDGET_RENEW_SECONDS": "0.1"}
 _FLAGS = ("--headless=new", "--no-sandbox", "--disable-background-networking")
 
 
 @contextmanager
 def _process(*arguments: str, home: Path, log: Path) -> Iterator[subprocess.Popen[str]]:
-    environment = {**os.environ, "BITBUDGET_HOME": str(home), "BITBUDGET_LOG_LEVEL": "warning"}
+    environment = {**os.environ, "BITBUDGET_HOME": str(home), **_SETTINGS}
     command = [sys.executable, "-m", *arguments]
     with (
         log.open("a") as stream,
