@@ -33,6 +33,7 @@ _MATRIX = Source(
 _ROWS = 4
 _SIMD_GROUPS = 2
 _TILE = 32
+_LEAST_WORDS = 8
 _WIDE_LANES = (2, 3, 4, 5)
 """Widths at which a lane takes 16 inputs, as mlx's qmv_fast does; else 8."""
 
@@ -70,6 +71,12 @@ def _check(
     return _Shape(x.size // width, outputs, width)
 
 
+def _addressable(w: mx.array) -> mx.array:
+    """Return `w` with at least 8 words: MLX passes fewer as `constant`, which has no bytes."""
+    missing = _LEAST_WORDS - w.size
+    return w if missing <= 0 else mx.pad(w, [(0, 0), (0, -(-missing // w.shape[0]))])
+
+
 def launch_vector(
     x: mx.array,
     w: mx.array,
@@ -88,7 +95,7 @@ def launch_vector(
     blocks = -(-shape.outputs // (_ROWS * _SIMD_GROUPS))
     return Launch(
         source=_VECTOR,
-        inputs=(x.reshape(shape.rows, shape.width), w, scales, biases),
+        inputs=(x.reshape(shape.rows, shape.width), _addressable(w), scales, biases),
         template=(
             ("T", x.dtype),
             ("BITS", bits),
@@ -111,7 +118,7 @@ def launch_matrix(
     shape = _check(x, w, scales, biases, bits=bits, group_size=group_size)
     return Launch(
         source=_MATRIX,
-        inputs=(x.reshape(shape.rows, shape.width), w, scales, biases),
+        inputs=(x.reshape(shape.rows, shape.width), _addressable(w), scales, biases),
         template=(("T", x.dtype), ("BITS", bits), ("GROUP", group_size)),
         grid=(-(-shape.outputs // _TILE) * 128, -(-shape.rows // _TILE), 1),
         threadgroup=(128, 1, 1),

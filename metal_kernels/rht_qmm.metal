@@ -9,7 +9,7 @@
   const uint part = thread_index_in_threadgroup % 4 * 8;
   const size_t width = x_shape[1];
   const uint rows = x_shape[0];
-  const uint outputs = w_shape[0];
+  const uint outputs = scales_shape[0];
   const size_t x_row = threadgroup_position_in_grid.y * 32 + row;
   const size_t w_row = threadgroup_position_in_grid.x * 32 + row;
   const device uint8_t* codes = reinterpret_cast<const device uint8_t*>(w);

@@ -2,7 +2,7 @@
   // groups a threadgroup, ROWS outputs each; every lane transforms VALUES inputs in registers.
   const uint lane = thread_index_in_simdgroup;
   const size_t width = x_shape[1];
-  const uint outputs = w_shape[0];
+  const uint outputs = scales_shape[0];
   const uint first_row =
       (threadgroup_position_in_grid.y * 2 + simdgroup_index_in_threadgroup) * ROWS;
   const device T* row_of_x = x + threadgroup_position_in_grid.x * width;

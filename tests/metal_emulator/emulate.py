@@ -15,7 +15,15 @@ from tests.metal_emulator.signature import ATTRIBUTES, Argument, Signature, gene
 from tests.metal_emulator.source import to_opencl
 from tests.metal_emulator.toolchain import COUNTING_FLAGS, compile_kernel
 
-__all__ = ["ORDERS", "Emulation", "Traffic", "attribute_value", "emulate", "kernel_source"]
+__all__ = [
+    "ORDERS",
+    "Emulation",
+    "Traffic",
+    "argument_bytes",
+    "attribute_value",
+    "emulate",
+    "kernel_source",
+]
 
 ORDERS = (0, 1, 2, 3, 4, 5)
 """Ascending, descending, and four random orders of the lanes."""
@@ -111,21 +119,35 @@ def _numpy_dtype(dtype: mx.Dtype) -> Any:
     return to_numpy(mx.zeros((1,), dtype=dtype)).dtype
 
 
-def _buffer(launch_: Launch, argument: Argument) -> Buffer:
-    if argument.kind == "output":
-        dtype = _numpy_dtype(launch_.output_dtypes[argument.index])
-        count = int(np.prod(launch_.output_shapes[argument.index], dtype=np.int64))
-        return Buffer(count * dtype.itemsize, dtype.itemsize)
+def _contents(launch_: Launch, argument: Argument) -> Array:
     array = launch_.inputs[argument.index]
     if argument.kind == "shape":
-        return Buffer.holding(np.array(array.shape, np.int32))
+        return np.array(array.shape, np.int32)
     if argument.kind == "ndim":
-        return Buffer.holding(np.array(array.ndim, np.int32))
+        return np.array(array.ndim, np.int32)
     contents = np.ascontiguousarray(to_numpy(array)) if array.ndim else to_numpy(array)
     if argument.kind == "strides":
-        strides = [stride // contents.itemsize for stride in contents.strides]
-        return Buffer.holding(np.array(strides, np.int64))
-    return Buffer.holding(contents)
+        return np.array([stride // contents.itemsize for stride in contents.strides], np.int64)
+    return contents
+
+
+def _output_size(launch_: Launch, argument: Argument) -> tuple[int, int]:
+    itemsize = _numpy_dtype(launch_.output_dtypes[argument.index]).itemsize
+    count = int(np.prod(launch_.output_shapes[argument.index], dtype=np.int64))
+    return count * itemsize, itemsize
+
+
+def _buffer(launch_: Launch, argument: Argument) -> Buffer:
+    if argument.kind == "output":
+        return Buffer(*_output_size(launch_, argument))
+    return Buffer.holding(_contents(launch_, argument))
+
+
+def argument_bytes(launch_: Launch, argument: Argument) -> bytes:
+    """Return the contents of a buffer before the launch; outputs are 0xff bytes."""
+    if argument.kind == "output":
+        return b"\xff" * _output_size(launch_, argument)[0]
+    return _contents(launch_, argument).tobytes()
 
 
 def compiled(launch_: Launch, flags: tuple[str, ...] = ()) -> Path:

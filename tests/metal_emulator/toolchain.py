@@ -34,7 +34,7 @@ KERNEL_FLAGS = (
     *("-Xclang", "-fbfloat16-excess-precision=none"),
 )
 COUNTING_FLAGS = (
-    "-fsanitize-coverage=trace-loads,trace-stores",
+    "-fsanitize-coverage=func,trace-loads,trace-stores",
     "-fno-vectorize",
     "-fno-slp-vectorize",
 )
@@ -74,7 +74,8 @@ def _emulator_digest() -> str:
     for path in sorted(_HERE.rglob("*")):
         if path.is_file() and path.suffix in {".h", ".cpp", ""}:
             digest.update(path.read_bytes())
-    digest.update((_HERE / "source.py").read_bytes())
+    for name in ("source.py", "toolchain.py"):
+        digest.update((_HERE / name).read_bytes())
     return digest.hexdigest()
 
 
@@ -156,8 +157,18 @@ def compile_kernel(source: str, flags: tuple[str, ...] = (), *, link: str = "sha
         return _run_clang([*arguments, "-shared", "-lm"], output)
     compiled = output.with_suffix(".o")
     _run_clang([*arguments, *TSAN_FLAGS, "-c"], compiled)
-    runtime = [
-        str(_HERE / "runtime" / name) for name in ("scheduler.cpp", "buffers.cpp", "main.cpp")
-    ]
-    linked = ["-O2", "-std=c++20", "-DEMU_TSAN", "-x", "c++", *runtime, "-x", "none"]
-    return _run_clang([*linked, str(compiled), "-fsanitize=thread", "-lm"], output)
+    runtime = _uninstrumented_machine()
+    return _run_clang([*map(str, (*runtime, compiled)), "-fsanitize=thread", "-lm"], output)
+
+
+@lru_cache
+def _uninstrumented_machine() -> tuple[Path, ...]:
+    """Compile the machine for programs that ThreadSanitizer watches, itself unwatched."""
+    objects = []
+    for name in ("scheduler", "buffers", "main"):
+        output = cache_folder() / f"{name}-{_emulator_digest()[:16]}.o"
+        if not output.exists():
+            source = str(_HERE / "runtime" / f"{name}.cpp")
+            _run_clang([*_MACHINE_FLAGS, "-DEMU_TSAN", "-c", source], output)
+        objects.append(output)
+    return tuple(objects)

@@ -1,0 +1,104 @@
+"""Every way we know to break a kernel is caught: by the machine, the lane orders or the result."""
+
+from __future__ import annotations
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from metal_kernels import rht_qmm, rht_qmv, rms_norm_rht, swiglu_rht
+from metal_kernels.kernel import relative_error
+from metal_kernels.launch import Launch
+from tests.metal_emulator.emulate import ORDERS, emulate, to_numpy
+from tests.metal_emulator.machine import EmulatorError
+from tests.metal_emulator.toolchain import CompileError
+from tests.metal_kernels.mutants import BARRIER, mutate
+
+pytestmark = pytest.mark.usefixtures("emulator")
+
+X = mx.random.normal((3, 256), key=mx.random.key(1))
+ONES = mx.ones((256,))
+NORM = rms_norm_rht.launch(X, ONES, eps=1e-5)
+SWIGLU = swiglu_rht.launch(X, X)
+PACKED = mx.quantize(mx.random.normal((37, 256), key=mx.random.key(2)), group_size=64, bits=4)
+QMV = rht_qmv.launch(X, *PACKED, bits=4, group_size=64)
+MANY = mx.random.normal((34, 256), key=mx.random.key(3))
+QMM = rht_qmm.launch(MANY, *PACKED, bits=4, group_size=64)
+EXPECTED = {
+    NORM.source.name: rms_norm_rht.reference(X, ONES, eps=1e-5),
+    SWIGLU.source.name: swiglu_rht.reference(X, X),
+    QMV.source.name: rht_qmv.reference(X, *PACKED, bits=4, group_size=64),
+    QMM.source.name: rht_qmv.reference(MANY, *PACKED, bits=4, group_size=64),
+}
+
+BUGS = {
+    "first barrier missing": mutate(NORM, BARRIER, ""),
+    "second barrier missing": mutate(NORM, BARRIER, "", 1),
+    "partial sums not cleared": mutate(NORM, "partial[lane] = 0;", ""),
+    "barrier in one SIMD group only": mutate(NORM, BARRIER, f"if (simdgroup == 0) {BARRIER}"),
+    "return before a barrier": mutate(
+        NORM, "squares = simd_sum", "if (index > 40) return; squares = simd_sum"
+    ),
+    "shuffle in a divergent branch": mutate(
+        SWIGLU,
+        "const float other = simd_shuffle_xor(x[i], mask);",
+        "float other = 0; if (lane < 16) other = simd_shuffle_xor(x[i], mask);"
+        " else other = simd_shuffle_xor(x[i], mask);",
+    ),
+    "read past the end": mutate(SWIGLU, "up[first + i]", "up[first + i + 2048]"),
+    "write past the end": mutate(SWIGLU, "out[first + i] =", "out[first + i + 4] ="),
+    "write before the start": mutate(SWIGLU, "out[first + i] =", "out[first + i - 4] ="),
+    "too much threadgroup memory": mutate(NORM, "partial[32]", "partial[8448]"),
+    "an output is never written": mutate(SWIGLU, "out[first + i] =", "if (first) out[first + i] ="),
+    "wrong sign in a butterfly": mutate(SWIGLU, "other - x[i]", "x[i] - other"),
+    "a stage is missing": mutate(SWIGLU, "mask < 32 / VALUES", "mask < 16 / VALUES"),
+    "wrong nibble order": mutate(QMV, "const int at = i * BITS", "const int at = (7 - i) * BITS"),
+    "bias forgotten": mutate(QMV, "static_cast<float>(biases[group]) * sum", "0.0f * sum"),
+    "sum taken before the transform": mutate(QMV, "sum += values[i];", "sum += row_of_x[k + i];"),
+    "wrong group": mutate(QMV, "k / GROUP;", "k / 32;"),
+    "last rows not guarded": mutate(QMV, "|| row >= outputs", ""),
+    "tile read before it is written": mutate(QMM, BARRIER, ""),
+    "tile overwritten while it is read": mutate(QMM, BARRIER, "", 1),
+    "transposed tile": mutate(QMM, "STRIDE, ulong2(0, 0), true", "STRIDE, ulong2(0, 0), false"),
+    "unknown attribute": mutate(SWIGLU, "thread_index_in_simdgroup", "simd_lane"),
+    "pointer into another address space": mutate(
+        NORM, "float held", "threadgroup float* wrong = x; float held"
+    ),
+    "write to an input": mutate(SWIGLU, "float values[4];", "float values[4]; gate[0] = 0;"),
+    "double precision": mutate(SWIGLU, "float values[4];", "double values[4];"),
+}
+
+
+def symptom(launch: Launch) -> str:
+    """Return how the machine, the orders or the result give a bug away; nothing if they do not."""
+    results = []
+    for order in ORDERS:
+        try:
+            results.append(emulate(launch, order=order).outputs)
+        except (EmulatorError, CompileError) as caught:
+            return str(caught).splitlines()[0]
+    arrays = [to_numpy(outputs[0]) for outputs in results]
+    if any(not np.array_equal(arrays[0], other, equal_nan=True) for other in arrays[1:]):
+        return "the order of lanes changes the result"
+    error = relative_error(results[0], EXPECTED[launch.source.name])
+    return "" if error < 1e-5 else f"wrong by {error}"
+
+
+@pytest.mark.parametrize("launch", [NORM, SWIGLU, QMV, QMM], ids=lambda x: x.source.name)
+def test_the_kernels_themselves_have_no_symptom(launch: Launch) -> None:
+    assert not symptom(launch)
+
+
+@pytest.mark.parametrize("bug", BUGS)
+def test_a_planted_bug_is_caught(bug: str) -> None:
+    assert symptom(BUGS[bug])
+
+
+def test_divergence_names_the_lines() -> None:
+    with pytest.raises(EmulatorError, match=r"line \d+"):
+        emulate(BUGS["shuffle in a divergent branch"])
+
+
+def test_a_fault_names_the_buffer_and_the_thread() -> None:
+    with pytest.raises(EmulatorError, match=r"thread \d+: buffer 1 \+\d+ bytes"):
+        emulate(mutate(SWIGLU, "up[first + i]", "up[first + i + 768]"))

@@ -1,0 +1,80 @@
+"""Device memory traffic, counted load by load: a fused transform moves no byte of its own."""
+
+from __future__ import annotations
+
+import mlx.core as mx
+import pytest
+
+from metal_kernels import (
+    rd_sweep,
+    residual_rms_norm_rht,
+    rht32,
+    rht_qmm,
+    rht_qmv,
+    rms_norm_rht,
+    swiglu_rht,
+)
+from metal_kernels.launch import Launch
+from tests.metal_emulator.emulate import Traffic, emulate
+
+pytestmark = pytest.mark.usefixtures("emulator")
+
+ROWS, WIDTH = 3, 512
+X = mx.zeros((ROWS, WIDTH), mx.bfloat16)
+
+
+def traffic(launch: Launch) -> Traffic:
+    return emulate(launch, count=True).traffic
+
+
+def test_the_stand_alone_transform_reads_and_writes_each_element_once() -> None:
+    found = traffic(rht32.launch(X, mx.ones((WIDTH,))))
+    assert found.read[0] == found.written[0] == X.nbytes
+    assert found.read[1] == ROWS * WIDTH * 4
+
+
+@pytest.mark.parametrize("width", [32, 512, 4096, 4128])
+def test_a_fused_norm_moves_what_addition_and_norm_must(width: int) -> None:
+    x, weight = mx.zeros((ROWS, width), mx.bfloat16), mx.ones((width,), mx.bfloat16)
+    plain = traffic(rms_norm_rht.launch(x, weight, eps=1e-6))
+    assert plain.read == (x.nbytes, ROWS * weight.nbytes, plain.read[2])
+    assert plain.written == (x.nbytes,)
+    added = traffic(residual_rms_norm_rht.launch(x, x, weight, eps=1e-6))
+    assert added.read[:3] == (x.nbytes, x.nbytes, ROWS * weight.nbytes)
+    assert added.written == (x.nbytes, x.nbytes)
+
+
+def test_a_fused_activation_moves_what_the_activation_must() -> None:
+    found = traffic(swiglu_rht.launch(X, X))
+    assert found.read == (X.nbytes, X.nbytes)
+    assert found.written == (X.nbytes,)
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 5, 6, 8])
+def test_a_product_with_a_transform_moves_no_byte_more_than_without(bits: int) -> None:
+    weight = mx.random.normal((13, WIDTH)).astype(mx.bfloat16)
+    packed = mx.quantize(weight, group_size=64, bits=bits)
+    with_, without = (
+        traffic(rht_qmv.launch(X[:1], *packed, bits=bits, group_size=64, rotate=rotate))
+        for rotate in (True, False)
+    )
+    assert with_ == without
+    assert with_.read[1] == packed[0].nbytes
+    assert with_.written == (13 * 2,)
+
+
+def test_the_tiled_product_reads_the_weights_once_per_tile_of_rows() -> None:
+    weight = mx.random.normal((64, 128)).astype(mx.bfloat16)
+    packed = mx.quantize(weight, group_size=64, bits=4)
+    x = mx.zeros((64, 128), mx.bfloat16)
+    found = traffic(rht_qmm.launch(x, *packed, bits=4, group_size=64))
+    assert found.read[0] == 2 * x.nbytes
+    assert found.read[1] == 2 * packed[0].nbytes
+
+
+@pytest.mark.parametrize("width", [96, 256])
+def test_the_sweep_reads_every_weight_once(width: int) -> None:
+    weight = mx.random.normal((5, width)).astype(mx.bfloat16)
+    found = traffic(rd_sweep.launch(weight))
+    assert found.read == (weight.nbytes,)
+    assert found.written == (5 * 22 * 4,)
