@@ -75,6 +75,8 @@ struct ScaleE4M3 {
 template <class Element_, class Scale_, int SIZE_> struct FloatFormat {
   using Element = Element_;
   using Scale = Scale_;
+  // Half the scale gives an element with an exponent of its own nothing but saturation.
+  static constexpr int NEIGHBOURS = Element_::BITS_PER_CODE == 8 ? 0 : Scale_::NEIGHBOURS;
   static constexpr int SIZE = SIZE_;
   static constexpr int VECTORS = SIZE / LANES;
 };
@@ -125,7 +127,7 @@ INLINE void choose_scales(Rows<Format> &r, const typename Type::Element *from, i
   r.error = group_errors(r, r.scale);
   if (!careful) return;
   Vec first = r.scale;
-  for (int which = 0; which < Format::Scale::NEIGHBOURS; ++which) {
+  for (int which = 0; which < Format::NEIGHBOURS; ++which) {
     Vec scale = Format::Scale::other(first, which);
     Vec error = group_errors(r, scale);
     Int better = error < r.error;

@@ -22,7 +22,7 @@ SEGMENT_WEIGHTS: Final = 1 << 22
 EXACT_BELOW_WEIGHTS: Final = 1_000_000
 """Smaller weights are encoded whole by `careful`; larger ones are sampled."""
 
-SAMPLED_BLOCKS: Final = 128
+SAMPLED_BLOCKS: Final = 72
 """Blocks of 4096 weights that a sampled weight is estimated from, beside its largest ones."""
 
 LEAST_SAMPLED_BLOCKS: Final = 6
