@@ -102,10 +102,9 @@ def _series(name: str, points: list[CurvePoint], module: Module, role: str) -> S
 
 def _reason(module: Module, offered: list[CurvePoint], chosen: CurvePoint, price: float) -> str:
     size = module_bytes(module, chosen.format)
-    smaller = [p for p in offered if module_bytes(module, p.format) < size]
-    larger = [
-        p for p in offered if module_bytes(module, p.format) > size and p.kl_nats < chosen.kl_nats
-    ]
+    sized = [(p, module_bytes(module, p.format) - size) for p in offered]
+    smaller = [p for p, nbytes in sized if nbytes < 0 and p.kl_nats > chosen.kl_nats]
+    larger = [p for p, nbytes in sized if nbytes > 0 and p.kl_nats < chosen.kl_nats]
     parts = [f"One more byte anywhere buys {kl(price)} nats per token."] if price else []
     if smaller:
         down = min(smaller, key=lambda p: _slope(module, chosen, p))

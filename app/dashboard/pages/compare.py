@@ -33,7 +33,8 @@ class Compared:
     @property
     def measured(self) -> float | None:
         """Measured KL in nats per token, None where nothing was evaluated."""
-        return None if self.evaluation is None else float(self.evaluation["kl_nats_per_token"])
+        found = (self.evaluation or {}).get("kl_nats_per_token")
+        return float(found) if isinstance(found, (int, float)) else None
 
 
 def compare_page(

@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+
+import pytest
+
+from app.core.choices import DEFAULT_SQNR_FLOOR_DB
+from app.core.formats import KEEP, parse_format
+from app.core.frontier import frontier
+from app.core.layout import plan_checkpoint
+from app.core.measurement import Measurement, Verification
+from app.core.recipes import uniform_formats
+from app.dashboard.figures.figure import Figure, Series
+from app.dashboard.figures.frontier import Point, frontier_figure, thinned
+from app.dashboard.figures.heatmap import heatmap
+from app.dashboard.figures.parts import bar, file_parts
+from app.dashboard.figures.rivals import equal_bytes
+from app.dashboard.figures.tensor import tensor
+from app.dashboard.figures.verification import verification_figure
+from app.dashboard.rendering import plain
+from app.dashboard.trade import trade_of
+from tests.app.cli.conftest import build_manifest
+
+DOWN = "model.layers.0.mlp.down_proj"
+QUERY = "model.layers.0.self_attn.q_proj"
+
+
+def test_a_csv_reads_back_to_the_table() -> None:
+    figure = Figure("x", "X", "", ("a", "b"), (('say "hi", twice', 1.5), ("two\nlines", None)))
+    rows = list(csv.reader(io.StringIO(figure.csv())))
+    assert rows == [["a", "b"], ['say "hi", twice', "1.5"], ["two\nlines", ""]]
+
+
+def test_every_module_has_one_cell(measurement: Measurement) -> None:
+    formats = uniform_formats(measurement.inventory, parse_format("affine4g64"))
+    heat = heatmap(measurement.inventory, formats)
+    inside = [cell for _, cells in heat.rows for cell in cells if cell is not None]
+    paths = {cell.path for cell in (*inside, *heat.outside)}
+    assert paths == {module.path for module in measurement.inventory.modules}
+    assert [layer for layer, _ in heat.rows] == [0, 1]
+    steps = {cell.path: cell.step for cell in inside}
+    assert steps[DOWN] == 16  # no group divides 172: kept
+    assert steps[QUERY] == 4
+    assert len(heat.figure.rows) == len(paths)
+
+
+def test_parts_add_up_to_the_files(measurement: Measurement) -> None:
+    manifest = build_manifest(measurement, "affine4g64")
+    formats = {path: choice.format for path, choice in manifest.modules.items()}
+    parts = file_parts(measurement.inventory, formats, manifest.budget_bytes)
+    assert sum(part.nbytes for part in parts.parts) == manifest.file_bytes
+    assert ("total", manifest.file_bytes) in parts.figure.rows
+    assert "7 bytes to spare" in parts.figure.summary
+    last = parts.parts[-1]
+    assert last.start + last.width == pytest.approx(100 * manifest.file_bytes / parts.whole_bytes)
+
+
+def test_a_bar_with_too_much_in_it_says_so_and_keeps_its_width() -> None:
+    full = bar("m", "M", (("weights", 30), ("cache", 20)), ("the memory", 40))
+    assert "10 bytes too many" in full.figure.summary
+    assert full.parts[-1].start + full.parts[-1].width == pytest.approx(100)
+
+
+def test_the_reason_names_steps_on_both_sides_of_the_price(measurement: Measurement) -> None:
+    module = measurement.inventory.module(QUERY)
+    shown = tensor(
+        module,
+        measurement.curve(QUERY),
+        parse_format("affine4g64"),
+        shadow_price_nats_per_byte=1e-6,
+        sqnr_floor_db=DEFAULT_SQNR_FLOOR_DB,
+    )
+    assert "Going down to affine" in shown.reason
+    assert "Going up to affine" in shown.reason
+    assert len(shown.figure.rows) == len(measurement.curve(QUERY).points)
+    chosen = shown.figure.series[1]
+    assert list(chosen.labels) == ["affine4g64"]
+
+
+def test_a_module_that_must_be_kept_has_no_reason_to_be_otherwise(measurement: Measurement) -> None:
+    shown = tensor(
+        measurement.inventory.module(DOWN),
+        measurement.curve(DOWN),
+        KEEP,
+        shadow_price_nats_per_byte=0.0,
+        sqnr_floor_db=DEFAULT_SQNR_FLOOR_DB,
+    )
+    assert shown.reason == "There is no other format to choose."
+    json.dumps(plain(shown), allow_nan=False)  # its SQNR is infinite
+
+
+def test_the_frontier_keeps_its_ends_when_thinned() -> None:
+    points = [Point("", size, 1 / size) for size in range(1, 5001)]
+    kept = thinned(points, 100)
+    assert len(kept) == 100
+    assert (kept[0], kept[-1]) == (points[0], points[-1])
+    assert thinned(points[:7], 100) == tuple(points[:7])
+
+
+def test_the_frontier_figure_speaks_of_the_nearest_uniform(measurement: Measurement) -> None:
+    trade = trade_of(frontier(measurement))
+    smallest = trade.line[0].file_bytes
+    assert smallest >= plan_checkpoint(measurement.inventory).fixed_bytes
+    middle = trade.line[len(trade.line) // 2]
+    figure = frontier_figure(trade.line, [middle], trade.uniform)
+    assert "Nearest uniform" in figure.summary
+    kinds = {row[0] for row in figure.rows}
+    assert kinds == {"answer", "uniform", "frontier"}
+    assert all(y > 0 for series in figure.series for y in series.y)  # the axis is logarithmic
+
+
+def test_predicted_against_measured_has_a_line_of_equality() -> None:
+    found = Verification((0.01, 0.1), (0.011, 0.09), (4.5, 3.5), 0.99, 1.0, 0.95)
+    figure = verification_figure(found)
+    line: Series = figure.series[0]
+    assert list(line.x) == list(line.y) == [0.01, 0.1]
+    assert "slope 0.95" in figure.summary
+
+
+def test_rivals_are_compared_at_equal_bytes() -> None:
+    def side(kl: float) -> dict[str, object]:
+        found = {
+            "kl_nats_per_token": kl,
+            "kl_interval_95": [kl * 0.9, kl * 1.1],
+            "top1_agreement": 0.9,
+        }
+        return {"file_bytes": 10, "predicted_kl_nats_per_token": kl, "evaluation": found}
+
+    uniform = {**side(0.04), "format": "affine4g64"}
+    figure = equal_bytes({"uniform": uniform, "ours_at_equal_bytes": side(0.01)})
+    assert "4.0 times less" in figure.summary
+    assert [row[0] for row in figure.rows] == ["bitbudget", "uniform affine4g64"]

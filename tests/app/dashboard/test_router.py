@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+import re
+
+import pytest
+from fastapi.testclient import TestClient
+
+from app.auth.principal import Scope
+from app.core.measurement import Measurement
+from app.dashboard.rendering import asset_file, asset_names
+from app.main import create_app
+from app.settings import Settings
+from tests.support.http import Server
+
+PAGES = ("/", "/models", "/compare", "/benchmarks", "/machines")
+TWINS = ("/index.json", "/models.json", "/compare.json", "/benchmarks.json", "/machines.json")
+HOSTILE = "<script>alert(1)</script>"
+
+
+def answered(server: Server, measurement: Measurement, **fields: object) -> str:
+    job = server.submit(budget="180kB", **fields)
+    worker = server.worker()
+    worker.claim()
+    worker.do(measurement)
+    return str(job["id"])
+
+
+@pytest.mark.parametrize(("page", "twin"), list(zip(PAGES, TWINS, strict=True)))
+def test_an_empty_server_has_all_its_pages(server: Server, page: str, twin: str) -> None:
+    shown = server.http.get(page)
+    assert shown.status_code == 200
+    assert shown.headers["content-type"] == "text/html; charset=utf-8"
+    policy = shown.headers["content-security-policy"]
+    assert "script-src 'self';" in policy
+    assert "default-src 'none'" in policy
+    assert f'href="{twin}' in shown.text
+    assert server.http.get(twin).json()["title"] in shown.text
+
+
+def test_no_page_holds_a_script_of_its_own_or_of_another_site(
+    server: Server, measurement: Measurement
+) -> None:
+    job = answered(server, measurement)
+    text = server.http.get(f"/jobs/{job}").text
+    for tag in re.findall(r"<script[^>]*>", text):
+        assert 'type="application/json"' in tag or re.search(r'src="/static/[\w.]+\?v=', tag)
+    assert not re.search(r'(?:src|href)="(?:https?:)?//', text)
+    assert " onclick=" not in text
+
+
+def test_what_users_write_cannot_become_markup(server: Server) -> None:
+    job = server.submit(model=f"org/{HOSTILE}".replace("/script", "script"))
+    for page in ("/", f"/jobs/{job['id']}"):
+        assert "<script>alert" not in server.http.get(page).text
+    refused = server.http.post("/submit", data={"model": HOSTILE, "budget": HOSTILE})
+    assert refused.status_code == 422
+    assert HOSTILE not in refused.text
+
+
+def test_an_answered_job_shows_its_figures_and_gives_their_tables(
+    server: Server, measurement: Measurement
+) -> None:
+    job = answered(server, measurement)
+    shown = server.http.get(f"/jobs/{job}")
+    assert "Formats by layer" in shown.text
+    twin = server.http.get(f"/jobs/{job}.json").json()
+    assert twin["answer"]["manifest_sha256"] == server.job(job)["answer"]["manifest_sha256"]
+    assert twin["frontier"]["plot"]["series"][2]["name"] == "this answer"
+    for name in ("frontier", "formats", "bytes"):
+        table = server.http.get(f"/jobs/{job}/{name}.csv")
+        assert table.headers["content-type"].startswith("text/csv")
+        assert len(table.text.splitlines()) > 3
+    assert server.http.get(f"/jobs/{job}/none.csv").status_code == 404
+
+
+def test_another_budget_is_another_address(server: Server, measurement: Measurement) -> None:
+    answered(server, measurement)
+    digest = server.http.get("/models.json").json()["models"][0]["digest"]
+    here = f"/models/{digest}"
+    start = server.http.get(f"{here}.json").json()
+    small, large = (
+        server.http.get(f"{here}.json?budget={start['slider'][end]}").json()
+        for end in ("minimum", "maximum")
+    )
+    assert small["heatmap"]["figure"]["rows"] != large["heatmap"]["figure"]["rows"]
+    module = "model.layers.0.self_attn.q_proj"
+    detail = server.http.get(f"{here}?budget=180000&module={module}")
+    assert f"<h2>{module}</h2>" in detail.text
+    table = server.http.get(f"{here}/tensor.csv?budget=180000&module={module}").text
+    assert table.startswith("format,bytes,")
+    tiny = server.http.get(f"{here}?budget=1")
+    assert "smallest feasible" in tiny.text
+
+
+def test_a_missing_page_is_a_page_and_a_missing_twin_a_problem(server: Server) -> None:
+    page = server.http.get("/jobs/none")
+    assert (page.status_code, "Not found" in page.text) == (404, True)
+    twin = server.http.get("/jobs/none.json")
+    assert twin.status_code == 404
+    assert twin.json()["type"] == "urn:bitbudget:problem:not-found"
+
+
+def test_forms_are_taken_from_our_own_pages_only(server: Server) -> None:
+    form = {"model": "org/model", "budget": "1GiB"}
+    for headers in ({"Sec-Fetch-Site": "cross-site"}, {"Origin": "https://evil.example"}):
+        assert server.http.post("/submit", data=form, headers=headers).status_code == 403
+    taken = server.http.post("/submit", data=form, follow_redirects=False)
+    assert taken.status_code == 303
+    job = taken.headers["Location"].removeprefix("/jobs/")
+    assert server.job(job)["status"] == "queued"
+    stopped = server.http.post(f"/jobs/{job}/cancel", follow_redirects=False)
+    assert stopped.status_code == 303
+    assert server.job(job)["status"] == "cancelled"
+
+
+def test_the_form_says_at_once_what_fits(server: Server, measurement: Measurement) -> None:
+    def ask(**query: str) -> dict[str, str]:
+        return dict(server.http.get("/fit", params=query).json())
+
+    assert ask()["words"] == ""
+    assert "Not measured" in ask(model="org/model")["words"]
+    answered(server, measurement)
+    assert "answered at once" in ask(model="org/model")["words"]
+    assert ask(model="org/model", budget="1kB")["verdict"] == "tight"
+    assert ask(model="org/model", budget="180kB")["verdict"] == "fits"
+    assert ask(model="org/model", budget="nonsense")["verdict"] == "tight"
+    fits = ask(model="org/model", device="m4-pro-24gb", context="128")
+    assert fits["verdict"] == "fits"
+    assert ask(model="org/model", device="abacus")["verdict"] == "tight"
+
+
+def test_answers_are_compared(server: Server, measurement: Measurement) -> None:
+    first = answered(server, measurement)
+    second = str(server.submit(budget="230kB")["id"])
+    page = server.http.get(f"/compare.json?jobs={first}&jobs={second}").json()
+    assert page["summary"]["rows"][1][1:] == [180_000, 230_000]
+    assert page["differences"]["rows"]
+    wrong = server.http.get("/compare?jobs=none")
+    assert "There is no" in wrong.text
+
+
+@pytest.mark.parametrize("name", asset_names())
+def test_assets_are_kept_for_ever_under_their_digest(server: Server, name: str) -> None:
+    answer = server.http.get(f"/static/{name}?v={asset_file(name).version}")
+    assert answer.status_code == 200
+    assert "immutable" in answer.headers["cache-control"]
+    assert answer.content == asset_file(name).path.read_bytes()
+
+
+def test_only_known_files_are_assets(server: Server) -> None:
+    assert server.http.get("/static/..%2Frouter.py").status_code == 404
+    assert server.http.get("/static/app.py").status_code == 404
+
+
+def test_a_server_with_keys_asks_for_one_and_keeps_it_in_a_cookie(settings: Settings) -> None:
+    locked = create_app(settings.model_copy(update={"require_keys": True}))
+    with TestClient(locked, base_url="http://127.0.0.1") as http:
+        refused = http.get("/")
+        assert (refused.status_code, "Sign in" in refused.text) == (401, True)
+        assert http.get("/index.json").status_code == 401
+        assert http.post("/sign-in", data={"key": "wrong"}).status_code == 401
+        made = locked.state.services.keys.create("me", [Scope.JOBS_READ])
+        taken = http.post("/sign-in", data={"key": made.token}, follow_redirects=False)
+        cookie = taken.headers["set-cookie"]
+        assert "HttpOnly" in cookie
+        assert "samesite=strict" in cookie.lower()
+        assert http.get("/").status_code == 200
+        assert http.post("/submit", data={"model": "a/b", "budget": "1GB"}).status_code == 403
