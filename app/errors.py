@@ -10,7 +10,6 @@ __all__ = [
     "DigestMismatchError",
     "ForbiddenError",
     "KeyMismatchError",
-    "PayloadTooLargeError",
     "QuotaExceededError",
     "UnauthorizedError",
     "UnavailableError",
@@ -45,12 +44,6 @@ class QuotaExceededError(BitbudgetError):
     def headers(self) -> Mapping[str, str]:
         """Tell the client when to come back."""
         return {"Retry-After": "5"}
-
-
-class PayloadTooLargeError(BitbudgetError):
-    """The body is larger than {limit_bytes} bytes."""
-
-    status = 413
 
 
 class KeyMismatchError(BitbudgetError):

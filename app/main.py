@@ -14,11 +14,12 @@ from fastapi import FastAPI
 from sqlalchemy.exc import SQLAlchemyError
 
 from app import docs, problems
+from app.body_limit import BodyLimitMiddleware
 from app.dashboard.router import router as dashboard_router
 from app.fit.router import router as fit_router
 from app.ids import Clock, utc_now
 from app.jobs.router import router as jobs_router
-from app.leases.router import lease_router
+from app.leases.router import router as leases_router
 from app.machines.router import router as machines_router
 from app.measurements.router import router as measurements_router
 from app.middleware import RequestMiddleware
@@ -43,7 +44,6 @@ def create_app(settings: Settings, *, clock: Clock = utc_now) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         lifespan=_lifespan,
-        max_body_size=settings.max_body_bytes,
     )
     app.state.services = services
     services.metrics.watch(
@@ -52,7 +52,7 @@ def create_app(settings: Settings, *, clock: Clock = utc_now) -> FastAPI:
     problems.install(app)
     for router in (
         jobs_router,
-        lease_router(settings.max_artifact_bytes),
+        leases_router,
         machines_router,
         models_router,
         measurements_router,
@@ -62,6 +62,11 @@ def create_app(settings: Settings, *, clock: Clock = utc_now) -> FastAPI:
         app.include_router(router)
     app.include_router(dashboard_router)
     docs.install(app, needs_keys=settings.needs_keys)
+    app.add_middleware(
+        BodyLimitMiddleware,
+        max_bytes=settings.max_body_bytes,
+        max_artifact_bytes=settings.max_artifact_bytes,
+    )
     app.add_middleware(RequestMiddleware, metrics=services.metrics, hosts=settings.answered_hosts)
     return app
 

@@ -25,7 +25,9 @@ from app.leases.schemas import (
 from app.problems import Responses, problems
 from app.services import ServicesDependency
 
-__all__ = ["lease_router"]
+__all__ = ["router"]
+
+router = APIRouter(prefix="/v1/leases", tags=["leases"])
 
 _SHA256_BYTES: Final = 32
 _DIGEST: Final = re.compile(r"(?:^|,)\s*sha-256=:([A-Za-z0-9+/]{43}=):")
@@ -62,48 +64,16 @@ def _holds_lease(lease_id: str, services: ServicesDependency, token: BearerToken
         raise UnauthorizedError(reason="send the lease's own")
 
 
-def lease_router(max_artifact_bytes: int) -> APIRouter:
-    """Return the routes of leases."""
-    router = APIRouter(prefix="/v1/leases", tags=["leases"])
-    holder = [Depends(_holds_lease)]
-    router.post(
-        "",
-        operation_id="claimLease",
-        status_code=status.HTTP_201_CREATED,
-        response_model=LeaseGrant,
-        responses={**_NO_JOB, **problems(400, 401, 404, 413, 422, 503)},
-    )(claim_lease)
-    router.put(
-        "/{lease_id}",
-        operation_id="renewLease",
-        dependencies=holder,
-        responses=problems(400, 401, 404, 410, 413, 422, 503),
-    )(renew_lease)
-    router.put(
-        "/{lease_id}/artifacts/{name}",
-        operation_id="putArtifact",
-        dependencies=holder,
-        max_body_size=max_artifact_bytes,
-        openapi_extra=_BODY,
-        responses=problems(400, 401, 404, 410, 413, 422, 503),
-    )(put_artifact)
-    router.get(
-        "/{lease_id}/artifacts/{name}",
-        operation_id="getArtifact",
-        dependencies=holder,
-        response_class=Response,
-        responses={**_FILE, **problems(401, 404, 410, 422, 503)},
-    )(get_artifact)
-    router.put(
-        "/{lease_id}/result",
-        operation_id="finishLease",
-        dependencies=holder,
-        status_code=status.HTTP_204_NO_CONTENT,
-        responses=problems(400, 401, 404, 409, 410, 413, 422, 503),
-    )(finish_lease)
-    return router
+_HOLDER: Final = [Depends(_holds_lease)]
 
 
+@router.post(
+    "",
+    operation_id="claimLease",
+    status_code=status.HTTP_201_CREATED,
+    response_model=LeaseGrant,
+    responses={**_NO_JOB, **problems(400, 401, 404, 413, 422, 503)},
+)
 def claim_lease(
     claim: LeaseClaim, services: ServicesDependency, token: BearerToken
 ) -> LeaseGrant | Response:
@@ -119,11 +89,24 @@ def claim_lease(
     return Response(status_code=204, headers={"Retry-After": str(seconds)})
 
 
+@router.put(
+    "/{lease_id}",
+    operation_id="renewLease",
+    dependencies=_HOLDER,
+    responses=problems(400, 401, 404, 410, 413, 422, 503),
+)
 def renew_lease(lease_id: str, renewal: LeaseRenewal, services: ServicesDependency) -> LeaseStatus:
     """Keep a lease, say how far the work is, and hear whether to stop."""
     return services.leases.renew(lease_id, renewal)
 
 
+@router.put(
+    "/{lease_id}/artifacts/{name}",
+    operation_id="putArtifact",
+    dependencies=_HOLDER,
+    openapi_extra=_BODY,
+    responses=problems(400, 401, 404, 410, 413, 422, 503),
+)
 async def put_artifact(
     *,
     lease_id: str,
@@ -141,6 +124,13 @@ async def put_artifact(
     )
 
 
+@router.get(
+    "/{lease_id}/artifacts/{name}",
+    operation_id="getArtifact",
+    dependencies=_HOLDER,
+    response_class=Response,
+    responses={**_FILE, **problems(401, 404, 410, 422, 503)},
+)
 def get_artifact(
     lease_id: str, name: ArtifactName, attempt: Attempt, services: ServicesDependency
 ) -> Response:
@@ -149,6 +139,13 @@ def get_artifact(
     return Response(data, media_type="application/octet-stream")
 
 
+@router.put(
+    "/{lease_id}/result",
+    operation_id="finishLease",
+    dependencies=_HOLDER,
+    status_code=status.HTTP_204_NO_CONTENT,
+    responses=problems(400, 401, 404, 409, 410, 413, 422, 503),
+)
 def finish_lease(lease_id: str, result: LeaseResult, services: ServicesDependency) -> None:
     """End the attempt; the same end sent twice is accepted twice."""
     services.leases.finish(lease_id, result)
