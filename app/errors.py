@@ -55,7 +55,7 @@ class KeyMismatchError(BitbudgetError):
 class DigestMismatchError(BitbudgetError):
     """Content-Digest says SHA-256 {expected}, the body has {found}; send it again."""
 
-    status = 422
+    status = 409
 
 
 class UnavailableError(BitbudgetError):

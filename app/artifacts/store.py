@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Final
 
 from fsspec.core import url_to_fs
@@ -12,7 +14,16 @@ from fsspec.implementations.local import LocalFileSystem
 from app.core.canonical import sha256_of
 from app.core.errors import NotFoundError
 
-__all__ = ["ArtifactStore"]
+__all__ = ["ArtifactStore", "Blob"]
+
+
+@dataclass(frozen=True, slots=True)
+class Blob:
+    """A stored blob and when it was last put."""
+
+    digest: str
+    nbytes: int
+    put_at: datetime
 
 
 class ArtifactStore:
@@ -23,10 +34,12 @@ class ArtifactStore:
         self._is_local: Final = isinstance(self._files, LocalFileSystem)
 
     def put(self, data: bytes) -> str:
-        """Store `data` and return its digest; bytes already there are left alone."""
+        """Store `data` and return its digest; bytes already there are only made young again."""
         digest = sha256_of(data)
         path = self._path(digest)
-        if not self._files.exists(path):
+        if self._is_local and self._files.exists(path):
+            self._files.touch(path, truncate=False)
+        else:
             self._write(path, data)
         return digest
 
@@ -43,13 +56,13 @@ class ArtifactStore:
         if self._files.exists(path):
             self._files.rm_file(path)
 
-    def digests(self) -> Iterator[str]:
-        """Give the digest of every stored blob."""
+    def blobs(self) -> Iterator[Blob]:
+        """Give every stored blob."""
         if self._files.exists(self._root):
             for path in self._files.find(self._root):
                 name = path.rsplit("/", 1)[-1]
                 if not name.startswith("."):
-                    yield name
+                    yield Blob(name, self._files.size(path), self._files.modified(path))
 
     def check(self) -> None:
         """Raise OSError when nothing can be written."""

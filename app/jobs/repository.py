@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -16,6 +17,7 @@ __all__ = [
     "by_idempotency_key",
     "count_by_status",
     "count_open",
+    "delete_finished_before",
     "events_after",
     "get",
     "last_event_id",
@@ -104,3 +106,9 @@ def events_after(session: Session, job_id: str, after: int, limit: int = 500) ->
 def last_event_id(session: Session) -> int:
     """Return the highest event id there is, 0 without any."""
     return session.execute(sa.select(sa.func.max(EventRow.id))).scalar_one() or 0
+
+
+def delete_finished_before(session: Session, moment: datetime) -> int:
+    """Remove jobs that ended before `moment`, with all that hangs on them; return how many."""
+    query = sa.delete(JobRow).where(JobRow.finished_at < moment)
+    return len(session.execute(query.returning(JobRow.id)).all())

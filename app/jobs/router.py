@@ -58,9 +58,7 @@ IdempotencyKey = Annotated[
     Header(description="The same key and body give the same job, however often they are sent."),
 ]
 EventNumber = Annotated[int, Field(ge=0, le=_MAX_EVENT_ID)] | SkipJsonSchema[None]
-ModelName = (
-    Annotated[str, Field(max_length=1024, pattern=r"^[^\x00-\x1f\x7f]+$")] | SkipJsonSchema[None]
-)
+ModelName = Annotated[str, Field(max_length=1024)] | SkipJsonSchema[None]
 
 
 @router.post(

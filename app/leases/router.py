@@ -105,7 +105,7 @@ def renew_lease(lease_id: str, renewal: LeaseRenewal, services: ServicesDependen
     operation_id="putArtifact",
     dependencies=_HOLDER,
     openapi_extra=_BODY,
-    responses=problems(400, 401, 404, 410, 413, 422, 503),
+    responses=problems(400, 401, 404, 409, 410, 413, 422, 503),
 )
 async def put_artifact(
     *,

@@ -10,10 +10,11 @@ from sqlalchemy.orm import Session
 
 from app.core.errors import NotFoundError
 from app.ids import is_id
+from app.jobs.tables import JobRow
 from app.leases.tables import LeaseRow
 from app.machines.tables import WorkerRow
 
-__all__ = ["by_id", "count_seen_since", "get", "open_jobs", "page"]
+__all__ = ["by_id", "count_seen_since", "delete_idle_since", "get", "open_jobs", "page"]
 
 
 def get(session: Session, worker_id: str) -> WorkerRow:
@@ -53,3 +54,11 @@ def count_seen_since(session: Session, moment: datetime) -> int:
     """Return how many workers have called since `moment`."""
     query = sa.select(sa.func.count()).where(WorkerRow.seen_at >= moment)
     return session.execute(query).scalar_one()
+
+
+def delete_idle_since(session: Session, moment: datetime) -> int:
+    """Remove workers not seen since `moment` that no job speaks of; return how many."""
+    has_lease = sa.exists().where(LeaseRow.worker_id == WorkerRow.id)
+    has_job = sa.exists().where(JobRow.worker_id == WorkerRow.id)
+    query = sa.delete(WorkerRow).where(WorkerRow.seen_at < moment, ~has_lease, ~has_job)
+    return len(session.execute(query.returning(WorkerRow.id)).all())

@@ -60,9 +60,7 @@ def list_tensors(
     sort: TensorSort = TensorSort.POSITION,
     order: Order = Order.ASCENDING,
     layer: Annotated[Layer, Query()] = None,
-    role: Annotated[
-        str | SkipJsonSchema[None], Query(max_length=128, pattern=r"^[^\x00]*$")
-    ] = None,
+    role: Annotated[Role, Query()] = None,
     limit: Limit = 50,
     cursor: Cursor = None,
 ) -> Page[Tensor]:

@@ -156,7 +156,7 @@ def test_the_next_attempt_gets_what_was_uploaded(server: Server, measurement: Me
 def test_a_damaged_upload_is_refused(server: Server) -> None:
     _, worker = working(server)
     answer = worker.upload("evaluation.json", b'{"tokens": 1}', said=b'{"tokens": 2}')
-    assert answer.status_code == 422
+    assert answer.status_code == 409
     assert answer.json()["type"] == "urn:bitbudget:problem:digest-mismatch"
 
 
