@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app.cli.options import Json, Model
+from app.cli.options import DiskLimit, Json, Model, disk_limit_bytes
 from app.cli.output import say
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ def quantize(
     manifest: Annotated[Path, typer.Option(help="The manifest to apply.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder to write.")],
     recover: Annotated[str, typer.Option(help="Training after it: none, scales or qad.")] = "none",
+    disk_limit: DiskLimit = None,
     as_json: Json = False,
 ) -> None:
     """Write the checkpoint of a manifest; its bytes are exactly those promised."""
@@ -40,6 +41,7 @@ def quantize(
             "manifest": str(manifest.resolve()),
             "output": str(output.resolve()),
             "recover": recover,
+            "disk_limit_bytes": disk_limit_bytes(disk_limit),
         }
     )
     result = run_with_progress(task, "quantize")

@@ -22,6 +22,7 @@ from app.cli import (
     serve,
     solve,
     submit,
+    upload,
 )
 from app.cli.failures import problem_of
 from app.cli.output import say_problem
@@ -50,6 +51,7 @@ def build_app() -> typer.Typer:
         checkpoint.evaluate,
         checkpoint.benchmark,
         run.run,
+        upload.upload,
         solve.solve,
         frontier.frontier,
     )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from app.cli.grouped import grouped
-from app.cli.options import Json, MeasureOptions, Model
+from app.cli.options import Json, MeasureOptions, Model, disk_limit_bytes
 from app.cli.output import say
 
 if TYPE_CHECKING:
@@ -64,7 +64,8 @@ def measure_in_child(model: str, options: MeasureOptions, **more: Any) -> dict[s
     from app.cli.child import home, run_with_progress
     from app.leases.schemas import MeasureTask
 
-    task = MeasureTask.model_validate({"home": home(), "model": model, **options.fields(), **more})
+    given = {"model": model, "disk_limit_bytes": disk_limit_bytes(options.disk_limit)}
+    task = MeasureTask.model_validate({"home": home(), **given, **options.fields(), **more})
     return run_with_progress(task, "measure")
 
 

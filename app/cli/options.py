@@ -13,7 +13,17 @@ from app.core.errors import InvalidRequestError
 if TYPE_CHECKING:
     from app.core.requests import AllocationRequest, JobRequest
 
-__all__ = ["AllocationOptions", "Json", "MeasureOptions", "Model", "Overwrite", "Server", "Token"]
+__all__ = [
+    "AllocationOptions",
+    "DiskLimit",
+    "Json",
+    "MeasureOptions",
+    "Model",
+    "Overwrite",
+    "Server",
+    "Token",
+    "disk_limit_bytes",
+]
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help=r"A folder or org/name\[@revision].")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
@@ -26,9 +36,25 @@ Token = Annotated[
     typer.Option("--token", envvar="BITBUDGET_TOKEN", help="Bearer token of the server."),
 ]
 
+DiskLimit = Annotated[
+    str | None,
+    typer.Option(
+        "--disk-limit",
+        envvar="BITBUDGET_DISK_LIMIT",
+        help="Most bytes of weights downloaded from the Hub to keep at once: 20GiB.",
+    ),
+]
+
 _BUDGET = "Budget"
 _LIMITS = "Limits of the choice"
 _MEASURE = "Measurement"
+
+
+def disk_limit_bytes(limit: str | None) -> int | None:
+    """Return whole bytes; InvalidRequestError for what is no size."""
+    from app.core.sizes import parse_size
+
+    return None if limit is None else parse_size(limit, where="--disk-limit")
 
 
 def _pairs(values: list[str] | None, option: str) -> dict[str, str]:
@@ -151,6 +177,7 @@ class MeasureOptions:
     seed: Annotated[
         int, typer.Option(help="Seed of everything random.", rich_help_panel=_MEASURE)
     ] = 0
+    disk_limit: DiskLimit = None
 
     def fields(self) -> dict[str, Any]:
         """Return the fields that tasks and job requests share."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from app.cli.grouped import grouped
-from app.cli.options import AllocationOptions, Json, MeasureOptions, Model
+from app.cli.options import AllocationOptions, Json, MeasureOptions, Model, disk_limit_bytes
 from app.cli.output import say
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ def run(
         home=home(),
         request=measuring.job(model, budget, deliver=Deliver.CHECKPOINT),
         output=str(output.resolve()),
+        disk_limit_bytes=disk_limit_bytes(measuring.disk_limit),
         baseline=baseline,
     )
     result = run_with_progress(task, "run")

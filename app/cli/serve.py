@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app.cli.options import Json, Server, Token
+from app.cli.options import DiskLimit, Json, Server, Token, disk_limit_bytes
 from app.cli.output import say, stderr
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ def worker(
     idle_exit: Annotated[
         bool, typer.Option("--idle-exit", help="End when there is no job.")
     ] = False,
+    disk_limit: DiskLimit = None,
     as_json: Json = False,
 ) -> None:
     """Work for a server until interrupted: claim jobs and run each in a child process."""
@@ -63,6 +64,8 @@ def worker(
     command = [sys.executable, "-m", "workers.agent", "--server", server]
     command += ["--name", name] if name else []
     command += ["--idle-exit"] if idle_exit else []
+    limit = disk_limit_bytes(disk_limit)
+    command += [] if limit is None else ["--disk-limit", str(limit)]
     environment = dict(os.environ)
     if token:
         environment["BITBUDGET_TOKEN"] = token

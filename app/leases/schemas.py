@@ -44,6 +44,7 @@ __all__ = [
     "Stage",
     "StoredArtifact",
     "Task",
+    "UploadTask",
     "WorkerRegistration",
     "WorkerWelcome",
 ]
@@ -164,6 +165,18 @@ class BenchmarkTask(_Task):
     kernels: bool = False
 
 
+class UploadTask(_Task):
+    """Publish a finished checkpoint on the Hub, as HF_ENDPOINT and HF_TOKEN say.
+
+    Result: {"repository", "revision", "url", "files", "bytes"}.
+    """
+
+    kind: Literal["upload"] = "upload"
+    checkpoint: str
+    repository: str = Field(description="org/name, created when it does not exist.")
+    private: bool = True
+
+
 class JobTask(_Task):
     """All stages of a job, as far as `request.deliver` says.
 
@@ -183,7 +196,7 @@ class JobTask(_Task):
 
 
 Task = Annotated[
-    FitTask | MeasureTask | QuantizeTask | EvaluateTask | BenchmarkTask | JobTask,
+    FitTask | MeasureTask | QuantizeTask | EvaluateTask | BenchmarkTask | UploadTask | JobTask,
     Field(discriminator="kind"),
 ]
 

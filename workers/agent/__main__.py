@@ -13,6 +13,7 @@ from pathlib import Path
 from types import FrameType
 
 from app.client_transport import ServerProblemError
+from app.core.sizes import parse_size
 from app.settings import Settings
 from workers.agent.loop import Agent
 
@@ -39,6 +40,7 @@ def main() -> int:
         home=options.home,
         token=os.environ.get("BITBUDGET_TOKEN") or None,
         idle_exit=options.idle_exit,
+        disk_limit_bytes=options.disk_limit and parse_size(options.disk_limit, "--disk-limit"),
         stop=stop,
     )
     try:
@@ -56,6 +58,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--home", type=Path, default=Settings().home_folder, help="state and caches"
     )
+    parser.add_argument("--disk-limit", help="most bytes of downloaded weights to keep: 20GiB")
     parser.add_argument("--idle-exit", action="store_true", help="end when there is no job")
     return parser.parse_args()
 

@@ -44,6 +44,7 @@ class LeaseRun:
     lease: LeaseGrant
     home: Path
     stop: threading.Event
+    disk_limit_bytes: int | None = None
 
     def run(self) -> LeaseOutcome | None:
         """Return how the attempt ended, None when the lease was lost to another."""
@@ -64,6 +65,7 @@ class LeaseRun:
         request = self.lease.request
         return JobTask(
             home=str(self.home),
+            disk_limit_bytes=self.disk_limit_bytes,
             request=request,
             baseline=request.deliver is Deliver.CHECKPOINT,
             measurement=self._earlier_measurement(),

@@ -35,6 +35,7 @@ class Agent:
     home: Path
     token: str | None = None
     idle_exit: bool = False
+    disk_limit_bytes: int | None = None
     stop: threading.Event = field(default_factory=threading.Event)
 
     def run(self) -> None:
@@ -68,7 +69,9 @@ class Agent:
             return
         _LOG.info("job %s, attempt %d", lease.job_id, lease.attempt)
         try:
-            outcome = LeaseRun(client, self.server, lease, self.home, self.stop).run()
+            outcome = LeaseRun(
+                client, self.server, lease, self.home, self.stop, self.disk_limit_bytes
+            ).run()
         except BitbudgetError as error:
             _LOG.warning("job %s: %s", lease.job_id, error)
             return

@@ -37,7 +37,7 @@ class Downloader:
     """Brings files of one commit into one folder.
 
     A file appears under its name only after its bytes have the digest that the Hub lists; until
-    then they are in `NAME.part`, where the next attempt, of this process or another, goes on.
+    then they are in `.NAME.part`, where the next attempt, of this process or another, goes on.
     """
 
     def __init__(
@@ -57,14 +57,14 @@ class Downloader:
         file = self.model.file(name)
         path = self.folder / name
         self.folder.mkdir(parents=True, exist_ok=True)
-        with _locked(self.folder / f"{name}.lock"):
+        with _locked(self.folder / f".{name}.lock"):
             if not (path.is_file() and path.stat().st_size == file.nbytes):
                 self._complete(file, path)
         self._progress(name, file.nbytes, file.nbytes)
         return path
 
     def _complete(self, file: HubFile, path: Path) -> None:
-        part = self.folder / f"{file.name}.part"
+        part = self.folder / f".{file.name}.part"
         resumed = part.exists()
         self._download(file, part)
         try:

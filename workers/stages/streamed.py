@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -72,16 +73,43 @@ def measure_streamed(
     features = cast("Features", options.features)
     how = Measuring(checkpoint.folder, plain_encoder(options.encoder), features, cache)
 
-    def report(state: Progress) -> None:
-        progress(state.done_bytes, total, state.path)
+    done = 0
+    for files, group in _groups(checkpoint, streamed):
 
-    for result in _stream(streamed, how, options.cluster, report):
-        yield StreamedModule(by_path[result.path], result.errors, result.digest)
-    done = sum(task.nbytes for task in streamed)
+        def report(state: Progress, before: int = done) -> None:
+            progress(before + state.done_bytes, total, state.path)
+
+        with _held(checkpoint, files):
+            for result in _stream(group, how, options.cluster, report):
+                yield StreamedModule(by_path[result.path], result.errors, result.digest)
+        done += sum(task.nbytes for task in group)
     for module in computed:
         yield _compute(checkpoint, module, options)
         done += _nbytes(module)
         progress(done, total, module.path)
+
+
+def _groups(
+    checkpoint: Checkpoint, tasks: list[TensorTask]
+) -> list[tuple[tuple[str, ...], list[TensorTask]]]:
+    """Return all tasks at once, or by the files they need where files come and go."""
+    if checkpoint.hold is None:
+        return [((), tasks)]
+    groups: dict[tuple[str, ...], list[TensorTask]] = {}
+    for task in tasks:
+        files = tuple(sorted({source.file for source in task.sources}))
+        groups.setdefault(files, []).append(task)
+    return sorted(groups.items(), key=lambda item: item[0])
+
+
+@contextmanager
+def _held(checkpoint: Checkpoint, files: Sequence[str]) -> Iterator[None]:
+    """Keep `files` on the disk, downloading them first where they are not."""
+    with ExitStack() as stack:
+        if checkpoint.hold is not None:
+            for name in files:
+                stack.enter_context(checkpoint.hold(name))
+        yield
 
 
 def _stream(

@@ -20,8 +20,11 @@ from app.leases.schemas import (
     QuantizeTask,
     Stage,
     Task,
+    UploadTask,
 )
 from workers.benchmark import benchmark
+from workers.hub.client import Hub
+from workers.hub.upload import publish
 from workers.models import Checkpoint, build_inventory
 from workers.models.digests import folder_digest
 from workers.stages.evaluate import Judge, read_report
@@ -38,7 +41,9 @@ from workers.stages.rotation import candidates, rotated
 __all__ = ["run_task"]
 
 
-def run_task(task: Task, emit: Callable[[Event], None]) -> dict[str, Any]:
+def run_task(  # noqa: PLR0911, one line for each kind of task
+    task: Task, emit: Callable[[Event], None]
+) -> dict[str, Any]:
     """Run `task` here, tell its events to `emit`, and return its result."""
     reporter = Reporter(emit)
     home = Home(Path(task.home))
@@ -49,6 +54,8 @@ def run_task(task: Task, emit: Callable[[Event], None]) -> dict[str, Any]:
             return _measure(task, home, reporter)
         case QuantizeTask():
             return _quantize(task, home, reporter)
+        case UploadTask():
+            return _upload(task)
         case JobTask():
             return run_job(task, home, reporter)
         case EvaluateTask():
@@ -170,3 +177,14 @@ def _benchmark(task: BenchmarkTask, reporter: Reporter) -> dict[str, Any]:
         kernels=task.kernels,
         progress=lambda done, total: report.progress(done, total, "tokens"),
     )
+
+
+def _upload(task: UploadTask) -> dict[str, Any]:
+    done = publish(Hub(), Path(task.checkpoint), task.repository, private=task.private)
+    return {
+        "repository": done.repository,
+        "revision": done.revision,
+        "url": done.url,
+        "files": done.files,
+        "bytes": done.nbytes,
+    }

@@ -60,7 +60,7 @@ def test_what_an_earlier_process_left_is_continued(
     server: HubServer, hub: Hub, tmp_path: Path
 ) -> None:
     downloader = _downloader(server, hub, tmp_path)
-    (tmp_path / f"{NAME}.part").write_bytes(CONTENT[:2_999_000])
+    (tmp_path / f".{NAME}.part").write_bytes(CONTENT[:2_999_000])
     assert downloader.fetch(NAME).read_bytes() == CONTENT
     assert [r.range for r in server.requests if r.origin == "cdn"] == ["bytes=2999000-"]
 
@@ -69,7 +69,7 @@ def test_a_spoilt_beginning_is_downloaded_again(
     server: HubServer, hub: Hub, tmp_path: Path
 ) -> None:
     downloader = _downloader(server, hub, tmp_path)
-    (tmp_path / f"{NAME}.part").write_bytes(b"?" * 1000)
+    (tmp_path / f".{NAME}.part").write_bytes(b"?" * 1000)
     assert downloader.fetch(NAME).read_bytes() == CONTENT
 
 
@@ -77,7 +77,7 @@ def test_a_part_longer_than_the_file_is_thrown_away(
     server: HubServer, hub: Hub, tmp_path: Path
 ) -> None:
     downloader = _downloader(server, hub, tmp_path)
-    (tmp_path / f"{NAME}.part").write_bytes(CONTENT + b"more")
+    (tmp_path / f".{NAME}.part").write_bytes(CONTENT + b"more")
     assert downloader.fetch(NAME).read_bytes() == CONTENT
 
 
@@ -109,7 +109,7 @@ def test_a_hub_that_stays_away_leaves_the_part_for_later(
     server.faults.append(Fault("cdn GET", times=99, status=503))
     with pytest.raises(HubUnavailableError, match="finished parts are kept"):
         downloader.fetch(NAME)
-    assert (tmp_path / f"{NAME}.part").stat().st_size == 1_048_576
+    assert (tmp_path / f".{NAME}.part").stat().st_size == 1_048_576
     server.faults.clear()
     assert downloader.fetch(NAME).read_bytes() == CONTENT
 

@@ -1,0 +1,43 @@
+"""`bitbudget upload`: publish a checkpoint on the Hugging Face Hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from app.cli.options import Json
+from app.cli.output import say
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["upload"]
+
+
+def upload(
+    checkpoint: Annotated[
+        Path, typer.Argument(metavar="CHECKPOINT", help="A checkpoint's folder.")
+    ],
+    repository: Annotated[str, typer.Argument(metavar="ORG/NAME", help="Where it goes.")],
+    *,
+    public: Annotated[bool, typer.Option("--public", help="Make a new repository public.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Upload weights, manifest and model card in one commit, with the token in HF_TOKEN."""
+    from app.cli.child import home, run_with_progress
+    from app.leases.schemas import UploadTask
+
+    task = UploadTask(
+        home=home(),
+        checkpoint=str(checkpoint.resolve()),
+        repository=repository,
+        private=not public,
+    )
+    result = run_with_progress(task, "upload")
+
+    def render(console: Console) -> None:
+        console.print(f"{result['files']} files, {result['bytes']:,} bytes: {result['url']}")
+
+    say(result, as_json=as_json, render=render)
