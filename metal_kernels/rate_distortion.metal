@@ -17,6 +17,7 @@ METAL_FUNC float affine_error(const thread float* w, float least, float greatest
   const float stored_scale = static_cast<float>(static_cast<T>(scale));
   const float stored_bias = static_cast<float>(static_cast<T>(bias));
   float error = 0;
+#pragma clang loop unroll(full)
   for (int i = 0; i < 4; i++) {
     const float code = metal::clamp(metal::rint((w[i] - bias) / scale), 0.0f, levels);
     const float difference = stored_scale * code + stored_bias - w[i];
@@ -40,6 +41,7 @@ template <int MANTISSA, int LEAST_EXPONENT>
 METAL_FUNC float float_error(const thread float* w, float scale, float largest) {
   const float inverse = scale == 0 ? 0.0f : 1.0f / scale;
   float error = 0;
+#pragma clang loop unroll(full)
   for (int i = 0; i < 4; i++) {
     const float value = round_to<MANTISSA, LEAST_EXPONENT>(w[i] * inverse, largest) * scale;
     error += (value - w[i]) * (value - w[i]);

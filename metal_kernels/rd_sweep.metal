@@ -4,6 +4,7 @@
   const size_t row = thread_position_in_grid.y;
   const uint lane = thread_index_in_simdgroup;
   float sums[22];
+#pragma clang loop unroll(full)
   for (int f = 0; f < 22; f++) {
     sums[f] = 0;
   }
@@ -12,12 +13,14 @@
     const float present = first < width ? 1.0f : 0.0f;
     float values[4];
     float least = INFINITY, greatest = -INFINITY, largest = 0;
+#pragma clang loop unroll(full)
     for (int i = 0; i < 4; i++) {
       values[i] = first < width ? static_cast<float>(w[row * width + first + i]) : 0.0f;
       least = metal::min(least, values[i]);
       greatest = metal::max(greatest, values[i]);
       sums[0] += values[i] * values[i];
     }
+#pragma clang loop unroll(full)
     for (ushort mask = 1; mask < 4; mask <<= 1) {
       least = metal::min(least, simd_shuffle_xor(least, mask));
       greatest = metal::max(greatest, simd_shuffle_xor(greatest, mask));
@@ -26,6 +29,7 @@
     const float nv_scale = round_to<3, -6>(largest / 6.0f, 448.0f);
     sums[20] += float_error<1, 0>(values, nv_scale, 6.0f);
     int column = 1;
+#pragma clang loop unroll(full)
     for (ushort mask = 4; mask < 32; mask <<= 1) {
       least = metal::min(least, simd_shuffle_xor(least, mask));
       greatest = metal::max(greatest, simd_shuffle_xor(greatest, mask));
@@ -45,6 +49,7 @@
       column++;
     }
   }
+#pragma clang loop unroll(full)
   for (int f = 0; f < 22; f++) {
     const float total = simd_sum(sums[f]);
     if (lane == 0) {

@@ -14,7 +14,9 @@
   const size_t w_row = threadgroup_position_in_grid.x * 32 + row;
   const device uint8_t* codes = reinterpret_cast<const device uint8_t*>(w);
   simdgroup_float8x8 totals[2][2];
+#pragma clang loop unroll(full)
   for (int i = 0; i < 2; i++) {
+#pragma clang loop unroll(full)
     for (int j = 0; j < 2; j++) {
       totals[i][j] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
     }
@@ -22,12 +24,14 @@
   const uint top = simdgroup / 2 * 16, across = simdgroup % 2 * 16;
   for (size_t start = 0; start < width; start += 32) {
     float values[8];
+#pragma clang loop unroll(full)
     for (int i = 0; i < 8; i++) {
       values[i] = x_row < rows ? static_cast<float>(x[x_row * width + start + part + i]) : 0.0f;
     }
     butterfly32<8>(values, lane);
     float code[8];
     float scale = 0, bias = 0;
+#pragma clang loop unroll(full)
     for (int i = 0; i < 8; i++) {
       code[i] = 0;
     }
@@ -37,6 +41,7 @@
       scale = static_cast<float>(scales[group]);
       bias = static_cast<float>(biases[group]);
     }
+#pragma clang loop unroll(full)
     for (int i = 0; i < 8; i++) {
       left[row * STRIDE + part + i] = values[i];
       right[row * STRIDE + part + i] = scale * code[i] + bias;
@@ -44,11 +49,14 @@
     threadgroup_barrier(mem_flags::mem_threadgroup);
     for (int k = 0; k < 32; k += 8) {
       simdgroup_float8x8 a[2], b[2];
+#pragma clang loop unroll(full)
       for (int i = 0; i < 2; i++) {
         simdgroup_load(a[i], left + (top + i * 8) * STRIDE + k, STRIDE);
         simdgroup_load(b[i], right + (across + i * 8) * STRIDE + k, STRIDE, ulong2(0, 0), true);
       }
+#pragma clang loop unroll(full)
       for (int i = 0; i < 2; i++) {
+#pragma clang loop unroll(full)
         for (int j = 0; j < 2; j++) {
           simdgroup_multiply_accumulate(totals[i][j], a[i], b[j], totals[i][j]);
         }
@@ -56,12 +64,15 @@
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
   }
+#pragma clang loop unroll(full)
   for (int i = 0; i < 2; i++) {
+#pragma clang loop unroll(full)
     for (int j = 0; j < 2; j++) {
       simdgroup_store(totals[i][j], left + (top + i * 8) * STRIDE + across + j * 8, STRIDE);
     }
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
+#pragma clang loop unroll(full)
   for (int i = 0; i < 8; i++) {
     const size_t column = threadgroup_position_in_grid.x * 32 + part + i;
     if (x_row < rows && column < outputs) {

@@ -8,6 +8,7 @@
   const device T* row_of_x = x + threadgroup_position_in_grid.x * width;
   const device uint8_t* codes = reinterpret_cast<const device uint8_t*>(w);
   float totals[ROWS];
+#pragma clang loop unroll(full)
   for (int r = 0; r < ROWS; r++) {
     totals[r] = 0;
   }
@@ -27,6 +28,7 @@
     for (int i = 0; i < VALUES; i++) {
       sum += values[i];
     }
+#pragma clang loop unroll(full)
     for (int r = 0; r < ROWS; r++) {
       const size_t row = first_row + r;
       if (!inside || row >= outputs) {
@@ -47,6 +49,7 @@
           static_cast<float>(biases[group]) * sum;
     }
   }
+#pragma clang loop unroll(full)
   for (int r = 0; r < ROWS; r++) {
     const float total = simd_sum(totals[r]);
     if (lane == 0 && first_row + r < outputs) {

@@ -19,6 +19,7 @@ METAL_FUNC void rms_norm_row(
 #pragma clang loop unroll(full)
   for (int c = 0; c < CHUNKS; c++) {
     const uint first = (c * threads + index) * 4;
+#pragma clang loop unroll(full)
     for (int i = 0; i < 4; i++) {
       held[c][i] = 0;
       if (first < width) {
@@ -46,10 +47,12 @@ METAL_FUNC void rms_norm_row(
   for (int c = 0; c < CHUNKS; c++) {
     const uint first = (c * threads + index) * 4;
     const bool inside = first < width;
+#pragma clang loop unroll(full)
     for (int i = 0; i < 4; i++) {
       held[c][i] *= inside ? scale * static_cast<float>(weight[first + i]) : 0.0f;
     }
     butterfly32<4>(held[c], lane);
+#pragma clang loop unroll(full)
     for (int i = 0; i < 4; i++) {
       if (inside) {
         out[first + i] = static_cast<T>(held[c][i]);

@@ -70,6 +70,14 @@ struct Exchange {
 #endif
 template <class T, class F>
 METAL_FUNC T reduce(T value, T identity, ulong site, F combine) {
+#ifdef __NVPTX__
+  T running = value;
+  for (uint step = 16; step > 0; step >>= 1) {
+    Exchange<T> pair(running, site);
+    running = combine(running, pair.at(pair.lane() ^ step));
+  }
+  return running;
+#endif
   Exchange<T> all(value, site);
   T total = identity;
 #if EMU_REDUCTION == 0
