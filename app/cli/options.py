@@ -72,6 +72,17 @@ def _pairs(values: list[str] | None, option: str) -> dict[str, str]:
     return pairs
 
 
+def _bits(text: str) -> int:
+    if text.isdecimal():
+        return int(text)
+    raise InvalidRequestError(
+        where="--floor",
+        found=repr(text),
+        expected="a number of bits",
+        remedy="write for example --floor '*.v_proj=6'",
+    )
+
+
 @dataclass(frozen=True)
 class AllocationOptions:
     """What `allocate`, `run` and `submit` have in common: a budget and its side conditions."""
@@ -141,7 +152,7 @@ class AllocationOptions:
             "formats": names,
             "sqnr_floor_db": self.sqnr_floor,
             "pins": _pairs(self.pin, "--pin"),
-            "floors": _pairs(self.floor, "--floor"),
+            "floors": {glob: _bits(bits) for glob, bits in _pairs(self.floor, "--floor").items()},
             "max_low_bit_per_block": self.max_low_bit_per_block,
             "time_limit_seconds": self.time_limit,
         }
@@ -180,14 +191,15 @@ class MeasureOptions:
     disk_limit: DiskLimit = None
 
     def fields(self) -> dict[str, Any]:
-        """Return the fields that tasks and job requests share."""
-        return {
+        """Return the stated fields that tasks and job requests share; they know the defaults."""
+        stated = {
             "encoder": self.encoder,
             "sensitivity": self.sensitivity,
             "rotation": self.rotation,
             "text": None if self.text is None else str(self.text.resolve()),
             "seed": self.seed,
         }
+        return {name: value for name, value in stated.items() if value is not None}
 
     def job(self, model: str, budget: AllocationOptions, **more: Any) -> JobRequest:
         """Return a whole job; InvalidRequestError when a value is wrong."""

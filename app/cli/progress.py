@@ -35,7 +35,7 @@ class _Amount(ProgressColumn):
 class _Speed(ProgressColumn):
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
-        if not speed:
+        if not speed or speed < 1:
             return Text("")
         if task.fields["unit"] == "bytes":
             return Text(f"{speed / 1e9:.3f} GB/s", style="cyan")

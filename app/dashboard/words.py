@@ -117,7 +117,9 @@ def progress_words(progress: Progress) -> str:
     parts = [f"{say(progress.done)}{total}{'' if is_bytes else ' ' + progress.unit}"]
     if progress.seconds > 0 and progress.done:
         speed = progress.done / progress.seconds
-        parts.append(f"{speed / 1e9:.3f} GB/s" if is_bytes else f"{speed:,.0f} {progress.unit}/s")
+        if speed >= 1:
+            rate = f"{speed / 1e9:.3f} GB/s" if is_bytes else f"{speed:,.0f} {progress.unit}/s"
+            parts.append(rate)
         if progress.total > progress.done:
             parts.append(f"{(progress.total - progress.done) / speed:.0f} s left")
     if progress.detail:

@@ -37,6 +37,14 @@ def test_pins_hold(bitbudget: Run, measurement_file: Path) -> None:
     assert answer.document["modules"]["model.layers.0.self_attn.q_proj"] == "affine8g32"
 
 
+def test_floors_hold(bitbudget: Run, measurement_file: Path) -> None:
+    floored = ("allocate", measurement_file, "--budget", "200kB", "--floor", "*.q_proj=8", "--json")
+    chosen = bitbudget(*floored).document["modules"]["model.layers.0.self_attn.q_proj"]
+    assert chosen.startswith(("affine8", "mxfp8", "keep"))
+    wrong = bitbudget("allocate", measurement_file, "--budget", "1MB", "--floor", "*=many")
+    assert wrong.code == 2
+
+
 def test_an_infeasible_budget_exits_3_and_names_the_smallest(
     bitbudget: Run, measurement_file: Path
 ) -> None:
