@@ -1,0 +1,145 @@
+"""A real worker process against a real server process."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from app.client import Client
+from app.core.requests import Deliver, JobRequest
+from app.jobs.schemas import Job
+from app.jobs.status import JobStatus
+from app.leases.schemas import Stage
+from tests.support.child import REPOSITORY, run_child
+from tests.support.live import LiveServer, live_server
+from tests.workers.models.tiny import write_tiny
+from tests.workers.test_child import job as job_task
+
+pytestmark = pytest.mark.e2e
+QUICK = {
+    "poll_seconds": "0.1",
+    "renew_seconds": "0.3",
+    "lease_seconds": "3",
+    "sweep_seconds": "0.3",
+}
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny(tmp_path_factory.mktemp("models") / "tiny", "qwen3")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    with live_server(tmp_path_factory.mktemp("server"), **QUICK) as server:
+        yield server
+
+
+@contextmanager
+def worker(server: LiveServer, home: Path) -> Iterator[subprocess.Popen[bytes]]:
+    home.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "workers.agent", "--server", server.url, "--home", str(home)]
+    with (home / "log").open("ab") as log:
+        process = subprocess.Popen(command, cwd=REPOSITORY, stdout=log, stderr=log)
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        process.wait()
+
+
+def wait_for(client: Client, job_id: str, is_so: Callable[[Job], bool]) -> Job:
+    end = time.monotonic() + 120
+    while time.monotonic() < end:
+        job = client.job(job_id)
+        if is_so(job):
+            return job
+        time.sleep(0.05)
+    pytest.fail(f"still {job}")
+
+
+def is_over(job: Job) -> bool:
+    return job.finished_at is not None
+
+
+def has_begun(stage: Stage) -> Callable[[Job], bool]:
+    return lambda job: job.progress is not None and job.progress.stage == stage
+
+
+def request(model: Path, budget: int, **fields: object) -> JobRequest:
+    return JobRequest.model_validate({"model": str(model), "budget": budget, **fields})
+
+
+def test_a_worker_killed_twice_changes_nothing(
+    server: LiveServer, tiny: Path, tmp_path: Path
+) -> None:
+    calm = run_child(job_task(tmp_path / "calm", tiny, budget=90_000))
+    with Client(server.url) as client:
+        submitted = client.submit(request(tiny, 90_000, deliver=Deliver.CHECKPOINT))
+        for stage in (Stage.MEASURE, Stage.EVALUATE):
+            with worker(server, tmp_path / "home") as process:
+                wait_for(client, submitted.id, has_begun(stage))
+                children = psutil.Process(process.pid).children()
+                process.kill()
+                process.wait()
+                psutil.wait_procs(children, timeout=30)
+                assert not any(child.is_running() for child in children)
+        with worker(server, tmp_path / "home"):
+            job = wait_for(client, submitted.id, is_over)
+        assert job.status is JobStatus.SUCCEEDED, job
+        assert job.attempt == 3
+        assert client.manifest(job.id) == Path(calm.result["manifest"]).read_bytes()
+        report = client.report(job.id)
+        assert report.evaluation is not None
+
+        began = time.monotonic()
+        second = client.submit(request(tiny, 120_000))
+        assert second.status is JobStatus.SUCCEEDED
+        assert time.monotonic() - began < 1
+
+
+def test_a_cancelled_job_stops_its_child(server: LiveServer, tiny: Path, tmp_path: Path) -> None:
+    with Client(server.url) as client, worker(server, tmp_path / "home") as process:
+        submitted = client.submit(
+            request(tiny, 90_000, deliver=Deliver.CHECKPOINT, encoder="minmax")
+        )
+        wait_for(client, submitted.id, has_begun(Stage.MEASURE))
+        client.cancel(submitted.id)
+        assert wait_for(client, submitted.id, is_over).status is JobStatus.CANCELLED
+        end = time.monotonic() + 30
+        while psutil.Process(process.pid).children() and time.monotonic() < end:
+            time.sleep(0.05)
+        assert psutil.Process(process.pid).children() == []
+        assert process.poll() is None
+
+
+def test_sigterm_hands_the_job_back(server: LiveServer, tiny: Path, tmp_path: Path) -> None:
+    with Client(server.url) as client:
+        submitted = client.submit(request(tiny, 80_000, seed=3, deliver=Deliver.CHECKPOINT))
+        with worker(server, tmp_path / "home") as process:
+            wait_for(client, submitted.id, has_begun(Stage.MEASURE))
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(30) == 0
+        assert client.job(submitted.id).status is JobStatus.QUEUED
+        client.cancel(submitted.id)
+
+
+def test_a_faulty_input_fails_for_good(server: LiveServer, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "pytorch_model.bin").write_bytes(b"x")
+    with Client(server.url) as client, worker(server, tmp_path / "home"):
+        submitted = client.submit(request(tmp_path / "model", 90_000))
+        job = wait_for(client, submitted.id, is_over)
+    assert (job.status, job.attempt) == (JobStatus.FAILED, 1)
+    assert job.problem is not None
+    assert "config.json" in job.problem.detail
