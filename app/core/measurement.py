@@ -28,6 +28,7 @@ __all__ = [
     "Verification",
     "measurement_key",
     "sqnr_db",
+    "usable_encoder",
 ]
 
 METRIC_VERSION: Final = 1
@@ -53,6 +54,14 @@ class Sensitivity(StrEnum):
     FISHER = "fisher"
     PROBE = "probe"
     WEIGHTS = "weights"
+
+
+def usable_encoder(encoder: Encoder, sensitivity: Sensitivity) -> Encoder:
+    """Return `encoder`, or `careful` where it needs the statistics that only `fisher` collects."""
+    needs_statistics = encoder in (Encoder.GPTQ, Encoder.YAQA)
+    return (
+        Encoder.CAREFUL if needs_statistics and sensitivity is not Sensitivity.FISHER else encoder
+    )
 
 
 def sqnr_db(t2: float) -> float:

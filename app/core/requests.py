@@ -19,7 +19,7 @@ from pydantic.config import JsonDict
 from app.core.devices import DEVICES, device
 from app.core.errors import InvalidRequestError
 from app.core.formats import FormatName
-from app.core.measurement import Encoder, Sensitivity
+from app.core.measurement import Encoder, Sensitivity, usable_encoder
 from app.core.sizes import parse_size
 
 __all__ = ["AllocationRequest", "Deliver", "DeviceName", "JobRequest", "Number", "Rotation"]
@@ -155,9 +155,17 @@ class JobRequest(AllocationRequest):
         pattern=r"^[^\x00-\x1f\x7f]+$",
         description="A folder or org/name[@revision].",
     )
-    encoder: Encoder = Encoder.YAQA
+    encoder: Encoder = Field(
+        Encoder.YAQA,
+        description="gptq and yaqa need statistics: without fisher sensitivity careful is used.",
+    )
     sensitivity: Sensitivity = Sensitivity.FISHER
     rotation: Rotation = Rotation.NONE
     deliver: Deliver = Deliver.MANIFEST
     text: str | None = Field(None, description="A text file of the worker's for sensitivity.")
     seed: Annotated[int, Field(ge=0, lt=2**32), Number] = 0
+
+    @model_validator(mode="after")
+    def _has_what_its_encoder_needs(self) -> JobRequest:
+        object.__setattr__(self, "encoder", usable_encoder(self.encoder, self.sensitivity))
+        return self

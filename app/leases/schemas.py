@@ -15,13 +15,13 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.config import JsonDict
 
 from app.core.formats import FormatName
-from app.core.measurement import Encoder, Sensitivity
+from app.core.measurement import Encoder, Sensitivity, usable_encoder
 from app.core.requests import JobRequest, Rotation
 
 __all__ = [
@@ -116,6 +116,11 @@ class _ModelTask(_Task):
     rotation: Rotation = Rotation.NONE
     text: str | None = None
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _has_what_its_encoder_needs(self) -> Self:
+        self.encoder = usable_encoder(self.encoder, self.sensitivity)
+        return self
 
 
 class FitTask(_Task):

@@ -72,8 +72,13 @@ def is_over(job: Job) -> bool:
     return job.finished_at is not None
 
 
-def has_begun(stage: Stage) -> Callable[[Job], bool]:
-    return lambda job: job.progress is not None and job.progress.stage == stage
+def is_running(job: Job) -> bool:
+    return job.status is JobStatus.RUNNING
+
+
+def has_reached(stage: Stage) -> Callable[[Job], bool]:
+    later = list(Stage)[list(Stage).index(stage) :]
+    return lambda job: job.progress is not None and job.progress.stage in later
 
 
 def request(model: Path, budget: int, **fields: object) -> JobRequest:
@@ -88,7 +93,7 @@ def test_a_worker_killed_twice_changes_nothing(
         submitted = client.submit(request(tiny, 90_000, deliver=Deliver.CHECKPOINT))
         for stage in (Stage.MEASURE, Stage.EVALUATE):
             with worker(server, tmp_path / "home") as process:
-                wait_for(client, submitted.id, has_begun(stage))
+                wait_for(client, submitted.id, has_reached(stage))
                 children = psutil.Process(process.pid).children()
                 process.kill()
                 process.wait()
@@ -113,7 +118,7 @@ def test_a_cancelled_job_stops_its_child(server: LiveServer, tiny: Path, tmp_pat
         submitted = client.submit(
             request(tiny, 90_000, deliver=Deliver.CHECKPOINT, encoder="minmax")
         )
-        wait_for(client, submitted.id, has_begun(Stage.MEASURE))
+        wait_for(client, submitted.id, has_reached(Stage.MEASURE))
         client.cancel(submitted.id)
         assert wait_for(client, submitted.id, is_over).status is JobStatus.CANCELLED
         end = time.monotonic() + 30
@@ -127,7 +132,7 @@ def test_sigterm_hands_the_job_back(server: LiveServer, tiny: Path, tmp_path: Pa
     with Client(server.url) as client:
         submitted = client.submit(request(tiny, 80_000, seed=3, deliver=Deliver.CHECKPOINT))
         with worker(server, tmp_path / "home") as process:
-            wait_for(client, submitted.id, has_begun(Stage.MEASURE))
+            wait_for(client, submitted.id, is_running)
             process.send_signal(signal.SIGTERM)
             assert process.wait(30) == 0
         assert client.job(submitted.id).status is JobStatus.QUEUED
