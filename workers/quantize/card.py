@@ -8,6 +8,7 @@ from typing import Final
 from app.core.formats import Format
 from app.core.inventory import Inventory
 from app.core.manifest import Manifest
+from app.core.requests import Rotation
 from app.core.sizes import format_size
 
 __all__ = ["model_card"]
@@ -24,12 +25,12 @@ base_model: {name}
 # {name}, {bits:.2f} bits per weight
 
 {name} ({model_type}) with mixed precision, chosen by bitbudget for a budget of
-{budget_bytes} bytes. Stock mlx-lm loads it:
+{budget_bytes} bytes. {loaders}:
 
 ```python
 from mlx_lm import generate, load
 
-model, tokenizer = load("path/to/this/folder")
+model, tokenizer = load("path/to/this/folder"{flag})
 print(generate(model, tokenizer, prompt="Once upon a time"))
 ```
 
@@ -40,6 +41,7 @@ print(generate(model, tokenizer, prompt="Once upon a time"))
 | predicted KL to the original | {kl:.3g} nats per token |
 | lower bound of any allocation within the budget | {bound:.3g} |
 | encoder | {encoder} |
+| rotation | {rotation} |
 | sensitivity | {sensitivity} |
 | source | revision {revision}, SHA-256 {digest} |
 | manifest | SHA-256 {sha256} |
@@ -51,10 +53,16 @@ print(generate(model, tokenizer, prompt="Once upon a time"))
 `manifest.json` records the format of every module; `bitbudget manifest verify` checks it.
 """
 
+_WITH_CODE: Final = (
+    "Its activations are rotated at run time by `bitbudget_model.py` in this folder, which\n"
+    "`bitbudget.load` does without asking and mlx-lm with the flag"
+)
+
 
 def model_card(manifest: Manifest, inventory: Inventory) -> str:
     """Return the README.md of the checkpoint; it depends on the manifest alone."""
     certificate = manifest.certificate
+    fused = manifest.rotation == Rotation.FUSED.value
     return _CARD.format(
         name=manifest.model.name,
         model_type=manifest.model.model_type,
@@ -65,6 +73,9 @@ def model_card(manifest: Manifest, inventory: Inventory) -> str:
         kl=certificate.predicted_kl_nats_per_token,
         bound=certificate.bound,
         encoder=manifest.encoder.value,
+        rotation=manifest.rotation,
+        loaders=_WITH_CODE if fused else "Stock mlx-lm loads it",
+        flag=", trust_remote_code=True" if fused else "",
         sensitivity=manifest.sensitivity.value,
         revision=manifest.model.revision,
         digest=manifest.model.digest,

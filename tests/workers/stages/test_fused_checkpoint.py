@@ -48,3 +48,6 @@ def test_a_fused_manifest_is_written_with_its_model_file(tmp_path: Path) -> None
     mine, theirs, before = (np.array(model(TOKENS)) for model in (ours, stock, original))
     assert np.array_equal(mine, theirs)
     assert np.abs(mine - before).max() < 0.2 * np.abs(before).max()
+    card = (tmp_path / "fused" / "README.md").read_text()
+    assert "trust_remote_code=True" in card
+    assert "| rotation | fused |" in card
