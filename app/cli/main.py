@@ -58,7 +58,15 @@ def build_app() -> typer.Typer:
     for command in local:
         app.command(rich_help_panel=_HERE)(command)
     app.add_typer(manifest.app, name="manifest", rich_help_panel=_HERE)
-    remote = (serve.serve, serve.worker, submit.submit, submit.watch, doctor.doctor, demo.demo)
+    remote = (
+        serve.serve,
+        serve.worker,
+        submit.submit,
+        submit.watch,
+        doctor.doctor,
+        serve.gc,
+        demo.demo,
+    )
     for command in remote:
         app.command(rich_help_panel=_SERVER)(command)
     app.add_typer(keys.app, name="key", rich_help_panel=_SERVER)
@@ -73,7 +81,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _run(words: list[str], *, as_json: bool) -> int:
     try:
-        build_app()(args=words, prog_name="bitbudget", standalone_mode=not as_json)
+        ended = build_app()(args=words, prog_name="bitbudget", standalone_mode=not as_json)
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else _WRONG_USAGE
     except TyperException as error:
@@ -83,7 +91,7 @@ def _run(words: list[str], *, as_json: bool) -> int:
         if problem is None:
             raise
         return _fail(problem, as_json=as_json)
-    return 0
+    return ended if isinstance(ended, int) else 0
 
 
 def _fail(problem: dict[str, Any], *, as_json: bool) -> int:

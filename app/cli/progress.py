@@ -72,7 +72,8 @@ class ProgressView:
         trace: TracebackType | None,
     ) -> None:
         self._close_stage(ended=kind is None)
-        self._bars.stop()
+        if self._console.is_terminal:
+            self._bars.stop()
 
     def __call__(self, event: Event) -> None:
         """Draw one event."""
@@ -116,7 +117,5 @@ class ProgressView:
         seconds = time.monotonic() - self._began
         if last is not None:
             seconds = max(seconds, last.seconds)
-        if last is None:
-            return f"{self._stage:<10} {seconds:.1f} s"
-        done = _size(last.done) if last.unit == "bytes" else f"{last.done:,} {last.unit}"
-        return f"{self._stage:<10} {done} in {seconds:.1f} s"
+        done = _size(last.done) if last is not None and last.unit == "bytes" else ""
+        return f"{self._stage:<10} {seconds:7.1f} s  {done}".rstrip()

@@ -13,9 +13,11 @@ from app.cli.options import DiskLimit, Json, Server, Token, disk_limit_bytes
 from app.cli.output import say, stderr
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from app.settings import Settings
 
-__all__ = ["serve", "worker"]
+__all__ = ["gc", "serve", "worker"]
 
 
 def serve(
@@ -84,3 +86,38 @@ def _attend(command: list[str], environment: dict[str, str]) -> int:
                 return agent.wait()
             except KeyboardInterrupt:
                 continue
+
+
+def gc(
+    *,
+    days: Annotated[
+        float | None, typer.Option(help="Age in days (default: BITBUDGET_RETENTION_DAYS).")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Remove old finished jobs, and stored files that no job needs; measurements stay."""
+    from dataclasses import asdict
+
+    from app.cli.extras import require_extra
+
+    require_extra("server", "gc")
+    from app.core.sizes import format_size
+    from app.database import Database
+    from app.migrate import upgrade
+    from app.retention import collect_garbage
+    from app.settings import Settings
+
+    settings = Settings() if days is None else Settings(retention_days=days)
+    database = Database(settings.resolved_database_url)
+    upgrade(database)
+    database.dispose()
+    removed = collect_garbage(settings)
+
+    def render(console: Console) -> None:
+        size = format_size(removed.artifact_bytes)
+        console.print(
+            f"removed {removed.jobs} jobs, {removed.workers} workers, "
+            f"{removed.artifacts} files ({size})"
+        )
+
+    say(asdict(removed), as_json=as_json, render=render)
