@@ -6,7 +6,7 @@ needs it as its `model_file`, which mlx-lm runs with `trust_remote_code=True`. W
 
 `rotate(model, spec)` changes a stock mlx-lm model in place. Weights are rotated offline; what is
 left for run time is B, Hadamard's matrix of +-1 on blocks of 32, behind the norms and gated
-activations of `spec` and before some of its matrices.
+activations of `spec` and before some of its matrices. Its `layers` add and norm in one operation.
 """
 
 from __future__ import annotations
@@ -70,6 +70,33 @@ class RotatedRMSNorm(nn.Module):
         if metal_kernels is not None:
             return metal_kernels.rms_norm_rht(x, weight, eps=self.eps)[0]
         return butterfly(mx.fast.rms_norm(x, weight, self.eps))
+
+
+def add_and_norm(
+    x: mx.array, residual: mx.array, norm: RotatedRMSNorm
+) -> tuple[mx.array, mx.array]:
+    """Return x + residual and its rotated norm, by one kernel where there is one."""
+    if metal_kernels is None:
+        added = x + residual
+        return added, norm(added)
+    weight = norm.weight.astype(x.dtype)
+    added, normed = metal_kernels.residual_rms_norm_rht(x, residual, weight, eps=norm.eps)
+    return added, normed
+
+
+@lru_cache
+def rotated_layer(base: Any) -> type:
+    """Return a subclass of the decoder layer `base` that adds and norms in one operation."""
+
+    class RotatedLayer(base):  # type: ignore[misc]
+        def __call__(self, x: mx.array, mask: Any = None, cache: Any = None) -> mx.array:
+            mixer = self.linear_attn if "linear_attn" in self else self.self_attn
+            mixed = mixer(self.input_layernorm(x), mask, cache)
+            added, normed = add_and_norm(x, mixed, self.post_attention_layernorm)
+            result: mx.array = added + self.mlp(normed)
+            return result
+
+    return RotatedLayer
 
 
 def gated(gate: mx.array, up: mx.array, activation: str) -> mx.array:
@@ -168,6 +195,11 @@ def rotate(model: nn.Module, spec: dict[str, Any]) -> nn.Module:
         else:
             kind: Any = type(module)
             module.__class__ = rotated_feed_forward(kind, activation)
+    for path in spec["layers"]:
+        parent, name = find(model, path)
+        key: Any = int(name) if isinstance(parent, list) else name
+        layer_kind: Any = type(parent[key])
+        parent[key].__class__ = rotated_layer(layer_kind)
     for path in spec["inputs"]:
         parent, name = find(model, path)
         parent[name].__class__ = RotatedLinear

@@ -57,6 +57,7 @@ class _Fusion:
     norms: list[str] = field(default_factory=list)
     gated: dict[str, str] = field(default_factory=dict)
     inputs: list[str] = field(default_factory=list)
+    layers: list[str] = field(default_factory=list)
 
     def norm(self, path: str, readers: tuple[str, ...], *, offset: float) -> None:
         """Rotate what the norm at `path` gives to `readers`; `offset` is Gemma's 1 + weight."""
@@ -106,6 +107,7 @@ class _Fusion:
             "norms": self.norms,
             "gated": self.gated,
             "inputs": self.inputs,
+            "layers": self.layers,
         }
         return found | {"digest": spec_digest(found)}
 
@@ -128,8 +130,30 @@ def _fuse_layer(fusion: _Fusion, layer: Layer, modules: Mapping[str, Any]) -> No
     ):
         fusion.norm(norm, readers, offset=_norm_offset(modules[norm]))
     fusion.attention(layer.attention)
+    if _is_plain(modules[layer.path]):
+        fusion.layers.append(layer.path)
     for part in layer.feed_forwards:
         fusion.feed_forward(part, _activation(modules[part.path]))
+
+
+def _is_plain(layer: Any) -> bool:
+    """Whether the layer is `h = x + mixer(norm(x)); h + mlp(norm(h))`: found out by calling it."""
+    x = mx.random.normal((1, 4), key=mx.random.key(0))
+    try:
+        out = type(layer).__call__(_LayerProbe(), x, None, None)
+    except (AttributeError, TypeError):
+        return False
+    return bool(mx.allclose(out, 36 * (7 * x + 1), rtol=1e-5, atol=1e-5).item())
+
+
+class _LayerProbe:
+    """A decoder layer whose parts are multiplications."""
+
+    is_linear = False
+    input_layernorm = staticmethod(lambda x: 2 * x)
+    self_attn = staticmethod(lambda x, _mask=None, _cache=None: 3 * x + 1)
+    post_attention_layernorm = staticmethod(lambda x: 5 * x)
+    mlp = staticmethod(lambda x: 7 * x)
 
 
 def _norm_offset(norm: nn.Module) -> float:
