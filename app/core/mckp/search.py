@@ -14,6 +14,7 @@ from app.core.mckp.prepare import Prepared, with_start, without_steps
 from app.core.mckp.problem import Integers
 from app.core.mckp.relaxation import Break, break_at, greedy_choice
 from app.core.mckp.result import Limits
+from app.core.mckp.stages import Neighbourhood
 
 __all__ = ["Found", "search"]
 
@@ -61,7 +62,7 @@ def search(prepared: Prepared, budget: int, limits: Limits, cutoff: float = math
         target=limits.relative_gap * greedy_cost,
     )
     if core.gap > core.target:
-        close_gap(prepared, core, limits)
+        close_gap(Neighbourhood.of(prepared, at, greedy), core, limits)
     for group, option in core.changes.items():
         greedy[group] = option
     objective = math.fsum(prepared.costs[greedy].tolist())

@@ -59,17 +59,19 @@ class Window:
 
 
 def open_window(prepared: Prepared, at: Break, steps: int) -> Window:
-    """Return the window of about `steps` steps on each side of the break."""
+    """Return the window of about `steps` steps on each side of the break.
+
+    Every step outside is at least `radius` away, which bounds what the others cost per byte.
+    """
     slope, price = prepared.slope, at.price
     above = slice(at.step, min(at.step + steps, slope.size))
     below = slice(max(at.step - steps, 0), at.step)
     up = price - slope[above]
     down = (slope[below] - price)[::-1]
-    is_all = above.stop == slope.size and below.start == 0
-    if not is_all:
-        far_up = np.inf if above.stop == slope.size else up[-1]
-        far_down = np.inf if below.start == 0 else down[-1]
-        radius = min(far_up, far_down)
+    far_up = np.inf if above.stop == slope.size else float(up[-1])
+    far_down = np.inf if below.start == 0 else float(down[-1])
+    radius = min(far_up, far_down)
+    if radius < np.inf:
         up, down = up[up < radius], down[down < radius]
     ups = np.arange(at.step, at.step + up.size)
     downs = np.arange(at.step - 1, at.step - 1 - down.size, -1)
@@ -81,9 +83,9 @@ def open_window(prepared: Prepared, at: Break, steps: int) -> Window:
         current=current,
         spent=seen_up[following],
         returned=following - seen_up[following],
-        spend=_completion(up, prepared.step_bytes[ups], price if is_all else 0.0),
-        give_back=_completion(down, prepared.step_bytes[downs], np.inf if is_all else 0.0),
-        is_all=is_all,
+        spend=_completion(up, prepared.step_bytes[ups], min(price, radius)),
+        give_back=_completion(down, prepared.step_bytes[downs], radius),
+        is_all=radius == np.inf,
     )
 
 
