@@ -61,7 +61,7 @@ def targets(system: str = sys.platform, machine: str | None = None) -> tuple[Tar
     """Return what is built on `system` and `machine`: none where there is no MLX either."""
     kind = (machine or platform.machine()).lower()
     if system == "darwin" and kind == "arm64":
-        return (Target("kernels-arm64", "kernels.cpp", "aarch64-macos", "apple_m1"),)
+        return (Target("kernels-arm64", "kernels.cpp", "aarch64-macos.14.0", "apple_m1"),)
     if system != "linux":
         return ()
     if kind in {"aarch64", "arm64"}:

@@ -1,0 +1,72 @@
+// Run every kernel on the weights of standard input and write all results to standard output.
+#include "kernels.cpp"
+#include <unistd.h>
+
+constexpr i64 COUNT = 1 << 16, WIDTH = 512;
+static u16 weights[COUNT], rotated[COUNT], scales[COUNT], biases[COUNT];
+static u32 codes[COUNT];
+static u8 small_scales[COUNT];
+static float signs[WIDTH], probes[WIDTH * 16], scratch[WIDTH * 8], image[WIDTH * 16];
+static double energies[COUNT / BLOCK], stored[COUNT / BLOCK][WIDTHS * SIZES], careful[COUNT / BLOCK][WIDTHS * SIZES];
+
+static void put(const void *data, long size) {
+  const char *from = (const char *)data;
+  while (size > 0) {
+    long done = write(1, from, size);
+    if (done <= 0) _exit(1);
+    from += done;
+    size -= done;
+  }
+}
+
+static void run(int storage, i64 count) {
+  for (int against_stored = 0; against_stored < 2; ++against_stored) {
+    SweepResult result = {};
+    bitbudget_sweep(weights, count, storage, 7, against_stored, energies, &result);
+    put(&result, sizeof result);
+  }
+  i64 blocks[] = {0, 3, 7};
+  __builtin_memset(careful, 0, sizeof careful);
+  bitbudget_sample(weights, count, blocks, 3, storage, 7, stored, careful);
+  put(stored, 3 * sizeof *stored);
+  put(careful, 3 * sizeof *careful);
+  for (int bits : BITS)
+    for (int size = 32; size <= 128; size *= 2) {
+      bitbudget_encode_minmax(weights, count / size, size, bits, storage, codes, scales, biases);
+      put(codes, count * bits / 8);
+      put(scales, count / size * 2);
+      bitbudget_encode_careful(weights, count / size, size, bits, storage, codes, scales, biases);
+      put(codes, count * bits / 8);
+      put(scales, count / size * 2);
+      put(biases, count / size * 2);
+    }
+  for (int mode = 0; mode < 3; ++mode) {
+    int size = mode == NVFP4 ? 16 : 32;
+    double error = bitbudget_float_errors(weights, count / size, mode, storage, 1);
+    bitbudget_encode_floats(weights, count / size, mode, storage, 1, (u8 *)codes, small_scales);
+    put(&error, sizeof error);
+    put(codes, count / 2);
+    put(small_scales, count / size);
+  }
+  bitbudget_rotate(weights, count, storage, signs, WIDTH, 0, rotated);
+  put(rotated, count * 2);
+  double fourths = bitbudget_probe(weights, count / WIDTH, WIDTH, 1, 3, storage, probes, scratch, image);
+  put(&fourths, sizeof fourths);
+  put(image, sizeof image);
+}
+
+int main() {
+  char *to = (char *)weights;
+  long left = sizeof weights;
+  while (left > 0) {
+    long done = read(0, to, left);
+    if (done <= 0) return 1;
+    to += done;
+    left -= done;
+  }
+  for (int i = 0; i < WIDTH; ++i) signs[i] = i * 7 % 5 > 2 ? -1.0f : 1.0f;
+  for (int i = 0; i < WIDTH * 16; ++i) probes[i] = i * 11 % 7 > 3 ? -1.0f : 1.0f;
+  run(STORAGE_BF16, COUNT);
+  run(STORAGE_F16, COUNT);
+  run(STORAGE_F32, COUNT / 2);
+}
