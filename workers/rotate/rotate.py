@@ -8,7 +8,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,7 +22,14 @@ from workers.rotate.folded import fold_residual, fold_values
 from workers.rotate.fused import fuse
 from workers.rotate.structure import Structure, read_structure, refuse
 from workers.rotate.transform import Edits
-from workers.rotate.verify import Tokens, massive_blocks, mean_kl, noise_floor
+from workers.rotate.verify import (
+    Logits,
+    Tokens,
+    logits_of,
+    massive_blocks,
+    mean_kl,
+    noise_floor,
+)
 from workers.rotate.write import copy_companions, write_config, write_weights
 
 __all__ = ["RotationReport", "rotate_checkpoint"]
@@ -49,12 +56,13 @@ class RotationReport:
 
 @dataclass
 class _Plan:
+    """The twin to be: its configuration, its sites, and the arrays it is made from."""
+
     config: dict[str, Any]
     structure: Structure
     weights: dict[str, mx.array]
-    edits: Edits
+    edits: Edits = field(default_factory=Edits)
     value_layers: int = 0
-    alone: frozenset[int] = frozenset()
     untied: bool = False
 
 
@@ -78,13 +86,14 @@ def rotate_checkpoint(
     report_progress = progress or (lambda _done, _total: None)
     if not (output / _REPORT).is_file():
         output.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=output.parent, prefix=".rotate-") as draft:
+        with tempfile.TemporaryDirectory(
+            dir=output.parent, prefix=".rotate-", ignore_cleanup_errors=True
+        ) as draft:
             report = _make(checkpoint, Path(draft), kind, (seed, *sample), report_progress)
             text = json.dumps(dataclasses.asdict(report), indent=1)
             (Path(draft) / _REPORT).write_text(text)
             shutil.rmtree(output, ignore_errors=True)
             Path(draft).rename(output)
-            Path(draft).mkdir()
     fields = json.loads((output / _REPORT).read_text())
     fields["blocks_left_alone"] = tuple(fields["blocks_left_alone"])
     twin = open_checkpoint(output, checkpoint.name, checkpoint.revision)
@@ -100,25 +109,26 @@ def _make(
     progress: Callable[[int, int], None],
 ) -> RotationReport:
     seed, sequences, length = sample
+    plan = _plan_folded(checkpoint) if kind is Kind.FOLDED else _plan_fused(checkpoint, seed)
+    progress(1, 5)
     tokens = sample_tokens(checkpoint, sequences, length, seed=seed)
-    original = load_float32(checkpoint.folder)
-    progress(1, 4)
+    progress(2, 5)
+    reference, alone = _observe(checkpoint, plan.structure, tokens)
+    progress(3, 5)
     if kind is Kind.FOLDED:
-        plan = _plan_folded(checkpoint, original, tokens, seed)
-    else:
-        plan = _plan_fused(checkpoint, seed)
-    progress(2, 4)
+        fold_residual(plan.edits, plan.structure, plan.weights, seed, alone)
+        plan.value_layers = fold_values(plan.edits, plan.structure, plan.weights, seed)
     copy_companions(checkpoint.folder, folder)
     write_config(folder, plan.config)
     write_weights(folder, plan.weights, plan.edits)
-    progress(3, 4)
-    kl, floor = _verify(checkpoint, original, plan.structure, folder, tokens)
-    progress(4, 4)
+    progress(4, 5)
+    kl, floor = _verify(checkpoint, reference, plan.structure, folder, tokens)
+    progress(5, 5)
     return RotationReport(
         kind=kind.value,
         kl_nats_per_token=kl,
         noise_floor_nats_per_token=floor,
-        blocks_left_alone=tuple(sorted(plan.alone)),
+        blocks_left_alone=tuple(sorted(alone)) if kind is Kind.FOLDED else (),
         value_layers=plan.value_layers,
         untied_head=plan.untied,
         seed=seed,
@@ -133,7 +143,8 @@ def _untied(config: dict[str, Any]) -> dict[str, Any]:
     return untied
 
 
-def _plan_folded(checkpoint: Checkpoint, original: Any, tokens: Tokens, seed: int) -> _Plan:
+def _plan_folded(checkpoint: Checkpoint) -> _Plan:
+    """Return the sites; UnsupportedModelError before any weight is read."""
     model_type = checkpoint.config["model_type"]
     weights = checkpoint.weights()
     config = _untied(checkpoint.config)
@@ -145,32 +156,43 @@ def _plan_folded(checkpoint: Checkpoint, original: Any, tokens: Tokens, seed: in
     untied = head not in weights
     if untied:
         weights[head] = weights[f"{structure.embedding}.weight"]
-    alone = massive_blocks(original, structure, tokens)
-    edits = Edits()
-    fold_residual(edits, structure, weights, seed, alone)
-    layers = fold_values(edits, structure, weights, seed)
-    return _Plan(config, structure, weights, edits, layers, alone, untied)
+    fold_residual(Edits(), structure, weights, 0, frozenset())
+    return _Plan(config, structure, weights, untied=untied)
 
 
 def _plan_fused(checkpoint: Checkpoint, seed: int) -> _Plan:
     model = checkpoint.model_without_weights()
-    structure = read_structure(model, checkpoint.config["model_type"])
-    weights = checkpoint.weights()
-    edits = Edits()
-    spec = fuse(edits, structure, model, weights, seed)
-    return _Plan({**checkpoint.config, KEY: spec}, structure, weights, edits)
+    plan = _Plan(
+        dict(checkpoint.config),
+        read_structure(model, checkpoint.config["model_type"]),
+        checkpoint.weights(),
+    )
+    plan.config[KEY] = fuse(plan.edits, plan.structure, model, plan.weights, seed)
+    return plan
+
+
+def _observe(
+    checkpoint: Checkpoint, structure: Structure, tokens: Tokens
+) -> tuple[Logits, frozenset[int]]:
+    """Return the original's logits and its massive blocks; the model is in memory meanwhile."""
+    original = load_float32(checkpoint.folder)
+    alone = massive_blocks(original, structure, tokens)
+    return logits_of(original, tokens), alone
 
 
 def _verify(
     checkpoint: Checkpoint,
-    original: Any,
+    reference: Logits,
     structure: Structure,
     folder: Path,
     tokens: Tokens,
 ) -> tuple[float, float]:
-    """Return the twin's KL and the noise floor; UnsupportedModelError when it is above."""
-    kl = mean_kl(original, load_float32(folder), tokens)
-    floor = noise_floor(original, load_float32(checkpoint.folder), structure, tokens)
+    """Return the twin's KL and the noise floor; UnsupportedModelError when it is above.
+
+    One model is in memory at a time.
+    """
+    kl = mean_kl(reference, load_float32(folder), tokens)
+    floor = noise_floor(reference, load_float32(checkpoint.folder), structure, tokens)
     floor = max(floor, _LEAST_FLOOR)
     if not kl <= floor:
         raise refuse(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, Final
 
 import mlx.core as mx
@@ -12,12 +11,21 @@ from mlx import nn
 from metal_kernels.blocks import BLOCK
 from workers.rotate.structure import Structure
 
-__all__ = ["MASSIVE_RATIO", "logits_of", "massive_blocks", "mean_kl", "noise_floor"]
+__all__ = [
+    "MASSIVE_RATIO",
+    "Logits",
+    "Tokens",
+    "logits_of",
+    "massive_blocks",
+    "mean_kl",
+    "noise_floor",
+]
 
 MASSIVE_RATIO: Final = 100.0
 """A channel whose largest magnitude exceeds the median channel's by this factor is massive."""
 
 Tokens = np.ndarray[Any, np.dtype[np.int32]]
+Logits = list[np.ndarray[Any, np.dtype[np.float32]]]
 
 
 class _Recorder(nn.Module):
@@ -80,7 +88,7 @@ class _Rounder(nn.Module):
 
 
 def noise_floor(
-    reference: nn.Module, rounded: nn.Module, structure: Structure, tokens: Tokens
+    reference: Logits, rounded: nn.Module, structure: Structure, tokens: Tokens
 ) -> float:
     """Return KL in nats per token of the same model computed in bfloat16; uses up `rounded`.
 
@@ -101,25 +109,26 @@ def _norms(layer: Any) -> tuple[str, str]:
     return layer.attention_norm, layer.feed_forward_norm
 
 
-def logits_of(model: nn.Module, tokens: Tokens) -> Iterator[mx.array]:
-    """Yield float32 logits (length, vocabulary) of each row of `tokens`."""
+def logits_of(model: nn.Module, tokens: Tokens) -> Logits:
+    """Return float32 logits (length, vocabulary) of each row of `tokens`."""
+    found = []
     for row in tokens:
         logits = model(mx.array(row)[None])[0].astype(mx.float32)
-        mx.eval(logits)
-        yield logits
+        found.append(np.array(logits))
+    return found
 
 
-def mean_kl(reference: nn.Module, candidate: nn.Module, tokens: Tokens) -> float:
-    """Return KL(reference || candidate) in nats per token."""
+def mean_kl(reference: Logits, candidate: nn.Module, tokens: Tokens) -> float:
+    """Return KL(reference || candidate) in nats per token, in float64."""
     totals = []
-    for left, right in zip(logits_of(reference, tokens), logits_of(candidate, tokens), strict=True):
-        log_p, log_q = _log_softmax(left), _log_softmax(right)
+    for row, left in zip(tokens, reference, strict=True):
+        log_p, log_q = _log_softmax(left), _log_softmax(logits_of(candidate, row[None])[0])
         totals.append(float((np.exp(log_p) * (log_p - log_q)).sum(axis=-1).mean()))
     return float(np.mean(totals))
 
 
-def _log_softmax(logits: mx.array) -> np.ndarray[Any, np.dtype[np.float64]]:
-    wide = np.array(logits).astype(np.float64)
+def _log_softmax(logits: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    wide = logits.astype(np.float64)
     wide -= wide.max(axis=-1, keepdims=True)
     result: np.ndarray[Any, np.dtype[np.float64]] = wide - np.log(
         np.exp(wide).sum(axis=-1, keepdims=True)
