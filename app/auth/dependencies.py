@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Final
 
+from anyio import to_thread
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
@@ -25,7 +26,7 @@ TOKEN_COOKIE: Final = "bitbudget_token"  # noqa: S105 - the cookie's name
 _scheme: Final = HTTPBearer(auto_error=False, description="An API key, worker or lease token.")
 
 
-def _bearer_token(
+async def _bearer_token(
     request: Request,
     credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_scheme)],
 ) -> str | None:
@@ -43,13 +44,13 @@ class _Requires:
     def __init__(self, scope: Scope) -> None:
         self._scope = scope
 
-    def __call__(self, services: ServicesDependency, token: BearerToken) -> Principal:
+    async def __call__(self, services: ServicesDependency, token: BearerToken) -> Principal:
         """Return who calls; UnauthorizedError, ForbiddenError or QuotaExceededError else."""
         if token is None:
             if services.settings.needs_keys:
                 raise UnauthorizedError(reason="send Authorization: Bearer <key>")
             return ANYONE
-        principal = services.keys.principal(token)
+        principal = await to_thread.run_sync(services.keys.principal, token)
         services.quota.spend(principal.owner)
         if not principal.may(self._scope):
             raise ForbiddenError(scope=self._scope)

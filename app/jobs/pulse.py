@@ -1,78 +1,94 @@
-"""Wakes event streams when something happened, however many there are."""
+"""Wakes event streams when something happened to their job, however many there are."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
+import anyio
 from anyio import to_thread
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.database import Database
 from app.jobs import repository
 
-__all__ = ["Pulse"]
+__all__ = ["Listener", "Pulse"]
 
-_LONGEST_WAIT_SECONDS: Final = 1.0
-"""On PostgreSQL a lower id may become visible after a higher one: look again by then."""
+_WINDOW: Final = 1000
+"""On PostgreSQL a lower id may become visible after a higher one: so many are looked at again."""
+
+
+class Listener:
+    """One open stream."""
+
+    def __init__(self, job_id: str) -> None:
+        self.job_id = job_id
+        self._woken = asyncio.Event()
+
+    def wake(self) -> None:
+        """Let the stream look."""
+        self._woken.set()
+
+    def hold(self) -> None:
+        """Notice what happens from now on."""
+        self._woken.clear()
+
+    async def wait(self, seconds: float) -> None:
+        """Return when there may be new events since `hold`, after `seconds` at the latest."""
+        with anyio.move_on_after(seconds):
+            await self._woken.wait()
 
 
 class Pulse:
-    """One look at the newest event for all streams of this process; lives on the event loop."""
+    """One look at the newest events for all streams of this process; lives on the event loop."""
 
     def __init__(self, database: Database, poll_seconds: float) -> None:
         self._database = database
         self._poll_seconds = poll_seconds
-        self._listeners = 0
-        self._beat = asyncio.Event()
+        self._listeners: set[Listener] = set()
+        self._seen: frozenset[int] = frozenset()
         self.is_stopped = False
 
     @property
     def listeners(self) -> int:
         """How many streams are open."""
-        return self._listeners
+        return len(self._listeners)
 
-    def joined(self) -> None:
-        """A stream opened."""
-        self._listeners += 1
-
-    def left(self) -> None:
-        """A stream closed."""
-        self._listeners -= 1
+    @contextmanager
+    def listen(self, job_id: str) -> Iterator[Listener]:
+        """Give a listener for as long as a stream is open."""
+        listener = Listener(job_id)
+        self._listeners.add(listener)
+        try:
+            yield listener
+        finally:
+            self._listeners.discard(listener)
 
     def stop(self) -> None:
         """End every stream: the server is going away."""
         self.is_stopped = True
-        self._wake()
-
-    async def wait(self, seconds: float) -> None:
-        """Return when there may be new events, after `seconds` at the latest."""
-        if self.is_stopped:
-            return
-        try:
-            await asyncio.wait_for(self._beat.wait(), min(seconds, _LONGEST_WAIT_SECONDS))
-        except TimeoutError:
-            return
+        for listener in self._listeners:
+            listener.wake()
 
     async def run(self) -> None:
         """Look for new events until cancelled."""
-        newest = 0
         while True:
-            await asyncio.sleep(self._poll_seconds)
+            await anyio.sleep(self._poll_seconds)
             if not self._listeners:
                 continue
             try:
-                found = await to_thread.run_sync(self._newest)
+                recent = await to_thread.run_sync(self._recent)
             except SQLAlchemyError:  # the streams themselves report it
                 continue
-            if found != newest:
-                newest = found
-                self._wake()
+            jobs = {job_id for id_, job_id in recent.items() if id_ not in self._seen}
+            self._seen = frozenset(recent)
+            for listener in self._listeners:
+                if listener.job_id in jobs:
+                    listener.wake()
 
-    def _newest(self) -> int:
+    def _recent(self) -> dict[int, str]:
+        newest = max(self._seen, default=0)
         with self._database.read() as session:
-            return repository.last_event_id(session)
-
-    def _wake(self) -> None:
-        self._beat.set()
-        self._beat = asyncio.Event()
+            return repository.jobs_of_events(session, newest - _WINDOW)

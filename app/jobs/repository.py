@@ -20,7 +20,7 @@ __all__ = [
     "delete_finished_before",
     "events_after",
     "get",
-    "last_event_id",
+    "jobs_of_events",
     "lock",
     "next_queued",
     "page",
@@ -103,9 +103,11 @@ def events_after(session: Session, job_id: str, after: int, limit: int = 500) ->
     return list(session.scalars(query))
 
 
-def last_event_id(session: Session) -> int:
-    """Return the highest event id there is, 0 without any."""
-    return session.execute(sa.select(sa.func.max(EventRow.id))).scalar_one() or 0
+def jobs_of_events(session: Session, after: int, limit: int = 10_000) -> dict[int, str]:
+    """Return the jobs of the newest events, by the events' ids."""
+    query = sa.select(EventRow.id, EventRow.job_id).where(EventRow.id > after)
+    rows = session.execute(query.order_by(EventRow.id.desc()).limit(limit))
+    return {row.id: row.job_id for row in rows}
 
 
 def delete_finished_before(session: Session, moment: datetime) -> int:

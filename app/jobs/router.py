@@ -125,12 +125,11 @@ async def stream_job_events(
     """Follow a job: its events so far, then each as it happens, until it ends."""
     seen = after if last_event_id is None else last_event_id
     read = partial(services.jobs.events, job_id)
-    first = await to_thread.run_sync(read, seen)
-    if not any(first):
+    if not any(await to_thread.run_sync(read, seen)):
         return Response(status_code=204)
     stream = EventStream(services.pulse, services.settings.heartbeat_seconds, read)
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    lines = stream.lines(first, seen)
+    lines = stream.lines(job_id, seen)
     return StreamingResponse(lines, media_type="text/event-stream", headers=headers)
 
 

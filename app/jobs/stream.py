@@ -8,12 +8,10 @@ from dataclasses import dataclass
 
 from anyio import to_thread
 
-from app.jobs.pulse import Pulse
+from app.jobs.pulse import Listener, Pulse
 from app.jobs.schemas import JobEvent
 
 __all__ = ["EventStream"]
-
-Batch = tuple[list[JobEvent], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,33 +20,30 @@ class EventStream:
 
     pulse: Pulse
     heartbeat_seconds: float
-    read: Callable[[int], Batch]
+    read: Callable[[int], tuple[list[JobEvent], bool]]
 
-    async def lines(self, first: Batch, after: int) -> AsyncIterator[str]:
+    async def lines(self, job_id: str, after: int) -> AsyncIterator[str]:
         """Give the stream's text until the job ends or the server stops."""
-        self.pulse.joined()
-        try:
-            yield "retry: 1000\n"  # no blank line: it belongs to the first event
-            async for text in self._events(first, after):
+        yield "retry: 1000\n"  # no blank line: it belongs to the first event
+        with self.pulse.listen(job_id) as listener:
+            async for text in self._events(listener, after):
                 yield text
-        finally:
-            self.pulse.left()
 
-    async def _events(self, batch: Batch, after: int) -> AsyncIterator[str]:
+    async def _events(self, listener: Listener, after: int) -> AsyncIterator[str]:
         quiet_since = time.monotonic()
         while not self.pulse.is_stopped:
-            events, has_more = batch
+            listener.hold()
+            events, has_more = await to_thread.run_sync(self.read, after)
             if events:
                 yield "".join(map(_as_text, events))
                 after, quiet_since = events[-1].id, time.monotonic()
             elif not has_more:
                 return
+            elif time.monotonic() - quiet_since >= self.heartbeat_seconds:
+                yield ": still here\n\n"
+                quiet_since = time.monotonic()
             else:
-                if time.monotonic() - quiet_since >= self.heartbeat_seconds:
-                    yield ": still here\n\n"
-                    quiet_since = time.monotonic()
-                await self.pulse.wait(self.heartbeat_seconds)
-            batch = await to_thread.run_sync(self.read, after)
+                await listener.wait(self.heartbeat_seconds)
 
 
 def _as_text(event: JobEvent) -> str:

@@ -22,7 +22,7 @@ from pydantic.config import JsonDict
 
 from app.core.formats import FormatName
 from app.core.measurement import Encoder, Sensitivity, usable_encoder
-from app.core.requests import JobRequest, Rotation
+from app.core.requests import JobRequest, Number, Rotation
 
 __all__ = [
     "BenchmarkTask",
@@ -53,6 +53,10 @@ __all__ = [
 _LARGEST_INTEGER: Final = 2**53
 """JSON numbers are exact up to here."""
 
+_Amount = Annotated[int, Field(ge=0, le=_LARGEST_INTEGER), Number]
+_Attempt = Annotated[int, Field(ge=1), Number]
+_Integer = Annotated[int, Number]
+
 
 class _Message(BaseModel):
     model_config = ConfigDict(extra="forbid")
@@ -75,10 +79,10 @@ class Problem(_Message):
 
     type: str
     title: str
-    status: int
+    status: _Integer
     detail: str
     fields: dict[str, Any] = Field(default_factory=dict)
-    exit_code: int = 1
+    exit_code: _Integer = 1
 
 
 class Event(_Message):
@@ -210,7 +214,7 @@ class Capabilities(_Message):
     """What a worker's machine is and can do."""
 
     chip: str = Field(max_length=128, description="Such as Apple M4 Pro.")
-    memory_bytes: int = Field(ge=0, le=_LARGEST_INTEGER)
+    memory_bytes: _Amount
     backend: Literal["metal", "cpu", "cuda"]
     mlx_version: str = Field(max_length=64)
     mlx_lm_version: str = Field("", max_length=64)
@@ -266,17 +270,19 @@ class Progress(_Message):
     """How far a stage is: `done` of `total` in `unit`."""
 
     stage: Stage
-    done: int = Field(0, ge=0, le=_LARGEST_INTEGER)
-    total: int = Field(0, ge=0, le=_LARGEST_INTEGER)
+    done: _Amount = 0
+    total: _Amount = 0
     unit: str = Field("bytes", max_length=32)
     detail: str = Field("", max_length=512)
-    seconds: float = Field(0.0, ge=0, description="Time in this stage so far.")
+    seconds: Annotated[float, Field(ge=0), Number] = Field(
+        0.0, description="Time in this stage so far."
+    )
 
 
 class LeaseRenewal(_Message):
     """The worker is alive, and how far it is."""
 
-    attempt: int = Field(ge=1)
+    attempt: _Attempt
     progress: Progress | None = None
 
 
@@ -315,7 +321,7 @@ class LeaseResult(_Message):
 
     model_config = ConfigDict(extra="forbid", json_schema_extra=_FAILURE_HAS_PROBLEM)
 
-    attempt: int = Field(ge=1)
+    attempt: _Attempt
     outcome: Literal[
         LeaseOutcome.SUCCEEDED,
         LeaseOutcome.FAILED,

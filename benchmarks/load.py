@@ -1,0 +1,291 @@
+"""Load a real server: polling clients and event streams, and what-if allocations of an 8B model.
+
+    python benchmarks/load.py [--clients 500] [--streams 50] [--seconds 20] [--json]
+
+Server and clients share this machine, so the figures are a lower bound of what the server does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import random
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Final
+
+import httpx
+import psutil
+
+from app.client import Client
+from app.core.dtypes import Dtype
+from app.core.formats import KEEP, Format
+from app.core.inventory import Architecture, Inventory, Module, ModuleKind
+from app.core.measurement import (
+    KEEP_POINT,
+    Curve,
+    CurvePoint,
+    Encoder,
+    Measurement,
+    ModelIdentity,
+    Sensitivity,
+)
+from app.core.requests import AllocationRequest, JobRequest
+from app.leases.schemas import Capabilities, WorkerRegistration
+
+_PROGRAM: Final = (
+    "from app.serve import serve; from app.settings import Settings; "
+    "serve(Settings(), on_listening=lambda url: print(url, flush=True))"
+)
+_UNLOADED_REQUESTS: Final = 200
+_WHAT_IFS: Final = 60
+_SHAPES_8B: Final = (
+    ("self_attn.q_proj", (4096, 4096)),
+    ("self_attn.k_proj", (1024, 4096)),
+    ("self_attn.v_proj", (1024, 4096)),
+    ("self_attn.o_proj", (4096, 4096)),
+    ("mlp.gate_proj", (12288, 4096)),
+    ("mlp.up_proj", (12288, 4096)),
+    ("mlp.down_proj", (4096, 12288)),
+)
+_LAYERS_8B: Final = 36
+
+
+@dataclass
+class Outcome:
+    """What was measured; times in milliseconds."""
+
+    unloaded_median: float = 0.0
+    loaded_median: float = 0.0
+    loaded_p99: float = 0.0
+    p99_over_unloaded_median: float = 0.0
+    requests: int = 0
+    requests_per_second: float = 0.0
+    errors: int = 0
+    streams: int = 0
+    stream_events: int = 0
+    server_memory_before_mib: float = 0.0
+    server_memory_after_mib: float = 0.0
+    shutdown_seconds: float = 0.0
+    what_if_p50: float = 0.0
+    what_if_p95: float = 0.0
+    notes: list[str] = field(default_factory=list)
+
+
+@contextmanager
+def running_server(home: Path) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """Start a server on a free port and stop it in the end."""
+    root = str(Path(__file__).resolve().parents[1])
+    environment = {
+        **os.environ,
+        "BITBUDGET_HOME": str(home),
+        "BITBUDGET_PORT": "0",
+        "BITBUDGET_LOG_LEVEL": "warning",
+        "PYTHONPATH": root,
+    }
+    command = [sys.executable, "-c", _PROGRAM]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        output = process.stdout
+        if output is None:
+            raise RuntimeError
+        try:
+            yield output.readline().strip(), process
+        finally:
+            if process.poll() is None:
+                process.kill()
+
+
+def model_8b() -> Measurement:
+    """Gaussian-like curves of a model shaped like Qwen3-8B: 253 modules, 22 formats each."""
+    shapes: list[tuple[str, tuple[int, int], int | None]] = [
+        ("model.embed_tokens", (151_936, 4096), None)
+    ]
+    for layer in range(_LAYERS_8B):
+        shapes += [(f"model.layers.{layer}.{name}", shape, layer) for name, shape in _SHAPES_8B]
+    modules = tuple(_module(path, shape, layer) for path, shape, layer in shapes)
+    architecture = Architecture("qwen3", 4096, 12288, 151_936, _LAYERS_8B, 32, 40_960)
+    return Measurement(
+        model=ModelIdentity("bench/8b", "main", "8" * 64),
+        inventory=Inventory(architecture, modules, ()),
+        encoder=Encoder.CAREFUL,
+        sensitivity=Sensitivity.FISHER,
+        curves=tuple(_curve(module) for module in modules),
+        text="self",
+    )
+
+
+def _module(path: str, shape: tuple[int, int], layer: int | None) -> Module:
+    kind = ModuleKind.LINEAR if layer is not None else ModuleKind.EMBEDDING
+    return Module(path, kind, shape, Dtype.BF16, decision_group=path, layer=layer)
+
+
+def _curve(module: Module) -> Curve:
+    randomness = random.Random(module.path)  # noqa: S311 - repeatable numbers, not secrets
+    alpha = randomness.lognormvariate(-1, 1)
+    points = tuple(_point(format_, alpha, randomness) for format_ in module.legal_formats())
+    return Curve(module.path, alpha, points)
+
+
+def _point(format_: Format, alpha: float, randomness: random.Random) -> CurvePoint:
+    if format_ == KEEP:
+        return KEEP_POINT
+    t2 = 1.5 * 4.0**-format_.bits * (1 + format_.group_size / 256) * randomness.uniform(0.9, 1.1)
+    return CurvePoint(format_, t2=t2, kl_nats=alpha * t2)
+
+
+def store_8b(client: Client) -> str:
+    """Upload the 8B table as a worker does; return the measurement's id."""
+    measurement = model_8b()
+    client.submit(JobRequest(model="bench/8b", budget="5GiB"))
+    capabilities = Capabilities(chip="load", memory_bytes=0, backend="cpu", mlx_version="none")
+    worker = client.register(WorkerRegistration(name="load", capabilities=capabilities))
+    lease = client.claim(worker)
+    if lease is None:
+        raise RuntimeError
+    client.put_artifact(lease, "measurement.json", measurement.to_json())
+    return measurement.key
+
+
+def time_what_ifs(client: Client, measurement_id: str) -> list[float]:
+    """Solve many budgets one after the other; return milliseconds each."""
+    smallest = client.frontier(measurement_id).smallest_bytes
+    found = []
+    for number in range(_WHAT_IFS):
+        budget = int(smallest * (1.02 + 2 * number / _WHAT_IFS))
+        began = time.perf_counter()
+        client.allocate(measurement_id, AllocationRequest(budget=budget))
+        found.append((time.perf_counter() - began) * 1000)
+    return found
+
+
+async def get_job(http: httpx.AsyncClient, path: str) -> tuple[float, bool]:
+    """Return milliseconds of one poll, and whether it was answered well."""
+    began = time.perf_counter()
+    try:
+        answer = await http.get(path)
+    except httpx.TransportError:
+        return (time.perf_counter() - began) * 1000, False
+    return (time.perf_counter() - began) * 1000, answer.is_success
+
+
+async def poll(
+    http: httpx.AsyncClient, paths: list[str], ends_at: float, interval: float
+) -> list[tuple[float, bool]]:
+    """One client that looks at its job every `interval` seconds."""
+    await asyncio.sleep(random.random() * interval)  # noqa: S311 - spreads the clients
+    found = []
+    while time.monotonic() < ends_at:
+        found.append(await get_job(http, random.choice(paths)))  # noqa: S311 - any job will do
+        await asyncio.sleep(interval)
+    return found
+
+
+async def listen(
+    http: httpx.AsyncClient, path: str, ready: asyncio.Event, counts: list[int]
+) -> None:
+    """Count the events of one stream until it ends or is cancelled."""
+    async with http.stream("GET", f"{path}/events", timeout=None) as answer:
+        async for line in answer.aiter_lines():
+            if line.startswith("data:"):
+                counts.append(1)
+                ready.set()
+
+
+async def load(url: str, jobs: list[str], options: argparse.Namespace, outcome: Outcome) -> None:
+    """Measure polls without load, then with all clients and streams."""
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
+    paths = [f"/v1/jobs/{job}" for job in jobs]
+    async with httpx.AsyncClient(base_url=url, limits=limits, timeout=30) as http:
+        alone = [(await get_job(http, paths[0]))[0] for _ in range(_UNLOADED_REQUESTS)]
+        outcome.unloaded_median = statistics.median(alone)
+        counts: list[int] = []
+        events = [asyncio.Event() for _ in range(options.streams)]
+        streams = [
+            asyncio.create_task(listen(http, paths[n % len(paths)], event, counts))
+            for n, event in enumerate(events)
+        ]
+        await asyncio.wait_for(asyncio.gather(*(event.wait() for event in events)), 60)
+        outcome.streams = len(streams)
+        began = time.monotonic()
+        ends_at = began + options.seconds
+        parts = await asyncio.gather(
+            *(poll(http, paths, ends_at, options.interval) for _ in range(options.clients))
+        )
+        took = time.monotonic() - began
+        summarize([sample for part in parts for sample in part], took, outcome)
+        outcome.stream_events = len(counts)
+        for stream in streams:
+            stream.cancel()
+        await asyncio.gather(*streams, return_exceptions=True)
+
+
+def summarize(samples: list[tuple[float, bool]], seconds: float, outcome: Outcome) -> None:
+    """Put the polls' times into the outcome."""
+    times = sorted(milliseconds for milliseconds, _ in samples)
+    outcome.requests = len(times)
+    outcome.requests_per_second = len(times) / seconds
+    outcome.errors = sum(not is_good for _, is_good in samples)
+    outcome.loaded_median = statistics.median(times)
+    outcome.loaded_p99 = times[int(0.99 * (len(times) - 1))]
+    outcome.p99_over_unloaded_median = outcome.loaded_p99 / outcome.unloaded_median
+
+
+def stop_with_open_stream(url: str, job: str, process: subprocess.Popen[str]) -> float:
+    """Return the seconds from SIGTERM to the end, a stream being open."""
+    with httpx.Client(timeout=30) as http, http.stream("GET", f"{url}/v1/jobs/{job}/events") as s:
+        next(s.iter_lines())
+        began = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        process.wait(30)
+        return time.monotonic() - began
+
+
+def measure(options: argparse.Namespace) -> Outcome:
+    """Run everything against a fresh server."""
+    outcome = Outcome(notes=[f"each client polls every {options.interval} s"])
+    with tempfile.TemporaryDirectory() as home, running_server(Path(home)) as (url, process):
+        memory = psutil.Process(process.pid)
+        with Client(url) as client:
+            key = store_8b(client)
+            times = time_what_ifs(client, key)
+            outcome.what_if_p50 = statistics.median(times)
+            outcome.what_if_p95 = sorted(times)[int(0.95 * (len(times) - 1))]
+            jobs = [
+                client.submit(JobRequest(model=f"bench/{n}", budget="1GiB")).id for n in range(50)
+            ]
+        outcome.server_memory_before_mib = memory.memory_info().rss / 2**20
+        asyncio.run(load(url, jobs, options, outcome))
+        outcome.server_memory_after_mib = memory.memory_info().rss / 2**20
+        outcome.shutdown_seconds = stop_with_open_stream(url, jobs[0], process)
+    return outcome
+
+
+def main() -> None:
+    """Print a table, or JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--clients", type=int, default=500)
+    parser.add_argument("--streams", type=int, default=50)
+    parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--interval", type=float, default=5.0, help="between polls of a client")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    outcome = asdict(measure(options))
+    if options.json:
+        print(json.dumps(outcome, indent=1))
+        return
+    for name, value in outcome.items():
+        print(f"{name:28} {value:.2f}" if isinstance(value, float) else f"{name:28} {value}")
+
+
+if __name__ == "__main__":
+    main()
