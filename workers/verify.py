@@ -18,7 +18,7 @@ from workers.evaluate import Evaluation
 from workers.fisher.statistics import ModuleStatistics
 from workers.models import Checkpoint
 
-__all__ = ["ALLOCATIONS", "MOST_WEIGHTS", "agreement", "verify"]
+__all__ = ["ALLOCATIONS", "MOST_WEIGHTS", "agreement", "coded_weights", "verify"]
 
 ALLOCATIONS: Final = 8
 MOST_WEIGHTS: Final = 50_000_000
@@ -51,7 +51,7 @@ def verify(
     for module in inventory.modules:
         values = _weight(checkpoint, module)
         wanted = {pick[module.path] for pick in picks} - {KEEP}
-        coded = _coded(module, values, sorted(wanted), encoder, statistics.get(module.path))
+        coded = coded_weights(module, values, sorted(wanted), encoder, statistics.get(module.path))
         for pick, chosen in zip(picks, weights, strict=True):
             chosen[f"{module.path}.weight"] = mx.array(coded.get(pick[module.path], values))
     measured = []
@@ -101,7 +101,7 @@ def _draw(
     return picks
 
 
-def _coded(
+def coded_weights(
     module: Module,
     values: np.ndarray,
     formats: Sequence[Format],

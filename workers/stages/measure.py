@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,6 +26,7 @@ from app.core.measurement import (
 from app.leases.schemas import Stage
 from workers.curves import COMPENSATED, kl_curve
 from workers.fisher import ModuleStatistics
+from workers.fisher.probe import PROBE_TOKENS, probe_alphas
 from workers.models import Checkpoint
 from workers.stages.home import Home, write_whole
 from workers.stages.journal import Journal
@@ -139,6 +140,14 @@ class _Work:
     def _statistics(self, home: Home) -> _Sensitivities:
         if self.options.sensitivity is Sensitivity.WEIGHTS:
             return _Sensitivities(0, {})
+        if self.options.sensitivity is Sensitivity.PROBE:
+            alphas = probe_alphas(
+                self.checkpoint.folder,
+                [module.path for module in self.inventory.modules],
+                seed=self.options.seed,
+                progress=lambda done, total: self.report.progress(done, total, "modules", "probe"),
+            )
+            return _Sensitivities(PROBE_TOKENS, {}, alphas=alphas)
         found = take_statistics(self.checkpoint, self.inventory, self.options, home, self.report)
         return _Sensitivities(found.tokens, found, found.notes)
 
@@ -227,9 +236,12 @@ class _Sensitivities:
     tokens: int
     modules: Mapping[str, ModuleStatistics]
     notes: tuple[str, ...] = ()
+    alphas: Mapping[str, float] = field(default_factory=dict)
 
     def alpha(self, module: Module, inventory: Inventory) -> float:
         """Return nats per token per unit of t2."""
+        if self.alphas:
+            return self.alphas[module.path]
         if not self.modules:
             return module.weights / inventory.weights
         if module.path not in self.modules:

@@ -69,7 +69,7 @@ def manifest_encoder(
     """
     if manifest.encoder not in COMPENSATED:
         return plain_encoder(manifest.encoder)
-    if manifest.sensitivity is Sensitivity.WEIGHTS:
+    if manifest.sensitivity is not Sensitivity.FISHER:
         return plain_encoder(Encoder.CAREFUL)
     model = checkpoint.identity(home.digests)
     pointer = _pointer(manifest.measurement, home)
