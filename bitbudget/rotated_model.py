@@ -184,6 +184,7 @@ def rotate(model: nn.Module, spec: dict[str, Any]) -> nn.Module:
             f"{KEY}: its digest does not match its sites and seed: config.json does not belong to "
             "these weights; restore the file that was written with them"
         )
+    _check_kernels()
     for path in spec["norms"]:
         parent, name = find(model, path)
         parent[name] = RotatedRMSNorm(parent[name]["weight"], parent[name].eps)
@@ -204,6 +205,13 @@ def rotate(model: nn.Module, spec: dict[str, Any]) -> nn.Module:
         parent, name = find(model, path)
         parent[name].__class__ = RotatedLinear
     return model
+
+
+def _check_kernels() -> None:
+    """Run the kernels' self-tests now, not inside the first token; without Metal it is nothing."""
+    if metal_kernels is not None:
+        for kernel in metal_kernels.KERNELS:
+            metal_kernels.self_test(kernel)
 
 
 def model_classes(config: dict[str, Any]) -> tuple[Any, Any]:
