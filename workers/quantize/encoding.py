@@ -10,11 +10,12 @@ import numpy.typing as npt
 
 from app.core.errors import InvalidModelError
 from app.core.formats import Format
-from app.core.inventory import Module
+from app.core.inventory import Inventory, Module
 from app.core.measurement import Encoder
 from workers.encoders import encode
+from workers.models import Checkpoint
 
-__all__ = ["EncodePart", "check_finite", "plain_encoder"]
+__all__ = ["EncodePart", "check_finite", "check_weights", "plain_encoder"]
 
 EncodePart = Callable[[Module, int, npt.NDArray[Any], Format], dict[str, npt.NDArray[Any]]]
 """Module, index of the part (expert), its weight and format -> array by suffix."""
@@ -29,6 +30,14 @@ def plain_encoder(encoder: Encoder) -> EncodePart:
         return encode(weight, module.dtype, format_, encoder)
 
     return encode_part
+
+
+def check_weights(checkpoint: Checkpoint, inventory: Inventory) -> None:
+    """Raise InvalidModelError naming the first module or array with a NaN or an infinity."""
+    paths = [module.path for module in inventory.modules]
+    for path in (*paths, *(array.name for array in inventory.passthrough)):
+        for part in checkpoint.parts(path):
+            check_finite(part, path)
 
 
 def check_finite(weight: npt.NDArray[Any], path: str) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from app.core.canonical import canonical_json, sha256_of
-from app.core.errors import ConflictError
+from app.core.errors import ConflictError, InvalidModelError
 from app.core.formats import Format
 from app.core.inventory import Inventory, Module
 from app.core.manifest import Manifest
@@ -20,7 +20,7 @@ from workers.encoders import encode
 from workers.encoders.gptq import ModuleEncoder
 from workers.fisher import Statistics, collect_statistics
 from workers.models import Checkpoint
-from workers.quantize.encoding import EncodePart, plain_encoder
+from workers.quantize.encoding import EncodePart, check_weights, plain_encoder
 from workers.stages.home import Home, write_whole
 from workers.stages.options import MeasureOptions
 from workers.stages.report import StageReport
@@ -44,13 +44,17 @@ def take_statistics(
     if options.text is not None:
         write_whole(pointer.with_suffix(".text"), options.text_bytes())
     tokens = _tokens(checkpoint, inventory, options, folder, report)
-    return collect_statistics(
-        checkpoint.folder,
-        tokens,
-        seed=options.seed,
-        progress=lambda done, total: report.progress(done, total, "steps", "sensitivity"),
-        scratch=folder,
-    )
+    try:
+        return collect_statistics(
+            checkpoint.folder,
+            tokens,
+            seed=options.seed,
+            progress=lambda done, total: report.progress(done, total, "steps", "sensitivity"),
+            scratch=folder,
+        )
+    except InvalidModelError:
+        check_weights(checkpoint, inventory)
+        raise
 
 
 def manifest_encoder(
