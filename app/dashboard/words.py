@@ -29,7 +29,9 @@ _ROLES = {
     "switch_mlp": "experts",
     "shared_expert": "shared",
 }
-_LARGE = 1000
+_HUGE = 10_000
+_LARGE = 10
+_TENTH = 0.1
 _SMALL = 1e-4
 _GIB = 2**30
 _PROVEN = 1e-4
@@ -55,9 +57,11 @@ def cell(value: object) -> str:
         return "\N{EN DASH}"
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return str(value)
-    if isinstance(value, int):
-        return f"{value:,}"
-    return f"{value:,.1f}" if abs(value) >= _LARGE else kl(value)
+    if isinstance(value, int) or abs(value) >= _HUGE:
+        return f"{value:,.0f}"
+    if abs(value) >= _LARGE:
+        return f"{value:,.1f}"
+    return f"{value:.4f}" if abs(value) >= _TENTH else kl(value)
 
 
 def short(name: str) -> str:

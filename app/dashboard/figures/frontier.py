@@ -33,25 +33,30 @@ def thinned(points: Sequence[Point], most: int = _DRAWN) -> tuple[Point, ...]:
 
 
 def frontier_figure(
-    line: Sequence[Point], ours: Sequence[Point], uniform: Sequence[Point]
+    line: Sequence[Point],
+    ours: Sequence[Point],
+    uniform: Sequence[Point],
+    measured: Sequence[Point] = (),
 ) -> Figure:
-    """Return the trade of bytes against predicted KL."""
+    """Return the trade of bytes against predicted KL, with what was measured where it was."""
     unit, scale = size_unit(line[-1].file_bytes if line else 0)
     drawn = [point for point in thinned(line) if point.kl_nats > 0]
-    rows = [(kind, p.name, p.file_bytes, p.kl_nats) for kind, p in _listed(line, ours, uniform)]
+    listed = [*(("measured", point) for point in measured), *_listed(line, ours, uniform)]
+    rows = [(kind, p.name, p.file_bytes, p.kl_nats) for kind, p in listed]
     return Figure(
         name="frontier",
         title="Size against predicted KL",
         summary=_summary(line, ours, uniform),
-        columns=("kind", "name", "bytes", "predicted KL nats"),
+        columns=("kind", "name", "bytes", "KL nats"),
         rows=tuple(rows),
         series=(
             _series("best possible", drawn, scale, kind="line", role="main"),
             _series("uniform formats and recipes", uniform, scale, role="other"),
             _series("this answer" if len(ours) == 1 else "answers", ours, scale, role="ours"),
+            *([_series("measured", measured, scale, role="main")] if measured else ()),
         ),
         x_title=f"size of the files ({unit})",
-        y_title="predicted KL (nats per token)",
+        y_title="KL (nats per token)",
         y_scale="log",
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,7 +33,7 @@ class Solved:
     manifest: Manifest
 
 
-def answer_figures(solved: Solved) -> dict[str, Any]:
+def answer_figures(solved: Solved, measured: Sequence[Point] = ()) -> dict[str, Any]:
     """Return the figures that a job's page and a model's page share."""
     manifest, measurement = solved.manifest, solved.measurement
     formats = {path: choice.format for path, choice in manifest.modules.items()}
@@ -40,7 +41,7 @@ def answer_figures(solved: Solved) -> dict[str, Any]:
     ours = Point("this answer", manifest.file_bytes, predicted)
     found = measurement.verification
     return {
-        "frontier": frontier_figure(solved.trade.line, [ours], solved.trade.uniform),
+        "frontier": frontier_figure(solved.trade.line, [ours], solved.trade.uniform, measured),
         "heatmap": heatmap(measurement.inventory, formats),
         "parts": file_parts(measurement.inventory, formats, manifest.budget_bytes),
         "verification": None if found is None else verification_figure(found),

@@ -9,6 +9,7 @@ from urllib.parse import urlencode
 from app.core.requests import Deliver
 from app.dashboard import words
 from app.dashboard.figures.figure import Cell, Figure
+from app.dashboard.figures.frontier import Point
 from app.dashboard.figures.parts import Bar
 from app.dashboard.figures.rivals import equal_bytes
 from app.dashboard.pages.answer import Solved, answer_figures
@@ -45,7 +46,7 @@ def job_page(report: JobReport, solved: Solved | None, memory: Bar | None) -> di
         "tables": list(_tables(report)),
     }
     if solved is not None:
-        page |= answer_figures(solved)
+        page |= answer_figures(solved, list(_measured(report, solved)))
         page["answer"] = {
             "tiles": [*evaluation_tiles(report.evaluation), *answer_tiles(solved.manifest)],
             "what_if": _what_if(solved),
@@ -53,6 +54,18 @@ def job_page(report: JobReport, solved: Solved | None, memory: Bar | None) -> di
         }
         page["cell_link"] = lambda path: _what_if(solved, path)
     return page
+
+
+def _measured(report: JobReport, solved: Solved) -> Iterator[Point]:
+    """Give what was measured of the checkpoint and of its rival."""
+    found = (report.evaluation or {}).get("kl_nats_per_token")
+    if isinstance(found, (int, float)):
+        yield Point("this answer", solved.manifest.file_bytes, float(found))
+    baseline = (report.job.result or {}).get("baseline")
+    if isinstance(baseline, Mapping):
+        uniform = baseline["uniform"]
+        nats = float(uniform["evaluation"]["kl_nats_per_token"])
+        yield Point(f"uniform {uniform['format']}", int(uniform["file_bytes"]), nats)
 
 
 def _what_if(solved: Solved, module: str | None = None) -> str:

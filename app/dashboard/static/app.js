@@ -16,8 +16,9 @@ function trace(series) {
     return { ...shared, mode: "lines", line, hovertemplate: hover };
   }
   const ours = series.role === "ours";
-  const symbol = ours ? "diamond" : series.role === "other" ? "circle-open" : "circle";
-  const marker = { color: color(ink), size: ours ? 13 : 8, symbol, line: { width: ours ? 0 : 1.5 } };
+  const shape = series.name === "measured" ? "star" : "circle";
+  const symbol = ours ? "diamond" : series.role === "other" ? "circle-open" : shape;
+  const marker = { color: color(ink), size: ours ? 13 : shape === "star" ? 12 : 8, symbol, line: { width: ours ? 0 : 1.5 } };
   return { ...shared, mode: "markers", marker, hovertemplate: hover };
 }
 
