@@ -23,7 +23,6 @@ def quantize(
     *,
     manifest: Annotated[Path, typer.Option(help="The manifest to apply.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder to write.")],
-    recover: Annotated[str, typer.Option(help="Training after it: none, scales or qad.")] = "none",
     disk_limit: DiskLimit = None,
     as_json: Json = False,
 ) -> None:
@@ -40,7 +39,6 @@ def quantize(
             "model": model,
             "manifest": str(manifest.resolve()),
             "output": str(output.resolve()),
-            "recover": recover,
             "disk_limit_bytes": disk_limit_bytes(disk_limit),
         }
     )

@@ -150,7 +150,6 @@ class QuantizeTask(_Task):
     model: str
     manifest: str
     output: str
-    recover: Literal["none", "scales", "qad"] = "none"
 
 
 class EvaluateTask(_Task):
