@@ -16,10 +16,10 @@ import pytest
 from workers.native import build
 
 EMULATOR = shutil.which("qemu-aarch64-static") or shutil.which("qemu-aarch64")
-FLAGS = (*build._LANGUAGE, *build._ARITHMETIC, "-static", "-nostdlib++", "-Wno-unused-function")
+FLAGS = (*build._LANGUAGE, *build._ARITHMETIC, "-static", "-nostdlib")
 PROCESSORS = {
-    "x86_64": ("x86_64-linux-musl", ("x86_64_v3", "x86_64_v4")),
-    "aarch64": ("aarch64-linux-musl", ("generic", "apple_m1")),
+    "x86_64": ("x86_64-linux-none", ("x86_64_v3", "x86_64_v4")),
+    "aarch64": ("aarch64-linux-none", ("generic", "apple_m1")),
 }
 
 
