@@ -134,6 +134,10 @@ class _Work:
         self._journal.remove()
 
     @property
+    def _full(self) -> bool:
+        return self.options.features == "full"
+
+    @property
     def _journal(self) -> Journal:
         return Journal(self.folder / "curves.jsonl")
 
@@ -201,7 +205,9 @@ class _Work:
     ) -> tuple[float, list[CurvePoint], Mapping[str, float]]:
         """Return alpha, alpha t2 of every format, and features, of a module without statistics."""
         encoder = Encoder.CAREFUL if self.options.encoder in COMPENSATED else self.options.encoder
-        errors = measure_weight(parts, module.dtype, formats, encoder, name=module.path)
+        errors = measure_weight(
+            parts, module.dtype, formats, encoder, name=module.path, full=self._full
+        )
         alpha = statistics.alpha(module, self.inventory)
         uncertain = errors.t2_relative_error
         return (
@@ -222,7 +228,7 @@ class _Work:
     ) -> tuple[list[CurvePoint], Mapping[str, float]]:
         """Return the cost of the deployed encoder's own error in every format, and features."""
         features = measure_weight(
-            parts, module.dtype, (), Encoder.MINMAX, name=module.path
+            parts, module.dtype, (), Encoder.MINMAX, name=module.path, full=self._full
         ).features
         weight = (parts[0] if len(parts) == 1 else np.stack(parts)).reshape(module.shape)
         points = kl_curve(module, weight, formats, self.options.encoder, known)
