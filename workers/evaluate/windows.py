@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-from mlx_lm.utils import load_tokenizer
 
-from app.core.errors import InvalidModelError, InvalidRequestError
+from app.core.errors import InvalidRequestError
 from workers.fisher.tokens import first_token, sample_tokens
+from workers.models.tokenizer import open_tokenizer
 
 __all__ = ["MOST_WINDOWS", "ROLLOUT_SEED", "WINDOW", "digest", "rollout_windows", "text_windows"]
 
@@ -29,14 +29,7 @@ def text_windows(folder: Path, text: str, *, where: str, length: int = WINDOW) -
     Raises InvalidModelError when `folder` has no tokenizer, InvalidRequestError when the text is
     shorter than one window.
     """
-    if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
-        raise InvalidModelError(
-            where=str(folder),
-            found="no tokenizer",
-            expected=" or ".join(_TOKENIZER_FILES),
-            remedy="copy the tokenizer's files beside the weights, or evaluate on rollouts",
-        )
-    tokenizer: Any = load_tokenizer(folder)  # type: ignore[no-untyped-call]
+    tokenizer = open_tokenizer(folder)
     documents = [
         tokenizer.encode(document, add_special_tokens=False) for document in _documents(text)
     ]
@@ -92,6 +85,3 @@ def rollout_windows(folder: Path, count: int, *, seed: int, length: int = WINDOW
 def digest(windows: np.ndarray) -> str:
     """Return the SHA-256 of the windows' token ids."""
     return hashlib.sha256(np.ascontiguousarray(windows, "<i4").tobytes()).hexdigest()
-
-
-_TOKENIZER_FILES: Final = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")

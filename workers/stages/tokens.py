@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ import numpy.typing as npt
 from app.core.errors import InvalidRequestError
 from workers.fisher import default_tokens, sample_tokens
 from workers.fisher.tokens import SEQUENCE_LENGTH, first_token
+from workers.models.tokenizer import open_tokenizer
 from workers.stages.options import MeasureOptions
 
 __all__ = ["measurement_tokens"]
@@ -27,8 +27,7 @@ def measurement_tokens(
 
 
 def _windows(folder: Path, text: str, count: int) -> npt.NDArray[np.int32]:
-    tokenizer = importlib.import_module("mlx_lm.utils").load_tokenizer(folder)
-    ids = np.asarray(tokenizer.encode(text, add_special_tokens=False), np.int32)
+    ids = np.asarray(open_tokenizer(folder).encode(text, add_special_tokens=False), np.int32)
     width = SEQUENCE_LENGTH - 1
     rows = min(count, ids.size // width)
     if rows == 0:
