@@ -14,7 +14,7 @@ from sqlalchemy import event
 from sqlalchemy.engine import Connection, Dialect, Engine, make_url
 from sqlalchemy.orm import DeclarativeBase, Session
 
-__all__ = ["Base", "Database", "Moment"]
+__all__ = ["Base", "Database", "Moment", "one_at_a_time"]
 
 _WRITES: Final = "bitbudget_writes"
 _BUSY_SECONDS: Final = 30.0
@@ -105,3 +105,9 @@ def _prepare_sqlite(connection: sqlite3.Connection, _record: Any) -> None:
 def _begin_sqlite(connection: Connection) -> None:
     writes = connection.get_execution_options().get(_WRITES, False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def one_at_a_time(session: Session, number: int) -> None:
+    """Wait until no other transaction with this number is open; SQLite has one writer anyway."""
+    if session.get_bind().dialect.name != "sqlite":
+        session.execute(sa.select(sa.func.pg_advisory_xact_lock(number)))

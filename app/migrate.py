@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-import sqlalchemy as sa
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
@@ -14,7 +13,7 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 import migrations
-from app.database import Database
+from app.database import Database, one_at_a_time
 from app.tables import Base
 
 __all__ = ["downgrade", "head_revision", "is_current", "schema_differences", "upgrade"]
@@ -43,8 +42,7 @@ def _run(database: Database, action: Callable[[Config, str], None], revision: st
     config = _config()
     with database.write() as session:
         connection = session.connection()
-        if not database.is_sqlite:
-            session.execute(sa.text("SELECT pg_advisory_xact_lock(:n)"), {"n": _LOCK_NUMBER})
+        one_at_a_time(session, _LOCK_NUMBER)
         config.attributes["connection"] = connection
         action(config, revision)
 

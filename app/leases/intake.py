@@ -15,6 +15,7 @@ from app.core.inventory import Inventory
 from app.core.manifest import Manifest
 from app.core.measurement import Measurement, ModelIdentity
 from app.core.requests import JobRequest
+from app.database import one_at_a_time
 from app.jobs.tables import JobRow
 from app.measurements import repository as measurements
 from app.measurements.library import MeasurementLibrary
@@ -24,6 +25,7 @@ from app.models import repository as models
 __all__ = ["Document", "Intake", "KnownModel"]
 
 _MAX_MESSAGE: Final = 200
+_INTAKE: Final = 0x696E7461
 _OBJECT: Final = TypeAdapter(dict[str, JsonValue])
 
 
@@ -59,6 +61,8 @@ class Intake:
 
     def apply(self, session: Session, job: JobRow, document: Document, now: datetime) -> None:
         """Put a document of `job` into the tables."""
+        if isinstance(document, (KnownModel, Measurement)):
+            one_at_a_time(session, _INTAKE)  # two workers may have measured the same model
         match document:
             case KnownModel():
                 models.save(session, job.model, document.model, document.inventory, now)

@@ -1,0 +1,96 @@
+"""What docs/operations.md and the files of deployment say, done."""
+
+from __future__ import annotations
+
+import os
+import plistlib
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml  # type: ignore[import-untyped]
+from fastapi.testclient import TestClient
+
+from app.core.measurement import Measurement
+from app.main import create_app
+from app.settings import Settings
+from tests.support.http import FakeClock, Server
+
+REPOSITORY = Path(__file__).parents[2]
+GUIDE = REPOSITORY / "docs" / "operations.md"
+DEPLOYMENT = ("Dockerfile", "docker-compose.yml", "docs/operations.md")
+OF_CLIENTS = {"BITBUDGET_SERVER", "BITBUDGET_TOKEN"}
+OF_COMPOSE = {"BITBUDGET_PUBLISH", "BITBUDGET_MODELS"}
+
+
+def test_a_backup_taken_while_serving_restores_everything(
+    server: Server, measurement: Measurement, tmp_path: Path
+) -> None:
+    if not server.services.database.is_sqlite:
+        pytest.skip("the commands are for SQLite")
+    job = server.submit()
+    worker = server.worker()
+    worker.claim()
+    worker.do(measurement)
+    manifest = server.http.get(f"/v1/jobs/{job['id']}/manifest").content
+    backup, restore = re.findall(r"```sh\n(.*?)```", GUIDE.read_text(), re.DOTALL)
+    (tmp_path / "backup").mkdir()
+    run(backup, home=tmp_path, backup=tmp_path / "backup")
+    lost = server.submit(model="org/later")
+    run(restore, home=tmp_path / "new", backup=tmp_path / "backup")
+    app = create_app(Settings(home=tmp_path / "new", sweep_seconds=3600), clock=FakeClock())
+    with TestClient(app, base_url="http://127.0.0.1") as http:
+        assert http.get(f"/v1/jobs/{job['id']}/manifest").content == manifest
+        assert http.get(f"/v1/jobs/{lost['id']}").status_code == 404
+        body = {"model": "org/model", "budget": "1GiB"}
+        assert http.post("/v1/jobs", json=body).json()["status"] == "succeeded"
+        assert http.get("/readyz").status_code == 200
+
+
+def run(script: str, *, home: Path, backup: Path) -> None:
+    environment = {**os.environ, "BITBUDGET_HOME": str(home), "BACKUP": str(backup)}
+    subprocess.run(["/bin/bash", "-euc", script], env=environment, check=True)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [*DEPLOYMENT, *(f"deploy/{path.name}" for path in (REPOSITORY / "deploy").iterdir())],
+)
+def test_every_variable_named_is_a_setting(name: str) -> None:
+    named = set(re.findall(r"BITBUDGET_[A-Z_]+[A-Z]", (REPOSITORY / name).read_text()))
+    settings = {f"BITBUDGET_{field.upper()}" for field in Settings.model_fields}
+    assert named <= settings | OF_CLIENTS | OF_COMPOSE
+
+
+def test_the_services_build_targets_that_exist_and_use_volumes_that_exist() -> None:
+    compose: dict[str, Any] = yaml.safe_load((REPOSITORY / "docker-compose.yml").read_text())
+    stages = re.findall(
+        r"^FROM \S+ AS (\w+)$", (REPOSITORY / "Dockerfile").read_text(), re.MULTILINE
+    )
+    services = compose["services"]
+    assert {service.get("profiles", ["default"])[0] for service in services.values()} == {
+        "default",
+        "postgres",
+        "cpu-worker",
+    }
+    for service in services.values():
+        assert "image" in service or service["build"]["target"] in stages
+        volumes = [volume.split(":")[0] for volume in service["volumes"]]
+        assert {v for v in volumes if v.isalpha()} <= compose["volumes"].keys()
+        assert service.get("depends_on", {}).keys() <= services.keys()
+
+
+def test_every_file_the_image_copies_is_let_through() -> None:
+    copied = re.findall(r"^COPY (.+) \S+$", (REPOSITORY / "Dockerfile").read_text(), re.MULTILINE)
+    let_through = (REPOSITORY / ".dockerignore").read_text().splitlines()
+    for names in copied:
+        for name in names.split():
+            assert f"!{name}" in let_through
+
+
+def test_the_launchd_job_is_a_property_list() -> None:
+    job = plistlib.loads((REPOSITORY / "deploy" / "bitbudget.worker.plist").read_bytes())
+    assert job["ProgramArguments"][-1] == "worker"
+    assert set(job["EnvironmentVariables"]) == OF_CLIENTS

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from app.client import Client
+from app.core.errors import LostLeaseError
+from app.core.measurement import Measurement
+from app.core.requests import JobRequest
+from app.jobs.status import JobStatus
+from app.leases.schemas import (
+    Capabilities,
+    LeaseGrant,
+    LeaseOutcome,
+    LeaseResult,
+    WorkerRegistration,
+)
+from app.measurements.solving import solve
+from tests.support.live import live_server
+from tests.support.postgres import Cluster
+
+pytestmark = [pytest.mark.e2e, pytest.mark.postgres]
+JOBS = 12
+
+
+def work(url: str, measurement: Measurement) -> list[str]:
+    """Claim and finish jobs until there is none."""
+    capabilities = Capabilities(chip="x", memory_bytes=0, backend="cpu", mlx_version="1")
+    done: list[str] = []
+    with Client(url) as client:
+        worker = client.register(WorkerRegistration(name=url, capabilities=capabilities))
+        while (lease := client.claim(worker)) is not None:
+            finish(client, lease, measurement)
+            done.append(lease.job_id)
+    return done
+
+
+def finish(client: Client, lease: LeaseGrant, measurement: Measurement) -> None:
+    client.renew(lease)
+    client.put_artifact(lease, "measurement.json", measurement.to_json())
+    client.put_artifact(lease, "manifest.json", solve(measurement, lease.request).data)
+    client.finish(lease, LeaseResult(attempt=lease.attempt, outcome=LeaseOutcome.SUCCEEDED))
+
+
+def test_replicas_and_workers_share_one_database(
+    postgres_cluster: Cluster, tmp_path: Path, measurement: Measurement
+) -> None:
+    postgres_cluster.empty("migrated")
+    shared = {
+        "database_url": postgres_cluster.url("migrated"),
+        "artifact_url": str(tmp_path / "artifacts"),
+        "lease_seconds": "10",
+        "sweep_seconds": "0.5",
+    }
+    with (
+        live_server(tmp_path / "one", **shared) as one,
+        live_server(tmp_path / "two", **shared) as two,
+        Client(one.url) as first,
+        Client(two.url) as second,
+    ):
+        jobs = [
+            client.submit(JobRequest(model=f"org/{number}", budget="1GiB"))
+            for number in range(JOBS // 2)
+            for client in (first, second)
+        ]
+        key = {"idempotency_key": "the same on both"}
+        repeated = JobRequest(model="org/0", budget="1GiB")
+        assert first.submit(repeated, **key).id == second.submit(repeated, **key).id
+        capabilities = Capabilities(chip="x", memory_bytes=0, backend="cpu", mlx_version="1")
+        lost = first.claim(first.register(WorkerRegistration(name="x", capabilities=capabilities)))
+        assert lost is not None
+        with ThreadPoolExecutor(4) as pool:
+            parts = list(pool.map(lambda url: work(url, measurement), [one.url, two.url] * 2))
+        done = [job_id for part in parts for job_id in part]
+        assert len(done) == len(set(done)) >= JOBS
+        kinds = [event.kind for event in second.events(done[0])]
+        assert kinds[-1] == "succeeded"
+        requeued = next(e for e in second.events(lost.job_id) if e.kind == "requeued")
+        assert requeued.data["attempt"] == 1
+        with pytest.raises(LostLeaseError):
+            second.renew(lost)
+        work(two.url, measurement)
+        assert {job.id for job in first.jobs(status=JobStatus.SUCCEEDED)} >= {j.id for j in jobs}
