@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from app.cli.demo import UNIFORM_BYTES
+
 pytestmark = pytest.mark.e2e
 Command = Callable[..., dict[str, Any]]
 
@@ -68,6 +70,8 @@ def test_fit_reads_headers_only(bitbudget: Command, sample_model: Path) -> None:
     report = bitbudget("fit", sample_model, "--device", "m4-pro-24gb", "--context", 512)
     assert report["now"]["fits"]
     assert report["smallest"]["file_bytes"] < report["now"]["file_bytes"]
+    uniform = {choice["name"]: choice["file_bytes"] for choice in report["uniform"]}
+    assert uniform["affine4g64"] == UNIFORM_BYTES  # the demo's budget
     unknown = bitbudget("fit", sample_model, "--device", "abacus", code=2)
     assert "abacus" in unknown["detail"]
 
