@@ -93,7 +93,12 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 
 async def _sweep(services: Services) -> None:
-    """Requeue expired leases now and then, for as long as the server runs."""
+    """Requeue expired leases now and then, for as long as the server runs.
+
+    Leases that ran out while the server was away get one more term first, so that workers which
+    went on working can renew them.
+    """
+    await anyio.sleep(services.settings.lease_seconds)
     while True:
         try:
             requeued = await to_thread.run_sync(services.leases.sweep)
