@@ -13,7 +13,9 @@ from huggingface_hub import CommitOperationAdd
 from app.core.errors import BitbudgetError, HubUnavailableError, InvalidModelError
 from app.core.hub_id import HubId
 from app.core.manifest import Manifest
+from bitbudget import rotated_model
 from workers.hub.client import Hub
+from workers.quantize.companions import MODEL_FILE
 
 __all__ = ["Published", "publish"]
 
@@ -22,7 +24,7 @@ T = TypeVar("T")
 _PUBLISHED: Final = frozenset(
     {".safetensors", ".json", ".jinja", ".md", ".model", ".tiktoken", ".txt", ""}
 )
-"""Suffixes that are uploaded: data and text, nothing that runs and no pickles."""
+"""Suffixes that are uploaded: data and text, no code but our own and no pickles."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +88,13 @@ def _published_files(folder: Path) -> list[Path]:
     )
     if not any(path.name == "README.md" for path in files):
         raise _unfinished(folder, "no README.md")
-    return [path for path in files if path.suffix in _PUBLISHED]
+    return [path for path in files if path.suffix in _PUBLISHED or _is_our_code(path)]
+
+
+def _is_our_code(path: Path) -> bool:
+    """Whether this is the model file of a rotated checkpoint, as this package has it."""
+    ours = Path(rotated_model.__file__)
+    return path.name == MODEL_FILE and path.read_bytes() == ours.read_bytes()
 
 
 def _unfinished(folder: Path, found: str) -> InvalidModelError:

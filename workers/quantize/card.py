@@ -6,6 +6,7 @@ from collections import Counter
 from typing import Final
 
 from app.core.formats import Format
+from app.core.hub_id import HubId
 from app.core.inventory import Inventory
 from app.core.manifest import Manifest
 from app.core.requests import Rotation
@@ -19,8 +20,7 @@ pipeline_tag: text-generation
 tags:
 - mlx
 - bitbudget
-base_model: {name}
----
+{base_model}---
 
 # {name}, {bits:.2f} bits per weight
 
@@ -65,6 +65,7 @@ def model_card(manifest: Manifest, inventory: Inventory) -> str:
     fused = manifest.rotation == Rotation.FUSED.value
     return _CARD.format(
         name=manifest.model.name,
+        base_model=_base_model(manifest.model.name),
         model_type=manifest.model.model_type,
         bits=8 * manifest.file_bytes / max(inventory.weights, 1),
         budget_bytes=manifest.budget_bytes,
@@ -82,6 +83,11 @@ def model_card(manifest: Manifest, inventory: Inventory) -> str:
         sha256=manifest.sha256,
         formats="\n".join(_rows(manifest, inventory)),
     )
+
+
+def _base_model(name: str) -> str:
+    """Return the line that links to the original; the Hub refuses names it does not know."""
+    return f"base_model: {name}\n" if HubId.matches(name) else ""
 
 
 def _rows(manifest: Manifest, inventory: Inventory) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from pathlib import Path
 
 import huggingface_hub
@@ -15,10 +16,12 @@ from app.core.errors import (
     InvalidRequestError,
 )
 from app.core.manifest import Manifest
+from bitbudget import rotated_model
 from tests.workers.hub.hub_server import Fault, HubServer
 from workers.hub.client import Hub
 from workers.hub.patience import Patience
 from workers.hub.upload import publish
+from workers.quantize.companions import MODEL_FILE
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:Use 'content=:DeprecationWarning"  # huggingface_hub sends files that way
@@ -59,6 +62,17 @@ def test_everything_arrives_in_one_commit(server: HubServer, hub: Hub, checkpoin
     assert repository.messages == ["private", f"{len(WEIGHTS)} bytes by bitbudget"]
     assert published.files == len(names)
     assert all(r.authorization is None for r in server.requests if r.origin == "cdn")
+
+
+def test_the_code_of_a_rotated_checkpoint_goes_along_and_no_other(
+    server: HubServer, hub: Hub, checkpoint: Path
+) -> None:
+    shutil.copy(rotated_model.__file__, checkpoint / MODEL_FILE)
+    published = publish(hub, checkpoint, "me/rotated")
+    assert MODEL_FILE in server.repositories["me/rotated"].commits[published.revision]
+    (checkpoint / MODEL_FILE).write_text("import os")
+    published = publish(hub, checkpoint, "me/changed")
+    assert MODEL_FILE not in server.repositories["me/changed"].commits[published.revision]
 
 
 def test_a_second_upload_sends_no_weights(server: HubServer, hub: Hub, checkpoint: Path) -> None:
