@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from workers.hub.client import Hub
 from workers.hub.upload import publish
 from workers.models import Checkpoint, build_inventory
 from workers.models.digests import folder_digest
+from workers.recovery import recover_scales
 from workers.stages.evaluate import Judge, read_report
 from workers.stages.fetch import fetch, fetch_headers
 from workers.stages.home import Home
@@ -107,13 +108,20 @@ def _measure(task: MeasureTask, home: Home, reporter: Reporter) -> dict[str, Any
 
 
 def _quantize(task: QuantizeTask, home: Home, reporter: Reporter) -> dict[str, Any]:
+    if task.recover == "qad":
+        raise InvalidRequestError(
+            where="recover",
+            found="qad",
+            expected="none or scales",
+            remedy="train scales and biases with --recover scales; weights are not trained yet",
+        )
     manifest = _read_manifest(Path(task.manifest))
     checkpoint = fetch(
         task.model,
         home,
         reporter,
         disk_limit_bytes=task.disk_limit_bytes,
-        whole=manifest.rotation != "none",
+        whole=manifest.rotation != "none" or task.recover != "none",
     )
     check_same_model(checkpoint, manifest, home.digests)
     checkpoint = rotated(checkpoint, Rotation(manifest.rotation), home, reporter)
@@ -121,12 +129,29 @@ def _quantize(task: QuantizeTask, home: Home, reporter: Reporter) -> dict[str, A
     output = Path(task.output)
     with claimed_output(output, home):
         written = quantize(checkpoint, inventory, manifest, output, reporter, home=home)
+    recovery = _recover(task, written.folder, checkpoint, reporter)
     return {
         "checkpoint": str(written.folder),
         "file_bytes": written.file_bytes,
         "manifest": str(written.folder / "manifest.json"),
         "sha256": manifest.sha256,
+        **recovery,
     }
+
+
+def _recover(
+    task: QuantizeTask, folder: Path, checkpoint: Checkpoint, reporter: Reporter
+) -> dict[str, Any]:
+    """Train what the task asks for; the result says whether the checkpoint got better."""
+    if task.recover == "none":
+        return {}
+    report = reporter.stage(Stage.QUANTIZE)
+    found = recover_scales(
+        folder,
+        checkpoint.folder,
+        progress=lambda done, total: report.progress(done, total, "seconds", "recovery"),
+    )
+    return {"recovery": asdict(found)}
 
 
 def _read_manifest(path: Path) -> Manifest:
