@@ -23,6 +23,7 @@ def quantize(
     *,
     manifest: Annotated[Path, typer.Option(help="The manifest to apply.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder to write.")],
+    recover: Annotated[str, typer.Option(help="Training after it: none or scales.")] = "none",
     disk_limit: DiskLimit = None,
     as_json: Json = False,
 ) -> None:
@@ -39,6 +40,7 @@ def quantize(
             "model": model,
             "manifest": str(manifest.resolve()),
             "output": str(output.resolve()),
+            "recover": recover,
             "disk_limit_bytes": disk_limit_bytes(disk_limit),
         }
     )

@@ -150,6 +150,7 @@ class QuantizeTask(_Task):
     model: str
     manifest: str
     output: str
+    recover: Literal["none", "scales"] = "none"
 
 
 class EvaluateTask(_Task):

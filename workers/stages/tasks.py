@@ -108,13 +108,6 @@ def _measure(task: MeasureTask, home: Home, reporter: Reporter) -> dict[str, Any
 
 
 def _quantize(task: QuantizeTask, home: Home, reporter: Reporter) -> dict[str, Any]:
-    if task.recover == "qad":
-        raise InvalidRequestError(
-            where="recover",
-            found="qad",
-            expected="none or scales",
-            remedy="train scales and biases with --recover scales; weights are not trained yet",
-        )
     manifest = _read_manifest(Path(task.manifest))
     checkpoint = fetch(
         task.model,
