@@ -17,7 +17,7 @@ from app.core.mckp.solve import solve_prepared
 
 __all__ = ["ManySolutions", "solve_many"]
 
-_NEAR: Final = 256
+_NEAR: Final = 512
 """Steps on each side of a break that may be taken or given back."""
 
 _ROUNDS: Final = 8

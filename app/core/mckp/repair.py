@@ -20,7 +20,7 @@ __all__ = ["Reduced", "best_feasible"]
 
 _BOOSTS: Final = 60
 _BOOST: Final = 4.0
-_CORE_GROUPS: Final = 160
+_CORE_GROUPS: Final = 80
 _CORE_OPTIONS: Final = 6
 _WIDTH: Final = 1500
 _RESTARTS: Final = 3
@@ -125,18 +125,25 @@ def _beam(system: System, around: Integers, reduced: Reduced) -> Integers | None
 
 
 def _core(system: System, around: Integers, reduced: Reduced) -> list[tuple[int, Integers]]:
-    """Return the groups with the cheapest exchanges per weight moved, nearest first."""
+    """Return the groups with the cheapest exchanges per weight moved, nearest first.
+
+    Some are nearest by all rows together and some by each row alone, so that what one row has left
+    can be filled when most groups hardly move it.
+    """
     current = around[reduced.group]
     moved = np.abs(system.weights - system.weights[:, current])
-    size = reduced.prices @ moved
     extra = reduced.penalty - reduced.penalty[current]
-    distance = np.where(size > 0, np.abs(extra) / np.where(size > 0, size, 1.0), np.inf)
-    nearest = np.minimum.reduceat(distance, system.problem.offsets[:-1])
-    groups = np.argsort(nearest, kind="stable")[:_CORE_GROUPS]
+    worth = reduced.prices[:, None] * moved
+    chosen: list[int] = []
+    for size in (worth.sum(axis=0), *worth):
+        distance = np.where(size > 0, np.abs(extra) / np.where(size > 0, size, 1.0), np.inf)
+        nearest = np.minimum.reduceat(distance, system.problem.offsets[:-1])
+        groups = np.argsort(nearest, kind="stable")[:_CORE_GROUPS]
+        chosen += groups[np.isfinite(nearest[groups])].tolist()
     stages = []
-    for group in groups[np.isfinite(nearest[groups])].tolist():
+    for group in dict.fromkeys(chosen):
         options = np.arange(*system.problem.offsets[group : group + 2])
-        options = options[np.isfinite(distance[options])]
+        options = options[worth[:, options].sum(axis=0) > 0]
         order = np.argsort(extra[options], kind="stable")[:_CORE_OPTIONS]
         stages.append((group, options[order]))
     return stages
