@@ -230,19 +230,27 @@ def whole_command(path: Path, label: str) -> Row:
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     gigabytes = path.stat().st_size / GB
-    rss = after.ru_maxrss / (1024 if sys.platform == "linux" else 1 << 20)
     what = f"bitbudget measure --sensitivity weights, {label}"
-    return Row(what, gigabytes, wall / gigabytes, seconds / gigabytes, rss)
+    return Row(what, gigabytes, wall / gigabytes, seconds / gigabytes)
 
 
 MEMORY = """
-import resource, sys
+import sys
 from pathlib import Path
 from app.core.measurement import Encoder
-from benchmarks.measure import streamed
+from benchmarks.measure import peak_rss_bytes, streamed
 streamed(Path(sys.argv[1]), Encoder.CAREFUL)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print(peak_rss_bytes())
 """
+
+
+def peak_rss_bytes() -> int:
+    """Return this process's own peak: Linux's getrusage counts what its parent had before exec."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    (line,) = (entry for entry in status.read_text().splitlines() if entry.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024
 
 
 def peak_memory(path: Path, label: str) -> Row:
@@ -252,7 +260,7 @@ def peak_memory(path: Path, label: str) -> Row:
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     nbytes = path.stat().st_size
     wall = (time.perf_counter() - started) * GB / nbytes
-    rss = int(done.stdout) / (1024 if sys.platform == "linux" else 1 << 20)
+    rss = int(done.stdout) / (1 << 20)
     return Row(f"peak memory, {label}", nbytes / GB, wall, 0.0, rss)
 
 
