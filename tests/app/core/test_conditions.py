@@ -161,7 +161,6 @@ def test_kv_bits_are_chosen_with_the_weights(measurement: Measurement) -> None:
         ({"budget": "1MiB", "min_tokens_per_second": 10}, "no device"),
         ({"budget": "1MiB", "joint_kv": True}, "no device"),
         ({"device": CHIP, "context": 256, "joint_kv": True}, "KV cache of layer 0"),
-        ({"device": "m9", "context": 256}, "device"),
         ({"device": CHIP, "context": 300}, "1 to 256"),
     ],
 )
