@@ -1,4 +1,8 @@
-"""A limit of one second on everything that meets a hostile file."""
+"""A limit of one second on everything that meets a hostile file.
+
+The second is counted in processor time, so that a busy machine fails no test; what waits instead
+of working is stopped by a longer limit on the clock.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +17,14 @@ import pytest
 from app.core.errors import BitbudgetError
 
 LIMIT_SECONDS = 1.0
+WAIT_SECONDS = 30.0
 
 Refused = Callable[[], AbstractContextManager[None]]
 
 
 def _too_long(signum: int, frame: FrameType | None) -> None:
     del signum, frame
-    pytest.fail(f"took longer than {LIMIT_SECONDS} s")
+    pytest.fail(f"waited longer than {WAIT_SECONDS} s")
 
 
 @pytest.fixture
@@ -29,15 +34,15 @@ def refused() -> Refused:
     @contextmanager
     def expect() -> Iterator[None]:
         previous = signal.signal(signal.SIGALRM, _too_long)
-        signal.setitimer(signal.ITIMER_REAL, LIMIT_SECONDS)
-        started = time.monotonic()
+        signal.setitimer(signal.ITIMER_REAL, WAIT_SECONDS)
+        started = time.process_time()
         try:
             with pytest.raises(BitbudgetError) as caught:
                 yield
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, previous)
-        assert time.monotonic() - started < LIMIT_SECONDS
+        assert time.process_time() - started < LIMIT_SECONDS
         message = str(caught.value)
         assert 20 < len(message) < 1000, message
         assert "Traceback" not in message
