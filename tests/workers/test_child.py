@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -15,8 +16,8 @@ import pytest
 
 from app.core.requests import Deliver, JobRequest
 from app.core.sizes import parse_size
-from app.leases.schemas import FitTask, JobTask, QuantizeTask, Stage
-from tests.support.child import REPOSITORY, at_stage, run_child
+from app.leases.schemas import Event, FitTask, JobTask, QuantizeTask, Stage
+from tests.support.child import REPOSITORY, ChildRun, at_stage, run_child
 from tests.workers.models.tiny import write_tiny
 
 
@@ -33,12 +34,17 @@ def job(home: Path, model: Path, **fields: object) -> JobTask:
 
 
 def test_a_job_killed_in_every_stage_gives_the_same_bytes(tiny: Path, tmp_path: Path) -> None:
-    undisturbed = run_child(job(tmp_path / "calm", tiny))
+    """Without statistics, to be quick; a worker's test kills a pass that collects them."""
+
+    def run_job(home: str, kill_at: Callable[[Event], bool] | None = None) -> ChildRun:
+        return run_child(job(tmp_path / home, tiny, sensitivity="weights"), kill_at)
+
+    undisturbed = run_job("calm")
     for stage in Stage:
-        killed = run_child(job(tmp_path / "home", tiny), at_stage(stage))
+        killed = run_job("home", at_stage(stage))
         assert killed.status == -signal.SIGKILL
         assert stage in killed.stages
-    resumed = run_child(job(tmp_path / "home", tiny))
+    resumed = run_job("home")
     assert resumed.stages == list(Stage)
     for name in ("manifest.json", "model.safetensors", "config.json", "README.md"):
         ours = Path(resumed.result["checkpoint"]) / name
@@ -48,7 +54,7 @@ def test_a_job_killed_in_every_stage_gives_the_same_bytes(tiny: Path, tmp_path: 
     assert sum(sizes) == resumed.result["file_bytes"] <= parse_size("200kB")
     assert not list((tmp_path / "home").rglob("*.partial"))
 
-    again = run_child(job(tmp_path / "home", tiny))
+    again = run_job("home")
     assert again.result == resumed.result
     began = {event.stage for event in again.events if event.kind == "progress"}
     assert Stage.MEASURE not in began
