@@ -89,7 +89,7 @@ def header_length(prefix: bytes, filename: str, nbytes: int) -> int:
 def parse_header(filename: str, header: bytes, nbytes: int) -> SourceFile:
     """Return the tensors that `header` describes; `nbytes` is the whole file's size."""
     entries = _decode(filename, header)
-    _check_metadata(filename, entries.pop("__metadata__", None) or {})
+    _check_metadata(filename, entries.pop("__metadata__", None))
     first = LENGTH_BYTES + len(header)
     tensors = [_tensor(filename, name, entry, first) for name, entry in entries.items()]
     tensors.sort(key=lambda tensor: (tensor.offset, tensor.nbytes))
