@@ -99,9 +99,8 @@ def test_events_go_with_their_job_and_their_numbers_are_not_used_again(database:
     assert add() > first
 
 
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_sqlite_writes_ahead(database: Database) -> None:
-    if not database.is_sqlite:
-        pytest.skip("a matter of SQLite")
     with database.read() as session:
         assert session.execute(sa.text("PRAGMA journal_mode")).scalar_one() == "wal"
         assert session.execute(sa.text("PRAGMA foreign_keys")).scalar_one() == 1

@@ -25,11 +25,10 @@ OF_CLIENTS = {"BITBUDGET_SERVER", "BITBUDGET_TOKEN"}
 OF_COMPOSE = {"BITBUDGET_PUBLISH", "BITBUDGET_MODELS"}
 
 
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_a_backup_taken_while_serving_restores_everything(
     server: Server, measurement: Measurement, tmp_path: Path
 ) -> None:
-    if not server.services.database.is_sqlite:
-        pytest.skip("the commands are for SQLite")
     job = server.submit()
     worker = server.worker()
     worker.claim()
