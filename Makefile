@@ -28,6 +28,6 @@ lint: install
 	$(BIN)/lint-imports
 
 bench: install
-	$(BIN)/python benchmarks/allocation.py
-	$(BIN)/python benchmarks/measure.py
-	$(BIN)/python benchmarks/quality.py
+	$(BIN)/python -m benchmarks.allocation
+	$(BIN)/python -m benchmarks.measure
+	$(BIN)/python -m workers.native.preload -m benchmarks.quality
