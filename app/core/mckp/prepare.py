@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
+import numpy.ma  # np.unique loads it at its first use, which would count as solving
 from numpy.typing import NDArray
 
 from app.core.mckp.hull import lower_hulls
