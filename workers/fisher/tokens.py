@@ -20,8 +20,8 @@ __all__ = ["SEQUENCE_LENGTH", "default_tokens", "first_token", "sample_tokens"]
 SEQUENCE_LENGTH: Final = 256
 _MOST_TOKENS: Final = 16384
 _FEWEST_TOKENS: Final = 4096
-_CPU_WEIGHT_TOKENS: Final = 6.0e10
-"""Weights x tokens that a CPU pass may cost: about 15 s at 100 GFLOP/s."""
+_CPU_WEIGHT_TOKENS: Final = 1.2e11
+"""Weights x tokens that a CPU pass may cost: about 30 s at 100 GFLOP/s."""
 
 
 def default_tokens(weights: int, *, on_gpu: bool | None = None) -> int:
