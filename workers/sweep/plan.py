@@ -22,8 +22,14 @@ SEGMENT_WEIGHTS: Final = 1 << 22
 EXACT_BELOW_WEIGHTS: Final = 1_000_000
 """Smaller weights are encoded whole by `careful`; larger ones are sampled."""
 
-SAMPLED_BLOCKS: Final = 72
-"""Blocks of 4096 weights that a sampled weight is estimated from, beside its largest ones."""
+SAMPLED_BLOCKS: Final = 144
+"""Blocks of 4096 weights that a sampled weight is estimated from, beside its largest ones.
+
+Root mean square error of the worst format over 200 draws, one random block
+from each stratum, on 4096 x 2048 BF16 weights: with 72 blocks 0.53 % (Student's t with 5 degrees of
+freedom, log-normal rows) and 0.34 % (Gaussian), with 144 blocks 0.39 % and 0.22 %, with 288 blocks
+0.26 % and 0.15 %. With 144 the reported error of no format was below 0.87 times the true one.
+"""
 
 LEAST_SAMPLED_BLOCKS: Final = 6
 """Blocks sampled from every segment at least."""

@@ -124,6 +124,24 @@ def test_a_sampled_estimate_is_within_its_error(monkeypatch: pytest.MonkeyPatch)
         assert abs(off) < 4 * sampled.t2_relative_error[format_], format_
 
 
+def test_reported_errors_cover_the_true_ones_over_many_weights(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    offs, reported = [], []
+    for seed in range(8):
+        weight = heavy_tailed((2048, 2048), Dtype.BF16, seed)
+        with monkeypatch.context() as patched:
+            patched.setattr(plan_module, "EXACT_BELOW_WEIGHTS", weight.size + 1)
+            exact = measure_weight([weight], Dtype.BF16, AFFINE_FORMATS, Encoder.CAREFUL)
+        sampled = measure_weight([weight], Dtype.BF16, AFFINE_FORMATS, Encoder.CAREFUL)
+        offs.append([sampled.t2[f] / exact.t2[f] - 1 for f in AFFINE_FORMATS])
+        reported.append([sampled.t2_relative_error[f] for f in AFFINE_FORMATS])
+    true_rms = np.sqrt((np.array(offs) ** 2).mean(0))
+    reported_rms = np.sqrt((np.array(reported) ** 2).mean(0))
+    assert true_rms.max() <= 0.005
+    assert np.all(true_rms <= 2 * reported_rms)
+
+
 def test_features_match_numpy() -> None:
     weight = heavy_tailed((64, 4096), Dtype.F32)
     features = measure_weight([weight], Dtype.F32, (), Encoder.MINMAX).features
