@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
@@ -79,8 +80,12 @@ def worker(
 
 
 def _attend(command: list[str], environment: dict[str, str]) -> int:
-    """Run an agent; an interrupt reaches it too, and it hands its job back before it ends."""
+    """Run an agent; told to end, it hands its job back first.
+
+    An interrupt from the terminal reaches it anyway, a SIGTERM is passed on.
+    """
     with subprocess.Popen(command, env=environment) as agent:
+        signal.signal(signal.SIGTERM, lambda *_: agent.terminate())
         while True:
             try:
                 return agent.wait()
