@@ -29,7 +29,7 @@ def test_terminating_the_command_ends_its_agent(address: str, tmp_path: Path) ->
 def _children(pid: int) -> list[psutil.Process]:
     end = time.monotonic() + 30
     while time.monotonic() < end:
-        found = psutil.Process(pid).children(recursive=True)
+        found: list[psutil.Process] = psutil.Process(pid).children(recursive=True)
         if found:
             time.sleep(0.5)
             return found
