@@ -241,7 +241,7 @@ def _kv_groups(
                 f"measurement, KV cache of layer {cache.layer}",
                 "no sensitivity",
                 "one for every full-attention layer",
-                "measure with KV sensitivities, or choose one width with --kv-bits",
+                "set --kv-bits: bitbudget does not measure kv_curves yet",
             )
         groups.append(_kv_group(cache, curves[cache.layer], request.context, itemsize))
     return tuple(groups)
