@@ -18,7 +18,7 @@ from typing import Any, Final
 from pydantic import TypeAdapter, ValidationError
 
 from app.core.errors import BitbudgetError, InvalidRequestError
-from app.leases.schemas import Event, Problem, Task
+from app.leases.schemas import Event, FitTask, Problem, Task
 from workers.native.blas import preload_environment
 
 __all__ = ["main"]
@@ -34,9 +34,7 @@ def main() -> int:
     _end_with_parent()
     emit = _take_standard_output()
     try:
-        from workers.stages.tasks import run_task  # noqa: PLC0415, after the preload
-
-        result = run_task(_read_task(), emit)
+        result = _run(_read_task(), emit)
     except BrokenPipeError:
         return 1
     except Exception as error:  # noqa: BLE001, the last line of defence: every end is an event
@@ -45,6 +43,20 @@ def main() -> int:
         return problem.exit_code
     emit(Event(kind="finished", result=result))
     return 0
+
+
+def _run(task: Task, emit: Callable[[Event], None]) -> dict[str, Any]:
+    """Run `task`, importing MLX only now that BLAS is preloaded, and only what the task needs."""
+    from workers.models.library import defer_package  # noqa: PLC0415, after the preload
+
+    defer_package()
+    if isinstance(task, FitTask):
+        from workers.stages.fit import run_fit  # noqa: PLC0415, the quick answer
+
+        return run_fit(task, emit)
+    from workers.stages.tasks import run_task  # noqa: PLC0415, as above
+
+    return run_task(task, emit)
 
 
 def _preload() -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,11 +18,12 @@ from mlx import nn
 from app.core.dtypes import Dtype
 from app.core.errors import BitbudgetError, InvalidModelError, UnsupportedModelError
 from app.core.measurement import ModelIdentity
-from bitbudget.rotated_model import model_classes
+from bitbudget import rotated_model
 from workers.models.digests import folder_digest
 from workers.models.folder import check_config, check_names, check_unquantized, read_config
 from workers.models.folder import read_files as read_weight_files
 from workers.models.headers import SourceFile, TensorRef
+from workers.models.library import model_classes
 from workers.models.sanitize import Sanitized, sanitize
 
 __all__ = [
@@ -289,11 +290,13 @@ def read_tensor(folder: Path, source: TensorRef) -> npt.NDArray[Any]:
 
 def _classes(config: dict[str, Any]) -> tuple[Any, Any]:
     try:
+        if rotated_model.KEY in config:
+            return rotated_model.model_classes(config)
         return model_classes(config)
     except (ValueError, AttributeError) as error:
         raise UnsupportedModelError(
             model_type=config["model_type"],
-            reason=f"mlx-lm {importlib.import_module('mlx_lm').__version__} has no class for it",
+            reason=f"mlx-lm {version('mlx-lm')} has no class for it",
             remedy="upgrade mlx-lm, or choose a model that mlx-lm runs",
         ) from error
 

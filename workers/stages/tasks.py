@@ -25,13 +25,14 @@ from app.leases.schemas import (
 from workers.benchmark import benchmark
 from workers.hub.client import Hub
 from workers.hub.upload import publish
-from workers.models import Checkpoint, build_inventory
+from workers.models import Checkpoint
 from workers.models.digests import folder_digest
 from workers.recovery import recover_scales
 from workers.stages.evaluate import Judge, read_report
-from workers.stages.fetch import fetch, fetch_headers
+from workers.stages.fetch import fetch
+from workers.stages.fit import run_fit
 from workers.stages.home import Home
-from workers.stages.inventory import inventory_document, take_inventory
+from workers.stages.inventory import take_inventory
 from workers.stages.job import run_job
 from workers.stages.measure import measure, measurement_path
 from workers.stages.options import MeasureOptions
@@ -50,7 +51,7 @@ def run_task(  # noqa: PLR0911, one line for each kind of task
     home = Home(Path(task.home))
     match task:
         case FitTask():
-            return _fit(task, reporter)
+            return run_fit(task, emit)
         case MeasureTask():
             return _measure(task, home, reporter)
         case QuantizeTask():
@@ -63,17 +64,6 @@ def run_task(  # noqa: PLR0911, one line for each kind of task
             return _evaluate(task, home, reporter)
         case BenchmarkTask():
             return _benchmark(task, reporter)
-
-
-def _fit(task: FitTask, reporter: Reporter) -> dict[str, Any]:
-    checkpoint = fetch_headers(task.model, reporter)
-    report = reporter.stage(Stage.INVENTORY)
-    inventory = build_inventory(checkpoint)
-    report.progress(1, 1, "models")
-    return {
-        "model": {"name": checkpoint.name, "revision": checkpoint.revision},
-        "inventory": inventory_document(inventory),
-    }
 
 
 def _identity(checkpoint: Checkpoint, home: Home) -> dict[str, str]:

@@ -59,7 +59,9 @@ def test_names_what_stock_mlx_lm_quantizes(
     assert inventory.architecture.cache
 
 
-@pytest.mark.parametrize("model_type", ["qwen3_next", "qwen3_5", "falcon_h1", "deepseek_v3", "gpt2"])
+@pytest.mark.parametrize(
+    "model_type", ["qwen3_next", "qwen3_5", "falcon_h1", "deepseek_v3", "gpt2"]
+)
 def test_parts_are_what_the_model_loads(model_type: str, tmp_path: Path) -> None:
     checkpoint = open_checkpoint(write_tiny(tmp_path / "model", model_type))
     for name, array in checkpoint.weights().items():

@@ -190,10 +190,7 @@ def write_tiny(folder: Path, model_type: str, **changes: Any) -> Path:
     model_class, arguments_class = utilities._get_classes(config)
     mx.random.seed(7)
     model = model_class(arguments_class.from_dict(config))
-    weights = {
-        name: (0.1 * array).astype(mx.bfloat16)
-        for name, array in flat(model.parameters())
-    }
+    weights = {name: (0.1 * array).astype(mx.bfloat16) for name, array in flat(model.parameters())}
     return write_folder(folder, config, weights)
 
 
