@@ -7,15 +7,17 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import IO, Any
-
-from pydantic import BaseModel, ValidationError
+from typing import IO, TYPE_CHECKING, Any
 
 from app.cli.extras import require_extra
 from app.cli.failures import ChildFailedError
 from app.cli.output import stderr
 from app.cli.progress import ProgressView
-from app.leases.schemas import Event, Problem
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from app.leases.schemas import Event, Problem
 
 __all__ = ["home", "run_task", "run_with_progress"]
 
@@ -30,8 +32,10 @@ def home() -> str:
     return str(Settings().home_folder)
 
 
-def run_with_progress(task: BaseModel, command: str) -> dict[str, Any]:
+def run_with_progress(task: BaseModel | Callable[[], BaseModel], command: str) -> dict[str, Any]:
     """Run `task` with its progress on standard error and return its result.
+
+    A function is called for the task while the child starts: what it imports costs no time.
 
     Raises MissingExtraError without the worker extra, ChildFailedError when the task fails.
     """
@@ -40,10 +44,12 @@ def run_with_progress(task: BaseModel, command: str) -> dict[str, Any]:
         return run_task(task, view)
 
 
-def run_task(task: BaseModel, listener: Callable[[Event], None]) -> dict[str, Any]:
+def run_task(
+    task: BaseModel | Callable[[], BaseModel], listener: Callable[[Event], None]
+) -> dict[str, Any]:
     """Run `task` in `python -m workers.child`, tell every event and return the result."""
     with tempfile.TemporaryFile("w+", encoding="utf-8") as noise, _child(noise) as child:
-        _give(child, task)
+        _give(child, task() if callable(task) else task)
         last = None
         for last in _events(child):
             listener(last)
@@ -87,6 +93,10 @@ def _give(child: subprocess.Popen[str], task: BaseModel) -> None:
 
 
 def _events(child: subprocess.Popen[str]) -> Iterator[Event]:
+    from pydantic import ValidationError
+
+    from app.leases.schemas import Event
+
     for line in child.stdout or ():
         try:
             yield Event.model_validate_json(line)
@@ -95,6 +105,8 @@ def _events(child: subprocess.Popen[str]) -> Iterator[Event]:
 
 
 def _crash(status: int, noise: IO[str]) -> Problem:
+    from app.leases.schemas import Problem
+
     noise.seek(0)
     tail = noise.read()[-_TAIL_CHARACTERS:].strip()
     how = f"by signal {-status}" if status < 0 else f"with status {status}"

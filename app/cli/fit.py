@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from app.core.fit import FitReport, SizedChoice
     from app.core.inventory import Inventory
+    from app.leases.schemas import FitTask
 
 __all__ = ["fit"]
 
@@ -34,10 +35,12 @@ def fit(
 ) -> None:
     """Show what fits a device: parts of the memory, smallest size, uniform formats."""
     from app.core.devices import device as device_named
-    from app.core.fit import fit as report_of
 
     target = device_named(device)
     inventory = _inventory(model)
+
+    from app.core.fit import fit as report_of
+
     most = inventory.architecture.max_context or _DEFAULT_CONTEXT
     report = report_of(inventory, target, context or min(_DEFAULT_CONTEXT, most), kv_bits)
     say(_document(report), as_json=as_json, render=lambda console: _print(console, report))
@@ -45,17 +48,28 @@ def fit(
 
 def _inventory(model: str) -> Inventory:
     """Return the inventory of a model, or the one in a measurement's `.json` file."""
-    from pydantic import TypeAdapter
-
-    from app.cli.child import home, run_with_progress
-    from app.cli.measure import read_measurement
-    from app.core.inventory import Inventory
-    from app.leases.schemas import FitTask
+    from app.cli.child import run_with_progress
 
     if model.endswith(".json"):
+        from app.cli.measure import read_measurement
+
         return read_measurement(Path(model)).inventory
-    result = run_with_progress(FitTask(home=home(), model=model), "fit")
+    result = run_with_progress(lambda: _task(model), "fit")
+
+    from pydantic import TypeAdapter
+
+    from app.core.inventory import Inventory
+
     return TypeAdapter(Inventory).validate_python(result["inventory"])
+
+
+def _task(model: str) -> FitTask:
+    """Return the task; what the answer takes is imported here, while the child starts."""
+    import app.core.fit  # noqa: F401
+    from app.cli.child import home
+    from app.leases.schemas import FitTask
+
+    return FitTask(home=home(), model=model)
 
 
 def _document(report: FitReport) -> dict[str, Any]:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import time
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from app.core.sizes import format_size
-from app.leases.schemas import Event
+
+if TYPE_CHECKING:
+    from app.leases.schemas import Event
 
 __all__ = ["ProgressView", "amount"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Final
 
 __all__ = ["Dtype"]
 
@@ -30,11 +31,15 @@ class Dtype(StrEnum):
     @property
     def itemsize(self) -> int:
         """Bytes per element."""
-        if self is Dtype.BOOL:
-            return 1
-        return int(self.value.split("_")[0].lstrip("BFIU")) // 8
+        return _ITEM_BYTES[self]
 
     @property
     def is_weight_float(self) -> bool:
         """Whether a module stored in this type can be quantized directly by MLX."""
         return self in (Dtype.F32, Dtype.F16, Dtype.BF16)
+
+
+_ITEM_BYTES: Final = {
+    dtype: 1 if dtype is Dtype.BOOL else int(dtype.value.split("_")[0].lstrip("BFIU")) // 8
+    for dtype in Dtype
+}

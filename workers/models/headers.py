@@ -33,6 +33,8 @@ MAX_HEADER_BYTES: Final = 100_000_000
 LENGTH_BYTES: Final = 8
 """Bytes of the length prefix, little-endian."""
 _MAX_DIMENSIONS: Final = 16
+_KEYS: Final = frozenset({"dtype", "shape", "data_offsets"})
+_DTYPES: Final = {dtype.value: dtype for dtype in Dtype}
 _REMEDY: Final = "download the file again"
 
 
@@ -125,11 +127,12 @@ def _check_metadata(filename: str, metadata: object) -> None:
 
 def _tensor(filename: str, name: str, entry: object, first: int) -> TensorRef:
     where = f"{filename}: {name}"
-    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+    if not isinstance(entry, dict) or entry.keys() != _KEYS:
         raise _invalid(where, repr(entry)[:80], "dtype, shape and data_offsets")
-    if entry["dtype"] not in list(Dtype):
-        raise _invalid(where, f"dtype {entry['dtype']!r}", f"one of {', '.join(Dtype)}")
-    dtype = Dtype(entry["dtype"])
+    stored = entry["dtype"]
+    dtype = _DTYPES.get(stored) if isinstance(stored, str) else None
+    if dtype is None:
+        raise _invalid(where, f"dtype {stored!r}", f"one of {', '.join(Dtype)}")
     shape = _integers(where, entry["shape"], "shape")
     if len(shape) > _MAX_DIMENSIONS:
         raise _invalid(where, f"{len(shape)} dimensions", f"at most {_MAX_DIMENSIONS}")
@@ -141,7 +144,7 @@ def _tensor(filename: str, name: str, entry: object, first: int) -> TensorRef:
 
 
 def _integers(where: str, value: object, what: str) -> tuple[int, ...]:
-    if not isinstance(value, list) or not all(type(item) is int and item >= 0 for item in value):
+    if not isinstance(value, list) or any(type(item) is not int or item < 0 for item in value):
         raise _invalid(where, f"{what} {value!r}"[:80], "a list of whole numbers, none negative")
     return tuple(value)
 

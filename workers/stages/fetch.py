@@ -7,8 +7,6 @@ from pathlib import Path
 from app.core.errors import InvalidModelError
 from app.core.hub_id import HubId
 from app.leases.schemas import Stage
-from workers.hub.client import Hub
-from workers.hub.source import open_remote, open_remote_headers
 from workers.models import Checkpoint, open_checkpoint
 from workers.stages.home import Home
 from workers.stages.report import Reporter, StageReport
@@ -35,6 +33,9 @@ def fetch(
     if folder.is_dir():
         checkpoint = open_checkpoint(folder)
     else:
+        from workers.hub.client import Hub  # noqa: PLC0415, a local folder needs no network
+        from workers.hub.source import open_remote  # noqa: PLC0415, as above
+
         checkpoint = open_remote(
             Hub(),
             _hub_id(model),
@@ -53,10 +54,16 @@ def fetch_headers(model: str, reporter: Reporter) -> Checkpoint:
     """Return the checkpoint called `model` as its headers tell it; no weight is read."""
     report = reporter.stage(Stage.FETCH)
     folder = Path(model).expanduser()
-    is_here = folder.is_dir()
-    checkpoint = open_checkpoint(folder) if is_here else open_remote_headers(Hub(), _hub_id(model))
+    checkpoint = open_checkpoint(folder) if folder.is_dir() else _remote_headers(model)
     report.progress(1, 1, "models")
     return checkpoint
+
+
+def _remote_headers(model: str) -> Checkpoint:
+    from workers.hub.client import Hub  # noqa: PLC0415, a local folder needs no network
+    from workers.hub.source import open_remote_headers  # noqa: PLC0415, as above
+
+    return open_remote_headers(Hub(), _hub_id(model))
 
 
 def _hub_id(model: str) -> HubId:

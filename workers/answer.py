@@ -1,0 +1,111 @@
+"""One task on standard input, events on standard output: what the child process does."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any, Final
+
+from pydantic import TypeAdapter, ValidationError
+
+from app.core.errors import BitbudgetError, InvalidRequestError
+from app.leases.schemas import Event, FitTask, Problem, Task
+from workers.models.library import defer_package
+
+__all__ = ["answer"]
+
+_PARENT_CHECK_SECONDS: Final = 0.5
+_TASK: Final[TypeAdapter[Task]] = TypeAdapter(Task)
+
+
+def answer() -> int:
+    """Run the task on standard input; return the exit code of the command line."""
+    _end_with_parent()
+    emit = _take_standard_output()
+    defer_package()
+    try:
+        result = _run(_read_task(), emit)
+    except BrokenPipeError:
+        return 1
+    except Exception as error:  # noqa: BLE001, the last line of defence: every end is an event
+        problem = problem_of(error)
+        emit(Event(kind="failed", problem=problem))
+        return problem.exit_code
+    emit(Event(kind="finished", result=result))
+    return 0
+
+
+def _run(task: Task, emit: Callable[[Event], None]) -> dict[str, Any]:
+    """Run `task`, importing only what its kind needs."""
+    if isinstance(task, FitTask):
+        from workers.stages.fit import run_fit  # noqa: PLC0415, somebody waits for the answer
+
+        return run_fit(task, emit)
+    from workers.stages.tasks import run_task  # noqa: PLC0415, as above
+
+    return run_task(task, emit)
+
+
+def _end_with_parent() -> None:
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_PARENT_CHECK_SECONDS)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="parent-watch", daemon=True).start()
+
+
+def _take_standard_output() -> Callable[[Event], None]:
+    """Keep standard output for events and let everything else that prints reach standard error."""
+    events = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+
+    def emit(event: Event) -> None:
+        events.write(event.model_dump_json(exclude_defaults=True) + "\n")
+        events.flush()
+
+    return emit
+
+
+def _read_task() -> Task:
+    try:
+        return _TASK.validate_json(sys.stdin.buffer.read())
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise InvalidRequestError(
+            where=f"task: {'.'.join(str(part) for part in first['loc'])}",
+            found=repr(first.get("input"))[:80],
+            expected=first["msg"],
+            remedy="send a task of app.leases.schemas",
+        ) from error
+
+
+def problem_of(error: Exception) -> Problem:
+    """Return the problem that `error` is to a user; unforeseen ones leave their trace on stderr."""
+    if isinstance(error, BitbudgetError):
+        return Problem(
+            type=f"urn:bitbudget:problem:{error.slug()}",
+            title=error.title(),
+            status=error.status,
+            detail=str(error),
+            fields=_plain(error.fields),
+            exit_code=error.exit_code,
+        )
+    traceback.print_exception(error, file=sys.stderr)
+    return Problem(
+        type="urn:bitbudget:problem:internal",
+        title="Internal error",
+        status=500,
+        detail=f"{type(error).__name__}: {error}",
+    )
+
+
+def _plain(fields: dict[str, Any]) -> dict[str, Any]:
+    simple = (str, int, float, bool, type(None))
+    return {k: v if isinstance(v, simple) else str(v) for k, v in fields.items()}
