@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import socket
+import sys
 from collections.abc import Callable
 from typing import Final
 
@@ -19,6 +21,11 @@ from app.services import Services
 from app.settings import Settings
 
 __all__ = ["prepare", "serve"]
+
+_KEEP_ALIVE_SECONDS: Final = 75
+"""Longer than clients pause between polls, and than most proxies keep a connection themselves."""
+_SWITCH_SECONDS: Final = 0.0005
+"""How long a thread that computes may keep the event loop waiting; Python's own is ten times it."""
 
 Listener = Callable[[str], None]
 
@@ -39,10 +46,23 @@ def serve(settings: Settings, *, on_listening: Listener | None = None) -> None:
         access_log=False,
         server_header=False,
         ws="none",
+        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=settings.shutdown_seconds,
     )
+    _answer_evenly()
     with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again once all is closed
         _Server(config, services.pulse, on_listening).run()
+
+
+def _answer_evenly() -> None:
+    """Keep what would make a few answers slow away from the event loop.
+
+    A full garbage collection walks 150,000 objects that live as long as the server: 50 ms and more
+    in which nothing is answered, unless they are set aside.
+    """
+    sys.setswitchinterval(_SWITCH_SECONDS)
+    gc.collect()
+    gc.freeze()
 
 
 def prepare(settings: Settings) -> FastAPI:

@@ -12,6 +12,7 @@ from app.auth.quota import RequestQuota
 from app.auth.service import KeyService
 from app.database import Database
 from app.ids import Clock
+from app.jobs.polls import JobPolls
 from app.jobs.pulse import Pulse
 from app.jobs.service import JobService
 from app.leases.intake import Intake
@@ -42,6 +43,7 @@ class Services:
     machines: MachineService
     models: ModelService
     measurements: MeasurementService
+    polls: JobPolls
     pulse: Pulse
     metrics: Metrics
 
@@ -78,6 +80,7 @@ class Services:
             machines=MachineService(database, clock, intervals),
             models=ModelService(database),
             measurements=MeasurementService(database, library),
+            polls=JobPolls(database),
             pulse=Pulse(database, settings.event_poll_seconds),
             metrics=Metrics(database, clock),
         )

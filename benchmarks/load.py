@@ -8,7 +8,6 @@ Server and clients share this machine, so the figures are a lower bound of what 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import os
 import random
@@ -22,7 +21,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import httpx
 import psutil
@@ -47,7 +46,7 @@ _PROGRAM: Final = (
     "from app.serve import serve; from app.settings import Settings; "
     "serve(Settings(), on_listening=lambda url: print(url, flush=True))"
 )
-_UNLOADED_REQUESTS: Final = 200
+_UNLOADED_REQUESTS: Final = 1000
 _WHAT_IFS: Final = 60
 _SHAPES_8B: Final = (
     ("self_attn.q_proj", (4096, 4096)),
@@ -71,6 +70,7 @@ class Outcome:
     p99_over_unloaded_median: float = 0.0
     requests: int = 0
     requests_per_second: float = 0.0
+    server_cpu_milliseconds_per_request: float = 0.0
     errors: int = 0
     streams: int = 0
     stream_events: int = 0
@@ -168,73 +168,38 @@ def time_what_ifs(client: Client, measurement_id: str) -> list[float]:
     return found
 
 
-async def get_job(http: httpx.AsyncClient, path: str) -> tuple[float, bool]:
-    """Return milliseconds of one poll, and whether it was answered well."""
-    began = time.perf_counter()
-    try:
-        answer = await http.get(path)
-    except httpx.TransportError:
-        return (time.perf_counter() - began) * 1000, False
-    return (time.perf_counter() - began) * 1000, answer.is_success
+def load(url: str, jobs: list[str], options: argparse.Namespace, outcome: Outcome) -> None:
+    """Let a process of clients measure polls without load, then with all clients and streams."""
+    plan = {
+        "host": "127.0.0.1",
+        "port": int(url.rsplit(":", 1)[1]),
+        "paths": [f"/v1/jobs/{job}" for job in jobs],
+        "alone": _UNLOADED_REQUESTS,
+        "clients": options.clients,
+        "streams": options.streams,
+        "seconds": options.seconds,
+        "interval": options.interval,
+    }
+    clients = Path(__file__).with_name("load_clients.py")
+    ended = subprocess.run(
+        [sys.executable, str(clients)],
+        input=json.dumps(plan),
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    summarize(json.loads(ended.stdout), outcome)
 
 
-async def poll(
-    http: httpx.AsyncClient, paths: list[str], ends_at: float, interval: float
-) -> list[tuple[float, bool]]:
-    """One client that looks at its job every `interval` seconds."""
-    await asyncio.sleep(random.random() * interval)  # noqa: S311 - spreads the clients
-    found = []
-    while time.monotonic() < ends_at:
-        found.append(await get_job(http, random.choice(paths)))  # noqa: S311 - any job will do
-        await asyncio.sleep(interval)
-    return found
-
-
-async def listen(
-    http: httpx.AsyncClient, path: str, ready: asyncio.Event, counts: list[int]
-) -> None:
-    """Count the events of one stream until it ends or is cancelled."""
-    async with http.stream("GET", f"{path}/events", timeout=None) as answer:
-        async for line in answer.aiter_lines():
-            if line.startswith("data:"):
-                counts.append(1)
-                ready.set()
-
-
-async def load(url: str, jobs: list[str], options: argparse.Namespace, outcome: Outcome) -> None:
-    """Measure polls without load, then with all clients and streams."""
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
-    paths = [f"/v1/jobs/{job}" for job in jobs]
-    async with httpx.AsyncClient(base_url=url, limits=limits, timeout=30) as http:
-        alone = [(await get_job(http, paths[0]))[0] for _ in range(_UNLOADED_REQUESTS)]
-        outcome.unloaded_median = statistics.median(alone)
-        counts: list[int] = []
-        events = [asyncio.Event() for _ in range(options.streams)]
-        streams = [
-            asyncio.create_task(listen(http, paths[n % len(paths)], event, counts))
-            for n, event in enumerate(events)
-        ]
-        await asyncio.wait_for(asyncio.gather(*(event.wait() for event in events)), 60)
-        outcome.streams = len(streams)
-        began = time.monotonic()
-        ends_at = began + options.seconds
-        parts = await asyncio.gather(
-            *(poll(http, paths, ends_at, options.interval) for _ in range(options.clients))
-        )
-        took = time.monotonic() - began
-        summarize([sample for part in parts for sample in part], took, outcome)
-        outcome.stream_events = len(counts)
-        for stream in streams:
-            stream.cancel()
-        await asyncio.gather(*streams, return_exceptions=True)
-
-
-def summarize(samples: list[tuple[float, bool]], seconds: float, outcome: Outcome) -> None:
-    """Put the polls' times into the outcome."""
-    times = sorted(milliseconds for milliseconds, _ in samples)
+def summarize(samples: dict[str, Any], outcome: Outcome) -> None:
+    """Put what the clients saw into the outcome."""
+    times = sorted(samples["loaded"])
+    outcome.unloaded_median = statistics.median(samples["alone"])
     outcome.requests = len(times)
-    outcome.requests_per_second = len(times) / seconds
-    outcome.errors = sum(not is_good for _, is_good in samples)
+    outcome.requests_per_second = len(times) / samples["seconds"]
+    outcome.errors = samples["errors"]
+    outcome.streams = samples["streams"]
+    outcome.stream_events = samples["stream_events"]
     outcome.loaded_median = statistics.median(times)
     outcome.loaded_p99 = times[int(0.99 * (len(times) - 1))]
     outcome.p99_over_unloaded_median = outcome.loaded_p99 / outcome.unloaded_median
@@ -264,7 +229,13 @@ def measure(options: argparse.Namespace) -> Outcome:
                 client.submit(JobRequest(model=f"bench/{n}", budget="1GiB")).id for n in range(50)
             ]
         outcome.server_memory_before_mib = memory.memory_info().rss / 2**20
-        asyncio.run(load(url, jobs, options, outcome))
+        before = memory.cpu_times()
+        load(url, jobs, options, outcome)
+        after = memory.cpu_times()
+        spent = after.user + after.system - before.user - before.system
+        outcome.server_cpu_milliseconds_per_request = (
+            spent / (outcome.requests + _UNLOADED_REQUESTS) * 1000
+        )
         outcome.server_memory_after_mib = memory.memory_info().rss / 2**20
         outcome.shutdown_seconds = stop_with_open_stream(url, jobs[0], process)
     return outcome

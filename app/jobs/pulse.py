@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
 import anyio
+import sqlalchemy as sa
 from anyio import to_thread
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -18,6 +20,7 @@ __all__ = ["Listener", "Pulse"]
 
 _WINDOW: Final = 1000
 """On PostgreSQL a lower id may become visible after a higher one: so many are looked at again."""
+_SIGN: Final = sa.text("SELECT max(id) || ':' || count(*) FROM events WHERE id > :after")
 
 
 class Listener:
@@ -35,10 +38,11 @@ class Listener:
         """Notice what happens from now on."""
         self._woken.clear()
 
-    async def wait(self, seconds: float) -> None:
-        """Return when there may be new events since `hold`, after `seconds` at the latest."""
+    async def wait(self, seconds: float) -> bool:
+        """Return whether there may be new events since `hold`, after `seconds` at the latest."""
         with anyio.move_on_after(seconds):
             await self._woken.wait()
+        return self._woken.is_set()
 
 
 class Pulse:
@@ -49,6 +53,7 @@ class Pulse:
         self._poll_seconds = poll_seconds
         self._listeners: set[Listener] = set()
         self._seen: frozenset[int] = frozenset()
+        self._sign: str | None = None
         self.is_stopped = False
 
     @property
@@ -78,17 +83,27 @@ class Pulse:
             await anyio.sleep(self._poll_seconds)
             if not self._listeners:
                 continue
-            try:
-                recent = await to_thread.run_sync(self._recent)
-            except SQLAlchemyError:  # the streams themselves report it
-                continue
-            jobs = {job_id for id_, job_id in recent.items() if id_ not in self._seen}
-            self._seen = frozenset(recent)
-            for listener in self._listeners:
-                if listener.job_id in jobs:
-                    listener.wake()
+            with contextlib.suppress(SQLAlchemyError):  # the streams themselves report it
+                await self._look()
+
+    async def _look(self) -> None:
+        """Wake the streams of jobs with new events; to see that there are none costs little."""
+        sign = await self._database.glance(_SIGN, after=self._floor)
+        if sign == self._sign:
+            return
+        recent = await to_thread.run_sync(self._recent)
+        jobs = {job_id for id_, job_id in recent.items() if id_ not in self._seen}
+        self._seen = frozenset(recent)
+        near = [id_ for id_ in recent if id_ > self._floor]
+        self._sign = f"{max(near)}:{len(near)}" if near else None
+        for listener in self._listeners:
+            if listener.job_id in jobs:
+                listener.wake()
+
+    @property
+    def _floor(self) -> int:
+        return max(self._seen, default=0) - _WINDOW
 
     def _recent(self) -> dict[int, str]:
-        newest = max(self._seen, default=0)
         with self._database.read() as session:
-            return repository.jobs_of_events(session, newest - _WINDOW)
+            return repository.jobs_of_events(session, self._floor)

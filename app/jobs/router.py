@@ -27,13 +27,16 @@ router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
 _MAX_EVENT_ID: Final = 2**53
 _LOCATION: Final = {"Location": {"description": "Where the job is.", "schema": {"type": "string"}}}
-_MANIFEST: Final[Responses] = {
-    200: {
-        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Manifest"}}},
-        "headers": {"ETag": {"description": "SHA-256 of the bytes.", "schema": {"type": "string"}}},
-    },
-    304: {"description": "The manifest is the one you have."},
-}
+_ETAG: Final = {"ETag": {"description": "SHA-256 of the bytes.", "schema": {"type": "string"}}}
+
+
+def _document(schema: str, same: str) -> Responses:
+    content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}}
+    return {200: {"content": content, "headers": _ETAG}, 304: {"description": same}}
+
+
+_JOB: Final = _document("Job", "The job is as you know it.")
+_MANIFEST: Final = _document("Manifest", "The manifest is the one you have.")
 _EVENTS: Final[Responses] = {
     200: {
         "description": "Server-sent events; `id` is the event's number, `data` a JobEvent.",
@@ -58,6 +61,7 @@ IdempotencyKey = Annotated[
     Header(description="The same key and body give the same job, however often they are sent."),
 ]
 EventNumber = Annotated[int, Field(ge=0, le=_MAX_EVENT_ID)] | SkipJsonSchema[None]
+KnownTags = Annotated[str | SkipJsonSchema[None], Header()]
 ModelName = Annotated[str, Field(max_length=1024)] | SkipJsonSchema[None]
 
 
@@ -93,10 +97,18 @@ def list_jobs(
     return services.jobs.page(cursor, limit, status, storable(model))
 
 
-@router.get("/{job_id}", operation_id="getJob", responses=problems(401, 403, 404, 422, 429, 503))
-def get_job(job_id: str, services: ServicesDependency, _: JobsReader) -> Job:
-    """Return a job as it is now."""
-    return services.jobs.get(job_id)
+@router.get(
+    "/{job_id}",
+    operation_id="getJob",
+    response_class=Response,
+    responses={**_JOB, **problems(401, 403, 404, 422, 429, 503)},
+)
+async def get_job(
+    job_id: str, services: ServicesDependency, _: JobsReader, if_none_match: KnownTags = None
+) -> Response:
+    """Return a job as it is now, or 304 while it is the one whose ETag was sent."""
+    job = await services.polls.get(job_id)
+    return _tagged(job.body, job.etag, if_none_match)
 
 
 @router.post(
@@ -143,11 +155,14 @@ def get_manifest(
     job_id: str,
     services: ServicesDependency,
     _: JobsReader,
-    if_none_match: Annotated[str | SkipJsonSchema[None], Header()] = None,
+    if_none_match: KnownTags = None,
 ) -> Response:
     """Download the manifest: canonical bytes, whose SHA-256 is the ETag."""
     data = services.jobs.manifest(job_id)
-    etag = f'"{sha256_of(data)}"'
+    return _tagged(data, f'"{sha256_of(data)}"', if_none_match)
+
+
+def _tagged(data: bytes, etag: str, if_none_match: str | None) -> Response:
     headers = {"ETag": etag, "Cache-Control": "no-cache"}
     if if_none_match is not None and _matches(if_none_match, etag):
         return Response(status_code=304, headers=headers)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
@@ -30,20 +29,22 @@ class EventStream:
                 yield text
 
     async def _events(self, listener: Listener, after: int) -> AsyncIterator[str]:
-        quiet_since = time.monotonic()
         while not self.pulse.is_stopped:
             listener.hold()
             events, has_more = await to_thread.run_sync(self.read, after)
             if events:
                 yield "".join(map(_as_text, events))
-                after, quiet_since = events[-1].id, time.monotonic()
+                after = events[-1].id
             elif not has_more:
                 return
-            elif time.monotonic() - quiet_since >= self.heartbeat_seconds:
-                yield ": still here\n\n"
-                quiet_since = time.monotonic()
             else:
-                await listener.wait(self.heartbeat_seconds)
+                async for comment in self._until_woken(listener):
+                    yield comment
+
+    async def _until_woken(self, listener: Listener) -> AsyncIterator[str]:
+        """Give comments, which keep the connection open, while nothing happens to the job."""
+        while not await listener.wait(self.heartbeat_seconds):
+            yield ": still here\n\n"
 
 
 def _as_text(event: JobEvent) -> str:

@@ -204,3 +204,20 @@ def test_an_unknown_job_is_not_found(server: Server, job_id: str) -> None:
         answer = server.http.get(f"/v1/jobs/{job_id}{path}")
         assert answer.status_code == 404
         assert answer.json()["title"] == "Not found"
+
+
+def test_a_poll_that_knows_the_job_gets_no_body_until_something_happens(server: Server) -> None:
+    path = f"/v1/jobs/{server.submit()['id']}"
+    first = server.http.get(path)
+    known = {"If-None-Match": first.headers["ETag"]}
+    again = server.http.get(path, headers=known)
+    assert (again.status_code, again.content) == (304, b"")
+    worker = server.worker()
+    worker.claim()
+    running = server.http.get(path, headers=known)
+    assert (running.status_code, running.json()["status"]) == (200, "running")
+    worker.renew({"stage": "measure", "done": 1, "total": 4})
+    assert server.http.get(path).json()["progress"]["done"] == 1
+    server.http.post(f"{path}/cancel")
+    assert server.http.get(path).json()["cancel_requested"]
+    assert server.http.get(path).json() == server.http.get("/v1/jobs").json()["items"][0]
