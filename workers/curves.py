@@ -37,9 +37,6 @@ def kl_curve(
         encoder: The deployed encoder; float formats, which no compensated encoder has, are
             encoded by `careful` under it.
         statistics: The module's own.
-
-    Without Kronecker factors (kinds of module that only gave a gradient of the weight) the cost is
-    alpha t2.
     """
     values = as_float32(weight, module.dtype)
     power = float(np.sum(np.square(values), dtype=np.float64)) or 1.0

@@ -83,11 +83,18 @@ class ModuleMoments:
         pairs = (self.use, self.lookup)
         mx.eval(self.row_sums, self.column_sums, [(pair.columns, pair.rows) for pair in pairs])
 
-    def add_direct(self, gradient: mx.array) -> None:
-        """Add a gradient of the weight itself, of a kind of module without Kronecker factors."""
+    def add_direct(self, gradient: mx.array, tokens: int) -> None:
+        """Add the gradient G (..., out, in) of the weight itself over a batch of `tokens`.
+
+        For kinds of module whose calls are not recorded: the factors are those of one power
+        iteration on whole batches, A = E[G^T G] and B = E[G G^T].
+        """
         square = mx.square(gradient)
         self._add_sums(square.sum(-1), square.sum(-2))
-        mx.eval(self.row_sums, self.column_sums)
+        turned = gradient.swapaxes(-1, -2)
+        count = np.full(self.shape[:-2], tokens, np.int64)
+        self.use.add(turned @ gradient, gradient @ turned, count, square.sum((-1, -2)))
+        mx.eval(self.row_sums, self.column_sums, self.use.columns, self.use.rows)
 
     def _add_sums(self, rows: mx.array, columns: mx.array) -> None:
         self.row_sums = self.row_sums + rows

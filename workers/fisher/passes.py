@@ -277,5 +277,6 @@ def _accumulate(
             p = mx.softmax(logits.reshape(-1, logits.shape[-1]), axis=-1, precise=True)
             variance = p * (1 - p)
         moment.add(call, gradient, variance)
+    tokens = pulled.carried.size // pulled.carried.shape[-1]
     for path, gradient in pulled.direct.items():
-        moments.setdefault(path, ModuleMoments(path, gradient.shape)).add_direct(gradient)
+        moments.setdefault(path, ModuleMoments(path, gradient.shape)).add_direct(gradient, tokens)
