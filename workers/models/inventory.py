@@ -74,6 +74,7 @@ def _module(path: str, module: Any, model: nn.Module, trace: Trace, first_path: 
             remedy="start from the original bf16, fp16 or fp32 checkpoint",
         )
     quantizable, floor_bits = _wish(model, path, module)
+    quantizable = quantizable and id(module) not in trace.read_raw
     layer = _LAYER.search(path)
     return Module(
         path=path,

@@ -7,6 +7,7 @@ caches, the experts per token and the tied head are read off it. No weight is re
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,6 +21,8 @@ from app.core.inventory import CacheKind, CacheLayer
 __all__ = ["Trace", "trace_model"]
 
 _TOKENS: Final = 2
+_READER: Final = 2
+"""Frames from an observer to the code that reads the attribute."""
 
 
 @dataclass
@@ -27,18 +30,21 @@ class Trace:
     """What one forward pass showed; modules are told apart by identity.
 
     `experts_per_token` by stacked-expert module, `tied_heads` the embeddings that also served as
-    the head. `failure` says why the pass could not be made, if so.
+    the head, `read_raw` the modules whose weight other code than their own read: packed codes would
+    be taken for numbers there. `failure` says why the pass could not be made, if so.
     """
 
     cache: tuple[CacheLayer, ...] = ()
     experts_per_token: dict[int, int] = field(default_factory=dict)
     tied_heads: set[int] = field(default_factory=set)
+    read_raw: set[int] = field(default_factory=set)
     failure: str = ""
 
 
 def trace_model(model: nn.Module) -> Trace:
-    """Run `model` lazily on two tokens and return what was seen."""
+    """Run `model` lazily on two tokens and return what was seen; its parameters stay as they are."""
     trace = Trace()
+    parameters = model.parameters()
     make_prompt_cache = importlib.import_module("mlx_lm.models.cache").make_prompt_cache
     with _observed(trace):
         try:
@@ -51,6 +57,7 @@ def trace_model(model: nn.Module) -> Trace:
             )
         except Exception as error:  # noqa: BLE001, a model may need more than tokens to run
             trace.failure = f"{type(error).__name__}: {error}"[:300]
+    model.update(parameters)
     return trace
 
 
@@ -64,9 +71,15 @@ def _observed(trace: Trace) -> Iterator[None]:
     def tied(module: nn.Module, *_: Any) -> None:
         trace.tied_heads.add(id(module))
 
+    def read(module: nn.Module, name: str) -> None:
+        reader = sys._getframe(_READER).f_locals.get("self")  # noqa: SLF001, no public equal
+        if name == "weight" and hasattr(type(module), "to_quantized") and reader is not module:
+            trace.read_raw.add(id(module))
+
     with (
         _before(switch_layers.SwitchLinear, "__call__", routed),
         _before(nn.Embedding, "as_linear", tied),
+        _before(nn.Module, "__getattr__", read),
     ):
         yield
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from mlx import nn
 
+from app.core.dtypes import Dtype
 from app.core.formats import KEEP, parse_format
 from app.core.inventory import CacheKind, Inventory, ModuleKind
 from app.core.layout import plan_checkpoint
@@ -20,6 +21,8 @@ from workers.models.checkpoint import numpy_of
 from workers.models.inventory import flat
 
 GROUP_SIZE = 32
+READ_RAW = {"seed_oss": {"model.embed_tokens"}, "minicpm": {"model.embed_tokens"}}
+"""What stock mlx-lm quantizes although the model file then cannot multiply by it."""
 
 
 def stock_paths(folder: Path) -> dict[str, int]:
@@ -46,7 +49,10 @@ def test_names_what_stock_mlx_lm_quantizes(
     folder = write_tiny(tmp_path / "model", model_type)
     checkpoint = open_checkpoint(folder)
     inventory = build_inventory(checkpoint)
-    assert our_paths(inventory) == stock_paths(folder)
+    stock = stock_paths(folder)
+    for path in READ_RAW.get(model_type, ()):
+        del stock[path]
+    assert our_paths(inventory) == stock
     capsys.readouterr()
 
     from_headers = checkpoint_from_headers("x", "local", checkpoint.config, checkpoint.files)
@@ -118,6 +124,38 @@ def test_keeps_the_models_wish_as_a_floor(tmp_path: Path) -> None:
     router = inventory.module("model.layers.0.mlp.gate")
     assert router.floor_bits == 8
     assert {format_.bits for format_ in router.legal_formats()} == {8, 0}
+
+
+def test_keeps_what_other_code_reads_raw(tmp_path: Path) -> None:
+    """This head multiplies by the embedding's weight itself, which packed codes would break."""
+    folder = write_tiny(tmp_path / "model", "seed_oss", num_key_value_heads=2)
+    modules = {m.path: m for m in build_inventory(open_checkpoint(folder)).modules}
+    assert not modules["model.embed_tokens"].quantizable
+    assert modules["model.layers.0.mlp.up_proj"].quantizable
+
+
+def test_tracing_leaves_the_parameters_alone(tmp_path: Path) -> None:
+    """The forward pass of Gemma 3n casts a weight in place."""
+    text = {
+        **COMMON,
+        "model_type": "gemma3n",
+        "num_hidden_layers": 4,
+        "num_kv_shared_layers": 2,
+        "vocab_size_per_layer_input": 128,
+        "rope_local_base_freq": 1.0,
+        "final_logit_softcapping": 1.0,
+        "layer_types": ["sliding_attention", "full_attention"] * 2,
+        "activation_sparsity_pattern": [0.5] * 4,
+        "hidden_size_per_layer_input": 32,
+        "altup_num_inputs": 2,
+        "altup_coef_clip": 1.0,
+        "altup_correct_scale": True,
+        "altup_active_idx": 0,
+        "laurel_rank": 8,
+    }
+    folder = write_tiny(tmp_path / "model", "gemma3n", text_config=text)
+    dtypes = {m.dtype for m in build_inventory(open_checkpoint(folder)).modules}
+    assert dtypes == {Dtype.BF16}
 
 
 def test_tells_tied_from_separate_heads(tmp_path: Path) -> None:

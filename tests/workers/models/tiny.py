@@ -185,7 +185,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
 
 def write_tiny(folder: Path, model_type: str, **changes: Any) -> Path:
     """Write a model of `model_type` with random bf16 weights, named as its class names them."""
-    config = {**COMMON, **CONFIGS[model_type], **changes, "model_type": model_type}
+    config = {**COMMON, **CONFIGS.get(model_type, {}), **changes, "model_type": model_type}
     utilities = importlib.import_module("mlx_lm.utils")
     model_class, arguments_class = utilities._get_classes(config)
     mx.random.seed(7)
