@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 import threading
 import time
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Final
 
 from pydantic import TypeAdapter, ValidationError
@@ -27,12 +29,15 @@ def answer() -> int:
     _end_with_parent()
     emit = _take_standard_output()
     defer_package()
+    home = Path(tempfile.gettempdir())
     try:
-        result = _run(_read_task(), emit)
+        task = _read_task()
+        home = Path(task.home)
+        result = _run(task, emit)
     except BrokenPipeError:
         return 1
     except Exception as error:  # noqa: BLE001, the last line of defence: every end is an event
-        problem = problem_of(error)
+        problem = problem_of(error, home)
         emit(Event(kind="failed", problem=problem))
         return problem.exit_code
     emit(Event(kind="finished", result=result))
@@ -86,8 +91,8 @@ def _read_task() -> Task:
         ) from error
 
 
-def problem_of(error: Exception) -> Problem:
-    """Return the problem that `error` is to a user; unforeseen ones leave their trace on stderr."""
+def problem_of(error: Exception, home: Path) -> Problem:
+    """Return the problem that `error` is to a user; unforeseen ones leave their trace in `home`."""
     if isinstance(error, BitbudgetError):
         return Problem(
             type=f"urn:bitbudget:problem:{error.slug()}",
@@ -97,13 +102,23 @@ def problem_of(error: Exception) -> Problem:
             fields=_plain(error.fields),
             exit_code=error.exit_code,
         )
-    traceback.print_exception(error, file=sys.stderr)
     return Problem(
         type="urn:bitbudget:problem:internal",
         title="Internal error",
         status=500,
-        detail=f"{type(error).__name__}: {error}",
+        detail=f"{type(error).__name__}: {error}; a defect of ours: please report it with "
+        f"{_keep_trace(error, home)}",
     )
+
+
+def _keep_trace(error: Exception, home: Path) -> Path:
+    file = home / "traces" / f"{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}.txt"
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+    except OSError:  # a full disk may be the very error
+        traceback.print_exception(error, file=sys.stderr)
+    return file
 
 
 def _plain(fields: dict[str, Any]) -> dict[str, Any]:
