@@ -124,7 +124,11 @@ def rotated_feed_forward(base: Any, activation: str) -> type:
 
     class RotatedFeedForward(base):  # type: ignore[misc]
         def __call__(self, x: mx.array) -> mx.array:
-            result: mx.array = self.down_proj(gated(self.gate_proj(x), self.up_proj(x), activation))
+            if "gate_up_proj" in self:
+                gate, up = mx.split(self.gate_up_proj(x), 2, axis=-1)
+            else:
+                gate, up = self.gate_proj(x), self.up_proj(x)
+            result: mx.array = self.down_proj(gated(gate, up, activation))
             return result
 
     return RotatedFeedForward

@@ -7,6 +7,7 @@ rows of v_proj and the columns of o_proj (SpinQuant, arXiv 2405.16406).
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Final
 
@@ -14,17 +15,20 @@ import mlx.core as mx
 
 from metal_kernels.blocks import BLOCK
 from workers.rotate.structure import Attention, Structure, refuse
-from workers.rotate.transform import Edits, Rotation, random_signs
+from workers.rotate.transform import Edit, Edits, Rotation, random_signs
 
-__all__ = ["UNTIED_HEAD", "fold_residual", "fold_values", "has_foldable_values"]
+__all__ = ["UNTIED_HEAD", "fold_residual", "fold_values", "value_obstacle"]
 
 UNTIED_HEAD: Final = "lm_head"
 Weights = Mapping[str, mx.array]
 
 
-def _scaled(gamma: mx.array) -> Callable[[mx.array], mx.array]:
-    wide = gamma.astype(mx.float32)
-    return lambda weight: weight * wide
+def _scaled(gamma: mx.array, offset: float) -> Edit:
+    return lambda weight: weight * (gamma.astype(mx.float32) + offset)
+
+
+def _neutral(offset: float) -> Edit:
+    return lambda weight: mx.full(weight.shape, 1 - offset)
 
 
 def fold_residual(
@@ -39,10 +43,11 @@ def fold_residual(
         raise refuse(structure.model_type, "the head is tied", "use --rotation fused")
 
     def read(norm: str, readers: tuple[str, ...]) -> None:
+        offset = structure.offsets[norm]
         for path in readers:
-            edits.add(f"{path}.weight", _scaled(weights[f"{norm}.weight"]))
+            edits.add(f"{path}.weight", _scaled(weights[f"{norm}.weight"], offset))
             edits.add(f"{path}.weight", rotation.columns)
-        edits.add(f"{norm}.weight", mx.ones_like)
+        edits.add(f"{norm}.weight", _neutral(offset))
 
     def write(path: str) -> None:
         edits.add(f"{path}.weight", rotation.rows)
@@ -65,23 +70,30 @@ def fold_residual(
     read(structure.final_norm, (structure.head,))
 
 
-def has_foldable_values(attention: Attention) -> bool:
-    """Whether nothing elementwise stands between the attention and its output matrix."""
-    return (
-        attention.values is not None
-        and not attention.is_gated
-        and attention.kv_heads > 0
-        and attention.head_width % BLOCK == 0
-        and attention.head_width > 0
-    )
+def value_obstacle(attention: Attention) -> str:
+    """Return what keeps R2 from being exact; nothing where it is.
+
+    Nothing elementwise may stand between the attention and its output matrix.
+    """
+    if attention.values is None:
+        return "no matrix of values before it"
+    if attention.is_gated:
+        return "a gate stands between the values and it"
+    if not attention.kv_heads or not attention.head_width or attention.head_width % BLOCK:
+        return "32 does not divide the width of a head"
+    return ""
 
 
-def fold_values(edits: Edits, structure: Structure, weights: Weights, seed: int) -> int:
-    """Add R2 to `edits` where it is exact; return in how many layers."""
-    count = 0
+def fold_values(
+    edits: Edits, structure: Structure, weights: Weights, seed: int
+) -> tuple[int, Counter[str]]:
+    """Add R2 to `edits` where it is exact; return in how many layers, and why not in others."""
+    count, left_out = 0, Counter[str]()
     for layer in structure.layers:
         attention = layer.attention
-        if not has_foldable_values(attention) or attention.values is None:
+        obstacle = value_obstacle(attention)
+        if obstacle or attention.values is None:
+            left_out[f"o_proj: {obstacle}"] += 1
             continue
         signs = random_signs(attention.head_width, seed, "values")
         rows = Rotation.of(mx.tile(signs, attention.kv_heads))
@@ -91,7 +103,7 @@ def fold_values(edits: Edits, structure: Structure, weights: Weights, seed: int)
             edits.add(f"{attention.values}.bias", _last_entries(rows))
         edits.add(f"{attention.writer}.weight", columns.columns)
         count += 1
-    return count
+    return count, left_out
 
 
 def _last_rows(rotation: Rotation) -> Callable[[mx.array], mx.array]:

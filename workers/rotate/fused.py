@@ -8,6 +8,7 @@ the softmax average and through gates), linear attention in its gated norm.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -40,10 +41,12 @@ def _scale_rows(signs: mx.array) -> Edit:
     return lambda weight: weight * signs[:, None] / _BEFORE
 
 
-def _last(edit: Edit, count: int) -> Edit:
+def _last(edit: Edit, count: int, axis: int) -> Edit:
     def part(array: mx.array) -> mx.array:
-        first = array.shape[0] - count
-        return mx.concatenate([array[:first], edit(array[first:])])
+        if array.shape[axis] == count:
+            return edit(array)
+        kept, edited = mx.split(array, [array.shape[axis] - count], axis=axis)
+        return mx.concatenate([kept, edit(edited)], axis=axis)
 
     return part
 
@@ -58,8 +61,9 @@ class _Fusion:
     gated: dict[str, str] = field(default_factory=dict)
     inputs: list[str] = field(default_factory=list)
     layers: list[str] = field(default_factory=list)
+    left_out: Counter[str] = field(default_factory=Counter)
 
-    def norm(self, path: str, readers: tuple[str, ...], *, offset: float) -> None:
+    def norm(self, path: str, readers: tuple[str, ...], offset: float) -> None:
         """Rotate what the norm at `path` gives to `readers`; `offset` is Gemma's 1 + weight."""
         signs = random_signs(self.weights[f"{path}.weight"].size, self.seed, path)
         scale = _scale(signs)
@@ -70,30 +74,36 @@ class _Fusion:
 
     def feed_forward(self, part: FeedForward, activation: str | None) -> None:
         """Rotate the input of down_proj where the rows of up_proj can take the signs."""
-        if part.width % BLOCK or part.up is None or activation is None:
+        if part.width % BLOCK:
+            self.left_out["down_proj: 32 does not divide its width"] += 1
+            return
+        if part.up is None or activation is None:
+            self.left_out["down_proj: its input is not silu or tanh-gelu of gate, times up"] += 1
             return
         signs = random_signs(part.width, self.seed, part.path)
-        self.edits.add(f"{part.up}.weight", _scale_rows(signs))
-        if f"{part.up}.bias" in self.weights:
-            self.edits.add(f"{part.up}.bias", _scale(signs))
+        self._scale_last(part.up, signs)
         self.edits.add(f"{part.down}.weight", _reader(signs))
         self.gated[part.path] = activation
+
+    def _scale_last(self, path: str, signs: mx.array) -> None:
+        """Scale as many of the last rows of the matrix at `path` as there are signs."""
+        self.edits.add(f"{path}.weight", _last(_scale_rows(signs), signs.size, axis=-2))
+        if f"{path}.bias" in self.weights:
+            self.edits.add(f"{path}.bias", _last(_scale(signs), signs.size, axis=-1))
 
     def attention(self, attention: Attention) -> None:
         """Rotate the input of o_proj, by a prologue of its product."""
         width = attention.head_width
         if width == 0 or width % BLOCK or attention.kv_heads == 0:
+            self.left_out["o_proj: 32 does not divide the width of a head"] += 1
             return
         signs = random_signs(width, self.seed, attention.path)
         if attention.value_norm is not None:
             self.edits.add(f"{attention.value_norm}.weight", _scale(signs))
         elif attention.values is not None:
-            rows = mx.tile(signs, attention.kv_heads)
-            count = rows.size
-            self.edits.add(f"{attention.values}.weight", _last(_scale_rows(rows), count))
-            if f"{attention.values}.bias" in self.weights:
-                self.edits.add(f"{attention.values}.bias", _last(_scale(rows), count))
+            self._scale_last(attention.values, mx.tile(signs, attention.kv_heads))
         else:
+            self.left_out["o_proj: no matrix of values before it"] += 1
             return
         heads = self.weights[f"{attention.writer}.weight"].shape[-1] // width
         self.edits.add(f"{attention.writer}.weight", _reader(mx.tile(signs, heads)))
@@ -114,21 +124,26 @@ class _Fusion:
 
 def fuse(
     edits: Edits, structure: Structure, model: nn.Module, weights: Weights, seed: int
-) -> dict[str, Any]:
-    """Add every fused site of `model` to `edits` and return the rotation for config.json."""
+) -> tuple[dict[str, Any], Counter[str]]:
+    """Add every fused site of `model` to `edits`.
+
+    Return the rotation for config.json, and why how many sites are left as they are.
+    """
     fusion = _Fusion(model, weights, edits, seed)
     modules = dict(model.named_modules())
     for layer in structure.layers:
-        _fuse_layer(fusion, layer, modules)
-    return fusion.spec()
+        _fuse_layer(fusion, layer, modules, structure.offsets)
+    return fusion.spec(), fusion.left_out
 
 
-def _fuse_layer(fusion: _Fusion, layer: Layer, modules: Mapping[str, Any]) -> None:
+def _fuse_layer(
+    fusion: _Fusion, layer: Layer, modules: Mapping[str, Any], offsets: Mapping[str, float]
+) -> None:
     for norm, readers in (
         (layer.attention_norm, layer.attention.readers),
         (layer.feed_forward_norm, layer.feed_forward_readers),
     ):
-        fusion.norm(norm, readers, offset=_norm_offset(modules[norm]))
+        fusion.norm(norm, readers, offsets[norm])
     fusion.attention(layer.attention)
     if _is_plain(modules[layer.path]):
         fusion.layers.append(layer.path)
@@ -156,20 +171,17 @@ class _LayerProbe:
     mlp = staticmethod(lambda x: 7 * x)
 
 
-def _norm_offset(norm: nn.Module) -> float:
-    """Return what the norm adds to its weight: 0, or 1 in Gemma's."""
-    return 0.0 if type(norm) is nn.RMSNorm else 1.0
-
-
 def _activation(module: Any) -> str | None:
     """Return which activation the feed-forward class has, found out on a tiny twin of it."""
     if "activation" in module:
         return "silu" if type(module.activation) is SwiGLU else None
-    if "gate_proj" not in module or "up_proj" not in module:
+    if "gate_up_proj" not in module and not ("gate_proj" in module and "up_proj" in module):
         return None
     x = mx.random.normal((4, BLOCK), key=mx.random.key(0))
-    probe = _Probe(module)
-    out = probe(x)
+    try:
+        out = _Probe(module)(x)
+    except (AttributeError, TypeError):
+        return None
     kinds: dict[str, Callable[[mx.array], mx.array]] = {
         "silu": nn.silu,
         "gelu_tanh": nn.gelu_approx,
@@ -185,6 +197,8 @@ class _Probe:
 
     def __init__(self, module: Any) -> None:
         self._call = type(module).__call__
+
+    gate_up_proj = staticmethod(lambda x: mx.concatenate([x, x + 1], axis=-1))
 
     gate_proj = staticmethod(lambda x: x)
     up_proj = staticmethod(lambda x: x + 1)

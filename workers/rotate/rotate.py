@@ -7,29 +7,28 @@ import dataclasses
 import json
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
 from typing import Any, Final
 
 import mlx.core as mx
+import numpy as np
+import psutil
 
 from app.core.requests import Rotation as Kind
 from bitbudget.rotated_model import KEY
 from workers.fisher import load_float32, sample_tokens
+from workers.fisher.tokens import first_token
 from workers.models import Checkpoint, open_checkpoint
 from workers.rotate.folded import fold_residual, fold_values
 from workers.rotate.fused import fuse
+from workers.rotate.passing import Logits, Tokens, logits_of
 from workers.rotate.structure import Structure, read_structure, refuse
 from workers.rotate.transform import Edits
-from workers.rotate.verify import (
-    Logits,
-    Tokens,
-    logits_of,
-    massive_blocks,
-    mean_kl,
-    noise_floor,
-)
+from workers.rotate.verify import mean_kl, noise_floor, observe
 from workers.rotate.write import copy_companions, write_config, write_weights
 
 __all__ = ["RotationReport", "rotate_checkpoint"]
@@ -43,7 +42,11 @@ _REPORT: Final = "rotation.json"
 
 @dataclass(frozen=True)
 class RotationReport:
-    """What was rotated and how equal the result is, KL in nats per token on sampled tokens."""
+    """What was rotated and how equal the result is, KL in nats per token on sampled tokens.
+
+    `tokens` are the model's own (`self`) or `random`; `left_out` says which sites are not rotated,
+    why, and how many.
+    """
 
     kind: str
     kl_nats_per_token: float
@@ -52,6 +55,18 @@ class RotationReport:
     value_layers: int
     untied_head: bool
     seed: int
+    tokens: str = "self"
+    left_out: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """The tokens a rotation is planned and verified on, and the memory there is for them."""
+
+    seed: int
+    sequences: int
+    length: int
+    memory_bytes: int
 
 
 @dataclass
@@ -64,6 +79,7 @@ class _Plan:
     edits: Edits = field(default_factory=Edits)
     value_layers: int = 0
     untied: bool = False
+    left_out: Counter[str] = field(default_factory=Counter)
 
 
 def rotate_checkpoint(
@@ -74,12 +90,15 @@ def rotate_checkpoint(
     seed: int = 0,
     sample: tuple[int, int] = _SAMPLE,
     digests: Path | None = None,
+    memory_bytes: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Checkpoint, RotationReport]:
     """Write the rotated twin of `checkpoint` to `output` and open it.
 
     A finished `output` is opened as it is. The twin keeps the identity of the original, whose
-    files' digests are remembered in `digests`.
+    files' digests are remembered in `digests`. Planning, writing and verifying hold one layer or
+    one shard of the model. The model writes the text it is verified on where its float32 weights
+    fit in half of `memory_bytes` (by default this machine's); larger models get random tokens.
     UnsupportedModelError says why a model is not rotated, or that the rotated model's KL to the
     original exceeds the model's own noise floor (its bfloat16 computation against float32).
     """
@@ -89,13 +108,16 @@ def rotate_checkpoint(
         with tempfile.TemporaryDirectory(
             dir=output.parent, prefix=".rotate-", ignore_cleanup_errors=True
         ) as draft:
-            report = _make(checkpoint, Path(draft), kind, (seed, *sample), report_progress)
+            memory = memory_bytes or psutil.virtual_memory().total
+            drawn = _Sample(seed, *sample, memory)
+            report = _make(checkpoint, Path(draft), kind, drawn, report_progress)
             text = json.dumps(dataclasses.asdict(report), indent=1)
             (Path(draft) / _REPORT).write_text(text)
             shutil.rmtree(output, ignore_errors=True)
             Path(draft).rename(output)
     fields = json.loads((output / _REPORT).read_text())
-    fields["blocks_left_alone"] = tuple(fields["blocks_left_alone"])
+    for name in ("blocks_left_alone", "left_out"):
+        fields[name] = tuple(fields.get(name, ()))
     twin = open_checkpoint(output, checkpoint.name, checkpoint.revision)
     twin = dataclasses.replace(twin, digest=checkpoint.identity(digests).digest)
     return twin, RotationReport(**fields)
@@ -105,19 +127,21 @@ def _make(
     checkpoint: Checkpoint,
     folder: Path,
     kind: Kind,
-    sample: tuple[int, int, int],
+    sample: _Sample,
     progress: Callable[[int, int], None],
 ) -> RotationReport:
-    seed, sequences, length = sample
+    seed = sample.seed
     plan = _plan_folded(checkpoint) if kind is Kind.FOLDED else _plan_fused(checkpoint, seed)
     progress(1, 5)
-    tokens = sample_tokens(checkpoint, sequences, length, seed=seed)
+    tokens, text = _tokens(checkpoint, sample)
     progress(2, 5)
-    reference, alone = _observe(checkpoint, plan.structure, tokens)
+    reference, alone = observe(lambda: load_float32(checkpoint.folder), plan.structure, tokens)
     progress(3, 5)
     if kind is Kind.FOLDED:
         fold_residual(plan.edits, plan.structure, plan.weights, seed, alone)
-        plan.value_layers = fold_values(plan.edits, plan.structure, plan.weights, seed)
+        plan.value_layers, plan.left_out = fold_values(
+            plan.edits, plan.structure, plan.weights, seed
+        )
     copy_companions(checkpoint.folder, folder)
     write_config(folder, plan.config)
     write_weights(folder, plan.weights, plan.edits)
@@ -132,7 +156,23 @@ def _make(
         value_layers=plan.value_layers,
         untied_head=plan.untied,
         seed=seed,
+        tokens=text,
+        left_out=tuple(f"{reason} ({count})" for reason, count in plan.left_out.items()),
     )
+
+
+def _tokens(checkpoint: Checkpoint, sample: _Sample) -> tuple[Tokens, str]:
+    """Return the tokens to verify on and where they are from: `self` or `random`."""
+    shape = (sample.sequences, sample.length)
+    weights = sum(prod(t.shape) for file in checkpoint.files for t in file.tensors)
+    if 4 * weights <= sample.memory_bytes // 2:
+        return sample_tokens(checkpoint, *shape, seed=sample.seed), "self"
+    generator = np.random.default_rng(sample.seed)
+    config = checkpoint.config
+    vocabulary = config.get("vocab_size") or config["text_config"]["vocab_size"]
+    tokens = generator.integers(0, vocabulary, shape, dtype=np.int32)
+    tokens[:, 0] = first_token(checkpoint.folder)
+    return tokens, "random"
 
 
 def _untied(config: dict[str, Any]) -> dict[str, Any]:
@@ -167,17 +207,8 @@ def _plan_fused(checkpoint: Checkpoint, seed: int) -> _Plan:
         read_structure(model, checkpoint.config["model_type"]),
         checkpoint.weights(),
     )
-    plan.config[KEY] = fuse(plan.edits, plan.structure, model, plan.weights, seed)
+    plan.config[KEY], plan.left_out = fuse(plan.edits, plan.structure, model, plan.weights, seed)
     return plan
-
-
-def _observe(
-    checkpoint: Checkpoint, structure: Structure, tokens: Tokens
-) -> tuple[Logits, frozenset[int]]:
-    """Return the original's logits and its massive blocks; the model is in memory meanwhile."""
-    original = load_float32(checkpoint.folder)
-    alone = massive_blocks(original, structure, tokens)
-    return logits_of(original, tokens), alone
 
 
 def _verify(
@@ -187,12 +218,10 @@ def _verify(
     folder: Path,
     tokens: Tokens,
 ) -> tuple[float, float]:
-    """Return the twin's KL and the noise floor; UnsupportedModelError when it is above.
-
-    One model is in memory at a time.
-    """
-    kl = mean_kl(reference, load_float32(folder), tokens)
-    floor = noise_floor(reference, load_float32(checkpoint.folder), structure, tokens)
+    """Return the twin's KL and the noise floor; UnsupportedModelError when it is above."""
+    kl = mean_kl(reference, logits_of(lambda: load_float32(folder), tokens))
+    original = checkpoint.folder
+    floor = noise_floor(reference, lambda: load_float32(original), structure, tokens)
     floor = max(floor, _LEAST_FLOOR)
     if not kl <= floor:
         raise refuse(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
+import mlx.core as mx
 from mlx import nn
 
 from app.core.errors import UnsupportedModelError
@@ -16,12 +18,21 @@ _READERS: Final = frozenset(
         *("q_proj", "k_proj", "v_proj", "qkv_proj", "in_proj_qkv", "in_proj_z", "in_proj_b"),
         *("in_proj_a", "in_proj_qkvz", "in_proj_ba", "gate_proj", "up_proj", "gate_up_proj"),
         *("gate", "router", "shared_expert_gate"),
+        *("q_a_proj", "kv_a_proj_with_mqa", "indexer.wk", "indexer.weights_proj"),
     }
 )
 _WRITERS: Final = frozenset({"o_proj", "out_proj", "down_proj"})
+_WITHIN: Final = frozenset({"q_b_proj", "kv_b_proj", "embed_q", "unembed_out", "indexer.wq_b"})
+"""Matrices of latent attention that stand between others and never see the residual stream."""
 _MIXERS: Final = ("self_attn", "linear_attn")
 _FEED_FORWARDS: Final = ("mlp", "block_sparse_moe")
-_PRE_NORMS: Final = ("input_layernorm", "post_attention_layernorm")
+_FIRST_NORM: Final = "input_layernorm"
+_SECOND_NORMS: Final = (
+    "pre_feedforward_layernorm",
+    "pre_mlp_layernorm",
+    "post_attention_layernorm",
+)
+"""What the norm before the feed-forward is called; the first that a layer has is it."""
 
 
 def refuse(model_type: str, reason: str, remedy: str) -> UnsupportedModelError:
@@ -52,7 +63,7 @@ class Attention:
 
 @dataclass(frozen=True)
 class FeedForward:
-    """One gated feed-forward part; `up` is None where gate and up are one matrix."""
+    """One gated feed-forward part; where gate and up are one matrix, `up` is its last rows."""
 
     path: str
     up: str | None
@@ -76,7 +87,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Structure:
-    """The sites of a model."""
+    """The sites of a model; `offsets` is what each norm adds to its weight, 1 in Gemma's."""
 
     model_type: str
     hidden_size: int
@@ -84,6 +95,13 @@ class Structure:
     final_norm: str
     head: str | None
     layers: tuple[Layer, ...]
+    offsets: Mapping[str, float]
+
+    @property
+    def norms(self) -> tuple[str, ...]:
+        """The paths of all norms that read the residual stream before a block or the head."""
+        pairs = ((layer.attention_norm, layer.feed_forward_norm) for layer in self.layers)
+        return (*(path for pair in pairs for path in pair), self.final_norm)
 
 
 def _find_backbone(model: nn.Module) -> tuple[str, Any] | None:
@@ -120,7 +138,9 @@ def _matrices(
     readers, writers = [], []
     for name, child in _weighted(module):
         role = name.split(".")[-1]
-        if isinstance(child, nn.Conv1d):
+        if "indexer" in name:
+            role = f"indexer.{role}"
+        if isinstance(child, nn.Conv1d) or role in _WITHIN:
             continue
         if role in _READERS:
             readers.append(f"{path}.{name}")
@@ -138,8 +158,10 @@ def _attention(module: Any, path: str, model_type: str) -> Attention:
     if len(writers) != 1:
         raise refuse(model_type, f"'{path}' has {len(writers)} outputs", "use --rotation none")
     inner = module[writers[0].rsplit(".", 1)[1]]["weight"].shape[-1]
-    heads = _attribute(module, "n_heads", "num_attention_heads", "num_v_heads")
-    kv_heads = _attribute(module, "n_kv_heads", "num_key_value_heads", "num_v_heads")
+    heads = _attribute(module, "n_heads", "num_attention_heads", "num_heads", "num_v_heads")
+    kv_heads = _attribute(
+        module, "n_kv_heads", "num_key_value_heads", "num_kv_heads", "num_v_heads"
+    )
     names = {path.rsplit(".", 1)[1] for path in readers}
     fused = "qkv_proj" in names
     width = inner // heads if heads else 0
@@ -165,10 +187,11 @@ def _feed_forwards(module: nn.Module, path: str) -> tuple[FeedForward, ...]:
         if "down_proj" not in child:
             continue
         own = f"{path}.{name}" if name else path
+        up = next((part for part in ("up_proj", "gate_up_proj") if part in child), None)
         parts.append(
             FeedForward(
                 path=own,
-                up=f"{own}.up_proj" if "up_proj" in child else None,
+                up=f"{own}.{up}" if up else None,
                 down=f"{own}.down_proj",
                 width=child["down_proj"]["weight"].shape[-1],
             )
@@ -183,10 +206,11 @@ def _child(layer: Any, names: tuple[str, ...], path: str, model_type: str) -> st
     raise refuse(model_type, f"'{path}' has none of {names}", "use --rotation none")
 
 
-def _layer(layer: Any, path: str, model_type: str, hidden_size: int) -> Layer:
-    mixer = _child(layer, _MIXERS, path, model_type)
-    feed_forward = _child(layer, _FEED_FORWARDS, path, model_type)
-    norms = [
+def _norms(layer: Any, path: str, model_type: str, hidden_size: int) -> tuple[str, str, list[str]]:
+    """Return the names of the norms before the two blocks, and of the others."""
+    if _FIRST_NORM in layer:
+        norm_offset(layer[_FIRST_NORM], f"{path}.{_FIRST_NORM}", model_type)
+    names = [
         name
         for name, child in layer.items()
         if isinstance(child, nn.Module)
@@ -194,26 +218,56 @@ def _layer(layer: Any, path: str, model_type: str, hidden_size: int) -> Layer:
         and child["weight"].ndim == 1
         and child["weight"].shape[0] == hidden_size
     ]
-    before = "pre_feedforward_layernorm"
-    second = before if before in norms else _PRE_NORMS[1]
-    for name in (_PRE_NORMS[0], second):
-        if name not in norms:
+    second = next((name for name in _SECOND_NORMS if name in names), _SECOND_NORMS[-1])
+    for name in (_FIRST_NORM, second):
+        if name not in names:
             raise refuse(
                 model_type,
                 f"'{path}' has no '{name}': its norms stand behind the blocks, not before",
                 "use --rotation none",
             )
+    return _FIRST_NORM, second, [name for name in names if name not in {_FIRST_NORM, second}]
+
+
+def norm_offset(norm: Any, path: str, model_type: str) -> float:
+    """Return what an RMS norm adds to its weight, found out by calling it.
+
+    UnsupportedModelError for any other norm: one that takes the mean off or adds a bias does not
+    commute with a rotation.
+    """
+    if "weight" in norm and "bias" not in norm:
+        keys = mx.random.split(mx.random.key(0))
+        weight = norm["weight"]
+        x = mx.random.normal((1, weight.size), key=keys[0]) + 1
+        norm["weight"] = probe = mx.random.normal((weight.size,), key=keys[1])
+        out = norm(x)
+        norm["weight"] = weight
+        plain = x * mx.rsqrt(mx.square(x).mean(-1, keepdims=True))
+        for offset in (0.0, 1.0):
+            if bool(mx.allclose(out, plain * (probe + offset), rtol=1e-2, atol=1e-3).item()):
+                return offset
+    raise refuse(
+        model_type,
+        f"'{path}' is a {type(norm).__name__}, not an RMS norm with a scale: what it subtracts or "
+        "adds does not commute with a rotation",
+        "use --rotation none",
+    )
+
+
+def _layer(layer: Any, path: str, model_type: str, hidden_size: int) -> Layer:
+    mixer = _child(layer, _MIXERS, path, model_type)
+    feed_forward = _child(layer, _FEED_FORWARDS, path, model_type)
+    first, second, others = _norms(layer, path, model_type, hidden_size)
     readers, writers = _matrices(layer[feed_forward], f"{path}.{feed_forward}", model_type)
-    others = tuple(f"{path}.{name}" for name in norms if name not in {_PRE_NORMS[0], second})
     return Layer(
         path=path,
-        attention_norm=f"{path}.{_PRE_NORMS[0]}",
+        attention_norm=f"{path}.{first}",
         feed_forward_norm=f"{path}.{second}",
         attention=_attention(layer[mixer], f"{path}.{mixer}", model_type),
         feed_forward_readers=readers,
         feed_forward_writers=writers,
         feed_forwards=_feed_forwards(layer[feed_forward], f"{path}.{feed_forward}"),
-        other_norms=others,
+        other_norms=tuple(f"{path}.{name}" for name in others),
     )
 
 
@@ -235,11 +289,15 @@ def read_structure(model: nn.Module, model_type: str) -> Structure:
         _layer(layer, f"{prefix}layers.{index}", model_type, hidden_size)
         for index, layer in enumerate(backbone["layers"])
     )
-    return Structure(
+    structure = Structure(
         model_type=model_type,
         hidden_size=hidden_size,
         embedding=f"{prefix}embed_tokens",
         final_norm=f"{prefix}norm",
         head=_find_head(model),
         layers=layers,
+        offsets={},
     )
+    modules = dict(model.named_modules())
+    offsets = {path: norm_offset(modules[path], path, model_type) for path in structure.norms}
+    return replace(structure, offsets=offsets)

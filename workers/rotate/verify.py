@@ -9,23 +9,13 @@ import numpy as np
 from mlx import nn
 
 from metal_kernels.blocks import BLOCK
+from workers.rotate.passing import Load, Logits, Tokens, logits_of
 from workers.rotate.structure import Structure
 
-__all__ = [
-    "MASSIVE_RATIO",
-    "Logits",
-    "Tokens",
-    "logits_of",
-    "massive_blocks",
-    "mean_kl",
-    "noise_floor",
-]
+__all__ = ["MASSIVE_RATIO", "mean_kl", "noise_floor", "observe"]
 
 MASSIVE_RATIO: Final = 100.0
 """A channel whose largest magnitude exceeds the median channel's by this factor is massive."""
-
-Tokens = np.ndarray[Any, np.dtype[np.int32]]
-Logits = list[np.ndarray[Any, np.dtype[np.float32]]]
 
 
 class _Recorder(nn.Module):
@@ -44,35 +34,25 @@ class _Recorder(nn.Module):
         return result
 
 
-def _parent(model: nn.Module, path: str) -> tuple[Any, str]:
-    module: Any = model
-    *parts, name = path.split(".")
-    for part in parts:
-        module = module[int(part)] if isinstance(module, list) else module[part]
-    return module, name
+def observe(load: Load, structure: Structure, tokens: Tokens) -> tuple[Logits, frozenset[int]]:
+    """Return the logits on `tokens` and the blocks of 32 residual channels to leave alone.
 
-
-def massive_blocks(model: nn.Module, structure: Structure, tokens: Tokens) -> frozenset[int]:
-    """Return the blocks of 32 residual channels that hold a massive activation on `tokens`.
-
-    Massive Activations in Large Language Models (arXiv 2402.17762): a few fixed channels reach
-    hundreds of times the rest; spread over a block they would drown it in bf16 rounding.
+    These hold a massive activation. Massive Activations in Large Language Models (arXiv
+    2402.17762): a few fixed channels reach hundreds of times the rest; spread over a block they
+    would drown it in bf16 rounding.
     """
-    recorders = []
-    paths = [path for layer in structure.layers for path in _norms(layer)]
-    for path in (*paths, structure.final_norm):
-        parent, name = _parent(model, path)
-        recorder = _Recorder(parent[name])
-        parent[name] = recorder
-        recorders.append((parent, name, recorder))
-    for row in tokens:
-        mx.eval(model(mx.array(row)[None]))
-    peaks = mx.stack([peak for _, _, recorder in recorders for peak in recorder.largest])
-    for parent, name, recorder in recorders:
-        parent[name] = recorder.norm
-    per_layer = np.array(peaks)
-    ratio = (per_layer / np.median(per_layer, axis=1, keepdims=True).clip(1e-30)).max(axis=0)
-    return frozenset(int(channel) // BLOCK for channel in np.flatnonzero(ratio > MASSIVE_RATIO))
+    recorders: list[_Recorder] = []
+
+    def record(norm: nn.Module) -> _Recorder:
+        recorders.append(_Recorder(norm))
+        return recorders[-1]
+
+    logits = logits_of(load, tokens, structure.norms, record)
+    peaks = [peak for recorder in recorders for peak in recorder.largest]
+    per_norm = np.array(mx.stack(peaks))
+    ratio = (per_norm / np.median(per_norm, axis=1, keepdims=True).clip(1e-30)).max(axis=0)
+    massive = np.flatnonzero(ratio > MASSIVE_RATIO)
+    return logits, frozenset(int(channel) // BLOCK for channel in massive)
 
 
 class _Rounder(nn.Module):
@@ -87,42 +67,28 @@ class _Rounder(nn.Module):
         return result.astype(mx.bfloat16).astype(x.dtype)
 
 
-def noise_floor(
-    reference: Logits, rounded: nn.Module, structure: Structure, tokens: Tokens
-) -> float:
-    """Return KL in nats per token of the same model computed in bfloat16; uses up `rounded`.
+def noise_floor(reference: Logits, load: Load, structure: Structure, tokens: Tokens) -> float:
+    """Return KL in nats per token of the same model computed in bfloat16.
 
     Where MLX has no bfloat16 gather (stacked experts on a CPU), only what the norms read and write
     is rounded to bfloat16.
     """
-    if all(type(module).__name__ != "SwitchLinear" for module in rounded.modules()):
-        rounded.set_dtype(mx.bfloat16)
-        return mean_kl(reference, rounded, tokens)
-    for layer in structure.layers:
-        for path in _norms(layer):
-            parent, name = _parent(rounded, path)
-            parent[name] = _Rounder(parent[name])
-    return mean_kl(reference, rounded, tokens)
+
+    def narrow() -> nn.Module:
+        model = load()
+        model.set_dtype(mx.bfloat16)
+        return model
+
+    if any(type(module).__name__ == "SwitchLinear" for module in load().modules()):
+        return mean_kl(reference, logits_of(load, tokens, structure.norms, _Rounder))
+    return mean_kl(reference, logits_of(narrow, tokens))
 
 
-def _norms(layer: Any) -> tuple[str, str]:
-    return layer.attention_norm, layer.feed_forward_norm
-
-
-def logits_of(model: nn.Module, tokens: Tokens) -> Logits:
-    """Return float32 logits (length, vocabulary) of each row of `tokens`."""
-    found = []
-    for row in tokens:
-        logits = model(mx.array(row)[None])[0].astype(mx.float32)
-        found.append(np.array(logits))
-    return found
-
-
-def mean_kl(reference: Logits, candidate: nn.Module, tokens: Tokens) -> float:
+def mean_kl(reference: Logits, candidate: Logits) -> float:
     """Return KL(reference || candidate) in nats per token, in float64."""
     totals = []
-    for row, left in zip(tokens, reference, strict=True):
-        log_p, log_q = _log_softmax(left), _log_softmax(logits_of(candidate, row[None])[0])
+    for left, right in zip(reference, candidate, strict=True):
+        log_p, log_q = _log_softmax(left), _log_softmax(right)
         totals.append(float((np.exp(log_p) * (log_p - log_q)).sum(axis=-1).mean()))
     return float(np.mean(totals))
 

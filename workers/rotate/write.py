@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,7 +14,7 @@ from workers.rotate.transform import Edits
 
 __all__ = ["copy_companions", "write_config", "write_weights"]
 
-SHARD_BYTES: Final = 2 * 2**30
+SHARD_BYTES: Final = 2**28
 _NOT_COPIED: Final = frozenset({"config.json", "model.safetensors.index.json"})
 _COMPANIONS: Final = ("*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken", "LICENSE*")
 
@@ -31,8 +31,12 @@ def _shards(weights: Mapping[str, mx.array]) -> list[list[str]]:
     return shards
 
 
-def write_weights(folder: Path, weights: Mapping[str, mx.array], edits: Edits) -> None:
-    """Write `weights`, edited, in shards; one shard is in memory at a time."""
+def write_weights(folder: Path, weights: MutableMapping[str, mx.array], edits: Edits) -> None:
+    """Write `weights`, edited, in shards, and empty it: one shard is in memory at a time.
+
+    An array that was read stays in memory as long as it is referenced, so each is taken out.
+    """
+    total = sum(array.nbytes for array in weights.values())
     shards = _shards(weights)
     index: dict[str, str] = {}
     for number, names in enumerate(shards, 1):
@@ -41,11 +45,15 @@ def write_weights(folder: Path, weights: Mapping[str, mx.array], edits: Edits) -
             if len(shards) == 1
             else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         )
-        arrays = {name: edits.apply(name, weights[name]) for name in names}
+        arrays = {}
+        for name in names:
+            arrays[name] = edits.apply(name, weights.pop(name))
+            mx.eval(arrays[name])
         mx.save_safetensors(str(folder / filename), arrays, metadata={"format": "mlx"})
         index |= dict.fromkeys(names, filename)
+        del arrays
+        mx.clear_cache()
     if len(shards) > 1:
-        total = sum(array.nbytes for array in weights.values())
         document = {"metadata": {"total_size": total}, "weight_map": index}
         (folder / "model.safetensors.index.json").write_text(json.dumps(document, indent=1))
 

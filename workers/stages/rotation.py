@@ -35,6 +35,8 @@ def rotated(
         f"{rotation.value} rotation: KL to the original {found.kl_nats_per_token:.1e} nats per "
         f"token, noise floor {found.noise_floor_nats_per_token:.1e}"
     )
+    for reason in found.left_out:
+        report.log(f"not rotated: {reason}")
     return twin
 
 

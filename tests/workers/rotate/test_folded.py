@@ -15,7 +15,7 @@ from tests.workers.rotate.families import FAMILIES, SAMPLE, make_model
 from workers.models import build_inventory, open_checkpoint
 from workers.rotate import rotate_checkpoint
 from workers.rotate.structure import read_structure
-from workers.rotate.verify import massive_blocks
+from workers.rotate.verify import observe
 
 VALUE_LAYERS = {"qwen3_5": 0, "qwen3_5_moe": 0}
 
@@ -54,7 +54,7 @@ def test_a_tied_head_is_untied_and_its_bytes_are_charged(tmp_path: Path, family:
     [
         ("gemma3_text", {"sliding_window": 64, "sliding_window_pattern": 2}, "stands behind"),
         ("olmo2", {}, "behind the blocks, not before"),
-        ("cohere", {}, "norms"),
+        ("cohere", {}, "LayerNorm"),
         ("llama", {"hidden_size": 80}, "not a multiple of 32"),
     ],
 )
@@ -77,7 +77,7 @@ def test_blocks_with_massive_activations_are_left_alone(tmp_path: Path) -> None:
     massive = open_checkpoint(checkpoint.folder)
     structure = read_structure(massive.model_without_weights(), "llama")
     tokens = np.arange(16, dtype=np.int32)[None]
-    assert massive_blocks(massive.model(), structure, tokens) == {1}
+    assert observe(massive.model, structure, tokens)[1] == {1}
     twin, report = rotate_checkpoint(massive, tmp_path / "rotated", Rotation.FOLDED, sample=SAMPLE)
     assert report.blocks_left_alone == (1,)
     assert report.kl_nats_per_token < report.noise_floor_nats_per_token
