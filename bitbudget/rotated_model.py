@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,9 @@ KEY = "bitbudget_rotation"
 VERSION = 1
 BLOCK = 32
 FEW_ROWS = 8
-"""Up to this many rows a product runs in the fused kernel, above it in two stock operations."""
+"""Up to this many rows a product runs in the fused kernel, and launches are compiled."""
+MANY_ROWS = 64
+"""From this many rows a product runs in the tiled kernel where that beats two stock operations."""
 
 
 class RotationError(ValueError):
@@ -56,6 +58,20 @@ def spec_digest(spec: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
+@lru_cache
+def compiled(name: str, options: tuple[tuple[str, Any], ...]) -> Any:
+    """Return the kernel `name` with `options`, compiled: Python builds its launch once a shape."""
+    return mx.compile(partial(getattr(metal_kernels, name), **dict(options)))
+
+
+def launch(name: str, *arrays: mx.array, **options: Any) -> list[mx.array]:
+    """Return the outputs of the kernel `name`; shapes of few rows, which decoding has, recur."""
+    few = arrays[0].size <= FEW_ROWS * arrays[0].shape[-1]
+    if few:
+        return list(compiled(name, tuple(sorted(options.items())))(*arrays))
+    return list(getattr(metal_kernels, name)(*arrays, **options))
+
+
 class RotatedRMSNorm(nn.Module):
     """B (weight * x / rms(x)); the signs and a quarter of the scale are in `weight`."""
 
@@ -68,7 +84,7 @@ class RotatedRMSNorm(nn.Module):
         """Return the rotated norm of `x` (..., K)."""
         weight = self.weight.astype(x.dtype)
         if metal_kernels is not None:
-            return metal_kernels.rms_norm_rht(x, weight, eps=self.eps)[0]
+            return launch("rms_norm_rht", x, weight, eps=self.eps)[0]
         return butterfly(mx.fast.rms_norm(x, weight, self.eps))
 
 
@@ -80,7 +96,7 @@ def add_and_norm(
         added = x + residual
         return added, norm(added)
     weight = norm.weight.astype(x.dtype)
-    added, normed = metal_kernels.residual_rms_norm_rht(x, residual, weight, eps=norm.eps)
+    added, normed = launch("residual_rms_norm_rht", x, residual, weight, eps=norm.eps)
     return added, normed
 
 
@@ -102,7 +118,7 @@ def rotated_layer(base: Any) -> type:
 def gated(gate: mx.array, up: mx.array, activation: str) -> mx.array:
     """Return B (activation(gate) * up)."""
     if metal_kernels is not None:
-        return metal_kernels.swiglu_rht(gate, up, activation=activation)[0]
+        return launch("swiglu_rht", gate, up, activation=activation)[0]
     activated = nn.silu(gate) if activation == "silu" else nn.gelu_approx(gate)
     return butterfly(activated * up)
 
@@ -150,21 +166,25 @@ class RotatedLinear(nn.Linear):
 
 
 class RotatedQuantizedLinear(nn.QuantizedLinear):
-    """As `RotatedLinear`; few rows of an affine weight go through the fused kernel."""
+    """As `RotatedLinear`; the transform runs inside the product where a kernel is right for it."""
+
+    def _kernel(self, rows: int) -> str | None:
+        """Return the kernel for a product of `rows`; None for two stock operations."""
+        if metal_kernels is None or self.mode != "affine":
+            return None
+        if rows <= FEW_ROWS:
+            return "rht_qmv"
+        tiled = rows >= MANY_ROWS and metal_kernels.prefers_rht_qmm(self.bits, self.group_size)
+        return "rht_qmm" if tiled else None
 
     def __call__(self, x: mx.array) -> mx.array:
         """Return the product for `x` (..., K)."""
-        if metal_kernels is None or self.mode != "affine" or x.size // x.shape[-1] > FEW_ROWS:
+        kernel = self._kernel(x.size // x.shape[-1])
+        if kernel is None:
             result: mx.array = super().__call__(butterfly(x))  # type: ignore[no-untyped-call]
             return result
-        (product,) = metal_kernels.rht_qmv(
-            x,
-            self["weight"],
-            self["scales"],
-            self["biases"],
-            bits=self.bits,
-            group_size=self.group_size,
-        )
+        arrays = (x, self["weight"], self["scales"], self["biases"])
+        (product,) = launch(kernel, *arrays, bits=self.bits, group_size=self.group_size)
         return product + self["bias"] if "bias" in self else product
 
 

@@ -1,6 +1,7 @@
 """Metal kernels, their launchers and their references in MLX operations."""
 
 from metal_kernels.kernel import Kernel, SelfTest, metal_available, self_test
+from metal_kernels.prefill import prefers_rht_qmm
 from metal_kernels.rd_sweep import rd_sweep
 from metal_kernels.rht32 import rht32
 from metal_kernels.rht_matmul import rht_qmm, rht_qmv
@@ -12,6 +13,7 @@ __all__ = [
     "Kernel",
     "SelfTest",
     "metal_available",
+    "prefers_rht_qmm",
     "rd_sweep",
     "residual_rms_norm_rht",
     "rht32",

@@ -15,8 +15,10 @@ from metal_kernels.launch import Launch
 __all__ = [
     "TOLERANCE",
     "Case",
+    "Computation",
     "Kernel",
     "SelfTest",
+    "differentiable",
     "metal_available",
     "relative_error",
     "self_test",
@@ -26,6 +28,8 @@ TOLERANCE = {mx.float32: 1e-6, mx.float16: 1e-3, mx.bfloat16: 4e-3}
 """Largest error against the reference, relative to the largest output."""
 
 _OLDEST_MLX = (0, 29)
+
+Computation = Callable[..., tuple[mx.array, ...]]
 
 
 @lru_cache
@@ -71,12 +75,41 @@ def relative_error(outputs: tuple[mx.array, ...], expected: tuple[mx.array, ...]
     return worst
 
 
+def differentiable(forward: Computation, reference: Computation) -> Computation:
+    """Return `forward` with the gradient of `reference`: a Metal kernel has none of its own."""
+
+    @mx.custom_function  # type: ignore[misc, unused-ignore]
+    def call(*arrays: mx.array) -> list[mx.array]:
+        return list(forward(*arrays))
+
+    @call.vjp  # type: ignore[misc, unused-ignore]
+    def pull(primals: Any, cotangents: Any, _: Any) -> list[mx.array]:
+        given = [primals] if isinstance(primals, mx.array) else list(primals)
+        real = [i for i, array in enumerate(given) if mx.issubdtype(array.dtype, mx.floating)]
+
+        def of_real(*arrays: mx.array) -> list[mx.array]:
+            every = [*given]
+            for index, array in zip(real, arrays, strict=True):
+                every[index] = array
+            return list(reference(*every))
+
+        pulled = mx.vjp(of_real, [given[i] for i in real], list(cotangents))[1]
+        by_index = dict(zip(real, pulled, strict=True))
+        return [by_index.get(i, mx.zeros_like(array)) for i, array in enumerate(given)]
+
+    def run(*arrays: mx.array) -> tuple[mx.array, ...]:
+        outputs: Any = call(*arrays)
+        return tuple(outputs)
+
+    return run
+
+
 @dataclass(frozen=True)
 class Kernel:
     """A Metal kernel, called like its reference in MLX operations.
 
     `launch` and `reference` take the same arguments and give the same outputs. A call runs the
-    kernel on a GPU where its self-test passes, else the reference.
+    kernel on a GPU where its self-test passes, else the reference. Gradients are the reference's.
     """
 
     name: str
@@ -89,9 +122,12 @@ class Kernel:
 
     def __call__(self, *arguments: Any, **options: Any) -> tuple[mx.array, ...]:
         """Return the outputs; KernelInputError for arrays the kernel is not made for."""
-        if _on_gpu() and self_test(self).passed:
-            return tuple(self.launch(*arguments, **options).run())
-        return self.reference(*arguments, **options)
+        if not (_on_gpu() and self_test(self).passed):
+            return self.reference(*arguments, **options)
+        return differentiable(
+            lambda *arrays: tuple(self.launch(*arrays, **options).run()),
+            lambda *arrays: self.reference(*arrays, **options),
+        )(*arguments)
 
     def check(self, run: Callable[[Launch], tuple[mx.array, ...]]) -> SelfTest:
         """Compare the launches of every case, run by `run`, with the reference."""

@@ -6,8 +6,18 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from metal_kernels import KERNELS, Kernel, metal_available, rd_sweep, self_test
+from metal_kernels import (
+    KERNELS,
+    Kernel,
+    metal_available,
+    prefers_rht_qmm,
+    rd_sweep,
+    rht_qmv,
+    self_test,
+)
+from metal_kernels.kernel import Computation, differentiable
 from metal_kernels.launch import Launch
+from metal_kernels.prefill import is_faster
 
 
 @pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.name)
@@ -48,3 +58,35 @@ def test_a_kernel_that_disagrees_with_its_reference_fails_its_check(value: float
         report = kernel.check(wrong)
         assert not report.passed
         assert "exceeds" in report.detail
+
+
+def test_a_kernel_has_the_gradient_of_its_reference() -> None:
+    weight = mx.random.normal((8, 64), key=mx.random.key(1))
+    w, scales, biases = mx.quantize(weight, group_size=32, bits=4)
+    x = mx.random.normal((2, 64), key=mx.random.key(2))
+
+    def reference(*arrays: mx.array) -> tuple[mx.array, ...]:
+        return rht_qmv.reference(*arrays, bits=4, group_size=32)
+
+    def without(*arrays: mx.array) -> tuple[mx.array, ...]:
+        return tuple(mx.stop_gradient(output) for output in reference(*arrays))
+
+    def loss(computation: Computation, x: mx.array, scales: mx.array) -> mx.array:
+        return mx.square(computation(x, w, scales, biases)[0]).sum()
+
+    kernel = differentiable(without, reference)
+    for call in (kernel, mx.compile(kernel)):
+        found = mx.grad(lambda *a, c=call: loss(c, *a), argnums=(0, 1))(x, scales)
+        expected = mx.grad(lambda *a: loss(reference, *a), argnums=(0, 1))(x, scales)
+        for left, right in zip(found, expected, strict=True):
+            assert np.abs(np.array(right)).max() > 0
+            assert np.allclose(np.array(left), np.array(right), rtol=1e-5)
+
+
+def test_without_metal_prefill_takes_two_stock_operations() -> None:
+    if metal_available():
+        pytest.skip("this machine has Metal")
+    assert not prefers_rht_qmm(4, 64)
+    slow, fast = mx.ones((512, 512)), mx.ones((2, 2))
+    assert is_faster(lambda: fast + 1, lambda: slow @ slow)
+    assert not is_faster(lambda: slow @ slow, lambda: fast + 1)

@@ -17,9 +17,9 @@ from metal_kernels.blocks import BLOCK
 from workers.rotate.structure import Attention, Structure, refuse
 from workers.rotate.transform import Edit, Edits, Rotation, random_signs
 
-__all__ = ["UNTIED_HEAD", "fold_residual", "fold_values", "value_obstacle"]
+__all__ = ["fold_residual", "fold_values", "value_obstacle"]
 
-UNTIED_HEAD: Final = "lm_head"
+_SHARED: Final = "layers share their values"
 Weights = Mapping[str, mx.array]
 
 
@@ -62,6 +62,12 @@ def fold_residual(
                 "rotation do not commute there",
                 "use --rotation fused or none",
             )
+        if layer.other_matrices:
+            raise refuse(
+                structure.model_type,
+                f"'{layer.other_matrices[0]}' stands beside the blocks and has no role we know",
+                "use --rotation fused or none",
+            )
         read(layer.attention_norm, layer.attention.readers)
         read(layer.feed_forward_norm, layer.feed_forward_readers)
         for path in (layer.attention.writer, *layer.feed_forward_writers):
@@ -91,7 +97,7 @@ def fold_values(
     count, left_out = 0, Counter[str]()
     for layer in structure.layers:
         attention = layer.attention
-        obstacle = value_obstacle(attention)
+        obstacle = _SHARED if structure.shares_values else value_obstacle(attention)
         if obstacle or attention.values is None:
             left_out[f"o_proj: {obstacle}"] += 1
             continue

@@ -94,6 +94,9 @@ class _Fusion:
     def attention(self, attention: Attention) -> None:
         """Rotate the input of o_proj, by a prologue of its product."""
         width = attention.head_width
+        if attention.values is None and attention.value_norm is None:
+            self.left_out["o_proj: no matrix of values before it"] += 1
+            return
         if width == 0 or width % BLOCK or attention.kv_heads == 0:
             self.left_out["o_proj: 32 does not divide the width of a head"] += 1
             return
@@ -102,9 +105,6 @@ class _Fusion:
             self.edits.add(f"{attention.value_norm}.weight", _scale(signs))
         elif attention.values is not None:
             self._scale_last(attention.values, mx.tile(signs, attention.kv_heads))
-        else:
-            self.left_out["o_proj: no matrix of values before it"] += 1
-            return
         heads = self.weights[f"{attention.writer}.weight"].shape[-1] // width
         self.edits.add(f"{attention.writer}.weight", _reader(mx.tile(signs, heads)))
         self.inputs.append(attention.writer)
@@ -132,19 +132,22 @@ def fuse(
     fusion = _Fusion(model, weights, edits, seed)
     modules = dict(model.named_modules())
     for layer in structure.layers:
-        _fuse_layer(fusion, layer, modules, structure.offsets)
+        _fuse_layer(fusion, layer, modules, structure)
     return fusion.spec(), fusion.left_out
 
 
 def _fuse_layer(
-    fusion: _Fusion, layer: Layer, modules: Mapping[str, Any], offsets: Mapping[str, float]
+    fusion: _Fusion, layer: Layer, modules: Mapping[str, Any], structure: Structure
 ) -> None:
     for norm, readers in (
         (layer.attention_norm, layer.attention.readers),
         (layer.feed_forward_norm, layer.feed_forward_readers),
     ):
-        fusion.norm(norm, readers, offsets[norm])
-    fusion.attention(layer.attention)
+        fusion.norm(norm, readers, structure.offsets[norm])
+    if structure.shares_values:
+        fusion.left_out["o_proj: layers share their values"] += 1
+    else:
+        fusion.attention(layer.attention)
     if _is_plain(modules[layer.path]):
         fusion.layers.append(layer.path)
     for part in layer.feed_forwards:

@@ -73,7 +73,10 @@ class FeedForward:
 
 @dataclass(frozen=True)
 class Layer:
-    """One decoder layer. `feed_forward_readers` read `feed_forward_norm`, routers included."""
+    """One decoder layer. `feed_forward_readers` read `feed_forward_norm`, routers included.
+
+    `other_norms` are as wide as the residual stream, `other_matrices` outside of the two blocks.
+    """
 
     path: str
     attention_norm: str
@@ -83,6 +86,7 @@ class Layer:
     feed_forward_writers: tuple[str, ...]
     feed_forwards: tuple[FeedForward, ...]
     other_norms: tuple[str, ...]
+    other_matrices: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -102,6 +106,12 @@ class Structure:
         """The paths of all norms that read the residual stream before a block or the head."""
         pairs = ((layer.attention_norm, layer.feed_forward_norm) for layer in self.layers)
         return (*(path for pair in pairs for path in pair), self.final_norm)
+
+    @property
+    def shares_values(self) -> bool:
+        """Whether some layers attend to the values of others: then no layer's may be changed."""
+        plain = [layer.attention for layer in self.layers if layer.attention.value_norm is None]
+        return len({attention.values is None for attention in plain}) > 1
 
 
 def _find_backbone(model: nn.Module) -> tuple[str, Any] | None:
@@ -268,6 +278,11 @@ def _layer(layer: Any, path: str, model_type: str, hidden_size: int) -> Layer:
         feed_forward_writers=writers,
         feed_forwards=_feed_forwards(layer[feed_forward], f"{path}.{feed_forward}"),
         other_norms=tuple(f"{path}.{name}" for name in others),
+        other_matrices=tuple(
+            f"{path}.{name}"
+            for name, _ in _weighted(layer)
+            if name.split(".")[0] not in {mixer, feed_forward}
+        ),
     )
 
 

@@ -10,10 +10,11 @@ import mlx.core as mx
 import mlx_lm.utils
 import numpy as np
 import pytest
+from mlx import nn
 
 import bitbudget
 from app.core.requests import Rotation
-from bitbudget.rotated_model import RotationError
+from bitbudget.rotated_model import RotationError, butterfly
 from tests.workers.rotate.families import FAMILIES, SAMPLE, make_model
 from workers.models import build_inventory
 from workers.quantize.companions import MODEL_FILE
@@ -81,6 +82,28 @@ def test_the_outputs_do_not_need_our_package(fused_folder: Path, monkeypatch: An
     monkeypatch.setattr("bitbudget.rotated_model.metal_kernels", None)
     without, _ = bitbudget.load_model(fused_folder)
     assert np.allclose(np.array(without(TOKENS)), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("rows", "tiled", "kernel"),
+    [
+        (1, True, "rht_qmv"),
+        (8, True, "rht_qmv"),
+        (9, True, None),
+        (64, False, None),
+        (64, True, "rht_qmm"),
+    ],
+)
+def test_a_product_takes_the_kernel_for_its_rows(
+    fused_folder: Path, monkeypatch: Any, rows: int, *, tiled: bool, kernel: str | None
+) -> None:
+    monkeypatch.setattr("metal_kernels.prefers_rht_qmm", lambda _bits, _group: tiled)
+    model, _ = bitbudget.load_model(fused_folder)
+    linear = model.model.layers[0].self_attn.o_proj
+    assert linear._kernel(rows) == kernel
+    x = mx.random.normal((1, rows, 64), key=mx.random.key(rows))
+    stock = nn.QuantizedLinear.__call__(linear, butterfly(x))
+    assert np.allclose(np.array(linear(x)), np.array(stock), rtol=1e-4, atol=1e-4)
 
 
 def test_stock_mlx_lm_refuses_without_the_flag(fused_folder: Path) -> None:
