@@ -47,15 +47,15 @@ INLINE void read_columns(Columns &c, const typename Type::Element *from, int gro
 }
 
 // A choice of parameters for each lane: `code_*` are the ones that codes are taken against, `scale` and
-// `bias` the stored ones.
+// `bias` the stored ones. `plain_error` is that of the stored minmax parameters.
 struct Choice {
-  Vec code_scale, code_bias, scale, bias, error;
+  Vec code_scale, code_bias, scale, bias, error, plain_error;
 };
 
 struct MinMax {
   template <class Type> INLINE Choice choose(const Columns &c, int, float steps) {
     Affine p = minmax_parameters(c.low, c.high, steps);
-    return {p.scale, p.bias, Type::round(p.scale), Type::round(p.bias), Vec{}};
+    return {p.scale, p.bias, Type::round(p.scale), Type::round(p.bias), Vec{}, Vec{}};
   }
 };
 
@@ -140,8 +140,8 @@ struct Careful {
 
   template <class Type> INLINE Choice choose(const Columns &c, int size, float steps) {
     Affine plain = minmax_parameters(c.low, c.high, steps);
-    Choice best = {{}, {}, Type::round(plain.scale), Type::round(plain.bias), {}};
-    best.error = squared_error(c, size, steps, best.scale, best.bias);
+    Choice best = {{}, {}, Type::round(plain.scale), Type::round(plain.bias), {}, {}};
+    best.error = best.plain_error = squared_error(c, size, steps, best.scale, best.bias);
     Vec range = maximum(c.high - c.low, all(SMALLEST_SCALE));
     for (float part : STARTS) {
       Vec margin = range * all((1.0f - part) * 0.5f);

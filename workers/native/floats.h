@@ -5,22 +5,28 @@
 #include "encode.h"
 
 enum FloatMode : int { MXFP4 = 0, MXFP8 = 1, NVFP4 = 2 };
+constexpr int MODES = 3;
 constexpr float LARGEST_E4M3 = 448.0f;
 constexpr float LARGEST_E2M1 = 6.0f;
 constexpr float SMALLEST_E8M0 = 0x1p-127f;
 
 INLINE Vec with_sign_of(Vec size, Vec x) { return (Vec)((Word)size | ((Word)x & 0x80000000u)); }
 
+// The nearest value with `MANTISSA` bits after the leading one, subnormal below `NORMAL`, at most
+// `LARGEST` in size; ties to even. Adding 1.5 * 2^(23 - MANTISSA) times the power of two at or below x
+// leaves that many bits.
+template <int MANTISSA> INLINE Vec nearest_float(Vec x, float normal, float largest) {
+  Vec bounded = maximum(minimum(x, all(largest)), all(-largest));
+  Vec power = (Vec)((Word)maximum(magnitude(bounded), all(normal)) & 0x7F800000u);
+  Vec shift = power * all(1.5f * (float)(1 << (23 - MANTISSA)));
+  return (bounded + shift) - shift;
+}
+
 // Elements: `value` rounds to the nearest representable, ties to even; `code` gives its bits.
 struct E2M1 {
   static constexpr float LARGEST = LARGEST_E2M1;
   static constexpr int BITS_PER_CODE = 4;
-  INLINE Vec value(Vec x) {
-    Vec a = minimum(magnitude(x), all(LARGEST));
-    Vec step = a < all(2.0f) ? all(0.5f) : a < all(4.0f) ? all(1.0f) : all(2.0f);
-    Vec inverse = a < all(2.0f) ? all(2.0f) : a < all(4.0f) ? all(1.0f) : all(0.5f);
-    return with_sign_of(round_even(a * inverse) * step, x);
-  }
+  INLINE Vec value(Vec x) { return nearest_float<1>(x, 1.0f, LARGEST); }
   INLINE Int code(Vec value) {
     Vec a = magnitude(value);
     Vec number = a <= all(2.0f) ? a + a : a <= all(4.0f) ? a + all(2.0f) : all(7.0f);
@@ -32,14 +38,7 @@ struct E2M1 {
 struct E4M3 {
   static constexpr float LARGEST = LARGEST_E4M3;
   static constexpr int BITS_PER_CODE = 8;
-  INLINE Vec value(Vec x) {
-    Vec a = minimum(magnitude(x), all(LARGEST));
-    Word u = (Word)a;
-    Vec normal = (Vec)((u + 0x7FFFFu + (u >> 20 & 1u)) & 0xFFF00000u);
-    constexpr float SHIFT = 0x1.8p14f; // its last bit weighs 2^-9, the smallest subnormal
-    Vec subnormal = (a + all(SHIFT)) - all(SHIFT);
-    return with_sign_of(a < all(0x1p-6f) ? subnormal : normal, x);
-  }
+  INLINE Vec value(Vec x) { return nearest_float<3>(x, 0x1p-6f, LARGEST); }
   INLINE Int code(Vec value) {
     Vec a = magnitude(value);
     Int normal = (Int)((Word)a >> 20) - (120 << 3);
@@ -136,16 +135,43 @@ INLINE void choose_scales(Rows<Format> &r, const typename Type::Element *from, i
   }
 }
 
-template <class Type, class Format>
-static double float_errors(const typename Type::Element *from, i64 groups, bool careful) {
-  Rows<Format> r;
-  double total = 0;
-  for (i64 first = 0; first < groups; first += LANES) {
-    int count = groups - first < LANES ? (int)(groups - first) : LANES;
-    choose_scales<Type>(r, from + first * Format::SIZE, count, careful);
-    total += sum_lanes(r.error);
+// Squared error of sixteen groups or fewer, by lane or in any lanes, with the best of some scales each.
+template <class Format, int CANDIDATES>
+INLINE Vec candidate_errors(const float *from, int groups, const Vec *scales) {
+  alignas(64) float scale[CANDIDATES][LANES], inverse[CANDIDATES][LANES];
+  for (int c = 0; c < CANDIDATES; ++c) {
+    store(scale[c], scales[c]);
+    store(inverse[c], inverse_scale(scales[c]));
   }
-  return total;
+  Vec errors[CANDIDATES][LANES] = {}, total = {};
+  for (int row = 0; row < groups; ++row)
+    for (int i = 0; i < Format::VECTORS; ++i) {
+      Vec x = load(from + row * Format::SIZE + i * LANES);
+#pragma clang loop unroll(full)
+      for (int c = 0; c < CANDIDATES; ++c) {
+        Vec element = Format::Element::value(x * all(inverse[c][row]));
+        Vec error = fma(-element, all(scale[c][row]), x);
+        Vec &sum = CANDIDATES > 1 ? errors[c][row] : total;
+        sum = fma(error, error, sum);
+      }
+    }
+  if (CANDIDATES == 1) return total;
+  Vec best = reduce_rows<Add>(errors[0]);
+  for (int c = 1; c < CANDIDATES; ++c) best = minimum(best, reduce_rows<Add>(errors[c]));
+  return best;
+}
+
+// Squared error of groups whose largest magnitudes are known.
+template <class Format, int CANDIDATES>
+static double float_errors(const float *from, const float *largest, int groups) {
+  Vec total = {};
+  for (int first = 0; first < groups; first += LANES) {
+    int present = groups - first < LANES ? groups - first : LANES;
+    Vec scales[CANDIDATES] = {Format::Scale::nearest(load(largest + first) / all(Format::Element::LARGEST))};
+    for (int c = 1; c < CANDIDATES; ++c) scales[c] = Format::Scale::other(scales[0], c - 1);
+    total += candidate_errors<Format, CANDIDATES>(from + first * Format::SIZE, present, scales);
+  }
+  return sum_lanes(total);
 }
 
 template <class Type, class Format>
@@ -160,7 +186,8 @@ static void encode_floats(const typename Type::Element *from, i64 groups, bool c
     for (int row = 0; row < count; ++row) {
       scales[first + row] = (u8)scale_codes[row];
       for (int i = 0; i < Format::VECTORS; ++i) {
-        Vec value = Format::Element::value(r.x[row][i] * all(inverse[row]));
+        Vec scaled = r.x[row][i] * all(inverse[row]);
+        Vec value = with_sign_of(Format::Element::value(scaled), scaled); // a zero has a sign, too
         store(row_codes + i * LANES, __builtin_convertvector(Format::Element::code(value), Byte));
       }
       u8 *to = codes + (first + row) * Format::SIZE * Format::Element::BITS_PER_CODE / 8;

@@ -6,8 +6,9 @@
 #include "sweep.h"
 
 // Add the errors and power sums of `count` weights (a multiple of 32) to `out`. Bit i of `sizes` asks
-// for groups of 32 << i. `energies` takes the sum of squares of every block of 4096.
-EXPORT void bitbudget_sweep(const void *weights, i64 count, int storage, int sizes, int against_stored,
+// for groups of 32 << i, bit i of `modes` for float mode i. `careful` takes codes against the stored
+// parameters and float scales among their neighbours. `energies` takes the sum of squares of every CHUNK.
+EXPORT void bitbudget_sweep(const void *weights, i64 count, int storage, int sizes, int modes, int careful,
                             double *energies, SweepResult *out) {
   BlockState state;
   with_storage(storage, [&](auto type) {
@@ -15,26 +16,20 @@ EXPORT void bitbudget_sweep(const void *weights, i64 count, int storage, int siz
     auto from = (const typename Type::Element *)weights;
     for (i64 at = 0; at < count; at += BLOCK) {
       int length = count - at < BLOCK ? (int)(count - at) : BLOCK;
-      energies[at / BLOCK] = sweep_block<Type>(state, from + at, length, sizes, against_stored, *out);
+      sweep_block<Type>(state, from + at, length, sizes, careful, *out);
+      put_energies(state, length, energies + at / CHUNK);
+      add_float_errors(state, length, modes, careful, *out);
     }
   });
 }
 
-// Errors on chosen blocks of 4096: with codes against the stored minmax scale, and by `careful`.
-EXPORT void bitbudget_sample(const void *weights, i64 count, const i64 *blocks, i64 chosen, int storage, int sizes,
-                             double (*stored)[WIDTHS * SIZES], double (*careful)[WIDTHS * SIZES]) {
-  BlockState state;
+// Add to every CHUNK of `count` weights (a multiple of 32) its errors by `careful`, and those with codes
+// against the stored minmax parameters.
+EXPORT void bitbudget_careful(const void *weights, i64 count, int storage, int sizes, double (*stored)[FORMATS],
+                              double (*careful)[FORMATS]) {
   with_storage(storage, [&](auto type) {
     using Type = decltype(type);
-    for (i64 i = 0; i < chosen; ++i) {
-      i64 at = blocks[i] * BLOCK;
-      auto from = (const typename Type::Element *)weights + at;
-      int length = count - at < BLOCK ? (int)(count - at) : BLOCK;
-      SweepResult result = {};
-      sweep_block<Type>(state, from, length, sizes, true, result);
-      __builtin_memcpy(stored[i], result.errors, sizeof result.errors);
-      careful_block<Type>(from, length, sizes, careful[i]);
-    }
+    careful_errors<Type>((const typename Type::Element *)weights, count, sizes, stored, careful);
   });
 }
 
@@ -64,18 +59,6 @@ EXPORT void bitbudget_encode_careful(const void *weights, i64 groups, int size, 
 
 EXPORT void bitbudget_pack(const u8 *codes, i64 count, int bits, u32 *words) {
   for (i64 at = 0; at < count; at += PACKED) pack(codes + at, bits, words + at / PACKED * bits);
-}
-
-// Squared error of mxfp4, mxfp8 or nvfp4. `careful` also tries the neighbours of a group's scale.
-EXPORT double bitbudget_float_errors(const void *weights, i64 groups, int mode, int storage, int careful) {
-  double total = 0;
-  with_storage(storage, [&](auto type) {
-    with_mode(mode, [&](auto format) {
-      using Type = decltype(type);
-      total = float_errors<Type, decltype(format)>((const typename Type::Element *)weights, groups, careful);
-    });
-  });
-  return total;
 }
 
 EXPORT void bitbudget_encode_floats(const void *weights, i64 groups, int mode, int storage, int careful,

@@ -4,11 +4,13 @@
 // sixteen lanes, over blocks float64. Codes come from a multiplication by the reciprocal of the scale
 // and one rounding; they differ from those of a true division on exact ties only.
 #pragma once
-#include "encode.h"
+#include "floats.h"
 
 constexpr int BLOCK = 4096;
+constexpr int CHUNK = 128; // what `careful` is sampled by: one of the largest groups
 constexpr int SMALLEST_GROUP = 32;
 constexpr int SIZES = 3; // group sizes 32, 64 and 128
+constexpr int FORMATS = WIDTHS * SIZES;
 constexpr int GROUPS = BLOCK / SMALLEST_GROUP;
 constexpr int KURTOSIS_BINS = 512;
 constexpr int KURTOSIS_BINS_PER_OCTAVE = 64;
@@ -33,7 +35,8 @@ INLINE void add(PowerSums &to, const PowerSums &from) {
 }
 
 struct SweepResult {
-  double errors[WIDTHS * SIZES]; // by width, then by group size
+  double errors[FORMATS]; // by width, then by group size
+  double floats[MODES];
   PowerSums sums;
   double kurtosis_histogram[KURTOSIS_BINS]; // groups of 128, by log2 of E[w^4] / E[w^2]^2
 };
@@ -206,8 +209,8 @@ static void add_errors_exactly(const BlockState &s, int size, int count, bool ag
 }
 
 template <class Type>
-static double sweep_block(BlockState &s, const typename Type::Element *from, int count, int sizes,
-                          bool against_stored, SweepResult &out) {
+static void sweep_block(BlockState &s, const typename Type::Element *from, int count, int sizes,
+                        bool against_stored, SweepResult &out) {
   PowerSums block = {};
   read_block<Type>(s, from, count, block);
   double squares = block.squares;
@@ -215,7 +218,7 @@ static double sweep_block(BlockState &s, const typename Type::Element *from, int
   count_kurtosis(s, count, out.kurtosis_histogram);
   if (!(squares < __builtin_inf())) {
     count_broken(s, count, out.sums);
-    return squares;
+    return;
   }
   out.sums.outliers += count_outliers(s, count, squares);
   merge_groups(s, count);
@@ -226,22 +229,67 @@ static double sweep_block(BlockState &s, const typename Type::Element *from, int
     else
       add_errors<0>(s, size, count, out.errors);
   }
-  return squares;
 }
 
-// Squared errors of all affine formats on one block by `careful`.
+// The sum of squares of every chunk of a block that `sweep_block` has just read.
+static void put_energies(const BlockState &s, int count, double *energies) {
+  constexpr int TOGETHER = CHUNK / SMALLEST_GROUP;
+  for (int first = 0; first < count / SMALLEST_GROUP; first += TOGETHER) {
+    double energy = 0;
+    for (int g = first; g < first + TOGETHER && g < count / SMALLEST_GROUP; ++g) energy += (double)s.squares[g];
+    energies[first / TOGETHER] = energy;
+  }
+}
+
+// The largest magnitudes of the groups of a float format.
+template <class Format> static void largest_of_groups(const BlockState &s, int count, float *largest) {
+  if constexpr (Format::SIZE == SMALLEST_GROUP)
+    for (int g = 0; g < GROUPS; g += LANES)
+      store(largest + g, maximum(magnitude(load(s.low[0] + g)), magnitude(load(s.high[0] + g))));
+  else
+    for (int first = 0; first < count; first += LANES * Format::SIZE) {
+      Vec rows[LANES];
+      for (int row = 0; row < LANES; ++row) {
+        int at = first + row * Format::SIZE;
+        rows[row] = at < count ? magnitude(load(s.weights + at)) : Vec{};
+      }
+      store(largest + first / Format::SIZE, reduce_rows<Max>(rows));
+    }
+}
+
+// The same block in the float modes of the mask; `careful` takes the best of a scale and its neighbours.
+static void add_float_errors(const BlockState &s, int count, int modes, bool careful, SweepResult &out) {
+  alignas(64) float largest[2 * GROUPS];
+  for (int mode = 0; mode < MODES; ++mode) {
+    if (!(modes >> mode & 1)) continue;
+    with_mode(mode, [&](auto format) {
+      using Format = decltype(format);
+      largest_of_groups<Format>(s, count, largest);
+      const int groups = count / Format::SIZE;
+      out.floats[mode] += careful ? float_errors<Format, 1 + Format::NEIGHBOURS>(s.weights, largest, groups)
+                                  : float_errors<Format, 1>(s.weights, largest, groups);
+    });
+  }
+}
+
 template <class Type>
-static void careful_block(const typename Type::Element *from, int count, int sizes, double *errors) {
+static void careful_errors(const typename Type::Element *from, i64 count, int sizes, double (*stored)[FORMATS],
+                           double (*careful)[FORMATS]) {
   Columns c;
   for (int size = 0; size < SIZES; ++size) {
     if (!(sizes >> size & 1)) continue;
-    const int length = SMALLEST_GROUP << size, groups = count / length;
-    for (int first = 0; first < groups; first += LANES) {
-      int present = groups - first < LANES ? groups - first : LANES;
+    const int length = SMALLEST_GROUP << size;
+    const i64 groups = count / length;
+    for (i64 first = 0; first < groups; first += LANES) {
+      int present = groups - first < LANES ? (int)(groups - first) : LANES;
       read_columns<Type>(c, from + first * length, present, length);
       for (int k = 0; k < WIDTHS; ++k) {
-        Vec error = Careful::choose<Type>(c, length, levels(BITS[k])).error;
-        for (int lane = 0; lane < present; ++lane) errors[k * SIZES + size] += (double)error[lane];
+        Choice choice = Careful::choose<Type>(c, length, levels(BITS[k]));
+        for (int lane = 0; lane < present; ++lane) {
+          i64 chunk = (first + lane) * length / CHUNK;
+          stored[chunk][k * SIZES + size] += (double)choice.plain_error[lane];
+          careful[chunk][k * SIZES + size] += (double)choice.error[lane];
+        }
       }
     }
   }

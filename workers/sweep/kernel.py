@@ -10,13 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from app.core.dtypes import Dtype
-from app.core.formats import AFFINE_FORMATS
+from app.core.formats import AFFINE_FORMATS, FLOAT_FORMATS
 from app.core.measurement import Encoder
 from workers.encoders.float_formats import MODE_CODES
 from workers.native.arrays import Array, address, storage_code
 from workers.native.loader import kernels
 from workers.sweep.plan import SweepPlan
-from workers.sweep.sampling import BLOCK_WEIGHTS, SampleSums, choose_blocks
+from workers.sweep.sampling import CHUNK_WEIGHTS, SampleSums, draw_chunks
 from workers.sweep.spectrum import SpectrumSums, probe_segment
 
 __all__ = ["POWER_SUMS", "SegmentSums", "rotate", "sweep_segment"]
@@ -42,6 +42,7 @@ _FORMATS: Final = len(AFFINE_FORMATS)
 class _Result(ctypes.Structure):
     _fields_ = (
         ("errors", ctypes.c_double * _FORMATS),
+        ("floats", ctypes.c_double * len(MODE_CODES)),
         ("sums", ctypes.c_double * len(POWER_SUMS)),
         ("kurtosis", ctypes.c_double * KURTOSIS_BINS),
     )
@@ -51,12 +52,12 @@ class _Result(ctypes.Structure):
 class SegmentSums:
     """Sums over some of a weight: squared errors by format, powers of the weights, kurtoses.
 
-    `errors` (18,) belong to codes against the reference parameters of the encoder, `floats` to the
-    mx and nv formats of the plan. `kurtosis` counts groups of 128 by the bin of E[w^4]/E[w^2]^2.
+    `errors` (18,) belong to codes against the reference parameters of the encoder, `floats` (3,) to
+    FLOAT_FORMATS; formats that the plan does not ask for have 0. `kurtosis` counts groups of 128 by the bin of E[w^4]/E[w^2]^2.
     """
 
     errors: Doubles = field(default_factory=lambda: np.zeros(_FORMATS))
-    floats: Doubles = field(default_factory=lambda: np.zeros(0))
+    floats: Doubles = field(default_factory=lambda: np.zeros(len(FLOAT_FORMATS)))
     powers: Doubles = field(default_factory=lambda: np.zeros(len(POWER_SUMS)))
     kurtosis: Doubles = field(default_factory=lambda: np.zeros(KURTOSIS_BINS))
     sample: SampleSums | None = None
@@ -71,7 +72,7 @@ class SegmentSums:
         largest = POWER_SUMS.index("largest")
         peak = max(self.powers[largest], later.powers[largest])
         self.errors += later.errors
-        self.floats = later.floats if not self.floats.size else self.floats + later.floats
+        self.floats += later.floats
         self.powers += later.powers
         self.powers[largest] = peak
         self.kurtosis += later.kurtosis
@@ -93,55 +94,56 @@ def sweep_segment(segment: Array, plan: SweepPlan, start: int = 0) -> SegmentSum
     if missing:
         weights = np.concatenate([weights, np.zeros(missing, weights.dtype)])
     storage = storage_code(plan.dtype)
-    energies = np.empty(-(-weights.size // BLOCK_WEIGHTS))
+    energies = np.empty(-(-weights.size // CHUNK_WEIGHTS))
     result = _Result()
-    against_stored = int(plan.encoder is Encoder.CAREFUL)
-    mask = plan.group_sizes_mask
+    careful = plan.encoder is Encoder.CAREFUL
+    masks = (plan.group_sizes_mask, _modes_mask(plan))
     count = ctypes.c_longlong(weights.size)
     call = kernels().bitbudget_sweep
     call.restype = None
     pointer = ctypes.byref(result)
-    call(address(weights), count, storage, mask, against_stored, address(energies), pointer)
+    call(address(weights), count, storage, *masks, int(careful), address(energies), pointer)
     powers = np.array(result.sums)
     powers[POWER_SUMS.index("count")] -= missing
-    floats = np.array([_float_error(weights, plan, mode) for mode in _modes(plan)])
+    by_code = np.array(result.floats)
+    floats = np.array([by_code[MODE_CODES[format_.mode]] for format_ in FLOAT_FORMATS])
     sums = SegmentSums(np.array(result.errors), floats, powers, np.array(result.kurtosis))
-    if plan.encoder is Encoder.CAREFUL and mask and np.isfinite(sums.power("squares")):
+    if careful and plan.group_sizes_mask and np.isfinite(sums.power("squares")):
         sums.sample = _sample(weights, plan, energies, sums.errors)
     sums.spectrum = probe_segment(weights[: segment.size], plan, start // max(plan.width, 1))
     return sums
 
 
-def _modes(plan: SweepPlan) -> list[tuple[int, int]]:
-    return [(MODE_CODES[format_.mode], format_.group_size) for format_ in plan.float_formats]
-
-
-def _float_error(weights: Array, plan: SweepPlan, mode: tuple[int, int]) -> float:
-    call = kernels().bitbudget_float_errors
-    call.restype = ctypes.c_double
-    groups = ctypes.c_longlong(weights.size // mode[1])
-    careful = int(plan.encoder is Encoder.CAREFUL)
-    return float(call(address(weights), groups, mode[0], storage_code(plan.dtype), careful))
+def _modes_mask(plan: SweepPlan) -> int:
+    return sum(1 << MODE_CODES[format_.mode] for format_ in plan.float_formats)
 
 
 def _sample(weights: Array, plan: SweepPlan, energies: Doubles, errors: Doubles) -> SampleSums:
-    largest, sampled = choose_blocks(energies, plan.sampled_blocks)
-    chosen = np.concatenate([largest, sampled])
+    drawn = draw_chunks(energies, plan.draws(weights.size))
+    chosen = np.concatenate([drawn.certain, drawn.drawn])
+    chunks = weights if not drawn.drawn.size else _gathered(weights, chosen)
     stored = np.zeros((chosen.size, _FORMATS))
     careful = np.zeros((chosen.size, _FORMATS))
-    call = kernels().bitbudget_sample
+    call = kernels().bitbudget_careful
     call.restype = None
     call(
-        address(weights),
-        ctypes.c_longlong(weights.size),
-        address(chosen),
-        ctypes.c_longlong(chosen.size),
+        address(chunks),
+        ctypes.c_longlong(chunks.size),
         storage_code(plan.dtype),
         plan.group_sizes_mask,
         address(stored),
         address(careful),
     )
-    return SampleSums.of(errors, energies.size, stored, careful, largest.size)
+    return SampleSums.of(errors, drawn, stored, careful)
+
+
+def _gathered(weights: Array, chunks: npt.NDArray[np.int64]) -> Array:
+    """Return the chosen chunks in a row; an incomplete last one is filled up with zeros."""
+    missing = -weights.size % CHUNK_WEIGHTS
+    if missing and chunks.max() == weights.size // CHUNK_WEIGHTS:
+        weights = np.concatenate([weights, np.zeros(missing, weights.dtype)])
+    whole = weights[: weights.size // CHUNK_WEIGHTS * CHUNK_WEIGHTS]
+    return np.ascontiguousarray(whole.reshape(-1, CHUNK_WEIGHTS)[chunks]).reshape(-1)
 
 
 def rotate(segment: Array, plan: SweepPlan, start: int = 0) -> Array:

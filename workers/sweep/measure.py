@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from app.core.dtypes import Dtype
 from app.core.errors import InvalidModelError
-from app.core.formats import KEEP, Format, Mode
+from app.core.formats import FLOAT_FORMATS, KEEP, Format, Mode
 from app.core.measurement import Encoder
 from workers.native.arrays import Array
 from workers.sweep.features import features_of
@@ -22,7 +22,7 @@ from workers.sweep.segments import cut_into_segments
 
 __all__ = ["SWEEP_VERSION", "WeightErrors", "errors_from_sums", "measure_weight"]
 
-SWEEP_VERSION: Final = 1
+SWEEP_VERSION: Final = 2
 """Raised whenever a change alters a number that a cache may hold."""
 
 _VANISHING: Final = 2.0**-60
@@ -85,12 +85,12 @@ def errors_from_sums(total: SegmentSums, plan: SweepPlan, name: str) -> WeightEr
     errors, uncertainties = total.errors, np.zeros_like(total.errors)
     if total.sample is not None:
         errors, uncertainties = estimate(total.sample)
-    floats = dict(zip(plan.float_formats, total.floats, strict=False))
+    floats = dict(zip(FLOAT_FORMATS, total.floats, strict=True))
     t2: dict[Format, float] = {}
     relative: dict[Format, float] = {}
     for format_ in plan.formats:
         is_affine = format_.mode is Mode.AFFINE
-        error = errors[affine_index(format_)] if is_affine else floats.get(format_, 0.0)
+        error = errors[affine_index(format_)] if is_affine else floats[format_]
         t2[format_] = _ratio(float(error), energy, total.power("largest"))
         if is_affine and plan.is_sampled:
             relative[format_] = float(uncertainties[affine_index(format_)])

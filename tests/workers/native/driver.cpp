@@ -37,7 +37,8 @@ static u16 weights[COUNT], rotated[COUNT], scales[COUNT], biases[COUNT];
 static u32 codes[COUNT];
 static u8 small_scales[COUNT];
 static float signs[WIDTH], probes[WIDTH * 16], scratch[WIDTH * 8], image[WIDTH * 16];
-static double energies[COUNT / BLOCK], stored[COUNT / BLOCK][WIDTHS * SIZES], careful[COUNT / BLOCK][WIDTHS * SIZES];
+constexpr i64 SOME = 1 << 13;
+static double energies[COUNT / CHUNK], stored[SOME / CHUNK][FORMATS], careful[SOME / CHUNK][FORMATS];
 
 static void put(const void *data, long size) {
   const char *from = (const char *)data;
@@ -52,14 +53,15 @@ static void put(const void *data, long size) {
 static void run(int storage, i64 count) {
   for (int against_stored = 0; against_stored < 2; ++against_stored) {
     SweepResult result = {};
-    bitbudget_sweep(weights, count, storage, 7, against_stored, energies, &result);
+    bitbudget_sweep(weights, count, storage, 7, 7, against_stored, energies, &result);
     put(&result, sizeof result);
+    put(energies, count / CHUNK * sizeof *energies);
   }
-  i64 blocks[] = {0, 3, 7};
+  __builtin_memset(stored, 0, sizeof stored);
   __builtin_memset(careful, 0, sizeof careful);
-  bitbudget_sample(weights, count, blocks, 3, storage, 7, stored, careful);
-  put(stored, 3 * sizeof *stored);
-  put(careful, 3 * sizeof *careful);
+  bitbudget_careful(weights, SOME, storage, 7, stored, careful);
+  put(stored, sizeof stored);
+  put(careful, sizeof careful);
   for (int bits : BITS)
     for (int size = 32; size <= 128; size *= 2) {
       bitbudget_encode_minmax(weights, count / size, size, bits, storage, codes, scales, biases);
@@ -72,9 +74,7 @@ static void run(int storage, i64 count) {
     }
   for (int mode = 0; mode < 3; ++mode) {
     int size = mode == NVFP4 ? 16 : 32;
-    double error = bitbudget_float_errors(weights, count / size, mode, storage, 1);
     bitbudget_encode_floats(weights, count / size, mode, storage, 1, (u8 *)codes, small_scales);
-    put(&error, sizeof error);
     put(codes, count / 2);
     put(small_scales, count / size);
   }
