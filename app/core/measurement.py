@@ -96,7 +96,7 @@ class Curve:
     """The rate-distortion curve of a module, `keep` included with t2 = 0.
 
     `alpha_nats` is the KL in nats per token that one unit of t2 costs on this module. `digest` is
-    the SHA-256 of the source tensors' bytes. `features` are numbers for people and for models of
+    that of the source tensors' bytes (BLAKE3). `features` are numbers for people and for models of
     sensitivity: excess kurtosis, max over rms, outlier fraction, effective rank, ...
     """
 

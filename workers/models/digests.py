@@ -10,7 +10,7 @@ from pathlib import Path
 
 from app.core.canonical import canonical_json, sha256_of
 
-__all__ = ["file_digest", "folder_digest"]
+__all__ = ["file_digest", "folder_digest", "known_digest", "remember_digest"]
 
 
 def folder_digest(folder: Path, names: Sequence[str], cache: Path | None = None) -> str:
@@ -23,18 +23,37 @@ def file_digest(path: Path, cache: Path | None = None) -> str:
     """Return the file's hex SHA-256, from `cache` when size and time of change are the same."""
     if cache is None:
         return _hash(path)
-    status = path.stat()
-    key = [str(path.resolve()), status.st_size, status.st_mtime_ns, status.st_ino]
-    entry = cache / f"{sha256_of(canonical_json(key))}.json"
+    known = known_digest(path, cache)
+    if known is not None:
+        return known
+    entry = _entry(path, cache)
+    digest = _hash(path)
+    if entry == _entry(path, cache):
+        remember_digest(path, cache, digest)
+    return digest
+
+
+def known_digest(path: Path, cache: Path) -> str | None:
+    """Return the SHA-256 that `cache` has of the file as it is now."""
     try:
-        return str(json.loads(entry.read_bytes())["sha256"])
+        return str(json.loads(_entry(path, cache).read_bytes())["sha256"])
     except (FileNotFoundError, ValueError, KeyError, TypeError):
-        digest = _hash(path)
+        return None
+
+
+def remember_digest(path: Path, cache: Path, sha256: str) -> None:
+    """Keep the digest of a file that has not changed since it was read."""
+    entry = _entry(path, cache)
     cache.mkdir(parents=True, exist_ok=True)
     draft = entry.with_suffix(f".{os.getpid()}")
-    draft.write_bytes(canonical_json({"path": str(path), "sha256": digest}))
+    draft.write_bytes(canonical_json({"path": str(path), "sha256": sha256}))
     draft.replace(entry)
-    return digest
+
+
+def _entry(path: Path, cache: Path) -> Path:
+    status = path.stat()
+    key = [str(path.resolve()), status.st_size, status.st_mtime_ns, status.st_ino]
+    return cache / f"{sha256_of(canonical_json(key))}.json"
 
 
 def _hash(path: Path) -> str:

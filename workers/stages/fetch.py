@@ -21,10 +21,13 @@ def fetch(
     *,
     disk_limit_bytes: int | None = None,
     whole: bool = True,
+    identify: bool = True,
 ) -> Checkpoint:
     """Return the checkpoint called `model`: a folder, or a Hub id that is downloaded.
 
-    `whole` says that all weights are needed at once, which `disk_limit_bytes` must allow.
+    `whole` says that all weights are needed at once, which `disk_limit_bytes` must allow. With
+    `identify` the files of a folder are hashed now, if they are not known; without, when somebody
+    asks for the identity.
 
     Raises InvalidModelError when there is none or its files are unsound, and what the Hub raises.
     """
@@ -45,7 +48,8 @@ def fetch(
             progress=_Files(report),
         )
     total = sum(file.nbytes for file in checkpoint.files)
-    checkpoint.identity(home.digests)
+    if identify:
+        checkpoint.identity(home.digests)
     report.progress(total, total)
     return checkpoint
 

@@ -22,6 +22,11 @@ class Home:
         """Digests of weight files, by path, size and time of change."""
         return self.folder / "digests"
 
+    @property
+    def tensors(self) -> Path:
+        """The SQLite file of what is known of single tensors."""
+        return self.folder / "measurements" / "tensors.sqlite3"
+
     def model(self, digest: str) -> Path:
         """Folder of what is known of a model."""
         return self.folder / "models" / digest

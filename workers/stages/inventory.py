@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -17,10 +18,21 @@ from workers.stages.report import Reporter
 __all__ = ["inventory_document", "take_inventory"]
 
 
-def take_inventory(checkpoint: Checkpoint, home: Home, reporter: Reporter) -> Inventory:
-    """Return the inventory, announced as inventory.json."""
+def take_inventory(
+    checkpoint: Checkpoint,
+    home: Home,
+    reporter: Reporter,
+    *,
+    survey: Callable[[Inventory], None] | None = None,
+) -> Inventory:
+    """Return the inventory, announced as inventory.json.
+
+    `survey` may read the files before anybody else does.
+    """
     report = reporter.stage(Stage.INVENTORY)
     inventory = build_inventory(checkpoint)
+    if survey is not None:
+        survey(inventory)
     model = checkpoint.identity(home.digests)
     path = home.model(model.digest) / "inventory.json"
     report.artifact(write_whole(path, canonical_json(_document(model, inventory))))

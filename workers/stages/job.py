@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,6 +28,7 @@ from workers.stages.options import MeasureOptions
 from workers.stages.quantize import claimed_output, quantize
 from workers.stages.report import Reporter
 from workers.stages.rotation import candidates
+from workers.stages.survey import survey
 
 __all__ = ["run_job"]
 
@@ -67,6 +69,7 @@ class _Job:
             self.reporter,
             disk_limit_bytes=self.task.disk_limit_bytes,
             whole=options.needs_whole_model or request.deliver is Deliver.CHECKPOINT,
+            identify=options.needs_whole_model or self.task.measurement is not None,
         )
         best = self._best(checkpoint, options)
         path = self.home.manifest(best.manifest.sha256) / "manifest.json"
@@ -94,7 +97,8 @@ class _Job:
         return best if best is solved[-1] else self._solve(best.checkpoint, best.options)
 
     def _solve(self, checkpoint: Checkpoint, options: MeasureOptions) -> _Candidate:
-        inventory = take_inventory(checkpoint, self.home, self.reporter)
+        look = partial(survey, checkpoint, options=options, home=self.home, reporter=self.reporter)
+        inventory = take_inventory(checkpoint, self.home, self.reporter, survey=look)
         given = None if self.task.measurement is None else Path(self.task.measurement)
         measurement = measure(checkpoint, inventory, options, self.home, self.reporter, given=given)
         manifest = make_manifest(measurement, self.task.request, self.home, self.reporter)

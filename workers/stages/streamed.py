@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
-
-import numpy as np
-import numpy.typing as npt
+from typing import cast
 
 from app.core.formats import KEEP
 from app.core.inventory import Module
@@ -26,14 +22,15 @@ from workers.streaming import (
     TensorTask,
     measure_tensors,
 )
+from workers.streaming.digest import digest_of_parts
 from workers.sweep import WeightErrors, measure_weight
 
-__all__ = ["StreamedModule", "measure_streamed", "plain_encoder"]
+__all__ = ["StreamedModule", "measure_streamed", "measuring", "plain_encoder", "task_of"]
 
 
 @dataclass(frozen=True, slots=True)
 class StreamedModule:
-    """The errors and features of one module; `digest` is the SHA-256 of its weight's bytes."""
+    """The errors and features of one module; `digest` is that of its weight's bytes."""
 
     module: Module
     errors: WeightErrors
@@ -65,13 +62,12 @@ def measure_streamed(
     those that the model computes from them are evaluated one by one. `cache` is the SQLite file of
     results. `progress` takes bytes done, bytes in all and the module's path.
     """
-    tasks = {module.path: _task(checkpoint, module, options) for module in modules}
+    tasks = {module.path: task_of(checkpoint, module, options) for module in modules}
     streamed = [task for task in tasks.values() if task is not None]
     computed = [module for module in modules if tasks[module.path] is None]
     total = sum(task.nbytes for task in streamed) + sum(map(_nbytes, computed))
     by_path = {module.path: module for module in modules}
-    features = cast("Features", options.features)
-    how = Measuring(checkpoint.folder, plain_encoder(options.encoder), features, cache)
+    how = measuring(checkpoint, options, cache)
 
     done = 0
     for files, group in _groups(checkpoint, streamed):
@@ -87,6 +83,12 @@ def measure_streamed(
         yield _compute(checkpoint, module, options)
         done += _nbytes(module)
         progress(done, total, module.path)
+
+
+def measuring(checkpoint: Checkpoint, options: MeasureOptions, cache: Path) -> Measuring:
+    """Return how tensors are measured by their weights alone."""
+    features = cast("Features", options.features)
+    return Measuring(checkpoint.folder, plain_encoder(options.encoder), features, cache)
 
 
 def _groups(
@@ -123,7 +125,8 @@ def _stream(
     return measure_tensors(tasks, how, progress=report)
 
 
-def _task(checkpoint: Checkpoint, module: Module, options: MeasureOptions) -> TensorTask | None:
+def task_of(checkpoint: Checkpoint, module: Module, options: MeasureOptions) -> TensorTask | None:
+    """Return what to stream for a module; None where the model computes its weight."""
     sources = checkpoint.sources(module.path)
     if sources is None or any(source.dtype is not module.dtype for source in sources):
         return None
@@ -132,18 +135,11 @@ def _task(checkpoint: Checkpoint, module: Module, options: MeasureOptions) -> Te
 
 
 def _compute(checkpoint: Checkpoint, module: Module, options: MeasureOptions) -> StreamedModule:
-    digest = hashlib.sha256()
-    parts = _hashed(checkpoint.parts(module.path), digest)
+    parts = list(checkpoint.parts(module.path))
     formats = module.legal_formats(options.formats)
     encoder, full = plain_encoder(options.encoder), options.features == "full"
     errors = measure_weight(parts, module.dtype, formats, encoder, name=module.path, full=full)
-    return StreamedModule(module, errors, digest.hexdigest())
-
-
-def _hashed(parts: Iterator[npt.NDArray[Any]], digest: Any) -> Iterator[npt.NDArray[Any]]:
-    for part in parts:
-        digest.update(np.ascontiguousarray(part))
-        yield part
+    return StreamedModule(module, errors, digest_of_parts(parts))
 
 
 def plain_encoder(encoder: Encoder) -> Encoder:

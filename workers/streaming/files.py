@@ -7,17 +7,17 @@ import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import Self
+
+import numpy as np
 
 from app.core.errors import BitbudgetError, InvalidModelError
 from workers.models.headers import TensorRef
 from workers.native.arrays import Array
+from workers.streaming.direct import ALIGNMENT, Residency, open_direct
 from workers.streaming.tensors import Span
 
-__all__ = ["FileStamp", "ReadError", "SourceFiles"]
-
-READ_AHEAD_BYTES: Final = 64 << 20
-"""Bytes that the system is asked to fetch beyond what is being read."""
+__all__ = ["Buffer", "FileStamp", "ReadError", "SourceFiles"]
 
 
 class ReadError(BitbudgetError):
@@ -56,12 +56,47 @@ class FileStamp:
         )
 
 
+class Buffer:
+    """Memory for one span at a time, placed as unbuffered reads need it."""
+
+    def __init__(self, nbytes: int) -> None:
+        room = np.empty(nbytes + 3 * ALIGNMENT, np.uint8)
+        self.bytes = room[-room.ctypes.data % ALIGNMENT :]
+
+    def holds(self, nbytes: int) -> bool:
+        """Whether a span of this size fits, wherever it begins."""
+        return self.bytes.size >= nbytes + 2 * ALIGNMENT
+
+
+@dataclass(frozen=True, slots=True)
+class _Open:
+    """A file: its descriptor, that of unbuffered reads if there are any, and its stamp."""
+
+    descriptor: int
+    direct: int | None
+    cached: Residency | None
+    stamp: FileStamp
+
+    @classmethod
+    def of(cls, path: Path) -> _Open:
+        descriptor = os.open(path, os.O_RDONLY)
+        stamp = FileStamp.of(path)
+        cached = Residency.of(descriptor, stamp.nbytes)
+        direct = None if cached is None else open_direct(path)
+        return cls(descriptor, direct, cached, stamp)
+
+    def close(self) -> None:
+        os.close(self.descriptor)
+        if self.direct is not None:
+            os.close(self.direct)
+
+
 @dataclass
 class SourceFiles:
     """The open files of a checkpoint folder; threads share it."""
 
     folder: Path
-    _open: dict[str, tuple[int, FileStamp]] = field(default_factory=dict)
+    _open: dict[str, _Open] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __enter__(self) -> Self:
@@ -73,50 +108,60 @@ class SourceFiles:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for descriptor, _ in self._open.values():
-            os.close(descriptor)
+        for file in self._open.values():
+            file.close()
         self._open.clear()
 
     def stamp(self, name: str) -> FileStamp:
         """Return the stamp that `name` had when it was opened."""
-        return self._file(name)[1]
+        return self._file(name).stamp
 
-    def _file(self, name: str) -> tuple[int, FileStamp]:
+    def _file(self, name: str) -> _Open:
         with self._lock:
             if name not in self._open:
-                path = self.folder / name
                 try:
-                    descriptor = os.open(path, os.O_RDONLY)
-                    self._open[name] = (descriptor, FileStamp.of(path))
+                    self._open[name] = _Open.of(self.folder / name)
                 except OSError as error:
                     reason = error.strerror or str(error)
                     raise ReadError(file=name, nbytes=0, offset=0, reason=reason) from error
             return self._open[name]
 
-    def read(self, span: Span, into: Array) -> None:
-        """Fill `into`, uint8 of the span's size, and ask the system for what follows.
+    def read(self, span: Span, into: Buffer) -> Array:
+        """Return the bytes of `span`, which lie in `into`.
+
+        What the system has in memory is copied from there; anything else is fetched past its cache,
+        which is quicker and leaves other programs' files in memory.
 
         Raises InvalidModelError when the file ends early and ReadError when the disk fails.
         """
-        descriptor, _ = self._file(span.file)
-        view = into.data
-        done = 0
-        while done < span.nbytes:
+        file = self._file(span.file)
+        if file.direct is None or file.cached is None or file.cached.has(span.offset, span.nbytes):
+            return self._read(file.descriptor, span, into, 1)
+        try:
+            return self._read(file.direct, span, into, ALIGNMENT)
+        except ReadError:  # a file system may want another alignment
+            return self._read(file.descriptor, span, into, 1)
+
+    def _read(self, descriptor: int, span: Span, into: Buffer, unit: int) -> Array:
+        """Read whole units of bytes, of which the span is a part."""
+        skipped = span.offset % unit
+        needed = skipped + span.nbytes
+        view = into.bytes[: -(-needed // unit) * unit].data
+        start, done = span.offset - skipped, 0
+        while done < needed:
             try:
-                count = os.preadv(descriptor, [view[done:]], span.offset + done)
+                count = os.preadv(descriptor, [view[done:]], start + done)
             except OSError as error:
                 raise ReadError(
                     file=f"{span.file}: {span.name}",
-                    nbytes=span.nbytes - done,
-                    offset=span.offset + done,
+                    nbytes=needed - done,
+                    offset=start + done,
                     reason=error.strerror or str(error),
                 ) from error
-            if count == 0:
-                raise self._changed(span, f"the end of the file {span.nbytes - done} bytes early")
             done += count
-        if hasattr(os, "posix_fadvise"):
-            follows = span.offset + span.nbytes
-            os.posix_fadvise(descriptor, follows, READ_AHEAD_BYTES, os.POSIX_FADV_WILLNEED)
+            if done < needed and (count == 0 or done % unit):
+                raise self._changed(span, f"the end of the file {needed - done} bytes early")
+        return into.bytes[skipped:needed]
 
     def check_unchanged(self, span: Span | TensorRef) -> None:
         """Raise InvalidModelError when the span's file is no longer the one that was opened."""

@@ -1,34 +1,33 @@
 """Readers ahead of compute: threads, a bounded pool of buffers, sums added in order.
 
-Reader threads take one tensor each, read it segment by segment, hash it and hand every segment to
-the compute threads; `os.preadv`, SHA-256 and the kernels all release the GIL. A reader waits when
-every buffer is in use, so memory does not depend on the model.
+Reader threads take the pieces of the files in the order in which they lie there and hand segments
+to the compute threads; reads, hashes and kernels all release the GIL. A reader waits when every
+buffer is in use, so memory does not depend on the model.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
-
-import numpy as np
-import numpy.typing as npt
 
 from app.core.errors import BitbudgetError
 from workers.native.arrays import Array
 from workers.streaming.decode import decode
+from workers.streaming.digest import segment_digest
+from workers.streaming.files import Buffer
+from workers.streaming.reading import Job, Piece, pieces_of
 from workers.streaming.store import ResultStore
 from workers.streaming.tensors import Segment, TensorTask
 from workers.sweep.kernel import SegmentSums, sweep_segment
 from workers.sweep.measure import WeightErrors
 from workers.sweep.plan import SweepPlan
 
-__all__ = ["Finished", "Pipeline", "Read", "default_threads"]
+__all__ = ["FileHashed", "Finished", "Pipeline", "Read", "default_threads"]
 
 READERS: Final = 2
 SPARE_BUFFERS: Final = 2
@@ -44,7 +43,7 @@ def default_threads() -> int:
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """Some bytes of a tensor have been read."""
+    """Some bytes have been read, of a tensor or of what lies between."""
 
     path: str
     nbytes: int
@@ -62,47 +61,41 @@ class Finished:
     known: WeightErrors | None = None
 
 
-@dataclass
-class _Job:
-    """A tensor under way. `expected`, how many sums there will be, is set when all is read.
+@dataclass(frozen=True, slots=True)
+class FileHashed:
+    """The SHA-256 of a whole file is known."""
 
-    One that is only hashed, because it begins like a known one, has none.
-    """
+    name: str
+    sha256: str
 
-    task: TensorTask
-    plan: SweepPlan
-    digest: Any = field(default_factory=hashlib.sha256)
-    head: str = ""
-    only_hashed: bool = False
-    known: WeightErrors | None = None
-    expected: int | None = None
-    total: SegmentSums = field(default_factory=SegmentSums)
-    added: int = 0
-    waiting: dict[int, SegmentSums] = field(default_factory=dict)
-    lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def add(self, index: int, sums: SegmentSums) -> bool:
-        """Add the sums of a segment once all before it are added; whether that was the last."""
-        with self.lock:
-            self.waiting[index] = sums
-            while self.added in self.waiting:
-                self.total.add(self.waiting.pop(self.added))
-                self.added += 1
-            return self.added == self.expected
+@dataclass(frozen=True, slots=True)
+class _Again:
+    """A tensor began like a known one and is another."""
 
-    def expect(self, count: int) -> bool:
-        """Say how many segments there are; whether all are added already."""
-        with self.lock:
-            self.expected = count
-            return self.added == count
+    job: Job
 
-    def finished(self) -> Finished:
-        digest = self.digest.hexdigest()
-        return Finished(self.task, self.plan, digest, self.head, self.total, self.known)
+
+_Event = Read | Finished | FileHashed | _Again | BaseException
 
 
 class StoppedError(BitbudgetError):
     """The pipeline was stopped."""
+
+
+class _Lent:
+    """A buffer that goes back to the pool when the last of its users is done with it."""
+
+    def __init__(self, buffer: Buffer, users: int, pool: queue.Queue[Buffer]) -> None:
+        self._buffer, self._users, self._pool = buffer, users, pool
+        self._lock = threading.Lock()
+
+    def release(self) -> None:
+        with self._lock:
+            self._users -= 1
+            is_free = self._users == 0
+        if is_free:
+            self._pool.put(self._buffer)
 
 
 class Pipeline:
@@ -116,33 +109,62 @@ class Pipeline:
         self._store = store
         self._files = store.files
         self._threads = threads
-        self._events: queue.Queue[Read | Finished | BaseException] = queue.Queue()
-        self._tasks: queue.SimpleQueue[tuple[TensorTask, SweepPlan]] = queue.SimpleQueue()
-        self._buffers: queue.Queue[npt.NDArray[np.uint8] | None] = queue.Queue()
+        self._events: queue.Queue[_Event] = queue.Queue()
+        self._pieces: Iterator[Piece] = iter(())
+        self._buffers: queue.Queue[Buffer] = queue.Queue()
+        self._lock = threading.Lock()
         self._stop = threading.Event()
 
-    def run(self, tasks: list[tuple[TensorTask, SweepPlan]]) -> Iterator[Read | Finished]:
-        """Yield a Read per segment and a Finished per tensor; the first error is raised."""
-        for task in tasks:
-            self._tasks.put(task)
-        for _ in range(self._threads + READERS + SPARE_BUFFERS):
-            self._buffers.put(None)
+    def run(
+        self, tasks: list[tuple[TensorTask, SweepPlan]], whole: Collection[str] = ()
+    ) -> Iterator[Read | Finished | FileHashed]:
+        """Yield a Read per piece, a Finished per tensor and a FileHashed per file of `whole`.
+
+        The first error is raised.
+        """
+        jobs = [Job(task, plan, may_be_known=True) for task, plan in tasks]
+        again: list[Job] = []
+        for event in self._pass(jobs, whole):
+            if isinstance(event, _Again):
+                again.append(Job(event.job.task, event.job.plan, may_be_known=False))
+                yield Read(event.job.task.path, -event.job.task.nbytes)
+            else:
+                yield event
+        if again:
+            yield from (event for event in self._pass(again) if not isinstance(event, _Again))
+
+    def _pass(
+        self, jobs: list[Job], whole: Collection[str] = ()
+    ) -> Iterator[Read | Finished | FileHashed | _Again]:
+        pieces = pieces_of(jobs, whole, self._files)
+        remaining = len(jobs) + len(whole)
+        for job in jobs:
+            if not job.segments:
+                self._finish(job)
+        self._prepare(pieces)
         readers = ThreadPoolExecutor(READERS, "bitbudget-read")
         computers = ThreadPoolExecutor(self._threads, "bitbudget-sweep")
         try:
             for _ in range(READERS):
                 readers.submit(self._guarded, self._read_all, computers)
-            remaining = len(tasks)
             while remaining:
                 event = self._events.get()
                 if isinstance(event, BaseException):
                     raise event
-                remaining -= isinstance(event, Finished)
+                remaining -= not isinstance(event, Read)
                 yield event
         finally:
             self._stop.set()
             readers.shutdown(wait=True, cancel_futures=True)
             computers.shutdown(wait=True, cancel_futures=True)
+
+    def _prepare(self, pieces: list[Piece]) -> None:
+        self._stop.clear()
+        self._pieces = iter(pieces)
+        largest = max((piece.span.nbytes for piece in pieces), default=0)
+        self._buffers = queue.Queue()
+        for _ in range(self._threads + READERS + SPARE_BUFFERS):
+            self._buffers.put(Buffer(largest))
 
     def _guarded(self, work: Callable[..., None], *arguments: Any) -> None:
         try:
@@ -153,78 +175,57 @@ class Pipeline:
             self._events.put(error)
 
     def _read_all(self, computers: ThreadPoolExecutor) -> None:
-        while not self._stop.is_set():
-            try:
-                task, plan = self._tasks.get_nowait()
-            except queue.Empty:
-                return
-            job = _Job(task, plan)
-            if not self._read(job, computers, may_know=True):
-                self._read(_Job(task, plan), computers, may_know=False)
-
-    def _read(self, job: _Job, computers: ThreadPoolExecutor, *, may_know: bool) -> bool:
-        """Read one tensor; False when it began like a known one and turned out to be another."""
-        count = 0
-        for segment in job.task.segments(job.plan):
-            buffer = self._fill(segment)
-            raw = buffer[: segment.nbytes]
-            job.digest.update(raw.data)
-            if not count:
-                job.head = hashlib.sha256(raw.data).hexdigest()
-                job.only_hashed = may_know and self._store.knows_head(job.head, job.plan)
-            count += 1
-            if job.only_hashed:
+        while True:
+            buffer = self._take_buffer()  # first, so that every piece that is taken will be read
+            with self._lock:
+                piece = next(self._pieces, None)
+            if piece is None:
                 self._buffers.put(buffer)
-            else:
-                computers.submit(self._guarded, self._compute, job, segment, buffer)
-            self._events.put(Read(job.task.path, segment.nbytes))
-        if job.only_hashed:
-            job.known = self._store.with_digest(job.digest.hexdigest(), job.plan)
-            if job.known is None:
-                self._events.put(Read(job.task.path, -job.task.nbytes))
-                return False
-        if job.expect(0 if job.only_hashed else count):
-            self._finish(job)
-        return True
+                return
+            self._read(piece, buffer, computers)
 
-    def _fill(self, segment: Segment) -> npt.NDArray[np.uint8]:
-        buffer = self._take_buffer(segment.nbytes)
-        position = 0
-        for span in segment.spans:
-            self._files.read(span, buffer[position : position + span.nbytes])
-            position += span.nbytes
-        return buffer
-
-    def _take_buffer(self, nbytes: int) -> npt.NDArray[np.uint8]:
+    def _take_buffer(self) -> Buffer:
         while not self._stop.is_set():
             try:
-                buffer = self._buffers.get(timeout=_WAIT_SECONDS)
+                return self._buffers.get(timeout=_WAIT_SECONDS)
             except queue.Empty:
                 continue
-            if buffer is None or buffer.size < nbytes:
-                return np.empty(nbytes, np.uint8)
-            return buffer
         raise StoppedError
 
-    def _compute(self, job: _Job, segment: Segment, buffer: npt.NDArray[np.uint8]) -> None:
-        sums = sweep_segment(_decoded(job.task, segment, buffer), job.plan, segment.start)
-        self._buffers.put(buffer)
-        if job.add(segment.index, sums):
+    def _read(self, piece: Piece, buffer: Buffer, computers: ThreadPoolExecutor) -> None:
+        raw = self._files.read(piece.span, buffer)
+        users = (piece.job is not None) + (piece.file is not None)
+        lent = _Lent(buffer, users, self._buffers)
+        path = piece.span.file if piece.job is None else piece.job.task.path
+        if piece.job is not None and piece.segment is not None:
+            work = (self._compute, piece.job, piece.segment, raw, lent)
+            computers.submit(self._guarded, *work)
+        self._events.put(Read(path, piece.span.nbytes))
+        if piece.file is not None:
+            sha256 = piece.file.add(piece.index, raw, lent.release)
+            if sha256 is not None:
+                self._files.check_unchanged(piece.span)
+                self._events.put(FileHashed(piece.file.name, sha256))
+
+    def _compute(self, job: Job, segment: Segment, raw: Array, lent: _Lent) -> None:
+        digest = segment_digest(raw)
+        if job.may_be_known and segment.index == 0:
+            job.head = digest.hex()
+            job.only_hashed = self._store.knows_head(job.head, job.plan)
+        sums = None
+        if not job.only_hashed:
+            weights = decode(raw, segment.span.dtype, job.task.dtype)
+            sums = sweep_segment(weights, job.plan, segment.start)
+        lent.release()
+        if job.add(segment.index, digest, sums):
             self._finish(job)
 
-    def _finish(self, job: _Job) -> None:
+    def _finish(self, job: Job) -> None:
         for source in {source.file: source for source in job.task.sources}.values():
             self._files.check_unchanged(source)
-        self._events.put(job.finished())
-
-
-def _decoded(task: TensorTask, segment: Segment, buffer: npt.NDArray[np.uint8]) -> Array:
-    pieces: list[Array] = []
-    position = 0
-    if all(span.dtype is task.dtype for span in segment.spans):
-        return decode(buffer[: segment.nbytes], task.dtype, task.dtype)
-    for span in segment.spans:
-        raw = buffer[position : position + span.nbytes]
-        pieces.append(decode(raw, span.dtype, task.dtype))
-        position += span.nbytes
-    return np.concatenate(pieces)
+        known = None if job.is_measured else self._store.with_digest(job.digest, job.plan)
+        if known is None and not job.is_measured:
+            self._events.put(_Again(job))
+            return
+        head = job.head or (job.digests[0].hex() if job.segments else "")
+        self._events.put(Finished(job.task, job.plan, job.digest, head, job.total, known))

@@ -39,7 +39,8 @@ class Measuring:
 class MeasuredTensor:
     """The result of one task.
 
-    `digest` is the SHA-256 of its source bytes, `head` that of its first segment.
+    `digest` is that of its source bytes (see `workers.streaming.digest`), `head` that of its first
+    segment.
     """
 
     path: str

@@ -15,6 +15,7 @@ from app.core.formats import KEEP, Format
 from app.core.measurement import Encoder
 from workers.models.headers import TensorRef
 from workers.sweep.plan import SweepPlan, plan_sweep
+from workers.sweep.segments import segments_of
 
 __all__ = ["Segment", "Span", "TensorTask"]
 
@@ -32,17 +33,11 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """One piece of a weight: `weights` elements from index `start`, read from `spans` in order."""
+    """One piece of a weight: the elements of `span`, the first of them at index `start`."""
 
     index: int
     start: int
-    weights: int
-    spans: tuple[Span, ...]
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes to read."""
-        return sum(span.nbytes for span in self.spans)
+    span: Span
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,19 +97,14 @@ class TensorTask:
 
     def segments(self, plan: SweepPlan) -> Iterator[Segment]:
         """Yield the pieces, cut at the places that `plan` fixes."""
-        spans: list[Span] = []
-        start, filled, index = 0, 0, 0
+        start, index = 0, 0
         for source in self.sources:
-            count, taken = math.prod(source.shape), 0
-            while taken < count:
-                step = min(count - taken, plan.segment_weights - filled)
-                spans.append(_span(source, taken, step))
-                taken, filled = taken + step, filled + step
-                if filled == plan.segment_weights:
-                    yield Segment(index, start, filled, tuple(spans))
-                    start, index, filled, spans = start + filled, index + 1, 0, []
-        if spans:
-            yield Segment(index, start, filled, tuple(spans))
+            before = 0
+            for first, count in segments_of(source.shape, plan.segment_weights):
+                span = _span(source, first, count)
+                yield Segment(index, start + first, span)
+                before, index = first + count, index + 1
+            start += before
 
 
 def _span(source: TensorRef, first: int, count: int) -> Span:

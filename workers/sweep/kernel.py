@@ -53,7 +53,8 @@ class SegmentSums:
     """Sums over some of a weight: squared errors by format, powers of the weights, kurtoses.
 
     `errors` (18,) belong to codes against the reference parameters of the encoder, `floats` (3,) to
-    FLOAT_FORMATS; formats that the plan does not ask for have 0. `kurtosis` counts groups of 128 by the bin of E[w^4]/E[w^2]^2.
+    FLOAT_FORMATS; formats that the plan does not ask for have 0. `kurtosis` counts groups of 128 by
+    the bin of E[w^4]/E[w^2]^2.
     """
 
     errors: Doubles = field(default_factory=lambda: np.zeros(_FORMATS))

@@ -52,7 +52,7 @@ def measure_weight(
     full: bool = False,
     signs: npt.NDArray[np.float32] | None = None,
 ) -> WeightErrors:
-    """Measure a weight given whole or in parts along its first axes.
+    """Measure a weight given whole or as its matrices (or stacks of them) in order.
 
     Every part is (..., in) in the NumPy type that carries `dtype` (bf16 as uint16 bits). `signs`
     (in,) asks for the errors of the block-32 rotated weight, `full` for the features of the

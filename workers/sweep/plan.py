@@ -14,7 +14,7 @@ from app.core.errors import InvalidRequestError
 from app.core.formats import AFFINE_BITS, AFFINE_GROUP_SIZES, FLOAT_FORMATS, Format, Mode
 from app.core.measurement import Encoder
 
-__all__ = ["SEGMENT_WEIGHTS", "SweepPlan", "affine_index", "plan_sweep"]
+__all__ = ["SEGMENT_WEIGHTS", "SweepPlan", "affine_index", "plan_sweep", "segment_weights"]
 
 SEGMENT_WEIGHTS: Final = 1 << 22
 """About how many weights make a segment: the unit of reading, of work and of summation."""
@@ -58,8 +58,8 @@ class SweepPlan:
 
     @property
     def segment_weights(self) -> int:
-        """Weights of a segment: whole rows, about SEGMENT_WEIGHTS of them."""
-        return self.width * max(1, SEGMENT_WEIGHTS // max(self.width, 1))
+        """Weights of a segment of the largest size."""
+        return segment_weights(self.width)
 
     @property
     def is_sampled(self) -> bool:
@@ -93,6 +93,11 @@ class SweepPlan:
             "full": self.full,
             "signs": None if self.signs is None else np.signbit(self.signs).tobytes().hex(),
         }
+
+
+def segment_weights(width: int) -> int:
+    """Return the weights of a segment: whole rows of `width`, about SEGMENT_WEIGHTS of them."""
+    return max(1, width) * max(1, SEGMENT_WEIGHTS // max(width, 1))
 
 
 def affine_index(format_: Format) -> int:

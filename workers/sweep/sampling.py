@@ -50,7 +50,7 @@ class SampleSums:
 
     @classmethod
     def of(cls, whole: Doubles, drawn: Drawn, stored: Doubles, careful: Doubles) -> SampleSums:
-        """Return the sums of one segment, given the errors of its chunks, the certain ones first."""
+        """Return the sums of a segment, given the errors of its chunks, the certain ones first."""
         certain = drawn.certain.size
         return cls(
             whole.copy(),
@@ -114,6 +114,4 @@ def estimate(sample: SampleSums) -> tuple[Doubles, Doubles]:
 
 def _divided(numerator: Doubles, denominator: Doubles) -> Doubles:
     """Return the quotients, 0 where the denominator is."""
-    return np.divide(
-        numerator, denominator, out=np.zeros_like(denominator), where=denominator > 0
-    )
+    return np.divide(numerator, denominator, out=np.zeros_like(denominator), where=denominator > 0)

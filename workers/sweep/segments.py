@@ -1,39 +1,32 @@
-"""Cut a weight that comes in parts into segments at fixed places.
+"""Cut a weight into segments at fixed places, none across two of its matrices.
 
-Sums are taken per segment and added in order, so the result depends neither on how a weight is cut
-into parts nor on how many threads work on it.
+Sums are taken per segment and added in order, so the result depends neither on how a weight is
+stored, stacked or expert by expert, nor on how many threads work on it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
 from workers.native.arrays import Array
 
-__all__ = ["cut_into_segments"]
+__all__ = ["cut_into_segments", "segments_of"]
+
+
+def segments_of(shape: Sequence[int], segment_weights: int) -> Iterator[tuple[int, int]]:
+    """Yield first weight and number of weights of each segment of an array of `shape`."""
+    matrix = math.prod(shape[-2:])
+    for first in range(0, math.prod(shape), matrix or 1):
+        for begin in range(0, matrix, segment_weights):
+            yield first + begin, min(segment_weights, matrix - begin)
 
 
 def cut_into_segments(parts: Iterable[Array], segment_weights: int) -> Iterator[Array]:
-    """Yield one-dimensional arrays of `segment_weights` elements, the last one shorter.
-
-    A segment inside one part is a view of it; one across parts is joined.
-    """
-    pending: list[Array] = []
-    filled = 0
+    """Yield the segments of whole matrices (or stacks of them) as one-dimensional views."""
     for part in parts:
         flat = np.ascontiguousarray(part).reshape(-1)
-        while flat.size:
-            piece, flat = np.split(flat, [min(flat.size, segment_weights - filled)])
-            pending.append(piece)
-            filled += piece.size
-            if filled == segment_weights:
-                yield _join(pending)
-                pending, filled = [], 0
-    if pending:
-        yield _join(pending)
-
-
-def _join(pieces: list[Array]) -> Array:
-    return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+        for first, count in segments_of(part.shape, segment_weights):
+            yield flat[first : first + count]

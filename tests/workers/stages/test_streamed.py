@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,7 @@ from app.core.requests import Rotation
 from workers.models import Checkpoint, build_inventory, open_checkpoint
 from workers.stages.options import MeasureOptions
 from workers.stages.streamed import StreamedModule, measure_streamed, plain_encoder
+from workers.streaming.digest import digest_of_parts
 from workers.sweep import measure_weight
 
 
@@ -42,8 +42,7 @@ def assert_as_one_by_one(checkpoint: Checkpoint, found: dict[str, StreamedModule
         formats = module.legal_formats()
         expected = measure_weight(parts, module.dtype, formats, Encoder.CAREFUL)
         assert found[module.path].errors == expected
-        digest = hashlib.sha256(b"".join(part.tobytes() for part in parts)).hexdigest()
-        assert found[module.path].digest == digest
+        assert found[module.path].digest == digest_of_parts(parts)
 
 
 def test_streaming_gives_the_numbers_of_one_by_one(sample_model: Path, tmp_path: Path) -> None:
