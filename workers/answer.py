@@ -15,7 +15,7 @@ from typing import Any, Final
 from pydantic import TypeAdapter, ValidationError
 
 from app.core.errors import BitbudgetError, InvalidRequestError
-from app.leases.schemas import Event, FitTask, Problem, Task
+from app.leases.schemas import Event, FitTask, MeasureTask, Problem, Task
 from workers.models.library import defer_package
 
 __all__ = ["answer"]
@@ -50,6 +50,10 @@ def _run(task: Task, emit: Callable[[Event], None]) -> dict[str, Any]:
         from workers.stages.fit import run_fit  # noqa: PLC0415, somebody waits for the answer
 
         return run_fit(task, emit)
+    if isinstance(task, MeasureTask):
+        from workers.stages.measured import run_measure  # noqa: PLC0415, as above
+
+        return run_measure(task, emit)
     from workers.stages.tasks import run_task  # noqa: PLC0415, as above
 
     return run_task(task, emit)

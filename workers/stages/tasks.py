@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +34,10 @@ from workers.stages.fit import run_fit
 from workers.stages.home import Home
 from workers.stages.inventory import take_inventory
 from workers.stages.job import run_job
-from workers.stages.measure import measure, measurement_path
-from workers.stages.options import MeasureOptions
+from workers.stages.measured import run_measure
 from workers.stages.quantize import check_same_model, claimed_output, quantize
 from workers.stages.report import Reporter
-from workers.stages.rotation import candidates, rotated
+from workers.stages.rotation import rotated
 
 __all__ = ["run_task"]
 
@@ -53,7 +52,7 @@ def run_task(  # noqa: PLR0911, one line for each kind of task
         case FitTask():
             return run_fit(task, emit)
         case MeasureTask():
-            return _measure(task, home, reporter)
+            return run_measure(task, emit)
         case QuantizeTask():
             return _quantize(task, home, reporter)
         case UploadTask():
@@ -64,37 +63,6 @@ def run_task(  # noqa: PLR0911, one line for each kind of task
             return _evaluate(task, home, reporter)
         case BenchmarkTask():
             return _benchmark(task, reporter)
-
-
-def _identity(checkpoint: Checkpoint, home: Home) -> dict[str, str]:
-    identity = checkpoint.identity(home.digests)
-    return {"name": identity.name, "revision": identity.revision, "digest": identity.digest}
-
-
-def _measure(task: MeasureTask, home: Home, reporter: Reporter) -> dict[str, Any]:
-    options = MeasureOptions.of_task(task)
-    checkpoint = fetch(
-        task.model,
-        home,
-        reporter,
-        disk_limit_bytes=task.disk_limit_bytes,
-        whole=options.needs_whole_model,
-    )
-    found = [
-        (twin, replace(options, rotation=rotation))
-        for rotation, twin in candidates(checkpoint, options.rotation, home, reporter).items()
-    ]
-    for twin, chosen in found:
-        inventory = take_inventory(twin, home, reporter)
-        measurement = measure(twin, inventory, chosen, home, reporter)
-    return {
-        "measurement": str(measurement_path(twin, chosen, home)),
-        "key": measurement.key,
-        "model": _identity(checkpoint, home),
-        "modules": len(measurement.curves),
-        "tokens": measurement.tokens,
-        "warnings": list(measurement.warnings),
-    }
 
 
 def _quantize(task: QuantizeTask, home: Home, reporter: Reporter) -> dict[str, Any]:

@@ -1,0 +1,185 @@
+"""What the stage measure learns by running the model: sensitivities, and curves that need them.
+
+Importing this imports the whole of mlx-lm, which takes seconds; measuring by weights alone does
+without.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import TypeAdapter
+
+from app.core.formats import KEEP, Format
+from app.core.inventory import Inventory, Module
+from app.core.measurement import (
+    KEEP_POINT,
+    Curve,
+    CurvePoint,
+    Encoder,
+    Sensitivity,
+    Verification,
+)
+from workers.curves import kl_curve
+from workers.fisher import ModuleStatistics
+from workers.fisher.probe import PROBE_TOKENS, probe_alphas
+from workers.models import Checkpoint
+from workers.stages.home import Home
+from workers.stages.journal import Journal
+from workers.stages.options import MeasureOptions
+from workers.stages.report import StageReport
+from workers.stages.statistics import take_statistics
+from workers.stages.streamed import plain_encoder
+from workers.streaming.digest import digest_of_parts
+from workers.sweep import measure_weight
+from workers.verify import MOST_WEIGHTS, verify
+
+__all__ = ["Sensitivities", "curves_by_error", "take_sensitivities", "verified"]
+
+_CURVE = TypeAdapter(Curve)
+_DISAGREEMENT: Final = 1.5
+"""Ratio between the two ends from which a measurement carries a warning."""
+
+
+@dataclass(frozen=True)
+class Sensitivities:
+    """What a unit of error costs: alpha by module, with the statistics behind it where taken."""
+
+    tokens: int
+    alphas: Mapping[str, float]
+    modules: Mapping[str, ModuleStatistics]
+    notes: tuple[str, ...] = ()
+
+
+def take_sensitivities(
+    checkpoint: Checkpoint,
+    inventory: Inventory,
+    options: MeasureOptions,
+    home: Home,
+    report: StageReport,
+) -> Sensitivities:
+    """Return them by `probe` or by `fisher`, collected now or found in the cache."""
+    if options.sensitivity is Sensitivity.PROBE:
+        alphas = probe_alphas(
+            checkpoint.folder,
+            [module.path for module in inventory.modules],
+            seed=options.seed,
+            progress=lambda done, total: report.progress(done, total, "modules", "probe"),
+        )
+        return Sensitivities(PROBE_TOKENS, alphas, {})
+    found = take_statistics(checkpoint, inventory, options, home, report)
+    paths = [module.path for module in inventory.modules]
+    alphas = {path: found[path].alpha_nats if path in found else 0.0 for path in paths}
+    return Sensitivities(found.tokens, alphas, found, found.notes)
+
+
+def curves_by_error(
+    checkpoint: Checkpoint,
+    inventory: Inventory,
+    options: MeasureOptions,
+    known: Sensitivities,
+    *,
+    journal: Journal,
+    report: StageReport,
+) -> Iterator[Curve]:
+    """Yield the curves of the deployed encoder's own errors; finished ones are in the journal."""
+    finished = {curve.path: curve for curve in map(_CURVE.validate_python, journal)}
+    total = sum(_source_bytes(module) for module in inventory.modules)
+    done = 0
+    for module in inventory.modules:
+        curve = finished.get(module.path)
+        if curve is None:
+            curve = _curve(checkpoint, module, options, known)
+            journal.append(_CURVE.dump_python(curve, mode="json"))
+        yield curve
+        done += _source_bytes(module)
+        report.progress(done, total, detail=module.path)
+
+
+def _curve(
+    checkpoint: Checkpoint, module: Module, options: MeasureOptions, known: Sensitivities
+) -> Curve:
+    formats = tuple(f for f in module.legal_formats(options.formats) if f != KEEP)
+    parts = list(checkpoint.parts(module.path))
+    statistics = known.modules.get(module.path)
+    encoder = plain_encoder(options.encoder) if statistics is None else Encoder.MINMAX
+    errors = measure_weight(
+        parts,
+        module.dtype,
+        formats if statistics is None else (),
+        encoder,
+        name=module.path,
+        full=options.features == "full",
+    )
+    alpha = known.alphas[module.path]
+    if statistics is None:
+        uncertain = errors.t2_relative_error
+        points = [
+            CurvePoint(f, errors.t2[f], alpha * errors.t2[f], uncertain.get(f, 0.0))
+            for f in formats
+        ]
+    else:
+        points = _points(module, formats, options.encoder, parts, statistics)
+    digest = digest_of_parts(parts)
+    return Curve(module.path, alpha, (*points, KEEP_POINT), digest, errors.features)
+
+
+def _points(
+    module: Module,
+    formats: tuple[Format, ...],
+    encoder: Encoder,
+    parts: list[npt.NDArray[Any]],
+    statistics: ModuleStatistics,
+) -> list[CurvePoint]:
+    """Return the cost of the deployed encoder's own error in every format."""
+    weight = (parts[0] if len(parts) == 1 else np.stack(parts)).reshape(module.shape)
+    points = kl_curve(module, weight, formats, encoder, statistics)
+    return [point for point in points if point.format != KEEP]
+
+
+def verified(
+    checkpoint: Checkpoint,
+    inventory: Inventory,
+    curves: Mapping[str, Curve],
+    options: MeasureOptions,
+    *,
+    known: Sensitivities,
+    report: StageReport,
+) -> tuple[Verification | None, tuple[str, ...]]:
+    """Return predicted against measured KL, of a model that fits in memory several times.
+
+    With it comes a warning when the two ends disagree: errors interact at few bits.
+    """
+    if not known.modules or inventory.weights > MOST_WEIGHTS:
+        return None, ()
+    found = verify(
+        checkpoint,
+        inventory,
+        curves,
+        options.encoder,
+        known.modules,
+        seed=options.seed,
+        progress=lambda done, total: report.progress(done, total, "allocations", "verification"),
+    )
+    return found, _doubts(found)
+
+
+def _doubts(verification: Verification) -> tuple[str, ...]:
+    pairs = sorted(
+        zip(
+            verification.bits_per_weight, verification.measured, verification.predicted, strict=True
+        )
+    )
+    low, high = pairs[0][1] / max(pairs[0][2], 1e-30), pairs[-1][1] / max(pairs[-1][2], 1e-30)
+    if max(low, high) <= _DISAGREEMENT * min(low, high):
+        return ()
+    found = f"{low:.2f} at {pairs[0][0]:.1f} bits per weight, {high:.2f} at {pairs[-1][0]:.1f}"
+    return (f"measured over predicted KL is {found}: read predictions between with that",)
+
+
+def _source_bytes(module: Module) -> int:
+    return module.weights * module.dtype.itemsize
