@@ -58,13 +58,14 @@ def test_a_file_is_hashed_from_pieces_in_any_order(seed: int) -> None:
     order = np.random.default_rng(seed).permutation(40).tolist()
     found = [file.add(i, pieces[i], partial(released.append, i)) for i in order]
     assert found[:-1] == [None] * 39
-    assert found[-1] == hashlib.sha256(CONTENT).hexdigest()
+    assert found[-1] == hashlib.sha256(CONTENT.tobytes()).hexdigest()
     assert released == list(range(40))
 
 
 def test_threads_may_add_pieces_at_once() -> None:
     pieces = np.array_split(CONTENT, 400)
-    file, found = WholeFile("f", len(pieces)), []
+    file = WholeFile("f", len(pieces))
+    found: list[str | None] = []
 
     def add(part: range) -> None:
         found.extend(file.add(index, pieces[index], lambda: None) for index in part)
@@ -74,7 +75,7 @@ def test_threads_may_add_pieces_at_once() -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert [sha256 for sha256 in found if sha256] == [hashlib.sha256(CONTENT).hexdigest()]
+    assert [sha256 for sha256 in found if sha256] == [hashlib.sha256(CONTENT.tobytes()).hexdigest()]
 
 
 def test_one_pass_measures_and_hashes(
