@@ -22,7 +22,13 @@ __all__ = ["ServerProblemError", "ServerUnreachableError", "Transport"]
 _TRIES: Final = 6
 _FIRST_PAUSE_SECONDS: Final = 0.2
 _LONGEST_PAUSE_SECONDS: Final = 10.0
-_PASSING: Final = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
+_AWAY: Final = (
+    HTTPStatus.BAD_GATEWAY,
+    HTTPStatus.SERVICE_UNAVAILABLE,
+    HTTPStatus.GATEWAY_TIMEOUT,
+)
+"""Answers of a server, or of the proxy before it, that will be back."""
+_PASSING: Final = (HTTPStatus.TOO_MANY_REQUESTS, *_AWAY)
 
 
 class ServerUnreachableError(BitbudgetError):
@@ -66,12 +72,14 @@ class Transport:
                 answer = self._http.request(method, path, headers=sent, **options)
             except httpx.TransportError as error:
                 if is_last:
-                    raise self._unreachable(error) from error
+                    raise self._unreachable(str(error) or type(error).__name__) from error
                 time.sleep(_pause_seconds(number))
                 continue
             if answer.status_code not in _PASSING or is_last:
                 break
             time.sleep(_pause_seconds(number, answer))
+        if answer.status_code in _AWAY:
+            raise self._unreachable(f"it answered {answer.status_code} {_detail(answer)}")
         raise_problem(answer)
         return answer
 
@@ -84,8 +92,8 @@ class Transport:
                 raise_problem(answer)
             yield answer
 
-    def _unreachable(self, error: Exception) -> ServerUnreachableError:
-        return ServerUnreachableError(server=self.server, reason=str(error) or type(error).__name__)
+    def _unreachable(self, reason: str) -> ServerUnreachableError:
+        return ServerUnreachableError(server=self.server, reason=reason)
 
 
 def _pause_seconds(number: int, answer: httpx.Response | None = None) -> float:
@@ -100,8 +108,7 @@ def raise_problem(answer: httpx.Response) -> None:
     """Raise what a problem document stands for; do nothing when the answer is not an error."""
     if not answer.is_error:
         return
-    is_problem = answer.headers.get("Content-Type", "").startswith("application/problem+json")
-    problem: dict[str, Any] = answer.json() if is_problem else {}
+    problem = _problem(answer)
     slug = str(problem.get("type", "")).rsplit(":", 1)[-1]
     if slug == InfeasibleBudgetError.slug():
         raise InfeasibleBudgetError(
@@ -115,5 +122,17 @@ def raise_problem(answer: httpx.Response) -> None:
         )
     if slug == NotFoundError.slug() and "what" in problem:
         raise NotFoundError(what=problem["what"], name=problem["name"])
-    detail = str(problem.get("detail", answer.reason_phrase)).rstrip(".")
-    raise ServerProblemError(status_code=answer.status_code, detail=detail, problem=problem)
+    raise ServerProblemError(
+        status_code=answer.status_code, detail=_detail(answer), problem=problem
+    )
+
+
+def _problem(answer: httpx.Response) -> dict[str, Any]:
+    if not answer.headers.get("Content-Type", "").startswith("application/problem+json"):
+        return {}
+    problem: dict[str, Any] = answer.json()
+    return problem
+
+
+def _detail(answer: httpx.Response) -> str:
+    return str(_problem(answer).get("detail", answer.reason_phrase)).rstrip(".")

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
-from app.core.errors import BitbudgetError
+from app.core.errors import NO_ROOM, BitbudgetError
 from app.errors import UnavailableError
 
 __all__ = ["ProblemDetails", "Responses", "install", "problem_response", "problems"]
@@ -86,6 +86,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(sqlalchemy.exc.OperationalError, _database)
     app.add_exception_handler(sqlalchemy.exc.InterfaceError, _database)
     app.add_exception_handler(sqlalchemy.exc.TimeoutError, _database)
+    app.add_exception_handler(OSError, _disk)
     app.add_exception_handler(Exception, _unexpected)
 
 
@@ -153,6 +154,13 @@ def _has_route(request: Request, method: str) -> bool:
 async def _database(request: Request, error: Exception) -> Response:
     _log.warning("database unavailable: %s", type(error).__name__, exc_info=error)
     return await _bitbudget(request, UnavailableError(what="database"))
+
+
+async def _disk(request: Request, error: Exception) -> Response:
+    if not isinstance(error, OSError) or error.errno not in NO_ROOM:
+        return await _unexpected(request, error)
+    _log.error("disk full: %s", error)
+    return await _bitbudget(request, UnavailableError(what="disk, which is full,"))
 
 
 async def _unexpected(request: Request, error: Exception) -> Response:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
 from app.artifacts import repository as artifacts
@@ -50,10 +50,9 @@ def collect(
         removed_workers = machines.delete_idle_since(session, now - age)
     with database.read() as session:
         needed = artifacts.referenced_digests(session)
-    count = nbytes = 0
+    count, nbytes = store.delete_partial(utc_now() - _GRACE)
     for blob in store.blobs():
-        put_at = blob.put_at if blob.put_at.tzinfo else blob.put_at.replace(tzinfo=UTC)
-        if blob.digest not in needed and utc_now() - put_at > _GRACE:
+        if blob.digest not in needed and utc_now() - blob.put_at > _GRACE:
             store.delete(blob.digest)
             count += 1
             nbytes += blob.nbytes

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from pydantic import TypeAdapter, ValidationError
 
-from app.core.errors import BitbudgetError, InvalidRequestError
+from app.core.errors import NO_ROOM, BitbudgetError, InvalidRequestError
 from app.leases.schemas import Event, FitTask, MeasureTask, Problem, Task
 from workers.models.library import defer_package
 
@@ -105,6 +105,13 @@ def problem_of(error: Exception, home: Path) -> Problem:
             detail=str(error),
             fields=_plain(error.fields),
             exit_code=error.exit_code,
+        )
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
+        return Problem(
+            type="urn:bitbudget:problem:disk-full",
+            title="Disk full",
+            status=507,
+            detail=f"{error}; free some room, or keep less there with --disk-limit",
         )
     return Problem(
         type="urn:bitbudget:problem:internal",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Final
 
 from fsspec.core import url_to_fs
@@ -58,11 +60,24 @@ class ArtifactStore:
 
     def blobs(self) -> Iterator[Blob]:
         """Give every stored blob."""
+        for path, name in self._paths():
+            if not name.startswith("."):
+                yield Blob(name, self._files.size(path), _aware(self._files.modified(path)))
+
+    def delete_partial(self, before: datetime) -> tuple[int, int]:
+        """Remove what killed servers left half-written; return how many files and bytes."""
+        count = nbytes = 0
+        for path, name in self._paths():
+            if name.startswith(".") and _aware(self._files.modified(path)) < before:
+                nbytes += self._files.size(path)
+                count += 1
+                self._files.rm_file(path)
+        return count, nbytes
+
+    def _paths(self) -> Iterator[tuple[str, str]]:
         if self._files.exists(self._root):
             for path in self._files.find(self._root):
-                name = path.rsplit("/", 1)[-1]
-                if not name.startswith("."):
-                    yield Blob(name, self._files.size(path), self._files.modified(path))
+                yield path, path.rsplit("/", 1)[-1]
 
     def check(self) -> None:
         """Raise OSError when nothing can be written."""
@@ -79,7 +94,18 @@ class ArtifactStore:
             self._files.pipe_file(path, data)
             return
         folder, name = path.rsplit("/", 1)
-        self._files.makedirs(folder, exist_ok=True)
-        partial = f"{folder}/.{name}.{secrets.token_hex(4)}"
-        self._files.pipe_file(partial, data)
-        self._files.mv(partial, path)
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        partial = Path(folder) / f".{name}.{secrets.token_hex(4)}"
+        try:
+            with partial.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+        except OSError:
+            partial.unlink(missing_ok=True)
+            raise
+
+
+def _aware(moment: datetime) -> datetime:
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

@@ -20,10 +20,12 @@ A class's docstring is its message: `{field}` is filled from the instance's type
 
 from __future__ import annotations
 
+import errno
 import re
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 __all__ = [
+    "NO_ROOM",
     "BitbudgetError",
     "ConflictError",
     "DiskFullError",
@@ -37,6 +39,9 @@ __all__ = [
     "NotFoundError",
     "UnsupportedModelError",
 ]
+
+NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What the system says where a disk, a quota or the largest size of a file is reached."""
 
 
 class BitbudgetError(Exception):

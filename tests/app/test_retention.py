@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -76,3 +78,26 @@ def test_any_fsspec_address_will_do() -> None:
     store.check()
     assert store.get(digest) == b"data"
     assert [blob.digest for blob in store.blobs()] == [digest]
+
+
+def test_what_a_killed_server_left_half_written_goes(server: Server, tmp_path: Path) -> None:
+    services = server.services
+    digest = services.store.put(b"data")
+    half = tmp_path / "artifacts" / digest[:2] / f".{digest}.0123"
+    half.write_bytes(b"da")
+    assert clean(server).artifacts == 0
+    grow_old(tmp_path / "artifacts")
+    assert clean(server) == Collected(0, 0, 2, 6)
+    assert not half.exists()
+
+
+def test_a_full_disk_is_said_and_leaves_nothing(tmp_path: Path) -> None:
+    program = (
+        "import resource, sys; from app.artifacts.store import ArtifactStore\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+        "ArtifactStore(sys.argv[1]).put(bytes(2000))"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "store")]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "File too large" in ended.stderr
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -18,6 +19,7 @@ import psutil
 
 from app.client import Client
 from app.core.errors import BitbudgetError
+from tests.chaos.disk import LimitedDisk, MountedDisk, disk
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 LEASE_SECONDS = 4.0
@@ -33,9 +35,14 @@ class Fleet:
         self.address = f"http://127.0.0.1:{_free_port()}"
         self._database_url = database_url
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._disks = contextlib.ExitStack()
+        self.disks: dict[str, MountedDisk | LimitedDisk | None] = {}
         self._logs = (folder / "fleet.log").open("ab")
 
     def __enter__(self) -> Self:
+        for name in ("server", *self.names):
+            made = disk(self.home(name), partial(self._process_id, name))
+            self.disks[name] = self._disks.enter_context(made)
         self.start("server")
         self.wait_until_ready()
         for name in self.names:
@@ -50,11 +57,15 @@ class Fleet:
     ) -> None:
         for name in [*self.names, "server"]:
             self.kill(name)
+        self._disks.close()
         self._logs.close()
 
     def home(self, name: str) -> Path:
         """The folder for the state of the server or a worker."""
         return self.folder / name
+
+    def _process_id(self, name: str) -> int:
+        return self._processes[name].pid
 
     def start(self, name: str) -> None:
         """Start the server or a worker."""

@@ -1,78 +1,96 @@
-"""Jobs end right whatever is killed: server, worker or child, at random moments.
+"""Jobs end right whatever breaks: server, worker, child, disk or database, at random moments.
 
-`BITBUDGET_CHAOS_JOBS=200 pytest -m chaos tests/chaos` runs the whole of it; without the variable a
-few jobs are run. `BITBUDGET_CHAOS_SEED` repeats a run's choices.
+`BITBUDGET_CHAOS_JOBS=200 pytest -m chaos tests/chaos` runs the whole of it; without the variable
+twenty jobs are run. `BITBUDGET_CHAOS_SEED` repeats a run's choices. Half of the jobs run on SQLite,
+half on PostgreSQL.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import random
+import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from app.client import Client
 from app.core.errors import BitbudgetError
-from app.core.requests import JobRequest
+from app.core.requests import Deliver, JobRequest
 from app.jobs.schemas import Job
 from app.jobs.status import EventKind, JobStatus
 from app.leases.schemas import JobTask
+from tests.chaos.contents import contents, sizes
 from tests.chaos.fleet import LEASE_SECONDS, Fleet
 from tests.chaos.models import make_model
+from tests.chaos.vandal import Vandal
+from tests.support.postgres import Cluster, can_run
 from workers.stages.tasks import run_task
 
 pytestmark = pytest.mark.chaos
 
-JOBS = int(os.environ.get("BITBUDGET_CHAOS_JOBS", "8"))
+JOBS = max(2, int(os.environ.get("BITBUDGET_CHAOS_JOBS", "20")) // 2)
 SEED = int(os.environ.get("BITBUDGET_CHAOS_SEED", "7"))
 SECONDS_PER_JOB = 60.0
 BUDGET_BYTES = 400_000
+_LOG = logging.getLogger(__name__)
+CHECKPOINT_EVERY = 10
+"""A checkpoint takes four times as long as a manifest."""
 
 
-def _requests(folder: Path, tokenizer: Path) -> list[JobRequest]:
-    models = [make_model(folder / f"model-{index}", index, tokenizer) for index in range(JOBS)]
-    return [
-        JobRequest(model=str(model), budget=BUDGET_BYTES, sensitivity="weights", seed=index)
-        for index, model in enumerate(models)
-    ]
+@dataclass(frozen=True)
+class Case:
+    """A request and what comes of it where nothing breaks."""
+
+    request: JobRequest
+    manifest: bytes
+    checkpoint: Path | None
 
 
-def _undisturbed(requests: list[JobRequest], home: Path) -> list[bytes]:
-    """The manifests as one process makes them that nobody disturbs."""
-    manifests = []
-    for request in requests:
-        result = run_task(JobTask(home=str(home), request=request), lambda _: None)
-        manifests.append(Path(result["manifest"]).read_bytes())
-    return manifests
+def _whole(cases: list[Case]) -> dict[str, Path]:
+    return {case.checkpoint.name: case.checkpoint for case in cases if case.checkpoint}
 
 
-class _Vandal:
-    """Kills what `chooser` picks, but never so that a job loses its third and last attempt."""
+@pytest.fixture(scope="module")
+def cases(tmp_path_factory: pytest.TempPathFactory, sample_model: Path) -> list[Case]:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    return [_case(folder, index, sample_model) for index in range(JOBS)]
 
-    def __init__(self, fleet: Fleet, chooser: random.Random) -> None:
-        self._fleet = fleet
-        self._chooser = chooser
-        self.killed: Counter[str] = Counter()
 
-    def strike(self, unfinished: list[Job]) -> None:
-        """Kill something, if no job is in danger of being given up."""
-        if any(job.attempt + (job.status == JobStatus.QUEUED) > 2 for job in unfinished):
-            return
-        what = self._chooser.choices(["server", "worker", "child"], weights=[2, 3, 5])[0]
-        if what == "server":
-            self._fleet.kill("server")
-            time.sleep(self._chooser.uniform(0, 0.5))
-            self._fleet.start("server")
-            self._fleet.wait_until_ready()
-        elif what == "worker":
-            self._fleet.restart(self._chooser.choice(self._fleet.names))
-        elif not self._fleet.kill_child(self._chooser.choice(self._fleet.names)):
-            return
-        self.killed[what] += 1
+def _case(folder: Path, index: int, tokenizer: Path) -> Case:
+    model = make_model(folder / f"model-{index}", index, tokenizer)
+    is_whole = index % CHECKPOINT_EVERY == CHECKPOINT_EVERY // 2
+    request = JobRequest(
+        model=str(model),
+        budget=BUDGET_BYTES,
+        sensitivity="weights",
+        seed=index,
+        deliver=Deliver.CHECKPOINT if is_whole else Deliver.MANIFEST,
+    )
+    result = run_task(JobTask(home=str(folder / "home"), request=request), lambda _: None)
+    manifest = Path(result["manifest"]).read_bytes()
+    return Case(request, manifest, Path(result["checkpoint"]) if is_whole else None)
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster | None]:
+    if request.param == "sqlite":
+        yield None
+        return
+    if not can_run():
+        pytest.skip("no PostgreSQL server: apt-get install postgresql (and a user other than root)")
+    with tempfile.TemporaryDirectory(prefix="bitbudget-pg-") as folder:
+        Path(folder).chmod(0o755)
+        made = Cluster(Path(folder) / "cluster")
+        made.start()
+        yield made
+        made.stop()
 
 
 def _unfinished(client: Client) -> list[Job]:
@@ -86,32 +104,59 @@ def _submit(client: Client, request: JobRequest, key: str) -> Job:
     return first
 
 
-def test_every_job_ends_right_whatever_is_killed(tmp_path: Path, sample_model: Path) -> None:
-    chooser = random.Random(SEED)  # noqa: S311 - the same kills for the same seed
-    requests = _requests(tmp_path, sample_model)
-    expected = _undisturbed(requests, tmp_path / "undisturbed")
-    with Fleet(tmp_path, workers=2) as fleet, fleet.client() as client:
-        vandal = _Vandal(fleet, chooser)
+def test_every_job_ends_right_whatever_breaks(
+    tmp_path: Path, cases: list[Case], cluster: Cluster | None
+) -> None:
+    chooser = random.Random(SEED)  # noqa: S311 - the same choices for the same seed
+    url = "" if cluster is None else cluster.url()
+    with Fleet(tmp_path, workers=2, database_url=url) as fleet, fleet.client() as client:
+        vandal = Vandal(fleet, chooser, cluster)
         jobs = [
-            _submit(client, request, f"chaos-{index:06d}-0123456789")
-            for index, request in enumerate(requests)
+            _submit(client, case.request, f"chaos-{index:06d}-0123456789")
+            for index, case in enumerate(cases)
         ]
         end = time.monotonic() + SECONDS_PER_JOB * (JOBS + 1)
-        while unfinished := _unfinished(client):
+        while unfinished := _patiently(client):
             assert time.monotonic() < end, f"{len(unfinished)} jobs are not finished"
             time.sleep(chooser.expovariate(1 / LEASE_SECONDS))
+            _check_visible(fleet, cases)
             with contextlib.suppress(BitbudgetError):
                 vandal.strike(_unfinished(client))
         assert [name for name in (*fleet.names, "server") if fleet.has_ended(name)] == []
-        _check(client, jobs, expected)
-    assert sum(vandal.killed.values()) >= JOBS // 4, vandal.killed
+        _check_jobs(client, jobs, cases)
+        assert _check_visible(fleet, cases) >= _whole(cases).keys()
+    _LOG.info("%d jobs, broken: %s", len(jobs), dict(vandal.broken))
+    assert sum(vandal.broken.values()) >= JOBS // 4, vandal.broken
 
 
-def _check(client: Client, jobs: list[Job], expected: list[bytes]) -> None:
+def _patiently(client: Client) -> list[Job]:
+    """Ask until the server is there: its database may be starting."""
+    while True:
+        with contextlib.suppress(BitbudgetError):
+            return _unfinished(client)
+
+
+def _check_visible(fleet: Fleet, cases: list[Case]) -> set[str]:
+    """Every checkpoint that can be seen has all its files in their full length; return names."""
+    expected = _whole(cases)
+    seen = set()
+    for name in fleet.names:
+        for folder in (fleet.home(name) / "checkpoints").glob("[!.]*"):
+            if not folder.name.endswith(".partial"):
+                assert sizes(folder) == sizes(expected[folder.name])
+                seen.add(folder.name)
+    return seen
+
+
+def _check_jobs(client: Client, jobs: list[Job], cases: list[Case]) -> None:
     assert sorted(job.id for job in client.jobs()) == sorted(job.id for job in jobs)
-    for job, manifest in zip(jobs, expected, strict=True):
-        assert client.job(job.id).status == JobStatus.SUCCEEDED
-        assert client.manifest(job.id) == manifest
+    for job, case in zip(jobs, cases, strict=True):
+        ended = client.job(job.id)
+        assert ended.status == JobStatus.SUCCEEDED, ended
+        assert client.manifest(job.id) == case.manifest
+        if case.checkpoint is not None:
+            assert ended.result is not None
+            assert contents(Path(ended.result["checkpoint"])) == contents(case.checkpoint)
         kinds = Counter(event.kind for event in client.events(job.id))
         assert kinds[EventKind.SUCCEEDED] == 1
         assert kinds[EventKind.QUEUED] == 1

@@ -16,21 +16,15 @@ import pytest
 from app.core.manifest import Manifest
 from app.core.requests import JobRequest
 from app.leases.schemas import JobTask, QuantizeTask
+from tests.chaos.contents import contents
 from tests.chaos.fleet import REPOSITORY
 from workers.stages.tasks import run_task
 
 pytestmark = pytest.mark.chaos
 
-CHECKPOINTS = max(2, int(os.environ.get("BITBUDGET_CHAOS_JOBS", "8")) // 5)
+CHECKPOINTS = max(2, int(os.environ.get("BITBUDGET_CHAOS_JOBS", "20")) // 5)
 SEED = int(os.environ.get("BITBUDGET_CHAOS_SEED", "7"))
 MOST_KILLS = 6
-
-
-def _contents(folder: Path) -> dict[str, str]:
-    return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.rglob("*"))
-    }
 
 
 def _start(task: QuantizeTask) -> subprocess.Popen[bytes]:
@@ -88,7 +82,7 @@ def test_a_killed_writer_leaves_nothing_half_done_and_goes_on(
     started = time.monotonic()
     run_task(task(tmp_path / "undisturbed"), lambda _: None)
     undisturbed_seconds = time.monotonic() - started
-    expected = _contents(tmp_path / "undisturbed")
+    expected = contents(tmp_path / "undisturbed")
     assert hashlib.sha256(manifest.to_bytes()).hexdigest() == expected["manifest.json"]
     kills = 0
     for index in range(CHECKPOINTS):
@@ -101,6 +95,6 @@ def test_a_killed_writer_leaves_nothing_half_done_and_goes_on(
                 break
         else:
             assert _run_until(_start(task(output)), 120)
-        assert _contents(output) == expected
+        assert contents(output) == expected
     assert kills >= CHECKPOINTS // 2
     assert [path.name for path in tmp_path.iterdir() if path.name.endswith(".partial")] == []

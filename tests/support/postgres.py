@@ -59,6 +59,16 @@ class Cluster:
         """Cut every connection, as a failover would."""
         self._run("pg_ctl", "-D", str(self._data), "-w", "-m", "fast", "restart")
 
+    def cut_connections(self) -> None:
+        """End every other session, as an administrator or a network would."""
+        engine = sa.create_engine(self.url())
+        with engine.connect() as connection:
+            connection.exec_driver_sql(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+            )
+        engine.dispose()
+
     def url(self, name: str = "postgres") -> str:
         """The SQLAlchemy URL of a database."""
         return f"postgresql+psycopg://postgres@/{name}?host={self.folder}"

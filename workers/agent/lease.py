@@ -49,17 +49,24 @@ class LeaseRun:
     def run(self) -> LeaseOutcome | None:
         """Return how the attempt ended, None when the lease was lost to another."""
         try:
-            task = self._task()
-            with Heartbeat(self.server, self.lease) as heartbeat, ChildProcess(task) as child:
-                result = self._follow(child, heartbeat)
+            with Heartbeat(self.server, self.lease) as heartbeat:
+                result = self._attempt(heartbeat)
                 if result is None:
                     return None
-                child.stop()
                 self._insist(lambda: self.client.finish(self.lease, result))
         except LostLeaseError as error:
             _LOG.warning("%s", error)
             return None
         return LeaseOutcome(result.outcome)
+
+    def _attempt(self, heartbeat: Heartbeat) -> LeaseResult | None:
+        """Return how the attempt ended, its child gone; None when the lease was lost."""
+        try:
+            with ChildProcess(self._task()) as child:
+                return self._follow(child, heartbeat)
+        except OSError as error:  # a disk that is full, a process that cannot be started
+            _LOG.warning("job %s: %s", self.lease.job_id, error)
+            return self._mishap("worker-trouble", "Worker trouble", str(error))
 
     def _task(self) -> JobTask:
         request = self.lease.request
@@ -131,14 +138,17 @@ class LeaseRun:
         try:
             self._insist(lambda: self.client.put_artifact(self.lease, event.name, data))
         except ServerProblemError as error:
-            problem = Problem(
-                type="urn:bitbudget:problem:upload-refused",
-                title="Upload refused",
-                status=HTTPStatus.INTERNAL_SERVER_ERROR,
-                detail=str(error),
-            )
-            return self._result(LeaseOutcome.CRASHED, Event(kind="failed", problem=problem))
+            return self._mishap("upload-refused", "Upload refused", str(error))
         return None
+
+    def _mishap(self, slug: str, title: str, detail: str) -> LeaseResult:
+        problem = Problem(
+            type=f"urn:bitbudget:problem:{slug}",
+            title=title,
+            status=HTTPStatus.INTERNAL_SERVER_ERROR,
+            detail=detail,
+        )
+        return self._result(LeaseOutcome.CRASHED, Event(kind="failed", problem=problem))
 
     def _insist(self, call: Callable[[], None]) -> None:
         """Repeat `call` while the server is away; a worker that must go gives up."""

@@ -12,7 +12,7 @@ from typing import Final
 from app.client import Client
 from app.client_transport import ServerProblemError, ServerUnreachableError
 from app.core.errors import BitbudgetError
-from app.leases.schemas import LeaseGrant, WorkerRegistration, WorkerWelcome
+from app.leases.schemas import LeaseGrant, LeaseOutcome, WorkerRegistration, WorkerWelcome
 from workers.agent.capabilities import capabilities
 from workers.agent.lease import LeaseRun
 
@@ -20,6 +20,7 @@ __all__ = ["Agent"]
 
 _LOG: Final = logging.getLogger(__name__)
 _AWAY_SECONDS: Final = 2.0
+_LONGEST_REST_SECONDS: Final = 64.0
 _FORGOTTEN: Final = (HTTPStatus.UNAUTHORIZED, HTTPStatus.NOT_FOUND, HTTPStatus.GONE)
 
 
@@ -37,6 +38,7 @@ class Agent:
     idle_exit: bool = False
     disk_limit_bytes: int | None = None
     stop: threading.Event = field(default_factory=threading.Event)
+    mishaps: int = field(default=0, init=False)
 
     def run(self) -> None:
         """Work until `stop` is set; a server that is away is waited for."""
@@ -50,9 +52,7 @@ class Agent:
                     _LOG.warning("%s", error)
                     self.stop.wait(_AWAY_SECONDS)
                 except ServerProblemError as error:
-                    if welcome is None or error.fields["status_code"] not in _FORGOTTEN:
-                        raise
-                    welcome = None
+                    welcome = self._after(error, welcome)
                 else:
                     if lease is None and self.idle_exit:
                         return
@@ -76,3 +76,29 @@ class Agent:
             _LOG.warning("job %s: %s", lease.job_id, error)
             return
         _LOG.info("job %s: %s", lease.job_id, outcome or "lease lost")
+        self._rest(outcome)
+
+    def _rest(self, outcome: LeaseOutcome | None) -> None:
+        """Pause after a mishap, longer after each in a row.
+
+        A machine that is out of order, its disk full perhaps, must not use up the attempts of one
+        job after the other while others could do them.
+        """
+        if outcome is not LeaseOutcome.CRASHED:
+            self.mishaps = 0
+            return
+        self.stop.wait(min(2.0**self.mishaps, _LONGEST_REST_SECONDS))
+        self.mishaps += 1
+
+    def _after(
+        self, error: ServerProblemError, welcome: WorkerWelcome | None
+    ) -> WorkerWelcome | None:
+        """Return the registration to go on with; raise what will not pass by itself."""
+        status = error.fields["status_code"]
+        if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            _LOG.warning("%s", error)
+            self.stop.wait(_AWAY_SECONDS)
+            return welcome
+        if welcome is None or status not in _FORGOTTEN:
+            raise error
+        return None

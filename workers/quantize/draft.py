@@ -15,14 +15,12 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Final, Self
+from typing import IO, Self
 
-from app.core.errors import ConflictError, DiskFullError
+from app.core.errors import NO_ROOM, ConflictError, DiskFullError
 from app.core.layout import Shard
 
 __all__ = ["Draft", "disk_errors"]
-
-_NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
@@ -31,7 +29,7 @@ def disk_errors(folder: Path, needed_bytes: int) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in _NO_ROOM:
+        if error.errno not in NO_ROOM:
             raise
         free = shutil.disk_usage(folder).free
         raise DiskFullError(
