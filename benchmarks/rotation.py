@@ -14,7 +14,7 @@ import json
 import platform
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +23,15 @@ import mlx.core as mx
 from app.core.allocate import allocate
 from app.core.errors import InfeasibleBudgetError, UnsupportedModelError
 from app.core.formats import Format
-from app.core.measurement import Encoder
+from app.core.measurement import Encoder, Measurement
 from app.core.requests import AllocationRequest, Rotation
+from app.core.rotation import best_of
 from benchmarks.quality import Model
 from workers.evaluate import Evaluation, compare
 from workers.fisher import collect_statistics, default_tokens, load_float32, sample_tokens
 from workers.fisher.tokens import SEQUENCE_LENGTH
 from workers.models import Checkpoint, build_inventory, open_checkpoint
-from workers.rotate import rotate_checkpoint
+from workers.rotate import rotate_checkpoint, rotation_kl
 
 FIXTURES = ("stories260K-llama", "babyllama105-llama", "tinyqwen3-moe", "tinyqwen3-dense")
 BUDGETS = (3.5, 4.0, 4.5, 5.0, 6.0, 8.0, 10.0)
@@ -39,6 +40,13 @@ ENCODERS = (Encoder.YAQA, Encoder.CAREFUL)
 
 class Twin(Model):
     """A fixture, rotated or not, judged by the original's evaluation."""
+
+    def measurement(self, encoder: Encoder, cost: str) -> Measurement:
+        """Return curves of `encoder`, said to be of which rotation."""
+        kind = next((k for k in ("fused", "folded") if k in self.checkpoint.folder.name), "none")
+        lost = rotation_kl(self.checkpoint)
+        found = super().measurement(encoder, cost)
+        return replace(found, rotation=kind, rotation_kl_nats=lost)
 
     def evaluate(self, formats: dict[str, Format], encoder: Encoder) -> dict[str, Any]:
         """Return the report of this twin with its modules replaced by their coded values."""
@@ -121,7 +129,9 @@ def contest(twins_: dict[Rotation, Twin], bits: float, encoder: Encoder) -> dict
         return None
     plain = found[Rotation.NONE]
     stock = [found[kind] for kind in (Rotation.NONE, Rotation.FOLDED) if kind in found]
-    chosen = min(stock, key=lambda each: each.predicted)
+    measured = [twins_[each.rotation].measurement(encoder, "kronecker") for each in stock]
+    predicted = [each.predicted for each in stock]
+    chosen = stock[best_of(list(zip(measured, predicted, strict=True)))]
     rows = []
     for each in found.values():
         ratio = compare(each.report, plain.report)

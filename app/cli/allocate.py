@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from app.core.manifest import Manifest
     from app.core.measurement import Measurement
 
-__all__ = ["allocate", "manifest_for"]
+__all__ = ["allocate", "best_manifest", "manifest_for"]
 
 
 @grouped
@@ -36,10 +36,10 @@ def allocate(
 
     MODEL may also be a measurement that `bitbudget measure -o` wrote.
     """
-    from app.cli.measure import load_measurement
+    from app.cli.measure import load_measurements
 
     budget.request()  # a wrong budget is told before anything is measured
-    manifest = manifest_for(load_measurement(model, measuring), budget)
+    manifest = best_manifest(load_measurements(model, measuring), budget)
     if output is not None:
         write_manifest(output, manifest)
     document = {
@@ -55,6 +55,28 @@ def allocate(
             console.print(f"\nmanifest: {output}")
 
     say(document, as_json=as_json, render=render)
+
+
+def best_manifest(measurements: list[Measurement], budget: AllocationOptions) -> Manifest:
+    """Allocate on every measurement, rotated or not, and return the best manifest.
+
+    InfeasibleBudgetError when the budget fits none; it names the smallest size of the first.
+    """
+    from app.core.errors import InfeasibleBudgetError
+    from app.core.rotation import best_of
+
+    made: list[tuple[Measurement, Manifest]] = []
+    refusals: list[InfeasibleBudgetError] = []
+    for measurement in measurements:
+        try:
+            made.append((measurement, manifest_for(measurement, budget)))
+        except InfeasibleBudgetError as refusal:
+            refusals.append(refusal)
+    if not made:
+        raise refusals[0]
+    return made[best_of([(m, found.certificate.predicted_kl_nats_per_token) for m, found in made])][
+        1
+    ]
 
 
 def manifest_for(measurement: Measurement, budget: AllocationOptions) -> Manifest:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from app.core.measurement import Measurement
 
-__all__ = ["load_measurement", "measure"]
+__all__ = ["load_measurement", "load_measurements", "measure"]
 
 
 @grouped
@@ -67,6 +67,14 @@ def measure_in_child(model: str, options: MeasureOptions, **more: Any) -> dict[s
     given = {"model": model, "disk_limit_bytes": disk_limit_bytes(options.disk_limit)}
     task = MeasureTask.model_validate({"home": home(), **given, **options.fields(), **more})
     return run_with_progress(task, "measure")
+
+
+def load_measurements(model: str, options: MeasureOptions) -> list[Measurement]:
+    """As `load_measurement`; with `--rotation auto`, of the model as it is and rotated."""
+    if model.endswith(".json"):
+        return [read_measurement(Path(model))]
+    made = measure_in_child(model, options)
+    return [read_measurement(Path(path)) for path in made["measurements"].values()]
 
 
 def load_measurement(model: str, options: MeasureOptions) -> Measurement:

@@ -155,7 +155,8 @@ class Verification:
 class Measurement:
     """Inventory, curves and sensitivity of one model with one encoder.
 
-    `rotation` is `none` or `folded`. `text` says which tokens sensitivity used: `self` (sampled
+    `rotation` is `none`, `folded` or `fused`; `rotation_kl_nats` is the KL in nats per token of the
+    rotated model before it is quantized. `text` says which tokens sensitivity used: `self` (sampled
     from the model), `none` or the SHA-256 of the user's file; `tokens` how many.
     """
 
@@ -167,6 +168,7 @@ class Measurement:
     text: str = "none"
     tokens: int = 0
     rotation: str = "none"
+    rotation_kl_nats: NotNegative = 0.0
     metric_version: int = METRIC_VERSION
     verification: Verification | None = None
     warnings: tuple[str, ...] = ()

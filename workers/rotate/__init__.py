@@ -1,5 +1,5 @@
 """Rotating models before quantization, without changing what they compute."""
 
-from workers.rotate.rotate import RotationReport, rotate_checkpoint
+from workers.rotate.rotate import RotationReport, rotate_checkpoint, rotation_kl
 
-__all__ = ["RotationReport", "rotate_checkpoint"]
+__all__ = ["RotationReport", "rotate_checkpoint", "rotation_kl"]

@@ -31,7 +31,7 @@ from workers.rotate.transform import Edits
 from workers.rotate.verify import mean_kl, noise_floor, observe
 from workers.rotate.write import copy_companions, write_config, write_weights
 
-__all__ = ["RotationReport", "rotate_checkpoint"]
+__all__ = ["RotationReport", "rotate_checkpoint", "rotation_kl"]
 
 _SAMPLE: Final = (4, 128)
 """Sequences and tokens in each that a rotation is planned and verified on."""
@@ -115,12 +115,22 @@ def rotate_checkpoint(
             (Path(draft) / _REPORT).write_text(text)
             shutil.rmtree(output, ignore_errors=True)
             Path(draft).rename(output)
-    fields = json.loads((output / _REPORT).read_text())
-    for name in ("blocks_left_alone", "left_out"):
-        fields[name] = tuple(fields.get(name, ()))
     twin = open_checkpoint(output, checkpoint.name, checkpoint.revision)
     twin = dataclasses.replace(twin, digest=checkpoint.identity(digests).digest)
-    return twin, RotationReport(**fields)
+    return twin, _read(output)
+
+
+def rotation_kl(checkpoint: Checkpoint) -> float:
+    """Return the KL of a rotated twin to its original in nats per token; 0 for other models."""
+    is_twin = (checkpoint.folder / _REPORT).is_file()
+    return max(0.0, _read(checkpoint.folder).kl_nats_per_token) if is_twin else 0.0
+
+
+def _read(folder: Path) -> RotationReport:
+    fields = json.loads((folder / _REPORT).read_text())
+    for name in ("blocks_left_alone", "left_out"):
+        fields[name] = tuple(fields.get(name, ()))
+    return RotationReport(**fields)
 
 
 def _make(

@@ -14,6 +14,7 @@ from app.core.inventory import Inventory
 from app.core.manifest import Manifest
 from app.core.measurement import Measurement
 from app.core.requests import Deliver
+from app.core.rotation import best_of
 from app.leases.schemas import JobTask, Stage
 from workers.benchmark import benchmark
 from workers.models import Checkpoint
@@ -53,6 +54,11 @@ class _Candidate:
     measurement: Measurement
     manifest: Manifest
 
+    @property
+    def predicted(self) -> float:
+        """Nats per token that its allocation is predicted to lose."""
+        return self.manifest.certificate.predicted_kl_nats_per_token
+
 
 @dataclass
 class _Job:
@@ -84,16 +90,18 @@ class _Job:
         return result | self._deliver(checkpoint, best)
 
     def _best(self, checkpoint: Checkpoint, options: MeasureOptions) -> _Candidate:
-        """Return the rotation with the lowest predicted KL; its artifacts are announced last."""
+        """Return the rotation with the lowest expected KL; its artifacts are announced last."""
         twins = candidates(checkpoint, options.rotation, self.home, self.reporter)
         solved: list[_Candidate] = []
+        refusals: list[InfeasibleBudgetError] = []
         for rotation, twin in twins.items():
             try:
                 solved.append(self._solve(twin, replace(options, rotation=rotation)))
-            except InfeasibleBudgetError:
-                if rotation is list(twins)[-1] and not solved:
-                    raise
-        best = min(solved, key=lambda c: c.manifest.certificate.predicted_kl_nats_per_token)
+            except InfeasibleBudgetError as refusal:
+                refusals.append(refusal)
+        if not solved:
+            raise refusals[0]
+        best = solved[best_of([(c.measurement, c.predicted) for c in solved])]
         return best if best is solved[-1] else self._solve(best.checkpoint, best.options)
 
     def _solve(self, checkpoint: Checkpoint, options: MeasureOptions) -> _Candidate:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from app.core.inventory import Inventory, Module
 from app.core.measurement import Curve, Measurement, Sensitivity
+from app.core.requests import Rotation
 from app.leases.schemas import Stage
 from workers.models import Checkpoint
 from workers.stages.home import Home, write_whole
@@ -119,6 +120,13 @@ class _Work:
             measurement, verification=verification, warnings=(*measurement.warnings, *doubts)
         )
 
+    def _rotation_kl(self) -> float:
+        if self.options.rotation is Rotation.NONE:
+            return 0.0
+        from workers.rotate import rotation_kl  # noqa: PLC0415, imports the whole of mlx-lm
+
+        return rotation_kl(self.checkpoint)
+
     def _streamed(self, home: Home, alpha: Callable[[Module], float]) -> Iterator[Curve]:
         """Measure the weights alone; the cache of results is what survives a kill."""
         for found in measure_streamed(
@@ -142,5 +150,6 @@ class _Work:
             text=self.options.text_identity(),
             tokens=0 if known is None else known.tokens,
             rotation=self.options.rotation.value,
+            rotation_kl_nats=self._rotation_kl(),
             warnings=() if known is None else known.notes,
         )

@@ -37,14 +37,17 @@ def run_measure(task: MeasureTask, emit: Callable[[Event], None]) -> dict[str, A
         whole=options.needs_whole_model,
         identify=options.needs_whole_model,
     )
+    paths = {}
     for rotation, twin in _twins(checkpoint, options, home, reporter).items():
         chosen = replace(options, rotation=rotation)
         look = partial(survey, twin, options=chosen, home=home, reporter=reporter)
         inventory = take_inventory(twin, home, reporter, survey=look)
         measurement = measure(twin, inventory, chosen, home, reporter)
+        paths[rotation.value] = str(measurement_path(twin, chosen, home))
     identity = checkpoint.identity(home.digests)
     return {
-        "measurement": str(measurement_path(twin, chosen, home)),
+        "measurement": paths[rotation.value],
+        "measurements": paths,
         "key": measurement.key,
         "model": {
             "name": identity.name,

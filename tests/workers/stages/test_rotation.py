@@ -48,3 +48,11 @@ def test_auto_falls_back_to_none_and_says_why(tmp_path: Path) -> None:
     assert any("no rotation" in line for line in found["logs"])
     with pytest.raises(UnsupportedModelError, match="no rotation"):
         measure(tmp_path / "home", tmp_path / "model", Rotation.FOLDED)
+
+
+def test_a_rotated_measurement_carries_what_its_rounding_lost(tmp_path: Path) -> None:
+    make_model(tmp_path / "model", "qwen3", FAMILIES["qwen3"])
+    plain = measure(tmp_path / "home", tmp_path / "model", Rotation.NONE)
+    twin = measure(tmp_path / "home", tmp_path / "model", Rotation.FOLDED)
+    assert plain["rotation_kl_nats"] == 0
+    assert 0 < twin["rotation_kl_nats"] < 1e-9

@@ -1,0 +1,29 @@
+"""Which of several measurements of one model, as it is and rotated, answers a request best."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from app.core.measurement import Measurement
+
+__all__ = ["LEAST_GAIN", "best_of"]
+
+LEAST_GAIN: Final = 0.05
+"""Share of its KL that a rotated model must save over the unrotated one: less is within what
+predictions of two different models err by, and the unrotated one is the simpler answer."""
+
+
+def best_of(candidates: Sequence[tuple[Measurement, float]]) -> int:
+    """Return the index of the best (measurement, predicted KL of its allocation) in nats per token.
+
+    What a rotated model's weights lost when they were rounded once more comes on top of what its
+    allocation loses.
+    """
+
+    def expected(candidate: tuple[Measurement, float]) -> float:
+        measurement, predicted = candidate
+        total = predicted + measurement.rotation_kl_nats
+        return total if measurement.rotation == "none" else total / (1 - LEAST_GAIN)
+
+    return min(range(len(candidates)), key=lambda index: expected(candidates[index]))

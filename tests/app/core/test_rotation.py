@@ -1,0 +1,27 @@
+"""Which of two measurements of one model answers best."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from app.core.measurement import Measurement
+from app.core.rotation import LEAST_GAIN, best_of
+
+
+@pytest.mark.parametrize(
+    ("plain", "rotated", "lost", "chosen"),
+    [
+        (1.0, 0.9, 0.0, 1),
+        (1.0, 1.0 - LEAST_GAIN / 2, 0.0, 0),
+        (1.0, 0.9, 0.2, 0),
+        (0.0, 0.0, 0.0, 0),
+    ],
+)
+def test_a_rotation_must_save_more_than_it_lost(
+    measurement: Measurement, plain: float, rotated: float, lost: float, chosen: int
+) -> None:
+    twin = replace(measurement, rotation="folded", rotation_kl_nats=lost)
+    assert best_of([(measurement, plain), (twin, rotated)]) == chosen
+    assert best_of([(twin, rotated), (measurement, plain)]) == (1 - chosen if plain else 0)
