@@ -29,7 +29,7 @@ from app.jobs.transitions import Transitions
 from app.jobs.views import event_view, job_view, job_views
 from app.measurements import repository as measurements
 from app.measurements.library import MeasurementLibrary
-from app.measurements.solving import Solved, solve
+from app.measurements.solving import Solved, solve_best
 from app.model_paths import ModelGate
 from app.pages import cut_page, decode_cursor
 
@@ -152,14 +152,15 @@ class JobService:
 
     def _solve_stored(self, request: JobRequest) -> _Ready | None:
         with self.database.read() as session:
-            measurement_id = measurements.find_for(session, request)
-        if measurement_id is None:
-            return None
+            names = measurements.find_for(session, request)
         try:
-            measurement = self.library.get(measurement_id)
+            found = [self.library.get(name) for name in names]
         except NotFoundError:  # removed between the two looks
             return None
-        return _Ready(measurement_id, measurement.to_json(), solve(measurement, request))
+        if not found:
+            return None
+        measurement, solved = solve_best(found, request)
+        return _Ready(measurement.key, measurement.to_json(), solved)
 
     def _insert(
         self,

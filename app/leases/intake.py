@@ -14,7 +14,7 @@ from app.core.errors import InvalidRequestError
 from app.core.inventory import Inventory
 from app.core.manifest import Manifest
 from app.core.measurement import Measurement, ModelIdentity
-from app.core.requests import JobRequest
+from app.core.requests import JobRequest, Rotation
 from app.database import one_at_a_time
 from app.jobs.tables import JobRow
 from app.measurements import repository as measurements
@@ -70,6 +70,9 @@ class Intake:
                 models.save(session, job.model, document.model, document.inventory, now)
                 measurements.save(session, document, now)
                 request = JobRequest.model_validate(job.request)
+                if request.rotation is Rotation.AUTO:  # as `auto` once the job is done
+                    found = next((r for r in Rotation if r == document.rotation), Rotation.NONE)
+                    request = request.model_copy(update={"rotation": found})
                 measurements.remember(session, request, document.key, now)
                 job.measurement_id = document.key
             case Manifest():

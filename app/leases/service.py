@@ -13,7 +13,7 @@ from app.artifacts.store import ArtifactStore
 from app.auth.tokens import Token, TokenKind, hash_secret, new_secret
 from app.core.canonical import sha256_of
 from app.core.errors import ConflictError, LostLeaseError, NotFoundError
-from app.core.requests import JobRequest
+from app.core.requests import JobRequest, Rotation
 from app.database import Database
 from app.errors import DigestMismatchError
 from app.ids import Clock, new_id
@@ -33,6 +33,7 @@ from app.leases.schemas import (
 from app.leases.tables import LeaseRow
 from app.machines import repository as machines
 from app.machines.tables import WorkerRow
+from app.measurements import repository as measurements
 
 __all__ = ["LeaseService"]
 
@@ -212,6 +213,9 @@ def _end(session: Session, job: JobRow, result: LeaseResult, now: datetime) -> N
                     remedy="upload it before the result",
                 )
             transitions.succeeded(job, result.result)
+            request = JobRequest.model_validate(job.request)
+            if request.rotation is Rotation.AUTO and job.measurement_id is not None:
+                measurements.remember(session, request, job.measurement_id, now)
         case LeaseOutcome.FAILED if result.problem is not None:
             transitions.failed(job, result.problem)
         case LeaseOutcome.CANCELLED if job.cancel_requested:

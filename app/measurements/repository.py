@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from app.core.canonical import canonical_json, sha256_of
 from app.core.errors import NotFoundError
 from app.core.measurement import Measurement
-from app.core.requests import JobRequest
+from app.core.requests import JobRequest, Rotation
 from app.measurements.codec import measurement_from_rows, measurement_row, tensor_rows
 from app.measurements.schemas import Order, TensorSort
 from app.measurements.tables import MeasurementNameRow, MeasurementRow, TensorRow
@@ -49,10 +49,27 @@ def remember(session: Session, request: JobRequest, measurement_id: str, now: da
     )
 
 
-def find_for(session: Session, request: JobRequest) -> str | None:
-    """Return the measurement that answers this kind of request for this model, if there is one."""
+def find_for(session: Session, request: JobRequest) -> list[str]:
+    """Return the measurements that answer this kind of request for this model; often none.
+
+    For `auto` they are those of the model as it is and folded, or the one that an earlier `auto`
+    job ended with where the model cannot be folded.
+    """
+    if request.rotation is not Rotation.AUTO:
+        return _named(session, request)
+    plain, folded = (
+        _named(session, request.model_copy(update={"rotation": rotation}))
+        for rotation in (Rotation.NONE, Rotation.FOLDED)
+    )
+    ended_with = _named(session, request)
+    if not (ended_with or (plain and folded)):
+        return []
+    return list(dict.fromkeys((*plain, *folded, *ended_with)))
+
+
+def _named(session: Session, request: JobRequest) -> list[str]:
     row = session.get(MeasurementNameRow, name_digest(request))
-    return None if row is None else row.measurement_id
+    return [] if row is None else [row.measurement_id]
 
 
 def get(session: Session, measurement_id: str) -> MeasurementRow:

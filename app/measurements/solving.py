@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from app.core.allocate import allocate
+from app.core.errors import InfeasibleBudgetError
 from app.core.layout import plan_checkpoint
 from app.core.manifest import Manifest
 from app.core.measurement import Measurement
 from app.core.requests import AllocationRequest
+from app.core.rotation import best_of
 from app.jobs.schemas import Answer
 
-__all__ = ["Solved", "answer_of", "solve"]
+__all__ = ["Solved", "answer_of", "solve", "solve_best"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +34,25 @@ def solve(measurement: Measurement, request: AllocationRequest) -> Solved:
     layout = plan_checkpoint(measurement.inventory)
     manifest = Manifest.build(measurement, layout, request, allocation)
     return Solved(manifest, manifest.to_bytes(), answer_of(manifest))
+
+
+def solve_best(
+    measurements: Sequence[Measurement], request: AllocationRequest
+) -> tuple[Measurement, Solved]:
+    """Return the best answer from measurements of one model, as it is and rotated, and its origin.
+
+    InfeasibleBudgetError when the budget fits none; it names the smallest size of the first.
+    """
+    made: list[tuple[Measurement, Solved]] = []
+    refusals: list[InfeasibleBudgetError] = []
+    for measurement in measurements:
+        try:
+            made.append((measurement, solve(measurement, request)))
+        except InfeasibleBudgetError as refusal:
+            refusals.append(refusal)
+    if not made:
+        raise refusals[0]
+    return made[best_of([(m, solved.answer.predicted_kl_nats_per_token) for m, solved in made])]
 
 
 def answer_of(manifest: Manifest) -> Answer:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -42,6 +43,52 @@ def test_a_second_budget_needs_no_worker(server: Server, measurement: Measuremen
     assert job["status"] == "succeeded"
     assert job["answer"]["file_bytes"] <= 200_000
     assert server.kinds(job["id"]) == ["queued", "artifact", "artifact", "succeeded"]
+
+
+def folded(measurement: Measurement, cost: float) -> Measurement:
+    """Return the measurement of a rotated twin whose errors cost so many times as much."""
+    curves = tuple(
+        replace(curve, points=tuple(replace(p, kl_nats=cost * p.kl_nats) for p in curve.points))
+        for curve in measurement.curves
+    )
+    return replace(measurement, rotation="folded", curves=curves)
+
+
+@pytest.mark.parametrize(
+    ("cost", "lost", "chosen"), [(0.5, 0.0, "folded"), (0.5, 9.0, "none"), (0.99, 0.0, "none")]
+)
+def test_auto_takes_the_better_of_two_stored_measurements(
+    server: Server, measurement: Measurement, cost: float, lost: float, chosen: str
+) -> None:
+    twin = replace(folded(measurement, cost), rotation_kl_nats=lost)
+    for rotation, found in (("none", measurement), ("folded", twin)):
+        assert server.submit(rotation="auto", budget=200_000)["status"] == "queued"
+        server.submit(rotation=rotation)
+        worker = server.worker(rotation)
+        worker.claim()
+        while worker.lease["request"]["rotation"] != rotation:
+            worker.finish("failed", problem={"title": "x", "detail": "x"})
+            worker.claim()
+        worker.do(found)
+    job = server.submit(rotation="auto", budget=200_000)
+    assert job["status"] == "succeeded"
+    stored = {"none": measurement, "folded": twin}[chosen]
+    assert job["measurement_id"] == stored.key
+    manifest = Manifest.from_bytes(server.http.get(f"/v1/jobs/{job['id']}/manifest").content)
+    assert manifest.rotation == chosen
+
+
+def test_a_second_budget_of_auto_needs_no_worker(server: Server, measurement: Measurement) -> None:
+    twin = folded(measurement, 0.5)
+    server.submit(rotation="auto")
+    worker = server.worker()
+    worker.claim()
+    assert worker.upload("measurement.json", measurement.to_json()).status_code == 200
+    assert server.submit(rotation="auto", budget=200_000)["status"] == "queued"
+    worker.do(twin)
+    job = server.submit(rotation="auto", budget=200_000)
+    assert (job["status"], job["measurement_id"]) == ("succeeded", twin.key)
+    assert server.submit(rotation="none", budget=200_000)["measurement_id"] == measurement.key
 
 
 def test_a_second_checkpoint_starts_with_its_manifest(
