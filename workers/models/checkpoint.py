@@ -64,6 +64,7 @@ _STORED: Final = {
 }
 
 _SMALL_BYTES: Final = 2**20
+_LIMIT_BYTES: Final = 2**32
 
 _NUMPY: Final[dict[Dtype, type[np.generic]]] = {
     Dtype.F32: np.float32,
@@ -221,20 +222,25 @@ class Checkpoint:
 
         A stacked weight (experts, out, in) comes as one (out, in) part per expert, any other
         weight as one part; bf16 as its bits in uint16. One part is in memory at a time, but for a
-        weight that the model computes, which is evaluated whole.
+        weight that the model computes otherwise than by stacking, which is evaluated whole.
         """
         sources = self.sources(path)
         if sources is None:
-            yield from _slices(self._computed(path if path in self._origins else f"{path}.weight"))
+            yield from self._computed(path if path in self._origins else f"{path}.weight")
             return
         for source in sources:
             yield from self._read(source)
 
-    def _computed(self, name: str) -> npt.NDArray[Any]:
+    def _computed(self, name: str) -> Iterator[npt.NDArray[Any]]:
         if name in self._small_computed:
-            return self._small_computed[name]
-        array = self.weights().pop(name)
-        return numpy_of(array)
+            yield from _slices(self._small_computed[name])
+            return
+        for array in self._unevaluated.take(name, self.sanitized):
+            yield from _slices(numpy_of(array))
+
+    @cached_property
+    def _unevaluated(self) -> _Unevaluated:
+        return _Unevaluated()
 
     @cached_property
     def _small_computed(self) -> Mapping[str, npt.NDArray[Any]]:
@@ -263,6 +269,32 @@ class Checkpoint:
 
     def _held(self, name: str) -> AbstractContextManager[Path]:
         return nullcontext(self.folder / name) if self.hold is None else self.hold(name)
+
+
+@dataclass
+class _Unevaluated:
+    """Sanitized weights from which each is taken once, so that `sanitize` runs once for many.
+
+    Weights made from the same source keep it in memory until all are taken; starting anew after
+    _LIMIT_BYTES bounds what somebody who takes but some of them leaves behind.
+    """
+
+    weights: Sanitized | None = None
+    taken_bytes: int = 0
+
+    def take(self, name: str, sanitized: Callable[[], Sanitized]) -> Iterator[mx.array]:
+        """Yield a weight, or the arrays that it is a stack of, none of them referenced here."""
+        known = self.weights
+        if known is None or name not in known.weights or self.taken_bytes > _LIMIT_BYTES:
+            known, self.taken_bytes = sanitized(), 0
+            self.weights = known
+        array = known.weights.pop(name)
+        parts = known.stacked.pop(name, [array])
+        self.taken_bytes += array.nbytes
+        del array
+        parts.reverse()
+        while parts:
+            yield parts.pop()
 
 
 def _slices(array: npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:

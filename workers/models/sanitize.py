@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import mlx.core as mx
@@ -24,11 +24,13 @@ class Sanitized:
     """Weights as the model names them; `origins` gives the source tensors a weight is made of.
 
     One name is the tensor itself, several are stacked along a new first axis, None is anything
-    else.
+    else. `stacked` has the parts of those others that are stacks of computed arrays, such as
+    experts decoded from 8-bit floats: they can be evaluated one by one.
     """
 
     weights: dict[str, mx.array]
     origins: dict[str, tuple[str, ...] | None]
+    stacked: dict[str, list[mx.array]] = field(default_factory=dict)
 
 
 def sanitize(model: nn.Module, source: Mapping[str, mx.array]) -> Sanitized:
@@ -41,7 +43,12 @@ def sanitize(model: nn.Module, source: Mapping[str, mx.array]) -> Sanitized:
     names = {id(array): name for name, array in source.items() if id(array) not in changed}
     stacks = {key: stack for key, stack in stacks.items() if key not in changed}
     origins = {name: _origin(array, names, stacks) for name, array in weights.items()}
-    return Sanitized(weights, origins)
+    stacked = {
+        name: list(stacks[id(array)].inputs)
+        for name, array in weights.items()
+        if origins[name] is None and id(array) in stacks
+    }
+    return Sanitized(weights, origins, stacked)
 
 
 @dataclass(frozen=True, slots=True)

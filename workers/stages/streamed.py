@@ -13,6 +13,7 @@ from app.core.inventory import Module
 from app.core.measurement import KEEP_POINT, Curve, CurvePoint, Encoder
 from workers.fanout import measure_on_cluster
 from workers.models import Checkpoint
+from workers.stages.computed import measure_computed
 from workers.stages.options import MeasureOptions
 from workers.streaming import (
     Features,
@@ -22,8 +23,7 @@ from workers.streaming import (
     TensorTask,
     measure_tensors,
 )
-from workers.streaming.digest import digest_of_parts
-from workers.sweep import WeightErrors, measure_weight
+from workers.sweep import WeightErrors
 
 __all__ = ["StreamedModule", "measure_streamed", "measuring", "plain_encoder", "task_of"]
 
@@ -79,10 +79,14 @@ def measure_streamed(
             for result in _stream(group, how, options.cluster, report):
                 yield StreamedModule(by_path[result.path], result.errors, result.digest)
         done += sum(task.nbytes for task in group)
-    for module in computed:
-        yield _compute(checkpoint, module, options)
+
+    def advance(module: Module) -> None:
+        nonlocal done
         done += _nbytes(module)
         progress(done, total, module.path)
+
+    for found in measure_computed(checkpoint, computed, options.formats, how, advance):
+        yield StreamedModule(*found)
 
 
 def measuring(checkpoint: Checkpoint, options: MeasureOptions, cache: Path) -> Measuring:
@@ -132,14 +136,6 @@ def task_of(checkpoint: Checkpoint, module: Module, options: MeasureOptions) -> 
         return None
     formats = module.legal_formats(options.formats)
     return TensorTask(module.path, tuple(sources), module.dtype, formats)
-
-
-def _compute(checkpoint: Checkpoint, module: Module, options: MeasureOptions) -> StreamedModule:
-    parts = list(checkpoint.parts(module.path))
-    formats = module.legal_formats(options.formats)
-    encoder, full = plain_encoder(options.encoder), options.features == "full"
-    errors = measure_weight(parts, module.dtype, formats, encoder, name=module.path, full=full)
-    return StreamedModule(module, errors, digest_of_parts(parts))
 
 
 def plain_encoder(encoder: Encoder) -> Encoder:

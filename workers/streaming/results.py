@@ -11,14 +11,15 @@ from __future__ import annotations
 import json
 import sqlite3
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
 from app.core.canonical import canonical_json, sha256_of
 from app.core.formats import parse_format
+from workers.models.headers import TensorRef
 from workers.streaming.files import SourceFiles
-from workers.streaming.tensors import TensorTask
 from workers.sweep.measure import SWEEP_VERSION, WeightErrors
 from workers.sweep.plan import SweepPlan
 
@@ -38,14 +39,17 @@ def plan_key(plan: SweepPlan) -> str:
     return sha256_of(canonical_json({**plan.key(), "version": SWEEP_VERSION}))
 
 
-def place_of(task: TensorTask, files: SourceFiles) -> str:
-    """Return where the bytes of `task` lie and how their files are stamped, as one digest."""
-    sources = [(files.stamp(s.file), s.offset, s.nbytes) for s in task.sources]
+def place_of(tensors: Iterable[TensorRef], files: SourceFiles, what: str = "") -> str:
+    """Return where the bytes of `tensors` lie and how their files are stamped, as one digest.
+
+    `what` tells apart several things that are made of the same bytes.
+    """
+    sources = [(files.stamp(s.file), s.offset, s.nbytes) for s in tensors]
     rows = [
         [t.path, t.device, t.inode, t.nbytes, t.changed_ns, offset, nbytes]
         for t, offset, nbytes in sources
     ]
-    return sha256_of(canonical_json(rows))
+    return sha256_of(canonical_json([what, rows] if what else rows))
 
 
 class ResultCache:

@@ -74,10 +74,14 @@ class ResultStore:
         """Return the result of bytes that were read before and have not been touched since."""
         if self._results is None:
             return None
-        found = self._results.at_place(place_of(task, self.files), plan_key(plan))
+        found = self.found(place_of(task.sources, self.files), plan)
         if found is None:
             return None
         return MeasuredTensor(task.path, for_task(task, found[1]), found[0], from_cache=True)
+
+    def found(self, place: str, plan: SweepPlan) -> tuple[str, WeightErrors] | None:
+        """Return digest and result of what is at a place, whatever that is."""
+        return None if self._results is None else self._results.at_place(place, plan_key(plan))
 
     def knows_head(self, head: str, plan: SweepPlan) -> bool:
         """Whether some known tensor begins with this segment."""
@@ -89,9 +93,15 @@ class ResultStore:
 
     def keep(self, task: TensorTask, plan: SweepPlan, measured: MeasuredTensor) -> None:
         """Remember a result."""
+        place = place_of(task.sources, self.files)
+        self.put(place, plan, measured.digest, measured.errors, head=measured.head)
+
+    def put(
+        self, place: str, plan: SweepPlan, digest: str, errors: WeightErrors, *, head: str = ""
+    ) -> None:
+        """Remember the result of what is at a place."""
         if self._results is not None:
-            place, key = place_of(task, self.files), plan_key(plan)
-            self._results.store(place, measured.digest, measured.head, key, measured.errors)
+            self._results.store(place, digest, head, plan_key(plan), errors)
 
 
 def for_task(task: TensorTask, errors: WeightErrors) -> WeightErrors:
