@@ -9,8 +9,8 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from app.core.inventory import Inventory
 from app.core.errors import NotFoundError
+from app.core.inventory import Inventory
 from app.database import Database
 from app.jobs.schemas import Page
 from app.measurements.tables import MeasurementRow

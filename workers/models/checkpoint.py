@@ -261,11 +261,8 @@ class Checkpoint:
         for index in range(source.shape[0]):
             offset = source.offset + index * nbytes
             yield from self._read(
-                TensorRef(
-                    source.file, source.name, source.dtype, source.shape[1:], offset, nbytes
-                )
+                TensorRef(source.file, source.name, source.dtype, source.shape[1:], offset, nbytes)
             )
-
 
     def _held(self, name: str) -> AbstractContextManager[Path]:
         return nullcontext(self.folder / name) if self.hold is None else self.hold(name)

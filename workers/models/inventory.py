@@ -43,7 +43,9 @@ def build_inventory(checkpoint: Checkpoint) -> Inventory:
     first: dict[int, str] = {}
     for path, module in found:
         first.setdefault(id(module), path)
-    modules = tuple(_module(path, module, model, trace, first[id(module)]) for path, module in found)
+    modules = tuple(
+        _module(path, module, model, trace, first[id(module)]) for path, module in found
+    )
     stored = {f"{module.path}.weight" for module in modules}
     passthrough = tuple(
         Passthrough(name, dtype_of(array), tuple(array.shape))

@@ -68,7 +68,10 @@ def model_classes(config: dict[str, Any]) -> tuple[Any, Any]:
     name = _file_of(config, *tables)
     try:
         module = importlib.import_module(f"{_PACKAGE}.models.{name}")
-    except (ImportError, SystemExit) as error:  # one model file ends the process without its package
+    except (
+        ImportError,
+        SystemExit,
+    ) as error:  # one model file ends the process without its package
         raise ValueError(f"Model type {name} not supported.") from error
     return module.Model, module.ModelArgs
 

@@ -1,4 +1,4 @@
-"""Source tensors renamed, merged and stacked by the model's own `sanitize`, with where each is from.
+"""Source tensors renamed, merged and stacked by the model's own `sanitize`, with their origins.
 
 A weight that `sanitize` hands through is the very object that went in, and stacked experts come
 from `mx.stack`: both are recognised by identity, so that weights can be streamed from the file

@@ -42,7 +42,7 @@ class Trace:
 
 
 def trace_model(model: nn.Module) -> Trace:
-    """Run `model` lazily on two tokens and return what was seen; its parameters stay as they are."""
+    """Run `model` lazily on two tokens and return what was seen; its parameters stay the same."""
     trace = Trace()
     parameters = model.parameters()
     make_prompt_cache = importlib.import_module("mlx_lm.models.cache").make_prompt_cache
@@ -121,7 +121,7 @@ def _cache_layers(layer: int, cache: Any, latent_width: int) -> Iterator[CacheLa
     elif getattr(cache, "keys", None) is not None:
         yield _attention_layer(layer, cache, latent_width)
     else:
-        arrays = [array for array in _arrays(getattr(cache, "cache", None) or cache.state)]
+        arrays = list(_arrays(getattr(cache, "cache", None) or cache.state))
         nbytes = sum(array.nbytes for array in arrays)
         if nbytes:
             yield CacheLayer(layer, CacheKind.STATE, constant_bytes=nbytes)

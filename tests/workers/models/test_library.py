@@ -67,16 +67,16 @@ print(json.dumps(generate(model, tokenizer, "Once upon a time", max_tokens=4)))
 
 
 def test_classes_are_those_that_mlx_lm_chooses() -> None:
-    ask = """
+    ask = f"""
 import json
 found = []
-for config in {configs!r}:
+for config in {CONFIGS!r}:
     try:
         found.append([kind.__module__ + "." + kind.__name__ for kind in choose(config)])
     except (ValueError, SystemExit):
         found.append(["refused"])
 print(json.dumps(found))
-""".format(configs=CONFIGS)
+"""
     stock = run("from mlx_lm.utils import _get_classes as choose" + ask)
     lean = run("from workers.models.library import model_classes as choose" + ask)
     assert lean == stock
