@@ -146,7 +146,15 @@ def _evaluation(report: Mapping[str, Any]) -> Figure:
 
 
 def _benchmark(report: Mapping[str, Any]) -> Figure:
-    rows = [(n.replace("_", " "), v) for n, v in report.items() if isinstance(v, (int, float, str))]
+    device = report.get("device") or {}
+    expected = report.get("prediction") or {}
+    every = {
+        "machine": device.get("chip"),
+        **report,
+        "predicted_tokens_per_second": expected.get("decode_tokens_per_second"),
+        "measured_over_predicted": expected.get("measured_over_predicted"),
+    }
+    rows = [(n.replace("_", " "), v) for n, v in every.items() if isinstance(v, (int, float, str))]
     return Figure(
         name="benchmark",
         title="Benchmark",

@@ -18,7 +18,9 @@ _SPEED = (
     ("prefill_tokens_per_second", "prefill tokens/s"),
     ("time_to_first_token_seconds", "first token s"),
     ("peak_memory_bytes", "peak memory bytes"),
+    ("roofline_fraction", "of the roofline"),
 )
+_MACHINE = ("MLX", "system")
 
 
 def machines_page(workers: Iterable[Worker]) -> dict[str, Any]:
@@ -59,7 +61,10 @@ def benchmarks_page(reports: Sequence[JobReport]) -> dict[str, Any]:
         name="speed",
         title="Speed by checkpoint and machine",
         summary=f"{len(rows)} timed.",
-        columns=("checkpoint", "machine", "bytes", *(title for _, title in _SPEED)),
+        columns=(
+            *("checkpoint", "machine", "bytes", *(title for _, title in _SPEED)),
+            *("of the prediction", *_MACHINE),
+        ),
         rows=rows,
     )
     unit, scale = words.size_unit(max((int(row[2] or 0) for row in rows), default=0))
@@ -85,9 +90,14 @@ def benchmarks_page(reports: Sequence[JobReport]) -> dict[str, Any]:
 def _row(report: JobReport) -> tuple[Cell, ...]:
     found, job = report.benchmark or {}, report.job
     name = f"{words.name_of(job.request.model)} ({job.id[-4:]})"
-    machine = "unknown" if job.worker is None else job.worker.capabilities.chip
+    device = found.get("device") or {}
+    worker = "unknown" if job.worker is None else job.worker.capabilities.chip
+    machine = str(device.get("chip") or worker)
+    ratio = (found.get("prediction") or {}).get("measured_over_predicted")
     nbytes = None if job.answer is None else job.answer.file_bytes
-    return (name, machine, nbytes, *(_number(found.get(key)) for key, _ in _SPEED))
+    speed = (_number(found.get(key)) for key, _ in _SPEED)
+    software = (str((device.get("versions") or {}).get("mlx", "")), str(device.get("system", "")))
+    return (name, machine, nbytes, *speed, _number(ratio), *software)
 
 
 def _number(value: object) -> float | None:
