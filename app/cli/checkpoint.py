@@ -101,20 +101,32 @@ def _floor(value: Any) -> str:
 
 
 def benchmark(
-    checkpoint: Folder,
+    checkpoint: Annotated[
+        Path | None, typer.Argument(help="A checkpoint's folder; not needed with --kernels.")
+    ] = None,
     *,
     prompt_tokens: Annotated[int, typer.Option(help="Tokens of the prompt.")] = 512,
     generate_tokens: Annotated[int, typer.Option(help="Tokens to generate.")] = 128,
-    kernels: Annotated[bool, typer.Option("--kernels", help="Also time the kernels.")] = False,
+    kernels: Annotated[
+        bool, typer.Option("--kernels", help="Check and time the Metal kernels.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Measure decoding and prefill speed, time to first token and peak memory."""
     from app.cli.child import home, run_with_progress
+    from app.core.errors import InvalidRequestError
     from app.leases.schemas import BenchmarkTask
 
+    if checkpoint is None and not kernels:
+        raise InvalidRequestError(
+            where="benchmark",
+            found="no checkpoint",
+            expected="a checkpoint's folder, or --kernels",
+            remedy="name the folder that quantize or run wrote",
+        )
     task = BenchmarkTask(
         home=home(),
-        checkpoint=str(checkpoint.resolve()),
+        checkpoint=None if checkpoint is None else str(checkpoint.resolve()),
         prompt_tokens=prompt_tokens,
         generate_tokens=generate_tokens,
         kernels=kernels,
@@ -126,8 +138,41 @@ def benchmark(
 def _print_benchmark(console: Console, report: dict[str, Any]) -> None:
     from app.cli.tables import facts
 
-    flat = {name: value for name, value in report.items() if not isinstance(value, (dict, list))}
-    console.print(facts({name.replace("_", " "): _number(value) for name, value in flat.items()}))
+    device = report["device"]
+    shown: dict[str, Any] = {"machine": f"{device['chip']}, {device['system']}"}
+    shown |= {name: value for name, value in report.items() if not isinstance(value, (dict, list))}
+    expected = report.get("prediction")
+    if expected is not None:
+        shown["predicted tokens per second"] = expected["decode_tokens_per_second"]
+        shown["measured over predicted"] = expected["measured_over_predicted"]
+    console.print(facts({name.replace("_", " "): _number(value) for name, value in shown.items()}))
+    for reason in report["not_measured"]:
+        console.print(f"not measured: {reason}")
+    if "kernels" in report:
+        _print_kernels(console, report["kernels"])
+
+
+def _print_kernels(console: Console, found: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    if not found["available"]:
+        console.print(f"kernels: {found['reason']}")
+        return
+    table = Table(box=None, header_style="dim")
+    for name in ("kernel", "agrees with its reference", "worst error", "microseconds", "stock"):
+        table.add_column(name)
+    for name, check in found["checks"].items():
+        timing = found["timings"].get(name, {})
+        table.add_row(
+            name,
+            "yes" if check["passed"] else f"NO: {check['detail']}",
+            f"{check['worst_error']:.1e}",
+            *(
+                f"{timing[f'{engine}_seconds'] * 1e6:.0f}" if timing else ""
+                for engine in ("ours", "stock")
+            ),
+        )
+    console.print(table)
 
 
 def _number(value: Any) -> str:

@@ -165,10 +165,13 @@ class EvaluateTask(_Task):
 
 
 class BenchmarkTask(_Task):
-    """Measure speed and peak memory of a checkpoint. Result: the report of `benchmark --json`."""
+    """Measure speed and peak memory of a checkpoint. Result: the report of `benchmark --json`.
+
+    Without a checkpoint the kernels alone are checked and timed.
+    """
 
     kind: Literal["benchmark"] = "benchmark"
-    checkpoint: str
+    checkpoint: str | None = None
     prompt_tokens: int = 512
     generate_tokens: int = 128
     kernels: bool = False

@@ -15,6 +15,7 @@ import bitbudget
 from app.core.errors import InvalidRequestError
 from workers.benchmark.kernels import benchmark_kernels
 from workers.benchmark.machine import describe_device, measure_bandwidth
+from workers.benchmark.prediction import predict
 from workers.benchmark.roofline import bytes_per_token
 from workers.benchmark.speed import measure_speed
 
@@ -43,7 +44,7 @@ def _vocabulary(config: dict[str, Any]) -> int:
 
 
 def benchmark(
-    checkpoint_dir: Path,
+    checkpoint_dir: Path | None,
     prompt_tokens: int = 512,
     generate_tokens: int = 128,
     *,
@@ -53,11 +54,36 @@ def benchmark(
     """Measure `checkpoint_dir` on this machine; the report of `benchmark --json`.
 
     With `kernels`, every Metal kernel is checked against its reference and timed against stock MLX
-    operations. What this machine cannot measure is listed in `not_measured` with the reason.
+    operations; a checkpoint is then not needed. What this machine cannot measure is listed in
+    `not_measured` with the reason.
     """
     _check(prompt_tokens, generate_tokens)
     device = describe_device()
-    bandwidth = measure_bandwidth()
+    report: dict[str, Any] = {
+        "device": device,
+        "bandwidth_bytes_per_second": measure_bandwidth(),
+        "not_measured": _not_measured(device),
+    }
+    if checkpoint_dir is not None:
+        report |= _timed(
+            checkpoint_dir,
+            prompt_tokens,
+            generate_tokens,
+            report["bandwidth_bytes_per_second"],
+            progress or (lambda _done, _total: None),
+        )
+    if kernels:
+        report["kernels"] = benchmark_kernels()
+    return report
+
+
+def _timed(
+    checkpoint_dir: Path,
+    prompt_tokens: int,
+    generate_tokens: int,
+    bandwidth: float,
+    progress: Callable[[int, int], None],
+) -> dict[str, Any]:
     model, config = bitbudget.load_model(checkpoint_dir)
     mx.reset_peak_memory()
     speed = measure_speed(
@@ -65,29 +91,25 @@ def benchmark(
         _vocabulary(config),
         prompt_tokens,
         generate_tokens,
-        progress or (lambda _done, _total: None),
+        progress,
     )
     per_token = bytes_per_token(model, config, speed.cache)
     roofline = bandwidth / per_token.total
-    report = {
-        "device": device,
+    decode = speed.decode_tokens_per_second
+    return {
         "prompt_tokens": prompt_tokens,
         "generate_tokens": generate_tokens,
         "prefill_tokens_per_second": speed.prefill_tokens_per_second,
-        "decode_tokens_per_second": speed.decode_tokens_per_second,
+        "decode_tokens_per_second": decode,
         "time_to_first_token_seconds": speed.time_to_first_token_seconds,
         "decode_trials": list(speed.decode_trials),
         "peak_memory_bytes": mx.get_peak_memory(),
         "peak_process_bytes": _peak_process_bytes(),
         "bytes_per_token": {**asdict(per_token), "total": per_token.total},
-        "bandwidth_bytes_per_second": bandwidth,
         "roofline_tokens_per_second": roofline,
-        "roofline_fraction": speed.decode_tokens_per_second / roofline,
-        "not_measured": _not_measured(device),
+        "roofline_fraction": decode / roofline,
+        "prediction": predict(checkpoint_dir, per_token.total, bandwidth, decode),
     }
-    if kernels:
-        report["kernels"] = benchmark_kernels()
-    return report
 
 
 def _not_measured(device: dict[str, Any]) -> list[str]:

@@ -147,7 +147,7 @@ def _evaluate(task: EvaluateTask, home: Home, reporter: Reporter) -> dict[str, A
 def _benchmark(task: BenchmarkTask, reporter: Reporter) -> dict[str, Any]:
     report = reporter.stage(Stage.BENCHMARK)
     return benchmark(
-        Path(task.checkpoint),
+        None if task.checkpoint is None else Path(task.checkpoint),
         task.prompt_tokens,
         task.generate_tokens,
         kernels=task.kernels,

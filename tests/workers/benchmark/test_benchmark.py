@@ -8,9 +8,21 @@ import mlx.core as mx
 import pytest
 
 import bitbudget
+from app.core.allocate import allocate
+from app.core.decode import decode_bytes, passthrough_decode_bytes
 from app.core.errors import InvalidRequestError
+from app.core.formats import KEEP
+from app.core.layout import plan_checkpoint
+from app.core.manifest import Manifest
+from app.core.measurement import Encoder, Measurement, Sensitivity
+from app.core.requests import AllocationRequest
+from app.leases.schemas import MeasureTask
+from tests.workers.rotate.families import FAMILIES, make_model
 from workers.benchmark import benchmark
+from workers.benchmark.prediction import predict
 from workers.benchmark.roofline import bytes_per_token
+from workers.models import build_inventory, open_checkpoint
+from workers.stages.tasks import run_task
 
 
 def test_the_report_has_speed_memory_and_the_roofline(sample_model: Path) -> None:
@@ -22,6 +34,8 @@ def test_the_report_has_speed_memory_and_the_roofline(sample_model: Path) -> Non
     assert report["prefill_tokens_per_second"] > 0
     assert report["peak_process_bytes"] > 0
     assert report["device"]["versions"]["mlx"]
+    expected = report["prediction"]["decode_tokens_per_second"]
+    assert expected == pytest.approx(0.8 * report["roofline_tokens_per_second"])
     assert steps == [(1, 3), (2, 3), (3, 3)]
     if not mx.metal.is_available():
         assert report["kernels"]["available"] is False
@@ -50,3 +64,43 @@ def test_experts_count_the_share_a_token_uses(fixtures_dir: Path) -> None:
 def test_too_few_tokens_are_refused(sample_model: Path) -> None:
     with pytest.raises(InvalidRequestError, match="generate"):
         benchmark(sample_model, 16, 1)
+
+
+def test_the_bytes_a_token_reads_are_those_that_allocation_counts(sample_model: Path) -> None:
+    model, config = bitbudget.load_model(sample_model)
+    inventory = build_inventory(open_checkpoint(sample_model))
+    counted = sum(decode_bytes(module, KEEP) for module in inventory.modules)
+    counted += passthrough_decode_bytes(inventory)
+    row = inventory.module("model.embed_tokens").shape[1] * 2
+    assert bytes_per_token(model, config, []).total == counted - row
+
+
+def test_a_manifest_is_held_against_the_measured_speed(tmp_path: Path) -> None:
+    make_model(tmp_path / "model", "qwen3", FAMILIES["qwen3"])
+    task = MeasureTask(
+        home=str(tmp_path / "home"),
+        model=str(tmp_path / "model"),
+        encoder=Encoder.MINMAX,
+        sensitivity=Sensitivity.WEIGHTS,
+    )
+    stored = Path(run_task(task, lambda _event: None)["measurement"])
+    measurement = Measurement.from_json(stored.read_bytes())
+    request = AllocationRequest(device="m4-pro-24gb", context=512, min_tokens_per_second=100)
+    allocation = allocate(measurement, request)
+    layout = plan_checkpoint(measurement.inventory)
+    manifest = Manifest.build(measurement, layout, request, allocation)
+    (tmp_path / "manifest.json").write_bytes(manifest.to_bytes())
+    found = predict(tmp_path, 1_000_000, 1e9, 400.0)
+    assert found["decode_tokens_per_second"] == pytest.approx(800)
+    assert found["measured_over_predicted"] == pytest.approx(0.5)
+    assert found["device_tokens_per_second"] == pytest.approx(0.8 * 273e9 / 1e6)
+    assert (found["minimum_tokens_per_second"], found["meets_minimum"]) == (100, True)
+    assert predict(tmp_path, 1_000_000, 1e9, 99.0)["meets_minimum"] is False
+    assert predict(tmp_path / "none", 1_000_000, 1e9, 400.0)["device"] is None
+
+
+def test_kernels_need_no_checkpoint() -> None:
+    report = benchmark(None, kernels=True)
+    assert "decode_tokens_per_second" not in report
+    assert report["kernels"]["available"] == mx.metal.is_available()
+    assert report["device"]["chip"]
