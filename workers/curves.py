@@ -76,8 +76,9 @@ def _errors(
 
 
 def is_compensated(format_: Format, encoder: Encoder, statistics: ModuleStatistics) -> bool:
-    """Whether this format is coded with error feedback."""
-    return encoder in COMPENSATED and format_.mode is Mode.AFFINE and bool(statistics.terms)
+    """Whether this format is coded with error feedback: not where no gradient was seen."""
+    has_seen = bool(statistics.terms) and statistics.alpha_nats > 0
+    return encoder in COMPENSATED and format_.mode is Mode.AFFINE and has_seen
 
 
 def decode(arrays: dict[str, np.ndarray], format_: Format, dtype: Dtype) -> np.ndarray:

@@ -121,7 +121,20 @@ def layer_calls(model: nn.Module, layers: list[nn.Module], ids: mx.array) -> lis
             return None
     if not in_order or len(calls) != len(layers) or any(map(_depends_on_layers, calls)):
         return None
-    return calls
+    return calls if _run_alone(layers, calls) else None
+
+
+def _run_alone(layers: list[nn.Module], calls: list[LayerCall]) -> bool:
+    """Whether each layer takes its call again: one that reads what another left behind fails.
+
+    Nothing is computed: MLX knows shapes without.
+    """
+    try:
+        for layer, call in zip(layers, calls, strict=True):
+            call.apply(layer, call.hidden)
+    except (TypeError, ValueError, IndexError, AttributeError):
+        return False
+    return True
 
 
 def _carried(

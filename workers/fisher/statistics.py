@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -131,6 +131,12 @@ class Statistics(Mapping[str, ModuleStatistics]):
     def paths(self) -> frozenset[str]:
         """Every module's path, without reading anything."""
         return frozenset(self.modules) | frozenset(self.files)
+
+    def without(self, paths: Collection[str]) -> Statistics:
+        """Return the statistics of the other modules."""
+        modules = {path: entry for path, entry in self.modules.items() if path not in paths}
+        files = {path: file for path, file in self.files.items() if path not in paths}
+        return replace(self, modules=modules, files=files)
 
     def __getitem__(self, path: str) -> ModuleStatistics:
         if path in self.modules:

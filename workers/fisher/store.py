@@ -53,7 +53,15 @@ class PassStore:
         return self._modules(name).exists()
 
     def write_modules(self, name: str, modules: dict[str, ModuleStatistics]) -> None:
-        """Store the statistics of one part."""
+        """Store the statistics of one part; InvalidModelError when an alpha is not finite."""
+        for path, entry in modules.items():
+            if not np.isfinite(entry.alpha_nats):
+                raise InvalidModelError(
+                    where=f"the gradient of {path}",
+                    found="NaN or infinite values",
+                    expected="finite gradients in float32",
+                    remedy="check its weights, or use --sensitivity probe, which needs no gradient",
+                )
         self.place.mkdir(parents=True, exist_ok=True)
         write_modules(self._modules(name), modules)
 

@@ -59,7 +59,8 @@ def tapped(root: nn.Module, prefix: str, tape: Tape, *, skip: str = "\0") -> Ite
 
     Paths that begin with `skip` are left alone.
     Kinds other than linear, embedding and stacked experts (multi-head linear of latent attention,
-    ...) go to `tape.direct`: their gradient is taken with respect to the weight.
+    linear with a call of its own, ...) go to `tape.direct`: their gradient is taken with respect
+    to the weight.
     """
     changed: list[tuple[nn.Module, type]] = []
     for name, module in root.named_modules():
@@ -99,7 +100,7 @@ def _methods(module: nn.Module, path: str, tape: Tape) -> dict[str, Any] | None:
             return tape.record(Call(path, x, indices), forward(self, x, indices, **options))
 
         return {"__call__": route}
-    if isinstance(module, nn.Linear):
+    if forward is nn.Linear.__call__:
 
         def apply(self: nn.Module, x: mx.array) -> mx.array:
             return tape.record(Call(path, x), forward(self, x))

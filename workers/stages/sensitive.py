@@ -62,7 +62,11 @@ def take_sensitivities(
     home: Home,
     report: StageReport,
 ) -> Sensitivities:
-    """Return them by `probe` or by `fisher`, collected now or found in the cache."""
+    """Return them by `probe` or by `fisher`, collected now or found in the cache.
+
+    A module that no gradient reaches (it only selects, or the text never came to it) is not free:
+    it gets the median alpha, and the encoder that needs no statistics.
+    """
     if options.sensitivity is Sensitivity.PROBE:
         alphas = probe_alphas(
             checkpoint.folder,
@@ -74,7 +78,21 @@ def take_sensitivities(
     found = take_statistics(checkpoint, inventory, options, home, report)
     paths = [module.path for module in inventory.modules]
     alphas = {path: found[path].alpha_nats if path in found else 0.0 for path in paths}
-    return Sensitivities(found.tokens, alphas, found, found.notes)
+    unseen = [path for path in paths if alphas[path] == 0]
+    if not unseen:
+        return Sensitivities(found.tokens, alphas, found, found.notes)
+    seen = [alpha for alpha in alphas.values() if alpha > 0]
+    typical = float(np.median(seen)) if seen else 1.0
+    note = (
+        f"no gradient reached {len(unseen)} modules ({unseen[0]}, ...): each is priced as the"
+        " median module"
+    )
+    return Sensitivities(
+        found.tokens,
+        alphas | dict.fromkeys(unseen, typical),
+        found.without(unseen),
+        (*found.notes, note),
+    )
 
 
 def curves_by_error(

@@ -1,13 +1,21 @@
-"""Modules of a kind whose calls are not recorded: multi-head linear of latent attention."""
+"""Modules that are not plain: latent attention's heads, modules that no gradient reaches."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import mlx.core as mx
 import numpy as np
+import pytest
+from mlx import nn
 
+from app.core.measurement import Measurement
+from app.leases.schemas import MeasureTask
+from tests.support.child import run_child
 from tests.workers.models.tiny import write_tiny
 from workers.fisher import collect_statistics, load_float32
+from workers.fisher.chain import layer_calls
 from workers.fisher.statistics import Statistics
 
 
@@ -37,3 +45,50 @@ def test_latent_attention_has_kronecker_factors_per_head(tmp_path: Path) -> None
             np.diagonal(term.rows, axis1=-2, axis2=-1), entry.row_sums, rtol=1e-3
         )
         assert entry.kl_nats(np.array(weight) * 0.01) > 0
+
+
+def test_a_module_that_only_selects_is_priced_as_the_median(tmp_path: Path) -> None:
+    """The indexer chooses which positions attention reads."""
+    folder = write_tiny(tmp_path / "model", "deepseek_v32")
+    made = run_child(MeasureTask(home=str(tmp_path / "home"), model=str(folder)))
+    measurement = Measurement.from_json(Path(made.result["measurement"]).read_bytes())
+    curves = {curve.path: curve for curve in measurement.curves}
+    unseen = [curve for path, curve in curves.items() if ".indexer." in path]
+    assert len(unseen) >= 2
+    median = float(np.median([c.alpha_nats for p, c in curves.items() if ".indexer." not in p]))
+    for curve in unseen:
+        assert curve.alpha_nats == pytest.approx(median)
+        assert max(point.kl_nats for point in curve.points) > 0
+    assert any("no gradient reached" in warning for warning in measurement.warnings)
+
+
+class _First(nn.Module):
+    def __call__(self, x: mx.array, shelf: list[mx.array]) -> mx.array:
+        shelf.append(x)
+        return x
+
+
+class _Second(nn.Module):
+    def __call__(self, x: mx.array, keys: Any) -> Any:
+        return x + keys
+
+
+class _Sharing(nn.Module):
+    """The second layer reads what the first left on a shelf."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        kinds: list[Any] = [_First, _Second]
+        self.layers = [kind() for kind in kinds]
+
+    def __call__(self, ids: mx.array) -> mx.array:
+        shelf: list[mx.array] = []
+        h = self.layers[0](mx.zeros((*ids.shape, 4)), shelf)
+        output: mx.array = self.layers[1](h, shelf[0] if shelf else None)
+        return output
+
+
+def test_layers_that_read_what_others_left_behind_are_no_chain() -> None:
+    model, ids = _Sharing(), mx.array([[1, 2]])
+    assert model(ids).shape == (1, 2, 4)
+    assert layer_calls(model, model.layers, ids) is None
