@@ -11,8 +11,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from app.core.measurement import Sensitivity
 from app.core.requests import Rotation
-from app.leases.schemas import Event, MeasureTask
+from app.leases.schemas import Event, MeasureTask, Stage
 from workers.models import Checkpoint
 from workers.stages.fetch import fetch
 from workers.stages.home import Home
@@ -38,6 +39,7 @@ def run_measure(task: MeasureTask, emit: Callable[[Event], None]) -> dict[str, A
         identify=options.needs_whole_model,
     )
     paths = {}
+    unused = _unused_cluster(options, reporter)
     for rotation, twin in _twins(checkpoint, options, home, reporter).items():
         chosen = replace(options, rotation=rotation)
         look = partial(survey, twin, options=chosen, home=home, reporter=reporter)
@@ -56,8 +58,20 @@ def run_measure(task: MeasureTask, emit: Callable[[Event], None]) -> dict[str, A
         },
         "modules": len(measurement.curves),
         "tokens": measurement.tokens,
-        "warnings": list(measurement.warnings),
+        "warnings": [*measurement.warnings, *unused],
     }
+
+
+def _unused_cluster(options: MeasureOptions, reporter: Reporter) -> list[str]:
+    """Say that a cluster was given to a measurement that has no use for it."""
+    if options.cluster is None or options.sensitivity is not Sensitivity.FISHER:
+        return []
+    found = (
+        f"the cluster {options.cluster} is not used: with sensitivity fisher every curve needs "
+        "statistics that are on this machine; weights and probe spread over a cluster"
+    )
+    reporter.stage(Stage.MEASURE).log(found)
+    return [found]
 
 
 def _twins(
