@@ -14,6 +14,7 @@ __all__ = [
     "UnauthorizedError",
     "UnavailableError",
     "UnknownModelError",
+    "UnreadableModelError",
     "UnsafeBindError",
 ]
 
@@ -76,6 +77,12 @@ class UnsafeBindError(BitbudgetError):
 
 
 class UnknownModelError(BitbudgetError):
-    """'{model}' has not been here; submit a job for it, or run bitbudget fit '{model}' locally."""
+    """'{model}' was never here; submit a job for it, or run bitbudget fit '{model}' locally."""
 
     status = 404
+
+
+class UnreadableModelError(BitbudgetError):
+    """'{model}' cannot be read: {reason}."""
+
+    status = 422

@@ -11,6 +11,8 @@ from app.artifacts.store import ArtifactStore
 from app.auth.quota import RequestQuota
 from app.auth.service import KeyService
 from app.database import Database
+from app.fit.headers import HeaderReader
+from app.fit.service import FitService
 from app.ids import Clock
 from app.jobs.polls import JobPolls
 from app.jobs.pulse import Pulse
@@ -43,6 +45,7 @@ class Services:
     machines: MachineService
     models: ModelService
     measurements: MeasurementService
+    fit: FitService
     polls: JobPolls
     pulse: Pulse
     metrics: Metrics
@@ -53,6 +56,9 @@ class Services:
         database = Database(settings.resolved_database_url, pool_size=settings.database_pool_size)
         store = ArtifactStore(settings.resolved_artifact_url)
         library = MeasurementLibrary(database)
+        gate = ModelGate(settings.allowed_model_roots)
+        models = ModelService(database)
+        headers = HeaderReader(settings.home_folder, gate, settings.header_readers)
         intervals = Intervals(settings.lease_seconds, settings.renew_seconds, settings.poll_seconds)
         return cls(
             settings=settings,
@@ -65,7 +71,7 @@ class Services:
                 database=database,
                 store=store,
                 library=library,
-                gate=ModelGate(settings.allowed_model_roots),
+                gate=gate,
                 clock=clock,
                 max_open_jobs=settings.max_open_jobs_per_key,
             ),
@@ -78,8 +84,9 @@ class Services:
                 renew_seconds=settings.renew_seconds,
             ),
             machines=MachineService(database, clock, intervals),
-            models=ModelService(database),
+            models=models,
             measurements=MeasurementService(database, library),
+            fit=FitService(models, headers),
             polls=JobPolls(database),
             pulse=Pulse(database, settings.event_poll_seconds),
             metrics=Metrics(database, clock),

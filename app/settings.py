@@ -51,6 +51,12 @@ class Settings(BaseSettings):
         description="Folders that local model paths may lie in, separated like PATH; "
         "empty: any on loopback without keys, else none.",
     )
+    header_readers: int = Field(
+        2,
+        ge=0,
+        description="Processes that may read the headers of unknown models for `fit` at once; "
+        "0: none. They need the worker extra.",
+    )
     lease_seconds: float = Field(
         60.0, gt=0, description="How long a lease lasts without a renewal."
     )

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from app.core.devices import device
 from app.core.errors import BitbudgetError
 from app.core.fit import fit
+from app.core.inventory import Inventory
 from app.core.sizes import format_size, parse_size
-from app.measurements.schemas import Measurement
+from app.fit.sizes import size_span
 from app.services import Services
 
 __all__ = ["Asked", "fit_words"]
@@ -19,63 +20,91 @@ _DEFAULT_CONTEXT = 8192
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """The form as far as it is filled in."""
+    """The form as far as it is filled in; a name is settled once the reader has left its field."""
 
     model: str
     budget: str
     device: str
     context: str
+    is_settled: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What the model is made of, and whether its curves are stored."""
+
+    inventory: Inventory
+    is_measured: bool
+
+    @property
+    def then(self) -> str:
+        return "answered at once" if self.is_measured else "measured first, by a worker"
+
+    @property
+    def span(self) -> str:
+        least, most = size_span(self.inventory)
+        return f"{format_size(least)} to {format_size(most)}"
 
 
 def fit_words(services: Services, asked: Asked) -> dict[str, str]:
-    """Return `words` and a `verdict`: fits, tight or unknown."""
+    """Return `words` and a `verdict`: fits, tight, unknown, or waiting for a settled name."""
     if not asked.model:
         return _answer("", "unknown")
-    known = _measured(services, asked.model)
-    if known is None:
-        return _answer("Not measured here yet: a worker measures it first.", "unknown")
     try:
+        known = _find(services, asked)
+        if known is None:
+            return _unmet(services)
         if asked.budget:
             return _within(known, parse_size(asked.budget))
         if asked.device:
-            return _on_device(services, known, asked)
+            return _on_device(known, asked)
     except BitbudgetError as error:
         return _answer(str(error), "tight")
-    return _answer(f"Measured: any budget from {_span(known)} is answered at once.", "unknown")
+    measured = "Measured" if known.is_measured else "Not measured here yet"
+    return _answer(f"{measured}: any budget from {known.span} is {known.then}.", "unknown")
 
 
-def _span(known: Measurement) -> str:
-    return f"{format_size(known.minimum_bytes)} to {format_size(known.source_bytes)}"
+def _find(services: Services, asked: Asked) -> _Known | None:
+    for model in services.models.page(None, _KNOWN_MODELS).items:
+        if model.measurements and asked.model in (model.name, *model.names):
+            stored = services.measurements.library.get(model.measurements[0].id)
+            return _Known(stored.inventory, is_measured=True)
+    if asked.is_settled and services.fit.headers.can_read:
+        return _Known(services.fit.inventory(asked.model), is_measured=False)
+    met = services.models.inventory(asked.model)
+    return None if met is None else _Known(met, is_measured=False)
 
 
-def _within(known: Measurement, nbytes: int) -> dict[str, str]:
-    if nbytes < known.minimum_bytes:
-        return _answer(f"Too small: this model takes {_span(known)}.", "tight")
-    bits = 8 * min(nbytes, known.source_bytes) / known.weights
-    return _answer(f"Fits: about {bits:.2f} bits per weight, answered at once.", "fits")
+def _unmet(services: Services) -> dict[str, str]:
+    if services.fit.headers.can_read:
+        return _answer("New here: its headers are read once its name is complete.", "waiting")
+    return _answer("Not measured here yet: a worker measures it first.", "unknown")
 
 
-def _on_device(services: Services, known: Measurement, asked: Asked) -> dict[str, str]:
-    inventory = services.measurements.library.get(known.id).inventory
+def _within(known: _Known, nbytes: int) -> dict[str, str]:
+    least, most = size_span(known.inventory)
+    if nbytes < least:
+        return _answer(f"Too small: this model takes {known.span}.", "tight")
+    if nbytes >= most:
+        return _answer(f"Fits unquantized: the files take {format_size(most)}.", "fits")
+    bits = 8 * nbytes / known.inventory.weights
+    return _answer(f"Fits: about {bits:.2f} bits per weight, {known.then}.", "fits")
+
+
+def _on_device(known: _Known, asked: Asked) -> dict[str, str]:
+    inventory = known.inventory
     context = int(asked.context) if asked.context.isdecimal() else _DEFAULT_CONTEXT
     most = inventory.architecture.max_context or context
     report = fit(inventory, device(asked.device), min(context, most))
     room = f"{format_size(report.weights_limit_bytes)} for weights at {report.context:,} tokens"
     if not report.smallest.fits:
-        return _answer(f"Does not fit: {room}, this model takes {_span(known)}.", "tight")
+        return _answer(f"Does not fit: {room}, this model takes {known.span}.", "tight")
     if report.now.fits:
         return _answer(f"Fits unquantized: {room}.", "fits")
     best = report.best_uniform
     rival = "" if best is None else f"; the best uniform format that fits is {best.name}"
-    return _answer(f"Fits: {room}{rival}.", "fits")
+    return _answer(f"Fits: {room}{rival}; {known.then}.", "fits")
 
 
 def _answer(words: str, verdict: str) -> dict[str, str]:
     return {"words": words, "verdict": verdict}
-
-
-def _measured(services: Services, name: str) -> Measurement | None:
-    for model in services.models.page(None, _KNOWN_MODELS).items:
-        if model.measurements and name in (model.name, *model.names):
-            return services.measurements.get(model.measurements[0].id)
-    return None

@@ -125,10 +125,16 @@ def _first(error: ValidationError) -> str:
 
 @router.get("/fit")
 def fit(
-    pages: Pages, model: Name = "", budget: Name = "", device: Name = "", context: Name = ""
+    pages: Pages,
+    *,
+    model: Name = "",
+    budget: Name = "",
+    device: Name = "",
+    context: Name = "",
+    settled: bool = False,
 ) -> Response:
-    """Say at once whether the form's model fits."""
-    asked = FitQuestion(model.strip(), budget.strip(), device.strip(), context.strip())
+    """Say at once whether the form's model fits; `settled` lets a new one be read."""
+    asked = FitQuestion(model.strip(), budget.strip(), device.strip(), context.strip(), settled)
     return twin(fit_words(pages.services, asked))
 
 

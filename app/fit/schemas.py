@@ -27,7 +27,7 @@ class Device(BaseModel):
 
 
 class FitRequest(BaseModel):
-    """A model this server has met, a device, and the context to keep room for."""
+    """A model, a device, and the context to keep room for."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -35,7 +35,7 @@ class FitRequest(BaseModel):
         min_length=1,
         max_length=1024,
         pattern=r"^[^\x00-\x1f\x7f]+$",
-        description="A name that a job was submitted with, or the model's id.",
+        description="A folder, org/name[@revision], or the id of a model that was here.",
     )
     device: DeviceName
     context: Annotated[int, Field(ge=1, le=2**31), Number] = 8192

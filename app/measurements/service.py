@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from app.core.formats import ALL_FORMATS, KEEP, Format
-from app.core.inventory import Inventory, Module
-from app.core.layout import module_bytes, plan_checkpoint
 from app.core.requests import AllocationRequest
 from app.database import Database
+from app.fit.sizes import size_span
 from app.jobs.schemas import Page
 from app.measurements import repository
 from app.measurements.library import MeasurementLibrary
@@ -61,14 +59,15 @@ class MeasurementService:
             summary = measurement_summary(repository.get(session, measurement_id))
         stored = self.library.get(measurement_id)
         inventory = stored.inventory
+        minimum_bytes, source_bytes = size_span(inventory)
         return Measurement(
             **summary.model_dump(),
             model=stored.model,
             architecture=inventory.architecture,
             modules=len(inventory.modules),
             weights=inventory.weights,
-            source_bytes=_bytes(inventory, {}),
-            minimum_bytes=_bytes(inventory, {m.path: _smallest(m) for m in inventory.modules}),
+            source_bytes=source_bytes,
+            minimum_bytes=minimum_bytes,
         )
 
     def tensors(
@@ -118,12 +117,3 @@ class MeasurementService:
             manifest_sha256=solved.answer.manifest_sha256,
             slack_bytes=solved.answer.budget_bytes - solved.answer.file_bytes,
         )
-
-
-def _smallest(module: Module) -> Format:
-    return min(module.legal_formats(ALL_FORMATS), key=lambda format_: module_bytes(module, format_))
-
-
-def _bytes(inventory: Inventory, formats: dict[str, Format]) -> int:
-    chosen = {module.path: formats.get(module.path, KEEP) for module in inventory.modules}
-    return plan_checkpoint(inventory).file_bytes(chosen)

@@ -154,7 +154,7 @@ def database(database_url: str) -> Iterator[Database]:
 @pytest.fixture
 def settings(database_url: str, tmp_path: Path) -> Settings:
     """Settings of a server on that database, with the background work standing still."""
-    return Settings(home=tmp_path, database_url=database_url, sweep_seconds=3600)
+    return Settings(home=tmp_path, database_url=database_url, sweep_seconds=3600, header_readers=0)
 
 
 @pytest.fixture

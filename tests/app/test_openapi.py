@@ -39,7 +39,8 @@ def known(
     home = tmp_path_factory.mktemp("home")
     shutil.copy(sqlite_template, home / "bitbudget.db")
     app = create_app(
-        Settings(home=home, sweep_seconds=3600, allowed_hosts="testserver"), clock=FakeClock()
+        Settings(home=home, sweep_seconds=3600, allowed_hosts="testserver", header_readers=0),
+        clock=FakeClock(),
     )
     with TestClient(app) as http:
         server = Server(http, app.state.services, FakeClock())

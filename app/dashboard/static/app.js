@@ -180,10 +180,13 @@ function instantFit(form) {
   const output = document.getElementById("fit");
   let timer = 0;
   let asking = null;
-  const ask = async () => {
+  // A name that is still being typed is not looked up on the Hub.
+  const ask = async (settled) => {
     if (asking) asking.abort();
     asking = new AbortController();
     const query = new URLSearchParams(new FormData(form));
+    if (settled) query.set("settled", "true");
+    if (settled && output.className === "waiting") output.textContent = "Reading its headers.";
     try {
       const answer = await fetch(`${output.dataset.source}?${query}`, { signal: asking.signal });
       const said = await answer.json();
@@ -193,11 +196,15 @@ function instantFit(form) {
       if (error.name !== "AbortError") output.textContent = "";
     }
   };
-  form.addEventListener("input", () => {
+  form.addEventListener("input", (event) => {
     clearTimeout(timer);
-    timer = setTimeout(ask, 250);
+    timer = setTimeout(ask, 250, event.target !== form.elements.model);
   });
-  if (form.elements.model.value) ask();
+  form.elements.model.addEventListener("change", () => {
+    clearTimeout(timer);
+    ask(true);
+  });
+  if (form.elements.model.value) ask(true);
 }
 
 document.addEventListener("DOMContentLoaded", () => {

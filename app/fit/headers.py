@@ -1,0 +1,117 @@
+"""Inventories of models that were never here, read from headers alone by a child process.
+
+The inventory comes from the model's class, which is MLX's, and the server never imports that.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections import OrderedDict
+from http import HTTPStatus
+from importlib.util import find_spec
+from pathlib import Path
+from threading import BoundedSemaphore, Lock
+from typing import Final
+
+from pydantic import TypeAdapter, ValidationError
+
+from app.core.inventory import Inventory
+from app.errors import UnavailableError, UnknownModelError, UnreadableModelError
+from app.leases.schemas import Event, FitTask, Problem
+from app.model_paths import ModelGate
+
+__all__ = ["HeaderReader"]
+
+_KEPT: Final = 64
+_FRESH_SECONDS: Final = 300.0
+_WAIT_SECONDS: Final = 10.0
+_CHILD_SECONDS: Final = 60.0
+_NEEDED: Final = ("mlx", "mlx_lm", "huggingface_hub")
+_PASSING: Final = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
+_INVENTORY: Final = TypeAdapter(Inventory)
+
+
+class HeaderReader:
+    """Starts at most `children` processes at once; what they found is kept for minutes."""
+
+    def __init__(self, home: Path, gate: ModelGate, children: int) -> None:
+        self._home = home
+        self._gate = gate
+        self._free = BoundedSemaphore(children) if children and _can_read() else None
+        self._lock = Lock()
+        self._kept: OrderedDict[str, tuple[float, Inventory]] = OrderedDict()
+
+    @property
+    def can_read(self) -> bool:
+        """Whether this installation can read models at all."""
+        return self._free is not None
+
+    def inventory(self, model: str) -> Inventory:
+        """Return the inventory of a folder in an allowed root, or of a model on the Hub.
+
+        Raises InvalidRequestError for a folder elsewhere, UnknownModelError where nothing can be
+        read, UnreadableModelError for what is not a model, UnavailableError when all are busy.
+        """
+        self._gate.check(model)
+        if self._free is None:
+            raise UnknownModelError(model=model)
+        found = self._remembered(model)
+        if found is not None:
+            return found
+        if not self._free.acquire(timeout=_WAIT_SECONDS):
+            raise UnavailableError(what="reader of headers, which is busy,")
+        try:
+            return self._remember(model, self._read(model))
+        finally:
+            self._free.release()
+
+    def _read(self, model: str) -> Inventory:
+        task = FitTask(home=str(self._home), model=model)
+        try:
+            ended = subprocess.run(
+                [sys.executable, "-m", "workers.child"],
+                input=task.model_dump_json().encode(),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                timeout=_CHILD_SECONDS,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise UnavailableError(what=f"headers of '{model}'") from error
+        return _answer(model, ended.stdout)
+
+    def _remembered(self, model: str) -> Inventory | None:
+        with self._lock:
+            until, inventory = self._kept.get(model, (0.0, None))
+        return inventory if time.monotonic() < until else None
+
+    def _remember(self, model: str, inventory: Inventory) -> Inventory:
+        with self._lock:
+            self._kept[model] = (time.monotonic() + _FRESH_SECONDS, inventory)
+            self._kept.move_to_end(model)
+            if len(self._kept) > _KEPT:
+                self._kept.popitem(last=False)
+        return inventory
+
+
+def _can_read() -> bool:
+    return all(find_spec(name) is not None for name in _NEEDED)
+
+
+def _answer(model: str, lines: bytes) -> Inventory:
+    """Return what the child's last event says."""
+    try:
+        last = Event.model_validate_json(lines.splitlines()[-1])
+    except (IndexError, ValidationError) as error:
+        raise UnreadableModelError(model=model, reason="its reader died") from error
+    if last.problem is not None:
+        raise _error(model, last.problem)
+    return _INVENTORY.validate_python((last.result or {})["inventory"])
+
+
+def _error(model: str, problem: Problem) -> UnreadableModelError | UnavailableError:
+    if problem.status in _PASSING:
+        return UnavailableError(what=f"headers of '{model}' ({problem.detail.rstrip('.')})")
+    return UnreadableModelError(model=model, reason=problem.detail.rstrip("."))

@@ -1,0 +1,32 @@
+"""What fits on a device, of models met before and of those that were not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from app.core.devices import device
+from app.core.fit import fit
+from app.core.inventory import Inventory
+from app.fit.headers import HeaderReader
+from app.fit.schemas import Fit, FitRequest
+from app.models.service import ModelService
+
+__all__ = ["FitService"]
+
+
+@dataclass(frozen=True, slots=True)
+class FitService:
+    """Answers before anything is measured."""
+
+    models: ModelService
+    headers: HeaderReader
+
+    def report(self, request: FitRequest) -> Fit:
+        """Tell which sizes of a model fit a device; raises what `inventory` does."""
+        inventory = self.inventory(request.model)
+        report = fit(inventory, device(request.device), request.context, request.kv_bits)
+        return Fit.model_validate(report)
+
+    def inventory(self, model: str) -> Inventory:
+        """Return a model's inventory: the stored one, else from its headers."""
+        return self.models.inventory(model) or self.headers.inventory(model)
