@@ -6,7 +6,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-__all__ = ["__version__", "load", "load_model"]
+__all__ = ["__version__", "load", "load_model", "make_cache"]
 
 __version__ = version("bitbudget")
 
@@ -23,3 +23,10 @@ def load_model(path: str | Path) -> tuple[Any, dict[str, Any]]:
     from bitbudget.loading import load_model as load_  # noqa: PLC0415 - as above
 
     return load_(Path(path))
+
+
+def make_cache(model: Any, manifest: str | Path) -> list[Any]:
+    """Return prompt caches for `model` as `manifest` chose them, layer by layer; needs mlx-lm."""
+    from bitbudget import kv_cache  # noqa: PLC0415 - as above
+
+    return kv_cache.make_cache(model, kv_cache.chosen_formats(Path(manifest)))

@@ -8,6 +8,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from bitbudget.kv_cache import MANIFEST_NAME, chosen_formats, make_cache
 from bitbudget.rotated_model import model_classes
 
 __all__ = ["load", "load_model"]
@@ -16,7 +17,9 @@ __all__ = ["load", "load_model"]
 def load_model(path: Path) -> tuple[Any, dict[str, Any]]:
     """Return the model of a local checkpoint folder, evaluated, and its configuration.
 
-    On a CPU a model with dense stacked experts runs in float32: MLX has no other gather there.
+    Where the folder's manifest chose a format for each layer's KV cache, every prompt cache that
+    mlx-lm makes for the model has them. On a CPU a model with dense stacked experts runs in
+    float32: MLX has no other gather there.
     """
     utilities = importlib.import_module("mlx_lm.utils")
     model, config = utilities.load_model(
@@ -25,6 +28,9 @@ def load_model(path: Path) -> tuple[Any, dict[str, Any]]:
     if not mx.metal.is_available() and _has_dense_experts(model):
         model.set_dtype(mx.float32)
     mx.eval(model.parameters())
+    formats = chosen_formats(path / MANIFEST_NAME)
+    if formats:
+        model.make_cache = lambda: make_cache(model, formats)
     return model, config
 
 

@@ -47,6 +47,8 @@ def allocate(
         "sha256": manifest.sha256,
         **manifest_document(manifest),
         "modules": {path: str(choice.format) for path, choice in manifest.modules.items()},
+        "kv_cache": kv_document(manifest),
+        "notes": list(manifest.notes),
     }
 
     def render(console: Console) -> None:
@@ -105,6 +107,13 @@ def manifest_document(manifest: Manifest) -> dict[str, Any]:
         "budget_bytes": manifest.budget_bytes,
         **manifest.certificate.model_dump(),
     }
+
+
+def kv_document(manifest: Manifest) -> dict[str, Any] | None:
+    """Return the cache of every layer, None where it was not chosen."""
+    if manifest.kv_cache is None:
+        return None
+    return {str(layer): choice.model_dump() for layer, choice in manifest.kv_cache.items()}
 
 
 def print_manifest(console: Console, manifest: Manifest) -> None:

@@ -104,7 +104,7 @@ class AllocationOptions:
     ] = 16
     joint_kv: Annotated[
         bool,
-        typer.Option("--joint-kv", help="Choose KV bits per layer, too.", rich_help_panel=_BUDGET),
+        typer.Option("--joint-kv", help="Choose every KV cache, too.", rich_help_panel=_BUDGET),
     ] = False
     min_safe: Annotated[
         bool,

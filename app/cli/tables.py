@@ -8,10 +8,11 @@ from rich.table import Table
 
 from app.core.formats import Format, Mode
 from app.core.inventory import Inventory
-from app.core.manifest import Manifest
+from app.core.kv import KvFormat
+from app.core.manifest import KvChoice, Manifest
 from app.core.sizes import format_size
 
-__all__ = ["exact", "facts", "formats_by_layer", "manifest_facts", "short"]
+__all__ = ["exact", "facts", "formats_by_layer", "kv_by_layer", "manifest_facts", "short"]
 
 
 def exact(nbytes: int) -> str:
@@ -72,6 +73,21 @@ def _place(path: str, inventory: Inventory | None) -> tuple[int | None, str]:
     return layer, parts[-1]
 
 
+def kv_by_layer(choices: Mapping[int, KvChoice]) -> str:
+    """Return runs of layers with one format: `0-3 8g64, 4 16`."""
+    runs: list[tuple[int, int, str]] = []
+    for layer, choice in sorted(choices.items()):
+        name = str(KvFormat(choice.bits, choice.group_size))
+        if runs and runs[-1][2] == name:
+            runs[-1] = (runs[-1][0], layer, name)
+        else:
+            runs.append((layer, layer, name))
+    return ", ".join(
+        f"{first} {name}" if first == last else f"{first}-{last} {name}"
+        for first, last, name in runs
+    )
+
+
 def manifest_facts(manifest: Manifest) -> Table:
     """Return budget, bytes and certificate."""
     proof = manifest.certificate
@@ -87,6 +103,9 @@ def manifest_facts(manifest: Manifest) -> Table:
         "measured by": made_with,
         "sha256": manifest.sha256,
     }
+    if manifest.kv_cache is not None:
+        total = sum(choice.bytes for choice in manifest.kv_cache.values())
+        rows["KV cache"] = f"{exact(total)}: {kv_by_layer(manifest.kv_cache)}"
     if proof.stopped_by:
         rows["stopped by"] = proof.stopped_by
     return facts(rows)

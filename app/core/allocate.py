@@ -11,8 +11,9 @@ from app.core.choices import DecisionGroup, Rules, decision_groups
 from app.core.conditions import Conditions, conditions_of
 from app.core.errors import InfeasibleBudgetError
 from app.core.formats import Format
+from app.core.kv import KvFormat
 from app.core.layout import plan_checkpoint
-from app.core.mckp import Limits, Solution, solve_problem
+from app.core.mckp import Limits, Solution, Status, solve_problem
 from app.core.measurement import Measurement
 from app.core.requests import AllocationRequest
 
@@ -87,15 +88,47 @@ def _allocate(
     groups: tuple[DecisionGroup, ...],
     is_over: Callable[[], bool],
 ) -> Allocation:
+    """Solve the one knapsack, or with joint KV the two: all caches as they are, or not.
+
+    Any quantized cache makes prefill larger, so both are solved, and the better answer is bounded
+    by the lower of the two bounds.
+    """
     fixed = plan_checkpoint(measurement.inventory).fixed_bytes
-    conditions = conditions_of(measurement, request, groups, fixed)
+    cases = [True, False] if request.joint_kv else [True]
+    answers, refused = [], []
+    for may_quantize_kv in cases:
+        conditions = conditions_of(
+            measurement, request, groups, fixed, may_quantize_kv=may_quantize_kv
+        )
+        try:
+            answers.append((conditions, _solve(conditions, request, is_over)))
+        except InfeasibleBudgetError as error:
+            refused.append(error)
+    if not answers:
+        raise min(refused, key=lambda error: error.minimum_bytes - error.budget_bytes)
+    conditions, solution = min(answers, key=lambda answer: answer[1].objective)
+    proven = all(answer.status is Status.OPTIMAL for _, answer in answers)
+    if len(answers) > 1:
+        solution = replace(
+            solution,
+            bound=min(answer.bound for _, answer in answers),
+            status=Status.OPTIMAL if proven else Status.FEASIBLE,
+            stopped_by=next((a.stopped_by for _, a in answers if a.stopped_by), ""),
+        )
+    notes = _notes(measurement, request, conditions)
+    return _allocation(groups, conditions, solution, notes)
+
+
+def _solve(
+    conditions: Conditions, request: AllocationRequest, is_over: Callable[[], bool]
+) -> Solution:
     limits = Limits(
         relative_gap=_SIDE_ROW_GAP if conditions.problem.rows else 0.0,
         is_over=is_over,
         seconds_left=lambda: request.time_limit_seconds,
     )
     try:
-        solution = solve_problem(conditions.problem, conditions.budget, limits)
+        return solve_problem(conditions.problem, conditions.budget, limits)
     except InfeasibleBudgetError as error:
         whole = "files with KV cache" if conditions.kv else "checkpoint"
         raise InfeasibleBudgetError(
@@ -103,8 +136,6 @@ def _allocate(
             minimum_bytes=error.minimum_bytes,
             binding=str(error.fields["binding"]).replace("total of bytes", whole),
         ) from error
-    notes = _notes(measurement, request, conditions)
-    return _allocation(groups, conditions, solution, notes)
 
 
 def _notes(
@@ -131,12 +162,12 @@ def _allocation(
 ) -> Allocation:
     chosen = (solution.choice - conditions.problem.offsets[:-1]).tolist()[1:]
     formats: dict[str, Format] = {}
-    kv_bits: dict[int, int] = {}
+    kv_formats: dict[int, KvFormat] = {}
     kv_bytes = 0
     for group, index in zip(groups, chosen[: len(groups)], strict=True):
         formats.update((module.path, group.formats[index]) for module in group.modules)
     for kv, index in zip(conditions.kv, chosen[len(groups) :], strict=True):
-        kv_bits[kv.layer] = kv.bits[index]
+        kv_formats[kv.layer] = kv.formats[index]
         kv_bytes += kv.bytes[index]
     return Allocation(
         formats=formats,
@@ -149,6 +180,6 @@ def _allocation(
         status=solution.status.value,
         solver=solution.solver,
         stopped_by=solution.stopped_by,
-        kv_formats=kv_bits or None,
+        kv_formats=kv_formats or None,
         notes=notes,
     )

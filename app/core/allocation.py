@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from app.core.formats import FormatName
+from app.core.kv import KvFormat
 
 __all__ = ["Allocation"]
 
@@ -17,6 +18,7 @@ class Allocation:
     `bound` is a proven lower bound on the KL of any allocation within the budget (nats per token),
     `gap` = (predicted - bound) / predicted, `shadow_price_nats_per_byte` the KL one more byte buys.
     `status` is `optimal` or `feasible`; `stopped_by` says what ended the search when feasible.
+    `kv_formats` by cache layer are those chosen with the weights, None where they were given.
     """
 
     formats: Mapping[str, FormatName]
@@ -29,7 +31,7 @@ class Allocation:
     status: str
     solver: str
     stopped_by: str = ""
-    kv_formats: Mapping[int, int] | None = None
+    kv_formats: Mapping[int, KvFormat] | None = None
     notes: tuple[str, ...] = ()
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -14,9 +15,10 @@ from app.core.decode import DECODE_EFFICIENCY, decode_bytes, passthrough_decode_
 from app.core.devices import Device, device
 from app.core.errors import InvalidRequestError
 from app.core.formats import KEEP, Format
-from app.core.inventory import CacheKind, CacheLayer, Module
+from app.core.inventory import CacheKind, Module
+from app.core.kv import KvFormat, kv_format_bytes, kv_options
 from app.core.mckp import Problem, Row
-from app.core.measurement import KvCurve, Measurement
+from app.core.measurement import Measurement
 from app.core.memory import (
     KV_BITS,
     MemoryPlan,
@@ -35,10 +37,14 @@ LOW_BITS: Final = 3
 
 @dataclass(frozen=True, slots=True)
 class KvGroup:
-    """The KV cache of one full-attention layer as a decision of its own."""
+    """The KV cache of one full-attention layer as a decision of its own.
+
+    Entry i of `formats`, `bytes` (at the stated context) and `costs` (nats per token) belong
+    together.
+    """
 
     layer: int
-    bits: tuple[int, ...]
+    formats: tuple[KvFormat, ...]
     bytes: tuple[int, ...]
     costs: tuple[float, ...]
 
@@ -63,14 +69,19 @@ def conditions_of(
     request: AllocationRequest,
     groups: tuple[DecisionGroup, ...],
     fixed_bytes: int,
+    *,
+    may_quantize_kv: bool = True,
 ) -> Conditions:
     """Return the knapsack of `groups` under everything that `request` states.
+
+    `may_quantize_kv` False holds every cache of joint KV in the model's own type: prefill then
+    takes less memory than with a single quantized cache, which is a case of its own.
 
     Raises InvalidRequestError for a device without a context, a speed without a device, joint KV
     without a device or without measured KV sensitivities.
     """
     plan = _plan(measurement, request)
-    kv = _kv_groups(measurement, request, plan)
+    kv = _kv_groups(measurement, request, plan, may_quantize=may_quantize_kv)
     smallest = fixed_bytes + sum(min(group.bytes) for group in groups)
     file_limit = _file_limit(request, plan, smallest, is_joint=bool(kv))
     flat = _Flat(groups, kv)
@@ -81,6 +92,8 @@ def conditions_of(
             f"speed: at most {rows[0].limit} bytes read per token, taking {DECODE_EFFICIENCY:.0%}"
             " of the device's bandwidth (an estimate)"
         )
+    if not kv and request.kv_bits < max(KV_BITS):
+        notes += _cost_of_kv(measurement, request.kv_bits)
     if request.max_low_bit_per_block is not None:
         rows += _low_bit_rows(flat, request.max_low_bit_per_block)
     file_bytes = flat.of(fixed_bytes, (g.bytes for g in groups))
@@ -106,7 +119,7 @@ class _Flat:
 
     @property
     def offsets(self) -> NDArray[np.int64]:
-        sizes = [1, *(len(g.formats) for g in self.groups), *(len(g.bits) for g in self.kv)]
+        sizes = [1, *(len(g.formats) for g in self.groups), *(len(g.formats) for g in self.kv)]
         return np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
 
     @property
@@ -122,7 +135,7 @@ class _Flat:
     ) -> NDArray[np.int64]:
         """Return one number per option; KV options count nothing unless told otherwise."""
         own = [number for numbers in per_group for number in numbers]
-        kv = ([0] * len(group.bits) for group in self.kv) if per_kv is None else per_kv
+        kv = ([0] * len(group.formats) for group in self.kv) if per_kv is None else per_kv
         return np.array(
             [first, *own, *(number for numbers in kv for number in numbers)], dtype=np.int64
         )
@@ -178,7 +191,7 @@ def _decode_row(
         )
     read = chip.bandwidth_bytes_per_second * DECODE_EFFICIENCY / request.min_tokens_per_second
     first = passthrough_decode_bytes(measurement.inventory)
-    first += 0 if flat.kv else plan.kv_cache_bytes
+    first += _other_caches(measurement, request) if flat.kv else plan.kv_cache_bytes
     counter = _Counter(decode_bytes)
     weights = flat.of(
         first,
@@ -222,7 +235,11 @@ def _low(groups: tuple[DecisionGroup, ...], layer: int) -> Iterable[list[int]]:
 
 
 def _kv_groups(
-    measurement: Measurement, request: AllocationRequest, plan: MemoryPlan | None
+    measurement: Measurement,
+    request: AllocationRequest,
+    plan: MemoryPlan | None,
+    *,
+    may_quantize: bool,
 ) -> tuple[KvGroup, ...]:
     if not request.joint_kv:
         return ()
@@ -231,7 +248,6 @@ def _kv_groups(
             "joint_kv", "no device", "a device with a context", "add --device and --context"
         )
     curves = {curve.layer: curve for curve in measurement.kv_curves}
-    itemsize = element_bytes(measurement.inventory)
     groups = []
     for cache in measurement.inventory.architecture.cache:
         if cache.kind is not CacheKind.FULL:
@@ -239,23 +255,34 @@ def _kv_groups(
         if cache.layer not in curves:
             raise _refuse(
                 f"measurement, KV cache of layer {cache.layer}",
-                "no sensitivity",
+                f"no sensitivity ({measurement.sensitivity.value} was measured)",
                 "one for every full-attention layer",
-                "set --kv-bits: bitbudget does not measure kv_curves yet",
+                "measure with --sensitivity fisher or probe, or state --kv-bits",
             )
-        groups.append(_kv_group(cache, curves[cache.layer], request.context, itemsize))
+        options = kv_options(measurement.inventory, curves[cache.layer], cache)
+        formats = [f for f in options if may_quantize or not f.group_size]
+        itemsize = element_bytes(measurement.inventory)
+        groups.append(
+            KvGroup(
+                layer=cache.layer,
+                formats=tuple(formats),
+                bytes=tuple(kv_format_bytes(cache, request.context, f, itemsize) for f in formats),
+                costs=tuple(options[f].kl_nats for f in formats),
+            )
+        )
     return tuple(groups)
 
 
-def _kv_group(cache: CacheLayer, curve: KvCurve, context: int, itemsize: int) -> KvGroup:
-    costs = {8 * itemsize: 0.0} | {point.bits: point.kl_nats for point in curve.points}
-    bits = tuple(width for width in sorted({*KV_BITS, 8 * itemsize}) if width in costs)
-    return KvGroup(
-        layer=cache.layer,
-        bits=bits,
-        bytes=tuple(cache_layer_bytes(cache, context, width, itemsize) for width in bits),
-        costs=tuple(costs[width] for width in bits),
-    )
+def _cost_of_kv(measurement: Measurement, kv_bits: int) -> list[str]:
+    """Say what a given quantized cache adds to the weights' KL, where that was measured."""
+    costs = []
+    for curve in measurement.kv_curves:
+        near = [p.kl_nats for p in curve.points if p.bits == kv_bits and p.group_size in {32, 64}]
+        costs += near[-1:]
+    if not costs:
+        return []
+    added = f"the {kv_bits}-bit KV cache adds {math.fsum(costs):.3g} nats per token"
+    return [f"{added} to the prediction, which is of the weights alone"]
 
 
 def _memory_limit(
@@ -266,15 +293,21 @@ def _memory_limit(
 ) -> int:
     """Return the bytes that files and the chosen KV caches may take together.
 
-    Prefill is counted as for a quantized cache, since some layers may get one.
+    Where any layer may get a quantized cache, prefill is counted as for one.
     """
-    chosen = {group.layer for group in kv}
     architecture = measurement.inventory.architecture
     context, itemsize = request.context or 0, element_bytes(measurement.inventory)
-    other = sum(
-        cache_layer_bytes(cache, context, request.kv_bits, itemsize)
-        for cache in architecture.cache
-        if cache.layer not in chosen
-    )
-    prefill = prefill_bytes(architecture, context, min(KV_BITS), itemsize)
+    other = _other_caches(measurement, request)
+    narrowest = min((f.bits for group in kv for f in group.formats), default=8 * itemsize)
+    prefill = prefill_bytes(architecture, context, narrowest, itemsize)
     return max(plan.usable_bytes - other - prefill - plan.reserve_bytes, 0)
+
+
+def _other_caches(measurement: Measurement, request: AllocationRequest) -> int:
+    """Return the bytes of the caches that are no decision: they keep the model's own type."""
+    itemsize = element_bytes(measurement.inventory)
+    return sum(
+        cache_layer_bytes(cache, request.context or 0, 8 * itemsize, itemsize)
+        for cache in measurement.inventory.architecture.cache
+        if cache.kind is not CacheKind.FULL
+    )

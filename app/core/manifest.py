@@ -14,11 +14,20 @@ from app.core.allocation import Allocation
 from app.core.canonical import canonical_json, sha256_of
 from app.core.errors import InvalidRequestError
 from app.core.formats import KEEP, FormatName
+from app.core.kv import kv_format_bytes, kv_options
 from app.core.layout import CheckpointLayout, module_bytes
 from app.core.measurement import Encoder, Measurement, Sensitivity
+from app.core.memory import element_bytes
 from app.core.requests import AllocationRequest
 
-__all__ = ["MAX_MANIFEST_BYTES", "Certificate", "Manifest", "ManifestModel", "ModuleChoice"]
+__all__ = [
+    "MAX_MANIFEST_BYTES",
+    "Certificate",
+    "KvChoice",
+    "Manifest",
+    "ManifestModel",
+    "ModuleChoice",
+]
 
 MAX_MANIFEST_BYTES: Final = 64 * 2**20
 """A larger document is refused unread."""
@@ -58,6 +67,15 @@ class Certificate(_Part):
     stopped_by: str = ""
 
 
+class KvChoice(_Part):
+    """How one layer's KV cache is to be stored at the stated context."""
+
+    bits: int = Field(ge=1)
+    group_size: int = Field(ge=0, description="0: the model's own type.")
+    bytes: int = Field(ge=0)
+    kl_nats: float = Field(ge=0, description="Predicted KL in nats per token of this choice.")
+
+
 class Manifest(_Part):
     """One format per module of one model, with exact bytes and the certificate."""
 
@@ -72,7 +90,11 @@ class Manifest(_Part):
     file_bytes: int = Field(ge=0)
     certificate: Certificate
     modules: dict[str, ModuleChoice]
-    kv_bits: dict[int, int] | None = None
+    kv_cache: dict[int, KvChoice] | None = Field(
+        None,
+        description="By cache layer, where it was chosen with the weights. It is made at run time:"
+        " `bitbudget.load`, or `bitbudget.make_cache` as mlx-lm's `prompt_cache`.",
+    )
     notes: tuple[str, ...] = ()
 
     def to_bytes(self) -> bytes:
@@ -164,6 +186,26 @@ class Manifest(_Part):
                 stopped_by=allocation.stopped_by,
             ),
             modules=modules,
-            kv_bits=None if allocation.kv_formats is None else dict(allocation.kv_formats),
+            kv_cache=_kv_choices(measurement, request, allocation),
             notes=allocation.notes,
         )
+
+
+def _kv_choices(
+    measurement: Measurement, request: AllocationRequest, allocation: Allocation
+) -> dict[int, KvChoice] | None:
+    if allocation.kv_formats is None:
+        return None
+    inventory = measurement.inventory
+    curves = {curve.layer: curve for curve in measurement.kv_curves}
+    caches = {cache.layer: cache for cache in inventory.architecture.cache}
+    choices = {}
+    for layer, format_ in allocation.kv_formats.items():
+        cache = caches[layer]
+        choices[layer] = KvChoice(
+            bits=format_.bits,
+            group_size=format_.group_size,
+            bytes=kv_format_bytes(cache, request.context or 0, format_, element_bytes(inventory)),
+            kl_nats=kv_options(inventory, curves[layer], cache)[format_].kl_nats,
+        )
+    return choices

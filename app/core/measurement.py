@@ -31,7 +31,7 @@ __all__ = [
     "usable_encoder",
 ]
 
-METRIC_VERSION: Final = 1
+METRIC_VERSION: Final = 2
 """Raised whenever a change makes stored numbers incomparable with new ones."""
 
 
@@ -116,15 +116,23 @@ class Curve:
 
 @dataclass(frozen=True, slots=True)
 class KvPoint:
-    """Predicted KL in nats per token of one layer's KV cache in `bits` (16, 8 or 4)."""
+    """Predicted KL in nats per token of one layer's KV cache in `bits` (8 or 4) and groups.
 
-    bits: int
-    kl_nats: float
+    `group_size` 0 is the model's own type. `interval_95` bounds the mean over the text's sequences.
+    """
+
+    bits: Annotated[int, Field(ge=1, le=64)]
+    kl_nats: NotNegative
+    group_size: Annotated[int, Field(ge=0, le=1024)] = 64
+    interval_95: tuple[NotNegative, NotNegative] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class KvCurve:
-    """The sensitivity of one full-attention layer's KV cache, where it was measured."""
+    """The sensitivity of one full-attention layer's KV cache, where it was measured.
+
+    A layer whose cache mlx-lm cannot quantize has the point of the model's own type alone.
+    """
 
     layer: int
     points: tuple[KvPoint, ...]

@@ -25,7 +25,9 @@ __all__ = [
 ]
 
 KV_BITS: Final = (16, 8, 4)
-"""Widths of the KV cache: the model's own type, or mlx-lm's quantized cache."""
+"""Widths of the KV cache: 16 is the model's own type, 8 and 4 are mlx-lm's quantized cache."""
+
+_OWN_TYPE: Final = 16
 
 _USABLE_TENTHS: Final = 9
 """mlx-lm warns when weights exceed 0.9 of the working set (mlx_lm/generate.py, wired_limit)."""
@@ -37,8 +39,6 @@ _CACHE_STEP: Final = 256
 """Tokens by which mlx-lm's KVCache grows (mlx_lm/models/cache.py)."""
 
 _KV_GROUP_SIZES: Final = (64, 32)
-_SCALE_AND_BIAS_BYTES: Final = 4
-
 _PREFILL_TOKENS: Final = 2048
 """Tokens per prefill step of mlx-lm's generate_step."""
 
@@ -71,19 +71,28 @@ def element_bytes(inventory: Inventory) -> int:
     return max((module.dtype.itemsize for module in inventory.modules), default=2)
 
 
-def cache_layer_bytes(layer: CacheLayer, context: int, kv_bits: int, itemsize: int = 2) -> int:
+def cache_layer_bytes(
+    layer: CacheLayer,
+    context: int,
+    kv_bits: int,
+    itemsize: int = 2,
+    *,
+    group_size: int | None = None,
+) -> int:
     """Return the bytes of one layer's cache at `context` tokens.
 
     mlx-lm quantizes plain caches only: sliding windows, latent attention and recurrent states keep
-    the model's type whatever `kv_bits` is.
+    the model's type whatever `kv_bits` is. Scale and bias of a group have that type, too. The group
+    is mlx-lm's default of 64, or 32 where 64 does not divide the head's width, unless it is given.
     """
     tokens = -(-context // _CACHE_STEP) * _CACHE_STEP
     if layer.window:
         tokens = min(tokens, layer.window)
     elements = tokens * layer.elements_per_token
-    group = next((g for g in _KV_GROUP_SIZES if layer.head_width % g == 0), 0)
-    if kv_bits < 8 * itemsize and layer.kind is CacheKind.FULL and group:
-        packed = elements * kv_bits // 8 + elements // group * _SCALE_AND_BIAS_BYTES
+    sizes = _KV_GROUP_SIZES if group_size is None else (group_size,)
+    group = next((g for g in sizes if layer.head_width % g == 0), 0)
+    if kv_bits < _OWN_TYPE and layer.kind is CacheKind.FULL and group:
+        packed = elements * kv_bits // 8 + elements // group * 2 * itemsize
         return layer.constant_bytes + packed
     return layer.constant_bytes + elements * itemsize
 
@@ -110,7 +119,7 @@ def prefill_bytes(architecture: Architecture, context: int, kv_bits: int, itemsi
     width = _LIVE_HIDDEN * architecture.hidden_size
     width += _LIVE_INTERMEDIATE * architecture.intermediate_size
     width *= max(1, architecture.experts_per_token)
-    is_quantized = kv_bits < 8 * itemsize
+    is_quantized = kv_bits < _OWN_TYPE
     scores = architecture.attention_heads * tokens * context if is_quantized else 0
     return (tokens * width + scores) * itemsize + architecture.vocabulary_size * 4
 

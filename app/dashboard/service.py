@@ -9,6 +9,7 @@ from typing import Any
 from app.core.choices import DEFAULT_SQNR_FLOOR_DB
 from app.core.devices import DEVICES, device
 from app.core.errors import BitbudgetError, InfeasibleBudgetError, NotFoundError
+from app.core.kv import KvFormat, plan_with_caches
 from app.core.manifest import Manifest
 from app.core.measurement import Measurement
 from app.core.memory import plan_memory
@@ -142,6 +143,10 @@ def _memory(solved: Solved) -> Bar | None:
         return None
     inventory, target = solved.measurement.inventory, device(request.device)
     plan = plan_memory(inventory, target, request.context, request.kv_bits)
+    chosen = solved.manifest.kv_cache
+    if chosen is not None:
+        formats = {layer: KvFormat(c.bits, c.group_size) for layer, c in chosen.items()}
+        plan = plan_with_caches(inventory, target, request.context, formats)
     return memory_parts(plan, solved.manifest.file_bytes, target.title)
 
 

@@ -34,9 +34,11 @@ MANIFEST: dict[str, Any] = {
         "solver": "core",
     },
     "modules": {MODULE: {"format": "affine4g64", "bytes": 2000, "t2": 0.01, "kl_nats": 0.5}},
-    "kv_bits": None,
+    "kv_cache": None,
     "notes": [],
 }
+
+KV_CHOICE = {"bits": 8, "group_size": 64, "bytes": 10, "kl_nats": 0.1}
 
 Change = Callable[[dict[str, Any]], Any]
 
@@ -72,7 +74,7 @@ def cases() -> Iterator[tuple[str, bytes]]:
         change(document)
         yield name, json.dumps(document).encode()
     for name in MANIFEST:
-        if name not in {"schema_version", "rotation", "kv_bits", "notes"}:
+        if name not in {"schema_version", "rotation", "kv_cache", "notes"}:
             yield f"without-{name}", json.dumps({**MANIFEST, name: None}).encode()
 
 
@@ -100,8 +102,9 @@ def _changes() -> dict[str, Change]:
         "modules-text": top(modules={MODULE: "affine4g64"}),
         "notes-text": top(notes="note"),
         "notes-numbers": top(notes=[1]),
-        "kv-bits-list": top(kv_bits=[16]),
-        "kv-bits-of-no-layer": top(kv_bits={"x": 16}),
+        "kv-cache-list": top(kv_cache=[16]),
+        "kv-cache-of-no-layer": top(kv_cache={"x": KV_CHOICE}),
+        "kv-cache-of-negative-bytes": top(kv_cache={"0": {**KV_CHOICE, "bytes": -1}}),
         "request-empty": top(request={}),
         "request-with-a-job": top(request={"budget": 5, "deliver": "checkpoint"}),
         "request-budget-of-words": top(request={"budget": "much"}),

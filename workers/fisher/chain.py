@@ -92,8 +92,10 @@ def replaced_layers(layers: list[nn.Module], stub: _Stub) -> Iterator[None]:
             object.__setattr__(layer, "__class__", original)
 
 
-def layer_calls(model: nn.Module, layers: list[nn.Module], ids: mx.array) -> list[LayerCall] | None:
-    """Return how `model(ids)` calls its layers, or None when they are no simple chain.
+def layer_calls(
+    model: nn.Module, layers: list[nn.Module], ids: mx.array, **options: Any
+) -> list[LayerCall] | None:
+    """Return how `model(ids, **options)` calls its layers, None when they are no simple chain.
 
     A chain: every layer is called once, in order, each with the very array the one before it
     returned, and with no other array that came from a layer. Each stub answers with NaN, so that
@@ -116,7 +118,7 @@ def layer_calls(model: nn.Module, layers: list[nn.Module], ids: mx.array) -> lis
 
     with replaced_layers(layers, stub):
         try:
-            model(ids)
+            model(ids, **options)
         except (TypeError, ValueError, IndexError, AttributeError):
             return None
     if not in_order or len(calls) != len(layers) or any(map(_depends_on_layers, calls)):

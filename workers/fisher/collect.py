@@ -11,11 +11,15 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
+import mlx.core as mx
 import numpy as np
 
 from workers.fisher.floating import load_float32
+from workers.fisher.kv import kv_curve
 from workers.fisher.moments import FULL_ROWS
 from workers.fisher.passes import Pass
 from workers.fisher.statistics import Statistics
@@ -23,6 +27,9 @@ from workers.fisher.store import PassStore
 from workers.models.checkpoint import Checkpoint
 
 __all__ = ["collect_statistics"]
+
+_VERSION: Final = 2
+"""Raised when a pass leaves something else behind."""
 
 
 def collect_statistics(
@@ -32,6 +39,7 @@ def collect_statistics(
     seed: int,
     progress: Callable[[int, int], None] | None = None,
     scratch: Path | None = None,
+    source_dtype: mx.Dtype = mx.bfloat16,
 ) -> Statistics:
     """Measure the sensitivity of every quantizable module of the model in `checkpoint`.
 
@@ -42,6 +50,7 @@ def collect_statistics(
         progress: Told how many of how many steps are done.
         scratch: Where hidden states and finished layers are kept; a second call with the same
             folder, tokens and seed resumes there. Without it everything returns in memory.
+        source_dtype: What the model computes in when it is used, and so what its KV cache holds.
 
     Raises:
         InvalidModelError: An activation or a gradient is NaN or infinite.
@@ -49,11 +58,15 @@ def collect_statistics(
     folder = checkpoint if isinstance(checkpoint, Path) else checkpoint.folder
     if scratch is None:
         with tempfile.TemporaryDirectory(prefix="bitbudget-fisher-") as temporary:
-            statistics = _run(folder, tokens, seed, progress, Path(temporary))
+            statistics = _run(
+                folder, tokens, seed, progress, Path(temporary), source_dtype=source_dtype
+            )
             modules = {path: statistics[path] for path in statistics}
-        return Statistics(statistics.tokens, modules, notes=statistics.notes)
-    key = hashlib.sha256(f"{folder.resolve()}|{seed}|{tokens.shape}|".encode() + tokens.tobytes())
-    return _run(folder, tokens, seed, progress, scratch / f"fisher-{key.hexdigest()[:16]}")
+        return replace(statistics, modules=modules, files={})
+    parts = f"{_VERSION}|{folder.resolve()}|{seed}|{tokens.shape}|{source_dtype}|"
+    key = hashlib.sha256(parts.encode() + tokens.tobytes())
+    place = scratch / f"fisher-{key.hexdigest()[:16]}"
+    return _run(folder, tokens, seed, progress, place, source_dtype=source_dtype)
 
 
 def _run(
@@ -62,13 +75,28 @@ def _run(
     seed: int,
     progress: Callable[[int, int], None] | None,
     place: Path,
+    *,
+    source_dtype: mx.Dtype,
 ) -> Statistics:
     store = PassStore(place)
-    run = Pass(lambda: load_float32(folder), tokens, seed, store, progress)
+    run = Pass(
+        lambda: load_float32(folder), tokens, seed, store, progress, source_dtype=source_dtype
+    )
     notes = [f"B is diagonal where a module has more than {FULL_ROWS} outputs"]
     if run.is_chain():
         run.layer_by_layer()
     else:
         notes.append("the layers form no chain: the whole model was differentiated at once")
         run.whole_model()
-    return Statistics(int(tokens.size), files=store.finish(), notes=tuple(notes))
+    if run.kv.failure:
+        notes.append(f"KV caches were not measured ({run.kv.failure})")
+    costs, own_bits = store.kv_costs(), 8 * source_dtype.size
+    return Statistics(
+        int(tokens.size),
+        files=store.finish(),
+        notes=tuple(notes),
+        kv_curves=tuple(
+            kv_curve(layer, costs.get(layer, {}), int(tokens.size), own_bits)
+            for layer in sorted(costs.keys() | run.kv.formats.keys())
+        ),
+    )

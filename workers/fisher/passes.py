@@ -13,6 +13,7 @@ from mlx import nn
 
 from app.core.errors import InvalidModelError
 from workers.fisher.chain import LayerCall, decoder_layers, layer_calls, replaced_layers
+from workers.fisher.kv import KvTaps
 from workers.fisher.moments import ModuleMoments
 from workers.fisher.store import PassStore
 from workers.fisher.taps import Gradients, Tape, backward, tapped
@@ -38,10 +39,13 @@ class Pass:
         seed: int,
         store: PassStore,
         progress: Callable[[int, int], None] | None,
+        *,
+        source_dtype: mx.Dtype = mx.bfloat16,
     ) -> None:
         self.load, self.tokens, self.seed, self.store = load, tokens, seed, store
         self.progress = progress or (lambda _done, _total: None)
         self.model = load()
+        self.kv = KvTaps.of(self.model, source_dtype)
         self.prefix, self.layers = decoder_layers(self.model)
         self.batches = _batches(self.model, tokens)
         self.calls: dict[int, list[LayerCall]] = {}
@@ -51,7 +55,8 @@ class Pass:
         """Whether each layer takes exactly what the one before it gave."""
         if not self.layers:
             return False
-        return layer_calls(self.model, self.layers, self._ids(self.batches[0])) is not None
+        ids = self._ids(self.batches[0])
+        return layer_calls(self.model, self.layers, ids, **self.kv.options) is not None
 
     def layer_by_layer(self) -> None:
         """Measure with one layer's weights in memory at a time."""
@@ -67,7 +72,7 @@ class Pass:
             return
         moments: dict[str, ModuleMoments] = {}
         tape = Tape()
-        with tapped(self.model, "", tape):
+        with tapped(self.model, "", tape), self.kv.on(tape):
             for number, batch in enumerate(self.batches):
                 ids, key = self._ids(batch), self._key(number)
                 seen: list[mx.array] = []
@@ -78,12 +83,14 @@ class Pass:
                     seen: list[mx.array] = seen,
                     key: mx.array = key,
                 ) -> mx.array:
-                    seen.append(self.model(ids))
+                    seen.append(self.model(ids, **self.kv.options))
                     return _sampled_loss(seen[-1], key)
 
-                pulled = backward(loss, mx.zeros(1), mx.array(1.0), tape)
+                pulled = self.kv.take(backward(loss, mx.zeros(1), mx.array(1.0), tape))
+                mx.eval(self.kv.unevaluated())
                 _accumulate(moments, pulled, self.model, "", seen[-1])
                 self.progress(number + 1, len(self.batches))
+        self.store.write_kv(0, self.kv.finish())
         self._save("whole", moments, self.model, "")
 
     def _step(self) -> None:
@@ -99,7 +106,8 @@ class Pass:
     def _call(self, number: int, index: int) -> LayerCall:
         """Return how layer `index` is called for batch `number`, without its hidden state."""
         if number not in self.calls:
-            calls = layer_calls(self.model, self.layers, self._ids(self.batches[number]))
+            ids = self._ids(self.batches[number])
+            calls = layer_calls(self.model, self.layers, ids, **self.kv.options)
             if calls is None:
                 raise InvalidModelError(
                     where=f"batch {number} of the statistics pass",
@@ -188,7 +196,7 @@ class Pass:
             above = self.store.read_state("gradient", index + 1)
             moments: dict[str, ModuleMoments] = {}
             gradients = []
-            with tapped(layer, prefix, tape):
+            with tapped(layer, prefix, tape), self.kv.on(tape):
                 for number, batch in enumerate(self.batches):
                     call = self._call(number, index)
                     pulled = backward(
@@ -197,9 +205,11 @@ class Pass:
                         mx.array(above[batch]),
                         tape,
                     )
+                    pulled = self.kv.take(pulled)
                     _accumulate(moments, pulled, layer, prefix)
                     gradients.append(pulled.carried)
-                    mx.eval(gradients[-1])
+                    mx.eval(gradients[-1], self.kv.unevaluated())
+            self.store.write_kv(index, self.kv.finish())
             self._save(f"layer-{index:04d}", moments, layer, prefix)
             self.store.write_state("gradient", index, gradients)
         self._step()

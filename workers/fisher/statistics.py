@@ -9,6 +9,8 @@ from typing import Final
 
 import numpy as np
 
+from app.core.measurement import KvCurve
+
 __all__ = ["KroneckerTerm", "ModuleStatistics", "Statistics"]
 
 _FEW_TOKENS: Final = 0.25
@@ -120,12 +122,14 @@ class Statistics(Mapping[str, ModuleStatistics]):
     """Statistics of every module by path, read from disk one module at a time when `files` are set.
 
     `tokens` is how many tokens were used, `notes` what a reader must know (diagonal factors, ...).
+    `kv_curves` are those of the caches that the model's plain attention layers keep.
     """
 
     tokens: int
     modules: Mapping[str, ModuleStatistics] = field(default_factory=dict)
     files: Mapping[str, Path] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    kv_curves: tuple[KvCurve, ...] = ()
 
     @property
     def paths(self) -> frozenset[str]:

@@ -10,6 +10,7 @@ import mlx.core as mx
 import numpy as np
 
 from app.core.errors import InvalidModelError
+from workers.fisher.kv import Costs, read_costs
 from workers.fisher.statistics import ModuleStatistics, module_paths, read_module, write_modules
 
 __all__ = ["PassStore"]
@@ -64,6 +65,20 @@ class PassStore:
                 )
         self.place.mkdir(parents=True, exist_ok=True)
         write_modules(self._modules(name), modules)
+
+    def write_kv(self, index: int, data: bytes) -> None:
+        """Store what the KV caches of layer `index` cost."""
+        self.place.mkdir(parents=True, exist_ok=True)
+        partial = self.place / f"kv-{index:04d}.partial"
+        partial.write_bytes(data)
+        partial.replace(partial.with_suffix(".json"))
+
+    def kv_costs(self) -> dict[int, Costs]:
+        """Return what was stored of KV caches, by cache layer."""
+        found: dict[int, Costs] = {}
+        for file in sorted(self.place.glob("kv-*.json")):
+            found |= read_costs(file.read_bytes())
+        return found
 
     def finish(self) -> dict[str, Path]:
         """Drop the states and return the file of each module.

@@ -152,4 +152,5 @@ class _Work:
             rotation=self.options.rotation.value,
             rotation_kl_nats=self._rotation_kl(),
             warnings=() if known is None else known.notes,
+            kv_curves=() if known is None else known.kv_curves,
         )

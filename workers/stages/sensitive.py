@@ -21,6 +21,7 @@ from app.core.measurement import (
     Curve,
     CurvePoint,
     Encoder,
+    KvCurve,
     Sensitivity,
     Verification,
 )
@@ -30,6 +31,7 @@ from workers.fisher.probe import PROBE_TOKENS, probe_alphas
 from workers.models import Checkpoint
 from workers.stages.home import Home
 from workers.stages.journal import Journal
+from workers.stages.kv import every_full_layer, probe_kv_curves
 from workers.stages.options import MeasureOptions
 from workers.stages.report import StageReport
 from workers.stages.statistics import take_statistics
@@ -53,6 +55,7 @@ class Sensitivities:
     alphas: Mapping[str, float]
     modules: Mapping[str, ModuleStatistics]
     notes: tuple[str, ...] = ()
+    kv_curves: tuple[KvCurve, ...] = ()
 
 
 def take_sensitivities(
@@ -74,13 +77,15 @@ def take_sensitivities(
             seed=options.seed,
             progress=lambda done, total: report.progress(done, total, "modules", "probe"),
         )
-        return Sensitivities(PROBE_TOKENS, alphas, {})
+        kv = probe_kv_curves(checkpoint, inventory, options.seed, report)
+        return Sensitivities(PROBE_TOKENS, alphas, {}, kv_curves=every_full_layer(inventory, kv))
     found = take_statistics(checkpoint, inventory, options, home, report)
     paths = [module.path for module in inventory.modules]
     alphas = {path: found[path].alpha_nats if path in found else 0.0 for path in paths}
+    kv = every_full_layer(inventory, found.kv_curves)
     unseen = [path for path in paths if alphas[path] == 0]
     if not unseen:
-        return Sensitivities(found.tokens, alphas, found, found.notes)
+        return Sensitivities(found.tokens, alphas, found, found.notes, kv)
     seen = [alpha for alpha in alphas.values() if alpha > 0]
     typical = float(np.median(seen)) if seen else 1.0
     note = (
@@ -92,6 +97,7 @@ def take_sensitivities(
         alphas | dict.fromkeys(unseen, typical),
         found.without(unseen),
         (*found.notes, note),
+        kv,
     )
 
 

@@ -22,6 +22,7 @@ from workers.fisher import Statistics, collect_statistics
 from workers.models import Checkpoint
 from workers.quantize.encoding import EncodePart, check_weights, plain_encoder
 from workers.stages.home import Home, write_whole
+from workers.stages.kv import source_dtype
 from workers.stages.options import MeasureOptions
 from workers.stages.report import StageReport
 from workers.stages.tokens import measurement_tokens
@@ -51,6 +52,7 @@ def take_statistics(
             seed=options.seed,
             progress=lambda done, total: report.progress(done, total, "steps", "sensitivity"),
             scratch=folder,
+            source_dtype=source_dtype(inventory),
         )
     except InvalidModelError:
         check_weights(checkpoint, inventory)

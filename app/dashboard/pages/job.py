@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import urlencode
 
+from app.core.kv import KvFormat
+from app.core.manifest import Manifest
 from app.core.requests import Deliver
 from app.dashboard import words
 from app.dashboard.figures.figure import Cell, Figure
@@ -52,6 +54,7 @@ def job_page(report: JobReport, solved: Solved | None, memory: Bar | None) -> di
             "what_if": _what_if(solved),
             "manifest_sha256": solved.manifest.sha256,
         }
+        page["tables"] += list(_kv_cache(solved.manifest))
         page["cell_link"] = lambda path: _what_if(solved, path)
     return page
 
@@ -161,6 +164,28 @@ def _benchmark(report: Mapping[str, Any]) -> Figure:
         summary="Speed and memory on the machine that made the checkpoint.",
         columns=("measure", "value"),
         rows=tuple(rows),
+    )
+
+
+def _kv_cache(manifest: Manifest) -> Iterator[Figure]:
+    """Give the format of each layer's KV cache, where it was chosen with the weights."""
+    choices = manifest.kv_cache
+    if choices is None:
+        return
+    total = sum(choice.bytes for choice in choices.values())
+    cost = sum(choice.kl_nats for choice in choices.values())
+    yield Figure(
+        name="kv-cache",
+        title="KV cache by layer",
+        summary=(
+            f"{total:,} bytes at {manifest.request.context:,} tokens, {words.kl(cost)} nats per"
+            " token of the prediction. bitbudget.load makes these caches."
+        ),
+        columns=("layer", "format", "bytes", "KL, nats per token"),
+        rows=tuple(
+            (layer, str(KvFormat(choice.bits, choice.group_size)), choice.bytes, choice.kl_nats)
+            for layer, choice in choices.items()
+        ),
     )
 
 

@@ -13,9 +13,11 @@ from app.core.devices import device
 from app.core.errors import InfeasibleBudgetError, InvalidRequestError
 from app.core.formats import KEEP, parse_format
 from app.core.inventory import Inventory, ModuleKind
+from app.core.kv import KvFormat, kv_format_bytes, plan_with_caches
 from app.core.layout import plan_checkpoint
+from app.core.manifest import Manifest
 from app.core.measurement import KvCurve, KvPoint, Measurement
-from app.core.memory import cache_layer_bytes, plan_memory
+from app.core.memory import plan_memory
 from app.core.requests import AllocationRequest
 
 CHIP = "m4-pro-24gb"
@@ -122,7 +124,7 @@ def test_a_device_and_a_budget_both_hold(measurement: Measurement) -> None:
 
 def with_kv(measurement: Measurement) -> Measurement:
     curves = tuple(
-        KvCurve(layer, (KvPoint(8, 1e-4 * (layer + 1)), KvPoint(4, 1e-2 * (layer + 1))))
+        KvCurve(layer, (KvPoint(8, 1e-4 * (layer + 1), 32), KvPoint(4, 1e-2 * (layer + 1), 32)))
         for layer in range(2)
     )
     return replace(measurement, kv_curves=curves)
@@ -142,10 +144,10 @@ def test_kv_bits_are_chosen_with_the_weights(measurement: Measurement) -> None:
     context = 65_536
     long = long_context(with_kv(measurement), context)
     joint = allocate(long, request(device=CHIP, context=context, joint_kv=True))
-    assert joint.kv_formats == {0: 8, 1: 16}
+    assert joint.kv_formats == {0: KvFormat(8, 32), 1: KvFormat(16)}
     plan = plan_memory(long.inventory, device(CHIP), context, 4)
     kv_bytes = sum(
-        cache_layer_bytes(cache, context, joint.kv_formats[cache.layer])
+        kv_format_bytes(cache, context, joint.kv_formats[cache.layer], 2)
         for cache in long.inventory.architecture.cache
     )
     assert joint.file_bytes + kv_bytes <= plan.weights_limit_bytes + plan.kv_cache_bytes
@@ -169,3 +171,54 @@ def test_what_is_missing_is_named(
 ) -> None:
     with pytest.raises(InvalidRequestError, match=named):
         allocate(measurement, request(**values))
+
+
+@pytest.mark.parametrize("share", [0.02, 0.2, 0.5, 0.9])
+def test_joint_kv_is_never_worse_than_one_width_for_all(
+    measurement: Measurement, share: float
+) -> None:
+    """At the memory of one device, over contexts whose cache takes much or little of it."""
+    context = int(share * 131_072)
+    long = long_context(with_kv(measurement), context)
+    joint = _try(long, device=CHIP, context=context, joint_kv=True)
+    for bits in (16, 8, 4):
+        single = _try(long, device=CHIP, context=context, kv_bits=bits)
+        if single is None:
+            continue
+        curves = {curve.layer: curve.points for curve in long.kv_curves}
+        cost = sum(p.kl_nats for points in curves.values() for p in points if p.bits == bits)
+        assert joint is not None
+        assert joint.predicted_kl_nats_per_token <= (single.predicted_kl_nats_per_token + cost) * (
+            1 + 1e-6
+        )
+    if joint is not None:
+        assert joint.kv_formats is not None
+        plan = plan_with_caches(long.inventory, device(CHIP), context, joint.kv_formats)
+        assert joint.file_bytes <= plan.weights_limit_bytes
+
+
+def _try(measurement: Measurement, **values: object) -> Allocation | None:
+    try:
+        return allocate(measurement, request(**values))
+    except InfeasibleBudgetError:
+        return None
+
+
+def test_a_given_width_says_what_its_cache_costs(measurement: Measurement) -> None:
+    given = allocate(with_kv(measurement), request(device=CHIP, context=256, kv_bits=4))
+    assert any("4-bit KV cache adds 0.03 nats" in note for note in given.notes)
+
+
+def test_a_manifest_records_every_cache(measurement: Measurement) -> None:
+    long = long_context(with_kv(measurement), 65_536)
+    asked = request(device=CHIP, context=65_536, joint_kv=True)
+    manifest = Manifest.build(long, plan_checkpoint(long.inventory), asked, allocate(long, asked))
+    assert manifest.kv_cache is not None
+    assert {k: (c.bits, c.group_size) for k, c in manifest.kv_cache.items()} == {
+        0: (8, 32),
+        1: (16, 0),
+    }
+    total = sum(choice.kl_nats for choice in manifest.modules.values())
+    total += sum(choice.kl_nats for choice in manifest.kv_cache.values())
+    assert total == pytest.approx(manifest.certificate.predicted_kl_nats_per_token)
+    assert Manifest.from_bytes(manifest.to_bytes()) == manifest

@@ -1,0 +1,108 @@
+"""What KV caches cost: predicted from gradients, measured by passes, served by stock mlx-lm."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from mlx_lm.models.cache import QuantizedKVCache
+
+import bitbudget
+from app.core.kv import KvFormat
+from app.core.measurement import KvCurve
+from bitbudget.kv_cache import make_cache
+from workers.fisher import collect_statistics, load_float32, sample_tokens
+from workers.fisher.kv import KvTaps
+from workers.fisher.kv_probe import _logits, kv_kl, probe_kv
+
+LEGAL = [KvFormat(8, 32), KvFormat(8, 64), KvFormat(4, 32), KvFormat(4, 64)]
+
+
+@pytest.fixture(scope="module")
+def curves(sample_model: Path) -> tuple[KvCurve, ...]:
+    tokens = sample_tokens(sample_model, 8, 128, seed=5)
+    return collect_statistics(sample_model, tokens, seed=0).kv_curves
+
+
+def predicted(curves: tuple[KvCurve, ...], formats: dict[int, KvFormat]) -> float:
+    return sum(
+        point.kl_nats
+        for curve in curves
+        for point in curve.points
+        if formats[curve.layer] == KvFormat(point.bits, point.group_size)
+    )
+
+
+def test_every_layer_has_every_legal_format_with_its_interval(
+    curves: tuple[KvCurve, ...],
+) -> None:
+    assert [curve.layer for curve in curves] == list(range(6))
+    for curve in curves:
+        costs = {KvFormat(p.bits, p.group_size): p.kl_nats for p in curve.points}
+        assert list(costs) == [KvFormat(16), *LEGAL]
+        assert costs[KvFormat(16)] == 0
+        assert 0 < costs[KvFormat(8, 32)] < costs[KvFormat(8, 64)] < costs[KvFormat(4, 32)]
+        for point in curve.points:
+            assert point.interval_95 is not None
+            assert point.interval_95[0] <= point.kl_nats <= point.interval_95[1]
+
+
+def test_mixed_caches_cost_what_is_predicted(
+    sample_model: Path, curves: tuple[KvCurve, ...]
+) -> None:
+    model = load_float32(sample_model)
+    text = sample_tokens(sample_model, 8, 128, seed=99)
+    draw = np.random.default_rng(1)
+    mixes = [{layer: LEGAL[draw.integers(4)] for layer in range(6)} for _ in range(2)]
+    choices = [dict.fromkeys(range(6), KvFormat(8, 64)), *mixes]
+    for formats, nats in zip(choices, kv_kl(model, text, choices, mx.bfloat16), strict=True):
+        assert predicted(curves, formats) == pytest.approx(nats.sum() / text.size, rel=0.3)
+
+
+def test_a_probe_finds_what_the_gradient_does(
+    sample_model: Path, curves: tuple[KvCurve, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workers.fisher.kv_probe._SEQUENCES", 1)
+    probed = probe_kv(sample_model, mx.bfloat16, seed=0)
+    everywhere = dict.fromkeys(range(6), KvFormat(4, 64))
+    assert predicted(probed, everywhere) == pytest.approx(predicted(curves, everywhere), rel=0.5)
+
+
+def test_errors_are_those_of_mlx_lm_s_quantized_cache(sample_model: Path) -> None:
+    formats = {0: KvFormat(4, 32), 3: KvFormat(8, 64)}
+    ids = mx.array(sample_tokens(sample_model, 1, 64, seed=2))
+    exact = load_float32(sample_model)
+    caches = make_cache(exact, {layer: (f.bits, f.group_size) for layer, f in formats.items()})
+    assert [type(cache) is QuantizedKVCache for cache in caches] == [
+        layer in formats for layer in range(6)
+    ]
+    served = np.array(exact(ids, cache=caches))
+    ours = np.array(_logits(exact, ids, formats, mx.float32))
+    assert np.abs(served - ours).max() < 1e-3
+    assert np.abs(served - np.array(exact(ids))).max() > 1e-2
+
+
+def test_a_manifest_s_caches_are_made_on_loading(sample_model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for file in sample_model.iterdir():
+        (folder / file.name).symlink_to(file.resolve())
+    choice = {"bits": 8, "group_size": 64, "bytes": 1, "kl_nats": 0.1}
+    (folder / "manifest.json").write_text(json.dumps({"kv_cache": {"2": choice}}))
+    model, _ = bitbudget.load_model(folder)
+    kinds = [type(cache).__name__ for cache in model.make_cache()]
+    assert kinds == ["KVCache", "KVCache", "QuantizedKVCache", "KVCache", "KVCache", "KVCache"]
+    made = bitbudget.make_cache(model, folder / "manifest.json")
+    assert [type(cache).__name__ for cache in made] == kinds
+    assert model(mx.zeros((1, 4), mx.int32), cache=made).shape == (1, 4, 4096)
+
+
+def test_a_model_that_cannot_be_tapped_says_why(sample_model: Path) -> None:
+    model = load_float32(sample_model)
+    model.model.embed_tokens = None
+    taps = KvTaps.of(model, mx.bfloat16)
+    assert taps.failure
+    assert (taps.formats, taps.options) == ({}, {})
