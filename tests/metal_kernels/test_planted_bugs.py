@@ -6,7 +6,15 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from metal_kernels import rht_qmm, rht_qmv, rms_norm_rht, swiglu_rht
+from metal_kernels import (
+    rd_sweep,
+    residual_rms_norm_rht,
+    rht32,
+    rht_qmm,
+    rht_qmv,
+    rms_norm_rht,
+    swiglu_rht,
+)
 from metal_kernels.kernel import relative_error
 from metal_kernels.launch import Launch
 from tests.metal_emulator.emulate import ORDERS, emulate, to_numpy
@@ -24,7 +32,16 @@ PACKED = mx.quantize(mx.random.normal((37, 256), key=mx.random.key(2)), group_si
 QMV = rht_qmv.launch(X, *PACKED, bits=4, group_size=64)
 MANY = mx.random.normal((34, 256), key=mx.random.key(3))
 QMM = rht_qmm.launch(MANY, *PACKED, bits=4, group_size=64)
+NARROW = X.astype(mx.bfloat16)
+ADDED = (NARROW, mx.flip(NARROW, axis=1), ONES.astype(mx.bfloat16))
+RESIDUAL = residual_rms_norm_rht.launch(*ADDED, eps=1e-5)
+SIGNS = mx.where(mx.arange(256) % 3 == 0, -0.25, 0.25)
+RHT = rht32.launch(X, SIGNS)
+SWEEP = rd_sweep.launch(NARROW)
 EXPECTED = {
+    RESIDUAL.source.name: residual_rms_norm_rht.reference(*ADDED, eps=1e-5),
+    RHT.source.name: rht32.reference(X, SIGNS),
+    SWEEP.source.name: rd_sweep.reference(NARROW),
     NORM.source.name: rms_norm_rht.reference(X, ONES, eps=1e-5),
     SWIGLU.source.name: swiglu_rht.reference(X, X),
     QMV.source.name: rht_qmv.reference(X, *PACKED, bits=4, group_size=64),
@@ -65,6 +82,27 @@ BUGS = {
         NORM, "float held", "threadgroup float* wrong = x; float held"
     ),
     "write to an input": mutate(SWIGLU, "float values[4];", "float values[4]; gate[0] = 0;"),
+    "residual forgotten": mutate(
+        RESIDUAL, "+ static_cast<float>(residual[first + i])", "+ 0 * residual[0]"
+    ),
+    "sum is never written": mutate(RESIDUAL, "sum[first + i] = added;", ""),
+    "norm of the sum before it is rounded": mutate(
+        RESIDUAL,
+        "held[c][i] = static_cast<float>(added);",
+        "held[c][i] += static_cast<float>(residual[first + i]);",
+    ),
+    "signs of another element": mutate(RHT, "diagonal[", "diagonal[1 ^ "),
+    "error of the scale before it is stored": mutate(
+        SWEEP, "stored_scale * code + stored_bias", "scale * code + bias"
+    ),
+    "a format's widest group is left out": mutate(
+        SWEEP, "mask * 8 <= WIDEST_GROUP", "mask * 8 < WIDEST_GROUP"
+    ),
+    "extremes of half the lanes": mutate(
+        SWEEP, "ushort mask = 1; mask < 4", "ushort mask = 2; mask < 4"
+    ),
+    "one lane's share of the sum": mutate(SWEEP, "simd_sum(sums[f])", "sums[f]"),
+    "codes above the last level": mutate(SWEEP, "0.0f, levels)", "0.0f, levels + 1)"),
     "double precision": mutate(SWIGLU, "float values[4];", "double values[4];"),
 }
 
@@ -77,14 +115,17 @@ def symptom(launch: Launch) -> str:
             results.append(emulate(launch, order=order).outputs)
         except (EmulatorError, CompileError) as caught:
             return str(caught).splitlines()[0]
-    arrays = [to_numpy(outputs[0]) for outputs in results]
-    if any(not np.array_equal(arrays[0], other, equal_nan=True) for other in arrays[1:]):
-        return "the order of lanes changes the result"
+    for outputs in zip(*results, strict=True):
+        arrays = [to_numpy(output) for output in outputs]
+        if any(not np.array_equal(arrays[0], other, equal_nan=True) for other in arrays[1:]):
+            return "the order of lanes changes the result"
     error = relative_error(results[0], EXPECTED[launch.source.name])
     return "" if error < 1e-5 else f"wrong by {error}"
 
 
-@pytest.mark.parametrize("launch", [NORM, SWIGLU, QMV, QMM], ids=lambda x: x.source.name)
+@pytest.mark.parametrize(
+    "launch", [NORM, SWIGLU, QMV, QMM, RESIDUAL, RHT, SWEEP], ids=lambda x: x.source.name
+)
 def test_the_kernels_themselves_have_no_symptom(launch: Launch) -> None:
     assert not symptom(launch)
 

@@ -127,6 +127,16 @@ def test_odd_shapes_in_any_order_of_summation(
     assert (np.abs(out - turned @ weight.T) <= 4 * EPSILON[mx.float32] * bound).all()
 
 
+@pytest.mark.parametrize("group", GROUP_SIZES)
+@pytest.mark.parametrize("count", [1, 3])
+def test_rows_of_one_group(group: int, count: int) -> None:
+    packed, x = quantized(1, group, 4, group), rows(count, group)
+    exact = butterfly(to_float64(x)) @ dequantized(packed, 4, group).T
+    for kernel in (rht_qmv, rht_qmm):
+        out = to_float64(first(kernel.launch(x, *packed, bits=4, group_size=group)))
+        assert np.allclose(out, exact, rtol=0, atol=1e-6 * np.abs(exact).max() * group**0.5)
+
+
 def test_views_give_what_their_copies_give() -> None:
     wide = rows(6, 128)
     for view in (wide[1::2, 32:96], wide.T[:64, :].T, mx.broadcast_to(wide[0, :64], (3, 64))):
@@ -144,6 +154,7 @@ def test_odd_values_stay_in_their_row(value: float) -> None:
         rht_qmv.launch(mx.array(x), *packed, bits=4, group_size=64),
         rht_qmm.launch(mx.array(x), *packed, bits=4, group_size=64),
         rms_norm_rht.launch(mx.array(x), mx.ones((64,)), eps=1e-5),
+        swiglu_rht.launch(mx.array(x), rows(3, 64)),
     )
     for launch in launches:
         out = np.array(first(launch))
@@ -172,6 +183,17 @@ def test_the_sweep_is_the_error_of_mlx_own_codes() -> None:
         error = ((values - wide) ** 2).sum()
         # MLX takes codes against unrounded scales, as we do: sums differ by rounding only.
         assert sums[column] == pytest.approx(error, rel=2e-3), COLUMNS[column]
+
+
+@pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16])
+def test_the_sweep_adds_up_the_affine_errors_exactly(dtype: mx.Dtype) -> None:
+    weight = rows(3, 256, dtype)
+    found = to_float64(first(rd_sweep.launch(weight)))
+    for column, (mode, bits, group) in enumerate(COLUMNS[1:], 1):
+        if mode == "affine":
+            packed = mx.quantize(weight, group_size=group, bits=bits)
+            errors = np.square(dequantized(packed, bits, group) - to_float64(weight))
+            assert np.allclose(found[:, column], errors.sum(axis=1), rtol=1e-6), COLUMNS[column]
 
 
 @pytest.mark.parametrize("width", [48, 2304 + 16])

@@ -5,7 +5,15 @@ from __future__ import annotations
 import mlx.core as mx
 import pytest
 
-from metal_kernels import rht_qmm, rms_norm_rht
+from metal_kernels import (
+    rd_sweep,
+    residual_rms_norm_rht,
+    rht32,
+    rht_qmm,
+    rht_qmv,
+    rms_norm_rht,
+    swiglu_rht,
+)
 from metal_kernels.launch import Launch
 from tests.metal_emulator.races import racing_lines
 from tests.metal_kernels.mutants import BARRIER, mutate
@@ -17,7 +25,19 @@ PACKED = mx.quantize(mx.ones((8, 64)), group_size=64, bits=4)
 QMM = rht_qmm.launch(mx.ones((8, 64)), *PACKED, bits=4, group_size=64)
 
 
-@pytest.mark.parametrize("launch", [NORM, QMM], ids=["norm", "qmm"])
+SMALL = mx.ones((2, 64))
+LAUNCHES = (
+    NORM,
+    QMM,
+    residual_rms_norm_rht.launch(SMALL, SMALL, SMALL[0], eps=1e-5),
+    rht32.launch(SMALL, SMALL[0]),
+    rht_qmv.launch(SMALL, *PACKED, bits=4, group_size=64),
+    swiglu_rht.launch(SMALL, SMALL),
+    rd_sweep.launch(SMALL),
+)
+
+
+@pytest.mark.parametrize("launch", LAUNCHES, ids=lambda launch: launch.source.name)
 def test_a_kernel_has_no_data_race(launch: Launch) -> None:
     assert racing_lines(launch) == set()
 
