@@ -11,6 +11,7 @@ import mlx_lm.utils
 import numpy as np
 import pytest
 from mlx import nn
+from mlx_lm.generate import generate_step
 
 import bitbudget
 from app.core.requests import Rotation
@@ -53,10 +54,9 @@ def test_a_fused_rotation_changes_nothing(tmp_path: Path, family: str) -> None:
     assert {m.path: m.shape for m in build_inventory(twin).modules} == modules
 
 
-@pytest.fixture
-def fused_folder(tmp_path: Path) -> Path:
-    """A quantized fused checkpoint with its model file."""
-    checkpoint = make_model(tmp_path / "model", "qwen3", FAMILIES["qwen3"])
+def quantized_fused(tmp_path: Path, family: str) -> Path:
+    """Write a quantized fused checkpoint of `family` with its model file."""
+    checkpoint = make_model(tmp_path / "model", family, FUSED[family])
     twin, _ = rotate_checkpoint(checkpoint, tmp_path / "rotated", Rotation.FUSED, sample=SAMPLE)
     model = twin.model()
     _, config = mlx_lm.utils.quantize_model(model, dict(twin.config), 32, 4)
@@ -69,11 +69,26 @@ def fused_folder(tmp_path: Path) -> Path:
     return folder
 
 
-def test_our_loader_and_the_model_file_give_equal_outputs(fused_folder: Path) -> None:
-    ours, _ = bitbudget.load_model(fused_folder)
-    stock, _ = mlx_lm.utils.load_model(fused_folder, trust_remote_code=True)
-    assert type(ours.model.layers[0].self_attn.o_proj).__name__ == "RotatedQuantizedLinear"
+@pytest.fixture
+def fused_folder(tmp_path: Path) -> Path:
+    """A quantized fused checkpoint with its model file."""
+    return quantized_fused(tmp_path, "qwen3")
+
+
+@pytest.mark.parametrize(
+    "family", ["llama", "qwen3", "qwen3_moe", "qwen3_5", "qwen3_5_moe", "phi3", "gemma3_text"]
+)
+def test_our_loader_and_the_model_file_write_the_same_text(tmp_path: Path, family: str) -> None:
+    folder = quantized_fused(tmp_path, family)
+    ours, _ = bitbudget.load_model(folder)
+    stock, _ = mlx_lm.utils.load_model(folder, trust_remote_code=True)
+    assert any(type(m).__name__ == "RotatedQuantizedLinear" for m in ours.modules())
     assert np.array_equal(np.array(ours(TOKENS)), np.array(stock(TOKENS)))
+    written = [
+        [int(token) for token, _ in generate_step(TOKENS[0], model, max_tokens=8)]
+        for model in (ours, stock)
+    ]
+    assert written[0] == written[1]
 
 
 def test_the_outputs_do_not_need_our_package(fused_folder: Path, monkeypatch: Any) -> None:
