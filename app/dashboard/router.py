@@ -17,7 +17,7 @@ from app.dashboard.fit import Asked as FitQuestion
 from app.dashboard.fit import fit_words
 from app.dashboard.forms import Form, job_fields
 from app.dashboard.rendering import asset_file, asset_names, html, twin
-from app.dashboard.service import Dashboard, WhatIfQuery, figure_named
+from app.dashboard.service import CompareQuery, Dashboard, WhatIfQuery, figure_named
 from app.errors import UnauthorizedError
 from app.services import ServicesDependency
 
@@ -59,14 +59,32 @@ Pages = Annotated[Dashboard, Depends(_dashboard)]
 Cursor = Annotated[str | None, Query(max_length=4096)]
 Name = Annotated[str, Query(max_length=512)]
 Bytes = Annotated[int | None, Query(ge=0, le=_MAX_BYTES)]
-Jobs = Annotated[list[str] | None, Query(max_length=16)]
+Several = Annotated[list[str] | None, Query(max_length=16)]
+Context = Annotated[str, Query(pattern=r"^[0-9]{0,9}$")]
 
 
-def _asked(measurement: Name = "", budget: Bytes = None, module: Name = "") -> WhatIfQuery:
-    return WhatIfQuery(measurement, budget, module)
+def _asked(
+    measurement: Name = "",
+    budget: Bytes = None,
+    module: Name = "",
+    device: Name = "",
+    context: Context = "",
+) -> WhatIfQuery:
+    return WhatIfQuery(measurement, budget, module, device, int(context) if context else None)
+
+
+def _compared(
+    jobs: Several = None, allocations: Several = None, measurement: Name = "", budget: Name = ""
+) -> CompareQuery:
+    """Take the chosen answers; a measurement with a budget is one more."""
+    more = [f"{measurement}@{budget.strip()}"] if measurement and budget.strip() else []
+    return CompareQuery(
+        tuple(dict.fromkeys(jobs or ())), tuple(dict.fromkeys([*(allocations or ()), *more]))
+    )
 
 
 Asked = Annotated[WhatIfQuery, Depends(_asked)]
+Side = Annotated[CompareQuery, Depends(_compared)]
 
 
 def _problem_page(error: BitbudgetError) -> Response:
@@ -194,21 +212,21 @@ def model_csv(pages: Pages, digest: str, name: str, asked: Asked) -> Response:
 
 
 @router.get("/compare")
-def compare(pages: Pages, jobs: Jobs = None) -> Response:
+def compare(pages: Pages, chosen: Side) -> Response:
     """Show answers side by side."""
-    return html("compare.html", pages.compare(jobs or []))
+    return html("compare.html", pages.compare(chosen))
 
 
 @router.get("/compare.json")
-def compare_json(pages: Pages, jobs: Jobs = None) -> Response:
+def compare_json(pages: Pages, chosen: Side) -> Response:
     """Show answers side by side as JSON."""
-    return twin(pages.compare(jobs or []))
+    return twin(pages.compare(chosen))
 
 
 @router.get("/compare/{name}.csv")
-def compare_csv(pages: Pages, name: str, jobs: Jobs = None) -> Response:
+def compare_csv(pages: Pages, name: str, chosen: Side) -> Response:
     """Give the table behind a comparison's figure."""
-    return _csv(pages.compare(jobs or []), name)
+    return _csv(pages.compare(chosen), name)
 
 
 @router.get("/benchmarks")

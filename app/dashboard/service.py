@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from app.core.choices import DEFAULT_SQNR_FLOOR_DB
 from app.core.devices import DEVICES, device
-from app.core.errors import BitbudgetError, InfeasibleBudgetError, NotFoundError
+from app.core.errors import (
+    BitbudgetError,
+    InfeasibleBudgetError,
+    InvalidRequestError,
+    NotFoundError,
+)
 from app.core.kv import KvFormat, plan_with_caches
 from app.core.manifest import Manifest
 from app.core.measurement import Measurement
 from app.core.memory import plan_memory
 from app.core.requests import AllocationRequest
+from app.core.sizes import parse_size
 from app.dashboard.figures.figure import Figure
 from app.dashboard.figures.parts import Bar, memory_parts
 from app.dashboard.pages.answer import Solved, Trade
@@ -27,11 +33,13 @@ from app.jobs.schemas import Job, JobReport
 from app.jobs.status import JobStatus
 from app.services import Services
 
-__all__ = ["Dashboard", "WhatIfQuery", "figure_named"]
+__all__ = ["CompareQuery", "Dashboard", "WhatIfQuery", "figure_named"]
 
 _LISTED = 50
 _MODELS = 200
 _FRONTIER_POINTS = 4000
+_DEFAULT_CONTEXT = 8192
+_UNQUANTIZED_KV_BITS = 16
 Page = dict[str, Any]
 
 
@@ -42,6 +50,16 @@ class WhatIfQuery:
     measurement: str
     budget: int | None
     module: str
+    device: str = ""
+    context: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CompareQuery:
+    """Which answers stand side by side: jobs, and budgets on measurements (`<id>@<size>`)."""
+
+    jobs: tuple[str, ...]
+    allocations: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,13 +112,15 @@ class Dashboard:
         measurement = self.services.measurements.library.get(chosen)
         trade = self._trade(measurement)
         budget = _default(trade) if asked.budget is None else asked.budget
-        at = WhatIf(digest, chosen, budget, asked.module)
+        at = WhatIf(digest, chosen, budget, asked.module, asked.device, asked.context)
         try:
             request = AllocationRequest(budget=at.budget)
             answer = self.services.measurements.allocate(chosen, request)
-        except InfeasibleBudgetError as error:
-            return model_page(measurement, trade.line, at, None, str(error))
-        return model_page(measurement, trade.line, at, Solved(measurement, trade, answer.manifest))
+            solved = Solved(measurement, trade, answer.manifest)
+            memory = _memory_on(solved, asked.device, asked.context)
+        except (InfeasibleBudgetError, InvalidRequestError) as error:
+            return model_page(measurement, trade.line, at, None, error=str(error))
+        return model_page(measurement, trade.line, at, solved, memory)
 
     def _measurement_of(self, digest: str) -> str:
         for model in self.services.models.page(None, _MODELS).items:
@@ -108,18 +128,29 @@ class Dashboard:
                 return model.measurements[0].id
         raise NotFoundError(what="measured model", name=digest)
 
-    def compare(self, job_ids: Sequence[str]) -> Page:
+    def compare(self, query: CompareQuery) -> Page:
         """Return the chosen answers side by side."""
         choices = [job for job in self._finished() if job.answer is not None]
+        models = self.services.models.page(None, _MODELS).items
         try:
-            compared = [self._compared(job_id) for job_id in dict.fromkeys(job_ids)]
+            compared = [self._compared_job(job_id) for job_id in query.jobs]
+            compared += [self._compared_budget(text) for text in query.allocations]
         except BitbudgetError as error:
-            return compare_page(choices, [], str(error))
-        return compare_page(choices, compared)
+            return compare_page(choices, models, [], str(error))
+        return compare_page(choices, models, compared)
 
-    def _compared(self, job_id: str) -> Compared:
+    def _compared_job(self, job_id: str) -> Compared:
         report = self.services.jobs.report(job_id)
-        return Compared(report.job, self._manifest(report.job), report.evaluation)
+        manifest = self._manifest(report.job)
+        return Compared("jobs", job_id, manifest, report.evaluation, report.benchmark)
+
+    def _compared_budget(self, text: str) -> Compared:
+        """Solve `<measurement>@<size>`."""
+        measurement, _, size = text.partition("@")
+        request = AllocationRequest(budget=parse_size(size, "budget"))
+        answer = self.services.measurements.allocate(measurement, request)
+        key = f"{measurement}@{answer.manifest.budget_bytes}"
+        return Compared("allocations", key, answer.manifest)
 
     def benchmarks(self) -> Page:
         """Return the benchmarks of the latest finished jobs."""
@@ -141,12 +172,22 @@ def _memory(solved: Solved) -> Bar | None:
     request = solved.manifest.request
     if request.device is None or request.context is None:
         return None
-    inventory, target = solved.measurement.inventory, device(request.device)
-    plan = plan_memory(inventory, target, request.context, request.kv_bits)
+    return _memory_on(solved, request.device, request.context, request.kv_bits)
+
+
+def _memory_on(
+    solved: Solved, name: str, context: int | None, kv_bits: int = _UNQUANTIZED_KV_BITS
+) -> Bar | None:
+    if not name:
+        return None
+    inventory, target = solved.measurement.inventory, device(name)
+    most = inventory.architecture.max_context or _DEFAULT_CONTEXT
+    tokens = context or min(_DEFAULT_CONTEXT, most)
+    plan = plan_memory(inventory, target, tokens, kv_bits)
     chosen = solved.manifest.kv_cache
     if chosen is not None:
         formats = {layer: KvFormat(c.bits, c.group_size) for layer, c in chosen.items()}
-        plan = plan_with_caches(inventory, target, request.context, formats)
+        plan = plan_with_caches(inventory, target, tokens, formats)
     return memory_parts(plan, solved.manifest.file_bytes, target.title)
 
 

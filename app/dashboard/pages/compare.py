@@ -1,8 +1,8 @@
-"""Two or more answers side by side."""
+"""Two or more answers side by side: checkpoints of jobs, and what-if budgets on stored curves."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
@@ -12,42 +12,67 @@ from app.core.sizes import format_size
 from app.dashboard import words
 from app.dashboard.figures.figure import Cell, Figure, Series
 from app.jobs.schemas import Job
+from app.models.schemas import Model
 
 __all__ = ["Compared", "compare_page"]
+
+_MEASURED = (
+    ("top-1 agreement", "top1_agreement"),
+    ("perplexity ratio", "perplexity_ratio"),
+)
+_TIMED = (
+    ("decode tokens/s", "decode_tokens_per_second"),
+    ("prefill tokens/s", "prefill_tokens_per_second"),
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """One answer and what was measured of its checkpoint."""
+    """One answer, and what was measured of its checkpoint if there is one.
 
-    job: Job
+    `kind` and `key` are what the page's address calls it: `jobs` and the job's id, or
+    `allocations` and `<measurement>@<bytes>`.
+    """
+
+    kind: str
+    key: str
     manifest: Manifest
-    evaluation: dict[str, Any] | None
+    evaluation: Mapping[str, Any] | None = None
+    benchmark: Mapping[str, Any] | None = None
 
     @property
     def name(self) -> str:
         """Model and size, short enough for a column."""
-        model = words.name_of(self.job.request.model)
-        return f"{model} {format_size(self.manifest.file_bytes)} ({self.job.id[-4:]})"
+        model = words.name_of(self.manifest.model.name)
+        mark = self.key[-4:] if self.kind == "jobs" else "what-if"
+        return f"{model} {format_size(self.manifest.file_bytes)} ({mark})"
 
     @property
     def measured(self) -> float | None:
         """Measured KL in nats per token, None where nothing was evaluated."""
-        found = (self.evaluation or {}).get("kl_nats_per_token")
-        return float(found) if isinstance(found, (int, float)) else None
+        return _number(self.evaluation, "kl_nats_per_token")
+
+
+def _number(report: Mapping[str, Any] | None, name: str) -> float | None:
+    found = (report or {}).get(name)
+    return float(found) if isinstance(found, (int, float)) else None
 
 
 def compare_page(
-    choices: Iterable[Job], compared: Sequence[Compared], error: str = ""
+    choices: Iterable[Job], models: Iterable[Model], compared: Sequence[Compared], error: str = ""
 ) -> dict[str, Any]:
     """Return the form, and the comparison once answers were chosen."""
-    query = urlencode([("jobs", item.job.id) for item in compared])
+    query = urlencode([(item.kind, item.key) for item in compared])
     page: dict[str, Any] = {
         "title": "Compare",
         "section": "Compare",
         "twin": f"/compare.json?{query}",
         "choices": [_choice(job) for job in choices],
-        "chosen": [item.job.id for item in compared],
+        "chosen": [item.key for item in compared if item.kind == "jobs"],
+        "what_ifs": [
+            {"key": item.key, "words": item.name} for item in compared if item.kind != "jobs"
+        ],
+        "measurements": list(_measurements(models)),
         "csv": lambda name: f"/compare/{name}.csv?{query}",
         "error": error,
         "summary": None,
@@ -69,6 +94,13 @@ def _choice(job: Job) -> dict[str, str]:
     return {"id": job.id, "words": f"{name}{size}: {words.budget_words(job.request)}, {made}"}
 
 
+def _measurements(models: Iterable[Model]) -> Iterable[dict[str, str]]:
+    for model in models:
+        for made in model.measurements:
+            said = f"{words.name_of(model.name)} ({made.encoder}, {made.sensitivity})"
+            yield {"id": made.id, "words": said}
+
+
 def _summary(compared: Sequence[Compared]) -> Figure:
     rows: list[tuple[Cell, ...]] = [
         ("bytes of the files", *(c.manifest.file_bytes for c in compared)),
@@ -78,6 +110,8 @@ def _summary(compared: Sequence[Compared]) -> Figure:
         ("lower bound, nats", *(c.manifest.certificate.bound for c in compared)),
         ("gap", *(c.manifest.certificate.gap for c in compared)),
         ("encoder", *(c.manifest.encoder.value for c in compared)),
+        *((title, *(_number(c.evaluation, key) for c in compared)) for title, key in _MEASURED),
+        *((title, *(_number(c.benchmark, key) for c in compared)) for title, key in _TIMED),
     ]
     best = min(compared, key=_predicted)
     return Figure(
@@ -85,7 +119,7 @@ def _summary(compared: Sequence[Compared]) -> Figure:
         title="Side by side",
         summary=f"Least predicted KL: {best.name} with {words.kl(_predicted(best))}.",
         columns=("measure", *(c.name for c in compared)),
-        rows=tuple(rows),
+        rows=tuple(row for row in rows if any(cell is not None for cell in row[1:])),
     )
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
 
+from app.core.devices import DEVICES
 from app.core.measurement import Measurement
 from app.core.sizes import format_size
 from app.dashboard import words
 from app.dashboard.figures.frontier import Point, thinned
+from app.dashboard.figures.parts import Bar
 from app.dashboard.figures.tensor import Tensor, tensor
 from app.dashboard.figures.verification import verification_figure
 from app.dashboard.pages.answer import Solved, answer_figures
@@ -35,14 +38,16 @@ def models_page(models: Iterable[Model]) -> dict[str, Any]:
     return {"title": "Models", "section": "Models", "twin": "/models.json", "models": lines}
 
 
+@dataclass(frozen=True, slots=True)
 class WhatIf:
     """The address of a model's page: which measurement, budget and module it shows."""
 
-    def __init__(self, digest: str, measurement: str, budget: int, module: str) -> None:
-        self.digest = digest
-        self.measurement = measurement
-        self.budget = budget
-        self.module = module
+    digest: str
+    measurement: str
+    budget: int
+    module: str
+    device: str = ""
+    context: int | None = None
 
     def address(self, *, module: str | None = None, suffix: str = "") -> str:
         """Return the page's address, or that of its twin or of a figure's CSV."""
@@ -51,6 +56,8 @@ class WhatIf:
             "budget": str(self.budget),
             "module": self.module if module is None else module,
         }
+        if self.device:
+            query |= {"device": self.device, "context": str(self.context or "")}
         return f"/models/{self.digest}{suffix}?{urlencode(query)}"
 
 
@@ -59,6 +66,8 @@ def model_page(
     line: Sequence[Point],
     at: WhatIf,
     solved: Solved | None,
+    memory: Bar | None = None,
+    *,
     error: str = "",
 ) -> dict[str, Any]:
     """Return a model's page at one budget; without `solved`, `error` says why."""
@@ -75,6 +84,11 @@ def model_page(
         "cell_link": lambda path: at.address(module=path),
         "error": error,
         "answer": None,
+        "memory": memory,
+        "devices": tuple(DEVICES.values()),
+        "device": at.device,
+        "context": at.context,
+        "compare": f"/compare?{urlencode({'allocations': f'{measurement.key}@{at.budget}'})}",
         "tensor": None,
         "tensor_tiles": [],
         "verification": None if found is None else verification_figure(found),

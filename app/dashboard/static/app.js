@@ -107,6 +107,9 @@ function whatIf(form) {
     clearTimeout(timer);
     timer = setTimeout(() => show(address()), 180);
   });
+  for (const field of [form.elements.device, form.elements.context]) {
+    field.addEventListener("change", () => show(address()));
+  }
   document.addEventListener("click", (event) => {
     const cell = event.target.closest(".heat a, a.chip");
     if (!cell || event.ctrlKey || event.metaKey || event.shiftKey) return;

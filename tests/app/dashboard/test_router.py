@@ -140,6 +140,36 @@ def test_answers_are_compared(server: Server, measurement: Measurement) -> None:
     assert "There is no" in wrong.text
 
 
+def test_a_budget_that_no_job_has_is_compared_too(server: Server, measurement: Measurement) -> None:
+    job = answered(server, measurement)
+    query = f"jobs={job}&measurement={measurement.key}&budget=230kB"
+    page = server.http.get(f"/compare.json?{query}").json()
+    assert page["summary"]["rows"][1][1:] == [180_000, 230_000]
+    assert page["what_ifs"][0]["key"] == f"{measurement.key}@230000"
+    assert f"allocations={measurement.key}%40230000" in page["twin"]
+    assert server.http.get(page["twin"]).json()["summary"] == page["summary"]
+    for size in ("1kB", "lots", ""):
+        refused = server.http.get(f"/compare?allocations={measurement.key}@{size}")
+        assert (refused.status_code, 'role="alert"' in refused.text) == (200, True)
+
+
+def test_a_model_is_laid_into_the_memory_of_a_device(
+    server: Server, measurement: Measurement
+) -> None:
+    answered(server, measurement)
+    here = f"/models/{measurement.model.digest}"
+    asked = "budget=180000&device=m4-pro-24gb&context=128"
+    page = server.http.get(f"{here}.json?{asked}").json()
+    weights, cache = page["memory"]["figure"]["rows"][:2]
+    assert weights[1] <= 180_000
+    assert cache[1] > 0
+    assert "device=m4-pro-24gb" in page["twin"]
+    assert server.http.get(f"{here}/memory.csv?{asked}").text.startswith("part,bytes")
+    too_long = server.http.get(f"{here}?{asked}000")
+    assert "the model&#39;s own limit" in too_long.text
+    assert server.http.get(f"{here}?device=abacus").status_code == 200
+
+
 @pytest.mark.parametrize("name", asset_names())
 def test_assets_are_kept_for_ever_under_their_digest(server: Server, name: str) -> None:
     answer = server.http.get(f"/static/{name}?v={asset_file(name).version}")
