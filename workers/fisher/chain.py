@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
@@ -51,14 +52,17 @@ class LayerCall:
         return value
 
     def apply(self, layer: nn.Module, hidden: mx.array) -> mx.array:
-        """Call `layer` as it was called, with another hidden state."""
+        """Call `layer` as it was called, with another hidden state, and return the next."""
+        return _hidden_of(self.answer(layer, hidden))
+
+    def answer(self, layer: Callable[..., Any], hidden: mx.array) -> Any:
+        """Return all that `layer` returns for another hidden state."""
         arguments, options = list(self.arguments), dict(self.options)
         if isinstance(self.carried, str):
             options[self.carried] = hidden
         else:
             arguments[self.carried] = hidden
-        output: mx.array = layer(*arguments, **options)
-        return output
+        return layer(*arguments, **options)
 
 
 def decoder_layers(model: nn.Module) -> tuple[str, list[nn.Module]]:
@@ -74,12 +78,19 @@ def decoder_layers(model: nn.Module) -> tuple[str, list[nn.Module]]:
 
 @contextmanager
 def replaced_layers(layers: list[nn.Module], stub: _Stub) -> Iterator[None]:
-    """Let `stub(index, arguments, options)` answer for every layer's call."""
-    originals = [type(layer) for layer in layers]
+    """Let `stub(index, arguments, options)` give the hidden state for every layer's call.
 
-    def stubbed(index: int, original: type) -> type:
-        def call(_: nn.Module, *arguments: Any, **options: Any) -> Any:
-            return stub(index, arguments, options)
+    A layer that returns more than its hidden state gets NaN for the rest. What it returns is seen
+    from a call of its own on NaN, of which nothing is computed: MLX knows shapes without.
+    """
+    originals: list[Any] = [type(layer) for layer in layers]
+
+    def stubbed(index: int, original: Any) -> type:
+        def call(layer: nn.Module, *arguments: Any, **options: Any) -> Any:
+            hidden = stub(index, arguments, options)
+            made = LayerCall.of(arguments, options)
+            blank = mx.full(made.hidden.shape, mx.nan, made.hidden.dtype)
+            return _with_hidden(made.answer(partial(original.__call__, layer), blank), hidden)
 
         return type(original.__name__, (original,), {"__call__": call})
 
@@ -99,7 +110,8 @@ def layer_calls(
 
     A chain: every layer is called once, in order, each with the very array the one before it
     returned, and with no other array that came from a layer. Each stub answers with NaN, so that
-    anything computed from a layer's output is recognised.
+    anything computed from a layer's output is recognised; a layer that reads what another left
+    behind fails.
     """
     calls: list[LayerCall] = []
     passed: list[mx.array] = []
@@ -123,20 +135,37 @@ def layer_calls(
             return None
     if not in_order or len(calls) != len(layers) or any(map(_depends_on_layers, calls)):
         return None
-    return calls if _run_alone(layers, calls) else None
+    return calls
 
 
-def _run_alone(layers: list[nn.Module], calls: list[LayerCall]) -> bool:
-    """Whether each layer takes its call again: one that reads what another left behind fails.
+def _hidden_of(output: Any) -> mx.array:
+    """Return the hidden state of what a layer returned: all of it, or its first activation."""
+    if isinstance(output, mx.array):
+        return output
+    found = next(filter(_is_hidden, _arrays(output)), None)
+    if found is None:
+        raise TypeError("a layer returned no activation")
+    return found
 
-    Nothing is computed: MLX knows shapes without.
-    """
-    try:
-        for layer, call in zip(layers, calls, strict=True):
-            call.apply(layer, call.hidden)
-    except (TypeError, ValueError, IndexError, AttributeError):
-        return False
-    return True
+
+def _with_hidden(output: Any, hidden: mx.array) -> Any:
+    """Return `output` with `hidden` in its place and every other floating array NaN."""
+    if isinstance(output, mx.array):
+        return hidden
+    place = _hidden_of(output)
+
+    def filled(value: Any) -> Any:
+        if value is place:
+            return hidden
+        if isinstance(value, mx.array) and mx.issubdtype(value.dtype, mx.floating):
+            return mx.full(value.shape, mx.nan, value.dtype)
+        if isinstance(value, dict):
+            return {key: filled(item) for key, item in value.items()}
+        if isinstance(value, (list, tuple)):
+            return type(value)(filled(item) for item in value)
+        return value
+
+    return filled(output)
 
 
 def _carried(

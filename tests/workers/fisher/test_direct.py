@@ -16,7 +16,9 @@ from tests.support.child import run_child
 from tests.workers.models.tiny import write_tiny
 from workers.fisher import collect_statistics, load_float32
 from workers.fisher.chain import layer_calls
+from workers.fisher.passes import Pass
 from workers.fisher.statistics import Statistics
+from workers.fisher.store import PassStore
 
 
 def _collected(folder: Path, sequences: int = 6) -> Statistics:
@@ -92,3 +94,38 @@ def test_layers_that_read_what_others_left_behind_are_no_chain() -> None:
     model, ids = _Sharing(), mx.array([[1, 2]])
     assert model(ids).shape == (1, 2, 4)
     assert layer_calls(model, model.layers, ids) is None
+
+
+def test_layers_that_return_more_than_the_hidden_state_are_streamed(tmp_path: Path) -> None:
+    """Gemma 4's layers hand out their keys and values, which nobody takes in the larger ones."""
+    text = {
+        "model_type": "gemma4_text",
+        "hidden_size": 64,
+        "num_hidden_layers": 3,
+        "intermediate_size": 64,
+        "num_attention_heads": 2,
+        "head_dim": 32,
+        "global_head_dim": 32,
+        "vocab_size": 128,
+        "num_key_value_heads": 1,
+        "num_kv_shared_layers": 0,
+        "hidden_size_per_layer_input": 0,
+        "sliding_window": 8,
+        "sliding_window_pattern": 3,
+        "layer_types": ["sliding_attention", "sliding_attention", "full_attention"],
+        "rope_parameters": {
+            "full_attention": {"partial_rotary_factor": 0.25, "rope_theta": 1e6},
+            "sliding_attention": {"rope_theta": 1e4},
+        },
+    }
+    folder = write_tiny(tmp_path / "model", "gemma4", text_config=text)
+    tokens = np.random.default_rng(0).integers(0, 128, (4, 24), dtype=np.int32)
+    streamed = Pass(lambda: load_float32(folder), tokens, 0, PassStore(tmp_path / "streamed"), None)
+    whole = Pass(lambda: load_float32(folder), tokens, 0, PassStore(tmp_path / "whole"), None)
+    assert streamed.is_chain()
+    streamed.layer_by_layer()
+    whole.whole_model()
+    first, second = (Statistics(tokens.size, files=p.store.finish()) for p in (streamed, whole))
+    assert set(first) == set(second)
+    for path in first:
+        assert first[path].alpha_nats == pytest.approx(second[path].alpha_nats, rel=1e-3)
