@@ -10,6 +10,7 @@ Sensitivities come from text the model writes; KL is measured on held-out text.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import platform
 import tempfile
@@ -85,7 +86,10 @@ def twins(
     original = open_checkpoint(options.fixtures_dir / name)
     text = options.fixtures_dir / "text" / "tinystories_valid_heldout.txt"
     evaluation = Evaluation(original.folder, text=text)
-    found = {Rotation.NONE: _twin(original, evaluation, scratch / "none")}
+    count = (
+        options.sequences or default_tokens(build_inventory(original).weights) // SEQUENCE_LENGTH
+    )
+    found = {Rotation.NONE: _twin(original, evaluation, scratch / "none", count)}
     notes: dict[str, Any] = {}
     for kind in (Rotation.FOLDED, Rotation.FUSED):
         try:
@@ -96,13 +100,12 @@ def twins(
             notes[kind.value] = str(refusal)
             continue
         notes[kind.value] = asdict(report)
-        found[kind] = _twin(made, evaluation, scratch / kind.value)
+        found[kind] = _twin(made, evaluation, scratch / kind.value, count)
     return found, notes
 
 
-def _twin(checkpoint: Checkpoint, evaluation: Evaluation, scratch: Path) -> Twin:
+def _twin(checkpoint: Checkpoint, evaluation: Evaluation, scratch: Path, count: int) -> Twin:
     inventory = build_inventory(checkpoint)
-    count = default_tokens(inventory.weights) // SEQUENCE_LENGTH
     tokens = sample_tokens(checkpoint, count, seed=0)
     statistics = collect_statistics(checkpoint, tokens, seed=0, scratch=scratch)
     return Twin(checkpoint, inventory, statistics, evaluation)
@@ -169,21 +172,23 @@ def main() -> None:
         began = time.process_time()
         with tempfile.TemporaryDirectory() as scratch:
             candidates, notes = twins(name, options, Path(scratch))
-            made = [
-                contest(candidates, bits, encoder)
-                for encoder in options.encoders
-                for bits in options.budgets
-            ]
-        found = [each for each in made if each is not None]
-        for each in found:
-            _print(name, each)
-        lost += sum(each["auto_worse_beyond_interval"] for each in found)
-        seconds = time.process_time() - began
-        results[name] = {"rotations": notes, "contests": found, "cpu_seconds": seconds}
-        options.output.mkdir(parents=True, exist_ok=True)
-        (options.output / "rotation.json").write_text(json.dumps(results, indent=1) + "\n")
+            results[name] = {"rotations": notes, "contests": []}
+            for encoder, bits in itertools.product(options.encoders, options.budgets):
+                found = contest(candidates, bits, encoder)
+                if found is None:
+                    continue
+                _print(name, found)
+                lost += found["auto_worse_beyond_interval"]
+                results[name]["contests"].append(found)
+                results[name]["cpu_seconds"] = time.process_time() - began
+                _write(options.output, results)
     print(f"auto worse than unrotated beyond its interval: {lost}")
     raise SystemExit(1 if lost else 0)
+
+
+def _write(folder: Path, results: dict[str, Any]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "rotation.json").write_text(json.dumps(results, indent=1) + "\n")
 
 
 def _options() -> argparse.Namespace:
@@ -192,6 +197,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--fixtures", nargs="*", default=FIXTURES)
     parser.add_argument("--budgets", nargs="*", type=float, default=BUDGETS)
     parser.add_argument("--encoders", nargs="*", type=Encoder, default=ENCODERS)
+    parser.add_argument("--sequences", type=int, help="of 256 tokens for the statistics")
     parser.add_argument("--seed", type=int, default=0, help="of the signs")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results"))
     return parser.parse_args()

@@ -8,10 +8,30 @@ from typing import Any
 
 import mlx.core as mx
 
+from app.core.errors import InvalidModelError
+from bitbudget import rotated_model
 from bitbudget.kv_cache import MANIFEST_NAME, chosen_formats, make_cache
-from bitbudget.rotated_model import model_classes
+from bitbudget.rotated_model import RotationError
 
-__all__ = ["load", "load_model"]
+__all__ = ["load", "load_model", "model_classes"]
+
+
+def model_classes(config: dict[str, Any]) -> tuple[Any, Any]:
+    """As `rotated_model.model_classes`; InvalidModelError for a rotation that cannot be applied."""
+    make, arguments_class = rotated_model.model_classes(config)
+
+    def checked(arguments: Any) -> Any:
+        try:
+            return make(arguments)
+        except RotationError as error:
+            raise InvalidModelError(
+                where=f"config.json: {rotated_model.KEY}",
+                found=str(error),
+                expected="the rotation that was written with these weights",
+                remedy="restore config.json, or quantize the model again",
+            ) from error
+
+    return checked, arguments_class
 
 
 def load_model(path: Path) -> tuple[Any, dict[str, Any]]:

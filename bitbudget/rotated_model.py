@@ -201,12 +201,12 @@ def rotate(model: nn.Module, spec: dict[str, Any]) -> nn.Module:
     """Make `model` rotate its activations as `spec` says; RotationError when it cannot be."""
     if spec.get("version") != VERSION:
         raise RotationError(
-            f"{KEY}: found version {spec.get('version')!r}, expected {VERSION}; upgrade bitbudget"
+            f"version {spec.get('version')!r} of {KEY}, where this file knows {VERSION}"
         )
     if spec.get("digest") != spec_digest(spec):
         raise RotationError(
-            f"{KEY}: its digest does not match its sites and seed: config.json does not belong to "
-            "these weights; restore the file that was written with them"
+            f"a digest of {KEY} that does not match its sites and seed: this config.json was not "
+            "written with these weights"
         )
     _check_kernels()
     for path in spec["norms"]:

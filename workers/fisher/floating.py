@@ -15,7 +15,8 @@ from mlx.utils import tree_unflatten
 from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchLinear
 from mlx_lm.utils import load_model
 
-from bitbudget.rotated_model import RotatedLinear, RotatedQuantizedLinear, model_classes
+from bitbudget.loading import model_classes
+from bitbudget.rotated_model import RotatedLinear, RotatedQuantizedLinear
 
 __all__ = ["dequantized_weight", "load_float32"]
 

@@ -14,9 +14,11 @@ from mlx import nn
 from mlx_lm.generate import generate_step
 
 import bitbudget
+from app.core.errors import InvalidModelError
 from app.core.requests import Rotation
-from bitbudget.rotated_model import RotationError, butterfly
+from bitbudget.rotated_model import butterfly
 from tests.workers.rotate.families import FAMILIES, SAMPLE, make_model
+from workers.fisher import load_float32
 from workers.models import build_inventory
 from workers.quantize.companions import MODEL_FILE
 from workers.rotate import rotate_checkpoint
@@ -134,5 +136,9 @@ def test_a_rotation_that_does_not_belong_to_the_weights_is_refused(
     config = json.loads(path.read_text())
     config["bitbudget_rotation"] |= change
     path.write_text(json.dumps(config))
-    with pytest.raises(RotationError, match=r"digest|version"):
+    with pytest.raises(InvalidModelError, match=r"digest|version"):
         bitbudget.load_model(fused_folder)
+    with pytest.raises(InvalidModelError, match="quantize the model again"):
+        load_float32(fused_folder)
+    with pytest.raises(ValueError, match=r"digest|version"):
+        mlx_lm.utils.load_model(fused_folder, trust_remote_code=True)
