@@ -1,8 +1,9 @@
 """How fast weights are measured, against the same work done otherwise and against the bare disk.
 
-    python benchmarks/measure.py [--large] [--shape qwen3-8b --gigabytes 4] [--json FILE]
+    python -m benchmarks.measure [--large] [--workers 1,2] [--shape qwen3-8b] [--json FILE]
 
-Everything is timed in one run on synthetic checkpoints. `--large` adds 16 GB of Qwen3-8B shapes.
+Everything is timed in one run on synthetic checkpoints with true shapes. `--large` adds how cost
+and memory grow up to 16 GB. At the end stands every target and whether it was met.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import importlib.util
 import json
 import os
 import platform
+import re
 import resource
 import shutil
 import statistics
@@ -21,8 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -33,8 +34,11 @@ from app.core.dtypes import Dtype
 from app.core.formats import AFFINE_FORMATS, ALL_FORMATS, FLOAT_FORMATS, Format
 from app.core.measurement import Encoder
 from benchmarks.checkpoints import SHAPES, write_checkpoint
+from benchmarks.measure_errors import measured_errors, replaced
+from benchmarks.measure_targets import Row, outcomes
 from workers.encoders import encode
-from workers.models.headers import read_header
+from workers.fanout import measure_on_processes
+from workers.models.headers import TensorRef, read_header
 from workers.native import loader
 from workers.native.arrays import Array, to_float32
 from workers.streaming import Measuring, TensorTask, measure_tensors
@@ -46,18 +50,6 @@ from workers.sweep.reference import affine_error
 GB: Final = 1e9
 REPEATS: Final = 5
 READ_BYTES: Final = 8 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One line of the table. Zero stands for what was not measured."""
-
-    what: str
-    gigabytes: float
-    wall_seconds_per_gb: float
-    cpu_seconds_per_gb: float
-    peak_rss_mib: float = 0.0
-    note: str = ""
 
 
 def timed(what: str, nbytes: int, work: Callable[[], Any], repeats: int = REPEATS) -> Row:
@@ -91,7 +83,7 @@ def in_memory(weight: Array) -> Iterator[Row]:
                 weight.nbytes,
                 partial(measure_weight, [weight], Dtype.BF16, formats, encoder),
             )
-    for format_ in (*AFFINE_FORMATS[4:11:3], *FLOAT_FORMATS[:1]):
+    for format_ in (*AFFINE_FORMATS[1::3], *FLOAT_FORMATS[:1]):
         yield timed(
             f"careful encoding and packing, {format_}",
             weight.nbytes,
@@ -150,17 +142,6 @@ def torch_loop(weight: Array) -> Callable[[], None]:
     return work
 
 
-@contextmanager
-def replaced(module: Any, name: str, value: Any) -> Iterator[None]:
-    """Set an attribute for a while."""
-    before = getattr(module, name)
-    setattr(module, name, value)
-    try:
-        yield
-    finally:
-        setattr(module, name, before)
-
-
 def read_whole(path: Path) -> None:
     """Read a file and do nothing with it."""
     buffer = bytearray(READ_BYTES)
@@ -177,21 +158,48 @@ def make_cold(path: Path) -> None:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
+def tasks_of(path: Path) -> list[TensorTask]:
+    """Return what measuring reads of a file: every matrix, the experts of a layer as one stack."""
+    stacks: dict[str, list[TensorRef]] = {}
+    for tensor in read_header(path).tensors:
+        if len(tensor.shape) > 1:
+            stacks.setdefault(re.sub(r"experts\.\d+", "experts", tensor.name), []).append(tensor)
+    tasks = []
+    for name, tensors in stacks.items():
+        first = tensors[0]
+        legal = tuple(f for f in ALL_FORMATS if f.is_legal(first.shape[-1], first.dtype))
+        tasks.append(TensorTask(name, tuple(tensors), first.dtype, legal))
+    return tasks
+
+
 def streamed(path: Path, encoder: Encoder) -> int:
     """Measure every matrix of a file; return the bytes that were read."""
-    tensors = [tensor for tensor in read_header(path).tensors if len(tensor.shape) > 1]
-    tasks = [
-        TensorTask(
-            tensor.name,
-            (tensor,),
-            tensor.dtype,
-            tuple(f for f in ALL_FORMATS if f.is_legal(tensor.shape[-1], tensor.dtype)),
-        )
-        for tensor in tensors
-    ]
+    tasks = tasks_of(path)
     for _ in measure_tensors(tasks, Measuring(path.parent, encoder)):
         pass
     return sum(task.nbytes for task in tasks)
+
+
+def spread(path: Path, label: str, counts: list[int]) -> Iterator[Row]:
+    """Time the fan-out over processes of this machine."""
+    tasks = tasks_of(path)
+    nbytes = sum(task.nbytes for task in tasks)
+    for count in counts:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        started = time.perf_counter()
+        how = Measuring(path.parent, Encoder.MINMAX)
+        for _ in measure_on_processes(tasks, how, processes=count):
+            pass
+        wall = time.perf_counter() - started
+        seconds = cpu_seconds_since(before)
+        name = f"fan-out, {count} worker processes, {label}"
+        yield Row(name, nbytes / GB, wall * GB / nbytes, seconds * GB / nbytes)
+
+
+def cpu_seconds_since(before: resource.struct_rusage) -> float:
+    """Return the CPU time of finished children since `before`."""
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def from_disk(path: Path, label: str) -> Iterator[Row]:
@@ -227,8 +235,7 @@ def whole_command(path: Path, label: str) -> Row:
         command = [sys.executable, *arguments]
         subprocess.run(command, env=environment, capture_output=True, check=True)
         wall = time.perf_counter() - started
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    seconds = cpu_seconds_since(before)
     gigabytes = path.stat().st_size / GB
     what = f"bitbudget measure --sensitivity weights, {label}"
     return Row(what, gigabytes, wall / gigabytes, seconds / gigabytes)
@@ -276,65 +283,56 @@ def show(row: Row) -> Row:
     return row
 
 
-def ratios(rows: list[Row]) -> None:
-    """Print the comparisons that the targets are about."""
-    by_name = {row.what: row for row in rows}
-    ours = by_name["measure_weight, 18 affine formats, minmax"].cpu_seconds_per_gb
-    for name in ("MLX ops loop, 18 affine formats", "NumPy loop, 18 affine formats"):
-        if name in by_name:
-            print(f"{name}: {by_name[name].cpu_seconds_per_gb / ours:.0f} x our CPU time")
-    floats = by_name["measure_weight, 3 float formats, minmax"].cpu_seconds_per_gb
-    if "MLX ops loop, 3 float formats" in by_name:
-        peer = by_name["MLX ops loop, 3 float formats"].cpu_seconds_per_gb
-        print(f"MLX ops loop, 3 float formats: {peer / floats:.0f} x our CPU time")
-    for row in rows:
-        if row.what.startswith("file to curves, cold"):
-            floor = by_name[f"read only, cold, {row.what.rsplit(', ', 1)[1]}"]
-            share = floor.wall_seconds_per_gb / row.wall_seconds_per_gb
-            print(f"{row.what}: {share:.0%} of the read-only rate")
-
-
 def arguments_of() -> argparse.Namespace:
     """Return the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--shape", choices=sorted(SHAPES), action="append")
     parser.add_argument("--gigabytes", type=float, default=2.0, help="most of each shape")
     parser.add_argument("--large", action="store_true", help="growth up to 16 GB")
+    parser.add_argument("--workers", default="", help="fan-out over so many processes: 1,2")
     parser.add_argument("--json", type=Path, help="write the rows here")
     return parser.parse_args()
 
 
-def run(options: argparse.Namespace, folder: Path) -> list[Row]:
-    """Return every row, shown as it is known."""
+def run(options: argparse.Namespace, folder: Path) -> tuple[list[Row], dict[str, float]]:
+    """Return every row, shown as it is known, and the errors of what was measured."""
     rows: list[Row] = []
-    for name in options.shape or ["qwen3-0.6b", "qwen3-8b"]:
+    errors: dict[str, float] = {}
+    for name in options.shape or ["qwen3-0.6b", "qwen3-8b", "qwen3-30b-a3b"]:
         path = write_checkpoint(folder / name, SHAPES[name], int(options.gigabytes * GB))
         if not rows:
             weight = np.fromfile(path, np.uint16, 1 << 24, offset=path.stat().st_size - (1 << 26))
             rows.extend(map(show, in_memory(weight.reshape(-1, 1024))))
             rows.extend(map(show, peers(weight.reshape(-1, 1024))))
+            errors = measured_errors(weight.reshape(-1, 1024))
+            counts = [int(count) for count in options.workers.split(",") if count]
+            rows.extend(map(show, spread(path, name, counts)))
         rows.extend(map(show, from_disk(path, name)))
         rows.append(show(peak_memory(path, name)))
         if name == "qwen3-0.6b":
             rows.append(show(whole_command(path, name)))
         shutil.rmtree(path.parent)
     for gigabytes in (0.5, 1, 2, 4, 8, 16) if options.large else ():
-        label = f"qwen3-8b, {gigabytes} GB"
         path = write_checkpoint(folder / "large", SHAPES["qwen3-8b"], int(gigabytes * GB))
-        rows.append(show(peak_memory(path, label)))
+        rows.append(show(peak_memory(path, f"qwen3-8b, {gigabytes} GB")))
         shutil.rmtree(path.parent)
-    return rows
+    return rows, errors
 
 
 def main() -> None:
-    """Measure, print a table and write JSON."""
+    """Measure, print a table and whether the targets are met, and write JSON."""
     options = arguments_of()
     print(f"{platform.machine()}, {default_threads()} processors, {platform.platform()}")
     with tempfile.TemporaryDirectory(prefix="bitbudget-benchmark-") as folder:
-        rows = run(options, Path(folder))
-    ratios(rows)
+        rows, errors = run(options, Path(folder))
+    found = list(outcomes({row.what: row for row in rows}, errors))
+    print("\n".join(outcome.line() for outcome in found))
     if options.json:
-        options.json.write_text(json.dumps([asdict(row) for row in rows], indent=2))
+        document = {
+            "rows": [asdict(row) for row in rows],
+            "targets": [asdict(outcome) | {"met": outcome.is_met} for outcome in found],
+        }
+        options.json.write_text(json.dumps(document, indent=2))
 
 
 if __name__ == "__main__":
