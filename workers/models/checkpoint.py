@@ -24,6 +24,7 @@ from workers.models.folder import check_config, check_names, check_unquantized, 
 from workers.models.folder import read_files as read_weight_files
 from workers.models.headers import SourceFile, TensorRef
 from workers.models.library import model_classes
+from workers.models.norms import norm_gains
 from workers.models.sanitize import Sanitized, sanitize
 
 __all__ = [
@@ -205,6 +206,14 @@ class Checkpoint:
     @cached_property
     def _origins(self) -> Mapping[str, tuple[str, ...] | None]:
         return self._sanitized((self.outline or self.load)()).origins
+
+    @cached_property
+    def norm_gains(self) -> Mapping[str, npt.NDArray[np.float32]]:
+        """How a norm scales the inputs (in,) of the module at a path, where one feeds it.
+
+        Empty where the weight files come and go: norms are not worth a download of all of them.
+        """
+        return {} if self.outline is not None else norm_gains(self.model())
 
     def sources(self, path: str) -> list[TensorRef] | None:
         """Return the source tensors of the weight of the module at `path`, or of the array `path`.

@@ -1,4 +1,5 @@
 // Everything that the Python side calls. See vector.h for how results stay the same on every machine.
+#include "columns.h"
 #include "encode.h"
 #include "floats.h"
 #include "probe.h"
@@ -81,4 +82,13 @@ EXPORT double bitbudget_probe(const void *weights, i64 rows, i64 width, i64 offs
                                image);
   });
   return fourths;
+}
+
+// See add_columns.
+EXPORT void bitbudget_columns(const void *weights, i64 rows, i64 width, i64 offset, i64 stride, int storage,
+                              float *energies, float *errors) {
+  with_storage(storage, [&](auto type) {
+    using Type = decltype(type);
+    add_columns<Type>((const typename Type::Element *)weights, rows, width, offset, stride, energies, errors);
+  });
 }

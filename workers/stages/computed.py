@@ -55,7 +55,7 @@ def measure_computed(
         pool = stack.enter_context(ThreadPoolExecutor(default_threads(), "bitbudget-sweep"))
         for module in modules:
             wanted = module.legal_formats(formats)
-            plan = _plan(module, wanted, how)
+            plan = _plan(checkpoint, module, wanted, how)
             place = _place(checkpoint, module, store)
             found = store.found(place, plan) if place else None
             if found is None:
@@ -76,7 +76,9 @@ def _place(checkpoint: Checkpoint, module: Module, store: ResultStore) -> str:
     return place_of(whole, store.files, module.path)
 
 
-def _plan(module: Module, formats: Sequence[Format], how: Measuring) -> SweepPlan:
+def _plan(
+    checkpoint: Checkpoint, module: Module, formats: Sequence[Format], how: Measuring
+) -> SweepPlan:
     return plan_sweep(
         module.dtype,
         module.shape[-1],
@@ -84,6 +86,7 @@ def _plan(module: Module, formats: Sequence[Format], how: Measuring) -> SweepPla
         tuple(f for f in formats if f != KEEP),
         encoder=how.encoder,
         full=how.features == "full",
+        gains=checkpoint.norm_gains.get(module.path),
     )
 
 

@@ -138,6 +138,7 @@ def _curve(
         encoder,
         name=module.path,
         full=options.features == "full",
+        gains=checkpoint.norm_gains.get(module.path),
     )
     alpha = known.alphas[module.path]
     if statistics is None:

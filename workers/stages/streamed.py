@@ -135,7 +135,8 @@ def task_of(checkpoint: Checkpoint, module: Module, options: MeasureOptions) -> 
     if sources is None or any(source.dtype is not module.dtype for source in sources):
         return None
     formats = module.legal_formats(options.formats)
-    return TensorTask(module.path, tuple(sources), module.dtype, formats)
+    gains = checkpoint.norm_gains.get(module.path)
+    return TensorTask(module.path, tuple(sources), module.dtype, formats, gains=gains)
 
 
 def plain_encoder(encoder: Encoder) -> Encoder:

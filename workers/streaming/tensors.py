@@ -45,7 +45,7 @@ class TensorTask:
     """A weight to measure: its mlx path, its source tensors in order and the formats wanted.
 
     `dtype` is what the module is stored as; sources in FP8, or in a narrower float, are decoded to
-    it. `signs` (in,) asks for the block-32 rotated weight.
+    it. `signs` (in,) asks for the block-32 rotated weight, `gains` (in,) scale the inputs.
     """
 
     path: str
@@ -53,6 +53,7 @@ class TensorTask:
     dtype: Dtype
     formats: tuple[Format, ...]
     signs: npt.NDArray[np.float32] | None = None
+    gains: npt.NDArray[np.float32] | None = None
 
     @property
     def width(self) -> int:
@@ -93,6 +94,7 @@ class TensorTask:
             encoder=encoder,
             full=full,
             signs=self.signs,
+            gains=self.gains,
         )
 
     def segments(self, plan: SweepPlan) -> Iterator[Segment]:

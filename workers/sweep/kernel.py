@@ -15,6 +15,7 @@ from app.core.measurement import Encoder
 from workers.encoders.float_formats import MODE_CODES
 from workers.native.arrays import Array, address, storage_code
 from workers.native.loader import kernels
+from workers.sweep.columns import ColumnSums, sum_columns
 from workers.sweep.plan import SweepPlan
 from workers.sweep.sampling import CHUNK_WEIGHTS, SampleSums, draw_chunks
 from workers.sweep.spectrum import SpectrumSums, probe_segment
@@ -63,6 +64,7 @@ class SegmentSums:
     kurtosis: Doubles = field(default_factory=lambda: np.zeros(KURTOSIS_BINS))
     sample: SampleSums | None = None
     spectrum: SpectrumSums | None = None
+    columns: ColumnSums | None = None
 
     def power(self, name: str) -> float:
         """Return one of POWER_SUMS."""
@@ -82,6 +84,10 @@ class SegmentSums:
         if later.spectrum is not None:
             self.spectrum = (
                 later.spectrum if self.spectrum is None else self.spectrum.joined(later.spectrum)
+            )
+        if later.columns is not None:
+            self.columns = (
+                later.columns if self.columns is None else self.columns.joined(later.columns)
             )
 
 
@@ -111,7 +117,9 @@ def sweep_segment(segment: Array, plan: SweepPlan, start: int = 0) -> SegmentSum
     sums = SegmentSums(np.array(result.errors), floats, powers, np.array(result.kurtosis))
     if careful and plan.group_sizes_mask and np.isfinite(sums.power("squares")):
         sums.sample = _sample(weights, plan, energies, sums.errors)
-    sums.spectrum = probe_segment(weights[: segment.size], plan, start // max(plan.width, 1))
+    first_row = start // max(plan.width, 1)
+    sums.spectrum = probe_segment(weights[: segment.size], plan, first_row)
+    sums.columns = sum_columns(weights[: segment.size], plan, first_row)
     return sums
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,7 @@ from app.core.errors import InvalidModelError
 from app.core.formats import FLOAT_FORMATS, KEEP, Format, Mode
 from app.core.measurement import Encoder
 from workers.native.arrays import Array
+from workers.sweep.columns import column_features
 from workers.sweep.features import features_of
 from workers.sweep.kernel import SegmentSums, sweep_segment
 from workers.sweep.plan import SweepPlan, affine_index, plan_sweep
@@ -51,12 +52,14 @@ def measure_weight(
     name: str = "weight",
     full: bool = False,
     signs: npt.NDArray[np.float32] | None = None,
+    gains: npt.NDArray[np.float32] | None = None,
 ) -> WeightErrors:
     """Measure a weight given whole or as its matrices (or stacks of them) in order.
 
     Every part is (..., in) in the NumPy type that carries `dtype` (bf16 as uint16 bits). `signs`
-    (in,) asks for the errors of the block-32 rotated weight, `full` for the features of the
-    spectrum that cost matrix products. `keep` among the formats gives 0.
+    (in,) asks for the errors of the block-32 rotated weight, `gains` (in,) for the noise at an
+    output whose inputs they scale, `full` for the features of the spectrum that cost matrix
+    products. `keep` among the formats gives 0.
 
     Raises InvalidModelError, which names the module `name`, when weights are NaN or infinite, and
     InvalidRequestError when a format does not fit the width.
@@ -65,7 +68,8 @@ def measure_weight(
     width = arrays[0].shape[-1] if arrays else 0
     weights = sum(array.size for array in arrays)
     wanted = tuple(format_ for format_ in formats if format_ != KEEP)
-    plan = plan_sweep(dtype, width, weights, wanted, encoder=encoder, full=full, signs=signs)
+    asked: dict[str, Any] = {"full": full, "signs": signs, "gains": gains}
+    plan = plan_sweep(dtype, width, weights, wanted, encoder=encoder, **asked)
     total, start = SegmentSums(), 0
     for segment in cut_into_segments(arrays, plan.segment_weights):
         total.add(sweep_segment(segment, plan, start))
@@ -94,7 +98,10 @@ def errors_from_sums(total: SegmentSums, plan: SweepPlan, name: str) -> WeightEr
         t2[format_] = _ratio(float(error), energy, total.power("largest"))
         if is_affine and plan.is_sampled:
             relative[format_] = float(uncertainties[affine_index(format_)])
-    return WeightErrors(t2, features_of(total), relative)
+    features = features_of(total)
+    if total.columns is not None:
+        features |= column_features(total.columns, plan)
+    return WeightErrors(t2, features, relative)
 
 
 def _ratio(error: float, energy: float, largest: float) -> float:

@@ -9,6 +9,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from app.core.canonical import sha256_of
 from app.core.dtypes import Dtype
 from app.core.errors import InvalidRequestError
 from app.core.formats import AFFINE_BITS, AFFINE_GROUP_SIZES, FLOAT_FORMATS, Format, Mode
@@ -44,7 +45,8 @@ class SweepPlan:
     for the leading singular values too.
     `weights_per_draw` is how many weights each chunk that `careful` is tried on stands for, 0 when
     all of them are encoded.
-    `signs` (in,) are the +-1 of a block-32 rotation, or None.
+    `signs` (in,) are the +-1 of a block-32 rotation, or None. `gains` (in,) scale the inputs, None
+    where nothing is known of them.
     """
 
     dtype: Dtype
@@ -55,6 +57,7 @@ class SweepPlan:
     rows_step: int = 1
     full: bool = False
     signs: npt.NDArray[np.float32] | None = None
+    gains: npt.NDArray[np.float32] | None = None
 
     @property
     def segment_weights(self) -> int:
@@ -92,6 +95,7 @@ class SweepPlan:
             "rows_step": self.rows_step,
             "full": self.full,
             "signs": None if self.signs is None else np.signbit(self.signs).tobytes().hex(),
+            "gains": None if self.gains is None else sha256_of(self.gains.tobytes()),
         }
 
 
@@ -115,6 +119,7 @@ def plan_sweep(
     encoder: Encoder,
     full: bool = False,
     signs: npt.NDArray[np.float32] | None = None,
+    gains: npt.NDArray[np.float32] | None = None,
 ) -> SweepPlan:
     """Return the plan of a weight of `weights` elements in rows of `width`.
 
@@ -139,4 +144,4 @@ def plan_sweep(
     is_sampled = encoder is Encoder.CAREFUL and weights >= EXACT_BELOW_WEIGHTS
     per_draw = weights // SAMPLED_CHUNKS if is_sampled else 0
     step = max(1, math.ceil(weights / max(width, 1) / PROBED_ROWS))
-    return SweepPlan(dtype, width, tuple(formats), encoder, per_draw, step, full, signs)
+    return SweepPlan(dtype, width, tuple(formats), encoder, per_draw, step, full, signs, gains)

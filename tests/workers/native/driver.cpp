@@ -36,7 +36,7 @@ constexpr i64 COUNT = 1 << 16, WIDTH = 512;
 static u16 weights[COUNT], rotated[COUNT], scales[COUNT], biases[COUNT];
 static u32 codes[COUNT];
 static u8 small_scales[COUNT];
-static float signs[WIDTH], probes[WIDTH * 16], scratch[WIDTH * 8], image[WIDTH * 16];
+static float signs[WIDTH], probes[WIDTH * 16], scratch[WIDTH * 8], image[WIDTH * 16], probes_noise[WIDTH];
 constexpr i64 SOME = 1 << 13;
 static double energies[COUNT / CHUNK], stored[SOME / CHUNK][FORMATS], careful[SOME / CHUNK][FORMATS];
 
@@ -83,6 +83,9 @@ static void run(int storage, i64 count) {
   double fourths = bitbudget_probe(weights, count / WIDTH, WIDTH, 1, 3, storage, probes, scratch, image);
   put(&fourths, sizeof fourths);
   put(image, sizeof image);
+  bitbudget_columns(weights, count / WIDTH, WIDTH, 1, 3, storage, image, probes_noise);
+  put(image, WIDTH * sizeof(float));
+  put(probes_noise, sizeof probes_noise);
 }
 
 extern "C" void run_all() {
