@@ -40,7 +40,8 @@ def assert_as_one_by_one(checkpoint: Checkpoint, found: dict[str, StreamedModule
     for module in build_inventory(checkpoint).modules:
         parts = list(checkpoint.parts(module.path))
         formats = module.legal_formats()
-        expected = measure_weight(parts, module.dtype, formats, Encoder.CAREFUL)
+        gains = checkpoint.norm_gains.get(module.path)
+        expected = measure_weight(parts, module.dtype, formats, Encoder.CAREFUL, gains=gains)
         assert found[module.path].errors == expected
         assert found[module.path].digest == digest_of_parts(parts)
 
