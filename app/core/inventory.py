@@ -16,7 +16,7 @@ __all__ = [
     "Inventory",
     "Module",
     "ModuleKind",
-    "Passthrough",
+    "StoredArray",
 ]
 
 
@@ -82,8 +82,8 @@ class Module:
 
 
 @dataclass(frozen=True, slots=True)
-class Passthrough:
-    """An array that is stored unchanged (norms, biases, states), named as mlx-lm loads it."""
+class StoredArray:
+    """An array as a checkpoint stores it, named as mlx-lm loads it."""
 
     name: str
     dtype: Dtype
@@ -143,7 +143,7 @@ class Inventory:
 
     architecture: Architecture
     modules: tuple[Module, ...]
-    passthrough: tuple[Passthrough, ...]
+    passthrough: tuple[StoredArray, ...]
 
     @property
     def weights(self) -> int:

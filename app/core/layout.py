@@ -18,15 +18,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from app.core.dtypes import Dtype
 from app.core.formats import ArraySpec, Format
-from app.core.inventory import Inventory, Module, Passthrough
+from app.core.inventory import Inventory, Module, StoredArray
 
 __all__ = [
     "MAX_SHARD_BYTES",
     "CheckpointLayout",
     "Shard",
-    "StoredArray",
     "header_bytes",
     "module_arrays",
     "module_bytes",
@@ -42,29 +40,14 @@ _ALIGNMENT: Final = 8
 _LENGTH_BYTES: Final = 8
 
 
-@dataclass(frozen=True, slots=True)
-class StoredArray:
-    """One array of the finished checkpoint."""
-
-    name: str
-    dtype: Dtype
-    shape: tuple[int, ...]
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the data."""
-        return math.prod(self.shape) * self.dtype.itemsize
-
-    @property
-    def reserved_header_bytes(self) -> int:
-        """Room kept for this array in the header, a multiple of 8."""
-        widest = 10**_OFFSET_DIGITS - 1
-        entry = f"{_entry(self, widest, widest)},"
-        return _align(len(entry.encode()))
-
-
 def _align(nbytes: int) -> int:
     return -(-nbytes // _ALIGNMENT) * _ALIGNMENT
+
+
+def _reserved_header_bytes(array: StoredArray) -> int:
+    """Room kept for this array in the header, a multiple of 8."""
+    widest = 10**_OFFSET_DIGITS - 1
+    return _align(len(f"{_entry(array, widest, widest)},".encode()))
 
 
 def _entry(array: StoredArray, start: int, stop: int) -> str:
@@ -81,7 +64,7 @@ _EMPTY_HEADER_BYTES: Final = _align(len(_prefix()) + 1)
 
 def header_bytes(arrays: Iterable[StoredArray]) -> int:
     """Bytes before the data of a file that holds `arrays`: length prefix and padded header."""
-    reserved = sum(array.reserved_header_bytes for array in arrays)
+    reserved = sum(map(_reserved_header_bytes, arrays))
     return _LENGTH_BYTES + _EMPTY_HEADER_BYTES + reserved
 
 
@@ -100,7 +83,7 @@ def module_bytes(module: Module, format_: Format) -> int:
 
 
 def _total(arrays: Iterable[StoredArray]) -> int:
-    return sum(array.nbytes + array.reserved_header_bytes for array in arrays)
+    return sum(array.nbytes + _reserved_header_bytes(array) for array in arrays)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,13 +102,13 @@ class CheckpointLayout:
     """Which arrays go to which file, planned from the inventory alone."""
 
     inventory: Inventory
-    shards: tuple[tuple[Module | Passthrough, ...], ...]
+    shards: tuple[tuple[Module | StoredArray, ...], ...]
 
     @property
     def fixed_bytes(self) -> int:
         """Bytes that no choice of formats changes: empty headers and passthrough arrays."""
         empty = len(self.shards) * header_bytes(())
-        return empty + sum(_total((_passthrough(array),)) for array in self.inventory.passthrough)
+        return empty + _total(self.inventory.passthrough)
 
     def file_bytes(self, formats: Mapping[str, Format]) -> int:
         """Exact sum of the `*.safetensors` files' bytes for one format per module path."""
@@ -145,13 +128,9 @@ class CheckpointLayout:
         )
 
 
-def _passthrough(array: Passthrough) -> StoredArray:
-    return StoredArray(array.name, array.dtype, array.shape)
-
-
-def _arrays(item: Module | Passthrough, formats: Mapping[str, Format]) -> tuple[StoredArray, ...]:
-    if isinstance(item, Passthrough):
-        return (_passthrough(item),)
+def _arrays(item: Module | StoredArray, formats: Mapping[str, Format]) -> tuple[StoredArray, ...]:
+    if isinstance(item, StoredArray):
+        return (item,)
     return module_arrays(item, formats[item.path])
 
 
@@ -181,9 +160,9 @@ def plan_checkpoint(
     inventory: Inventory, max_shard_bytes: int = MAX_SHARD_BYTES
 ) -> CheckpointLayout:
     """Cut the inventory into shards by source bytes; a larger array has a shard of its own."""
-    shards: list[list[Module | Passthrough]] = [[]]
+    shards: list[list[Module | StoredArray]] = [[]]
     filled = 0
-    items: list[Module | Passthrough] = [*inventory.modules, *inventory.passthrough]
+    items: list[Module | StoredArray] = [*inventory.modules, *inventory.passthrough]
     for item in items:
         nbytes = math.prod(item.shape) * item.dtype.itemsize
         if filled and filled + nbytes > max_shard_bytes:

@@ -19,7 +19,7 @@ from app.core.inventory import (
     Inventory,
     Module,
     ModuleKind,
-    Passthrough,
+    StoredArray,
 )
 from app.core.measurement import (
     KEEP_POINT,
@@ -69,8 +69,8 @@ def inventory() -> Inventory:
             ),
         ),
         passthrough=(
-            Passthrough("model.norm.weight", Dtype.BF16, (128,)),
-            Passthrough("model.layers.0.odd", Dtype.BF16, (3,)),
+            StoredArray("model.norm.weight", Dtype.BF16, (128,)),
+            StoredArray("model.layers.0.odd", Dtype.BF16, (3,)),
         ),
     )
 

@@ -13,7 +13,7 @@ from mlx import nn
 from mlx.utils import tree_flatten
 
 from app.core.errors import InvalidModelError, UnsupportedModelError
-from app.core.inventory import Architecture, Inventory, Module, ModuleKind, Passthrough
+from app.core.inventory import Architecture, Inventory, Module, ModuleKind, StoredArray
 from workers.models.checkpoint import Checkpoint, dtype_of
 from workers.models.trace import Trace, trace_model
 
@@ -48,7 +48,7 @@ def build_inventory(checkpoint: Checkpoint) -> Inventory:
     )
     stored = {f"{module.path}.weight" for module in modules}
     passthrough = tuple(
-        Passthrough(name, dtype_of(array), tuple(array.shape))
+        StoredArray(name, dtype_of(array), tuple(array.shape))
         for name, array in flat(model.parameters())
         if name not in stored
     )

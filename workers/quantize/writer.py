@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from app.core.errors import ConflictError, InvalidRequestError
 from app.core.formats import KEEP, Format
-from app.core.inventory import Inventory, Module, Passthrough
+from app.core.inventory import Inventory, Module, StoredArray
 from app.core.layout import CheckpointLayout, Shard, module_arrays, plan_checkpoint
 from app.core.manifest import Manifest
 from workers.models import Checkpoint
@@ -120,7 +120,7 @@ class _Writer:
             progress(done, total, name)
 
     def _write(
-        self, item: Module | Passthrough, shard: Shard, formats: Mapping[str, Format]
+        self, item: Module | StoredArray, shard: Shard, formats: Mapping[str, Format]
     ) -> None:
         if isinstance(item, Module):
             self._write_module(item, formats[item.path], shard)
@@ -158,8 +158,8 @@ def _bytes(array: npt.NDArray[Any], name: str, expected: int) -> bytes:
     return data
 
 
-def _source_bytes(item: Module | Passthrough) -> int:
-    return item.nbytes if isinstance(item, Passthrough) else item.weights * item.dtype.itemsize
+def _source_bytes(item: Module | StoredArray) -> int:
+    return item.nbytes if isinstance(item, StoredArray) else item.weights * item.dtype.itemsize
 
 
 def _check_sizes(folder: Path, shards: tuple[Shard, ...]) -> None:
