@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from app.core.canonical import canonical_json, sha256_of
-from app.core.errors import InvalidRequestError
 from workers.evaluate import Evaluation
 from workers.stages.home import Home, write_whole
+from workers.stages.options import user_text
 from workers.stages.report import StageReport
 
 __all__ = ["Judge"]
@@ -56,7 +56,7 @@ class Judge:
             "version": _REPORT_VERSION,
             "checkpoint": digest,
             "reference": self.reference_digest,
-            "text": None if self.text is None else sha256_of(_read(self.text)),
+            "text": None if self.text is None else sha256_of(user_text(self.text)),
             "rollouts": self.rollouts,
             "seed": self.seed,
         }
@@ -77,15 +77,3 @@ def read_report(path: Path) -> dict[str, Any]:
     """Return a stored report."""
     found: dict[str, Any] = json.loads(path.read_bytes())
     return found
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise InvalidRequestError(
-            where="text",
-            found=f"{path}: {error.strerror}",
-            expected="a readable text file",
-            remedy="check the path",
-        ) from error

@@ -12,7 +12,7 @@ from app.core.measurement import Encoder, ModelIdentity, Sensitivity, measuremen
 from app.core.requests import JobRequest, Rotation
 from app.leases.schemas import MeasureTask
 
-__all__ = ["MeasureOptions"]
+__all__ = ["MeasureOptions", "user_text"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,16 +66,7 @@ class MeasureOptions:
 
     def text_bytes(self) -> bytes:
         """Return the user's text; InvalidRequestError when it cannot be read."""
-        path = self.text or Path()
-        try:
-            return path.read_bytes()
-        except OSError as error:
-            raise InvalidRequestError(
-                where="text",
-                found=f"{path}: {error.strerror}",
-                expected="a text file on the worker's machine",
-                remedy="check the path",
-            ) from error
+        return user_text(self.text or Path())
 
     def key(self, model: ModelIdentity) -> str:
         """Return the key of the measurement that these options give."""
@@ -92,3 +83,16 @@ class MeasureOptions:
             "features": self.features,
         }
         return sha256_of(canonical_json(parts))
+
+
+def user_text(path: Path) -> bytes:
+    """Return the text a user named; InvalidRequestError when it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InvalidRequestError(
+            where="text",
+            found=f"{path}: {error.strerror}",
+            expected="a text file on the worker's machine",
+            remedy="check the path",
+        ) from error

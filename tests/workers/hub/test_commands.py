@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-import mlx.core as mx
 import pytest
 
+from tests.support.shards import in_three_shards
 from tests.workers.hub.hub_server import Fault, HubServer
 
 pytestmark = pytest.mark.e2e
@@ -46,21 +45,10 @@ def bitbudget(server: HubServer, tmp_path: Path) -> Any:
     return run
 
 
-def _in_shards(model: Path, folder: Path) -> Path:
-    shutil.copytree(model, folder, ignore=shutil.ignore_patterns("*.safetensors"))
-    arrays = mx.load(str(model / "model.safetensors"))
-    assert isinstance(arrays, dict)
-    names = sorted(arrays)
-    for index in range(3):
-        part = {name: arrays[name] for name in names[index * 24 : (index + 1) * 24]}
-        mx.save_safetensors(str(folder / f"model-{index + 1:05d}-of-00003.safetensors"), part)
-    return folder
-
-
 def test_measure_allocate_quantize_and_upload_with_a_fraction_of_the_disk(
     server: HubServer, bitbudget: Any, sample_model: Path, tmp_path: Path
 ) -> None:
-    shards = _in_shards(sample_model, tmp_path / "shards")
+    shards = in_three_shards(sample_model, tmp_path / "shards")
     commit = server.repository("org/tiny", token="hf_mine").put_folder(shards)
     sizes = [path.stat().st_size for path in shards.glob("*.safetensors")]
     limit = max(sizes) + 1

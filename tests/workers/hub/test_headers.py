@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-import mlx.core as mx
 import pytest
 
 from app.core.errors import InvalidModelError, NotFoundError
 from app.core.hub_id import HubId
+from tests.support.shards import in_three_shards
 from tests.workers.hub.hub_server import Fault, HubServer
 from workers.hub.client import Hub
 from workers.hub.headers import FIRST_READ_BYTES, read_remote_headers
@@ -42,17 +41,12 @@ def test_the_inventory_costs_few_bytes_and_is_that_of_the_files(
 def test_shards_are_read_one_by_one(
     server: HubServer, hub: Hub, sample_model: Path, tmp_path: Path
 ) -> None:
-    folder = tmp_path / "sharded"
-    shutil.copytree(sample_model, folder, ignore=shutil.ignore_patterns("*.safetensors"))
-    arrays = mx.load(str(sample_model / "model.safetensors"))
-    assert isinstance(arrays, dict)
-    for index in range(3):
-        part = dict(sorted(arrays.items())[index::3])
-        mx.save_safetensors(str(folder / f"model-{index + 1:05d}-of-00003.safetensors"), part)
+    folder = in_three_shards(sample_model, tmp_path / "sharded")
     server.repository("org/name").put_folder(folder)
     known = read_remote_headers(hub, hub.resolve(ID))
-    assert {t.name for file in known.files for t in file.tensors} == set(arrays)
-    assert known.digest == open_checkpoint(folder).identity().digest
+    local = open_checkpoint(folder)
+    assert {t.name for file in known.files for t in file.tensors} == set(local.weights())
+    assert known.digest == local.identity().digest
 
 
 def test_a_header_beyond_the_first_read_takes_a_second_one(server: HubServer, hub: Hub) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import mlx.core as mx
@@ -11,6 +10,7 @@ import pytest
 
 from app.core.errors import InvalidRequestError, UnsupportedModelError
 from app.core.hub_id import HubId
+from tests.support.shards import in_three_shards
 from tests.workers.hub.hub_server import HubServer
 from workers.hub.client import Hub
 from workers.hub.source import open_remote, open_remote_headers
@@ -21,15 +21,7 @@ ID = HubId("org/name")
 
 @pytest.fixture
 def sharded(sample_model: Path, tmp_path: Path) -> Path:
-    folder = tmp_path / "sharded"
-    shutil.copytree(sample_model, folder, ignore=shutil.ignore_patterns("*.safetensors"))
-    arrays = mx.load(str(sample_model / "model.safetensors"))
-    assert isinstance(arrays, dict)
-    names = sorted(arrays)
-    for index in range(3):
-        part = {name: arrays[name] for name in names[index * 24 : (index + 1) * 24]}
-        mx.save_safetensors(str(folder / f"model-{index + 1:05d}-of-00003.safetensors"), part)
-    return folder
+    return in_three_shards(sample_model, tmp_path / "sharded")
 
 
 def test_headers_give_the_identity_and_the_inventory(
