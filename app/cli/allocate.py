@@ -64,21 +64,13 @@ def best_manifest(measurements: list[Measurement], budget: AllocationOptions) ->
 
     InfeasibleBudgetError when the budget fits none; it names the smallest size of the first.
     """
-    from app.core.errors import InfeasibleBudgetError
-    from app.core.rotation import best_of
+    from app.core.rotation import solve_each
 
-    made: list[tuple[Measurement, Manifest]] = []
-    refusals: list[InfeasibleBudgetError] = []
-    for measurement in measurements:
-        try:
-            made.append((measurement, manifest_for(measurement, budget)))
-        except InfeasibleBudgetError as refusal:
-            refusals.append(refusal)
-    if not made:
-        raise refusals[0]
-    return made[best_of([(m, found.certificate.predicted_kl_nats_per_token) for m, found in made])][
-        1
-    ]
+    return solve_each(
+        measurements,
+        lambda measurement: manifest_for(measurement, budget),
+        lambda manifest: manifest.certificate.predicted_kl_nats_per_token,
+    )[1]
 
 
 def manifest_for(measurement: Measurement, budget: AllocationOptions) -> Manifest:

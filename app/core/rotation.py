@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Callable, Sequence
+from typing import Final, TypeVar
 
+from app.core.errors import InfeasibleBudgetError
 from app.core.measurement import Measurement
 
-__all__ = ["LEAST_GAIN", "best_of"]
+__all__ = ["LEAST_GAIN", "best_of", "solve_each"]
+
+_Solution = TypeVar("_Solution")
 
 LEAST_GAIN: Final = 0.05
 """Share of its KL that a rotated model must save over the unrotated one: less is within what
@@ -27,3 +30,24 @@ def best_of(candidates: Sequence[tuple[Measurement, float]]) -> int:
         return total if measurement.rotation == "none" else total / (1 - LEAST_GAIN)
 
     return min(range(len(candidates)), key=lambda index: expected(candidates[index]))
+
+
+def solve_each(
+    measurements: Sequence[Measurement],
+    solve: Callable[[Measurement], _Solution],
+    predicted: Callable[[_Solution], float],
+) -> tuple[Measurement, _Solution]:
+    """Return the best of what `solve` finds, by its `predicted` KL, and the measurement it is of.
+
+    InfeasibleBudgetError when the budget fits none; it names the smallest size of the first.
+    """
+    made: list[tuple[Measurement, _Solution]] = []
+    refusals: list[InfeasibleBudgetError] = []
+    for measurement in measurements:
+        try:
+            made.append((measurement, solve(measurement)))
+        except InfeasibleBudgetError as refusal:
+            refusals.append(refusal)
+    if not made:
+        raise refusals[0]
+    return made[best_of([(measurement, predicted(found)) for measurement, found in made])]

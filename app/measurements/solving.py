@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from app.core.allocate import allocate
-from app.core.errors import InfeasibleBudgetError
 from app.core.layout import plan_checkpoint
 from app.core.manifest import Manifest
 from app.core.measurement import Measurement
 from app.core.requests import AllocationRequest
-from app.core.rotation import best_of
+from app.core.rotation import solve_each
 from app.jobs.schemas import Answer
 
 __all__ = ["Solved", "answer_of", "solve", "solve_best"]
@@ -43,16 +42,11 @@ def solve_best(
 
     InfeasibleBudgetError when the budget fits none; it names the smallest size of the first.
     """
-    made: list[tuple[Measurement, Solved]] = []
-    refusals: list[InfeasibleBudgetError] = []
-    for measurement in measurements:
-        try:
-            made.append((measurement, solve(measurement, request)))
-        except InfeasibleBudgetError as refusal:
-            refusals.append(refusal)
-    if not made:
-        raise refusals[0]
-    return made[best_of([(m, solved.answer.predicted_kl_nats_per_token) for m, solved in made])]
+    return solve_each(
+        measurements,
+        lambda measurement: solve(measurement, request),
+        lambda solved: solved.answer.predicted_kl_nats_per_token,
+    )
 
 
 def answer_of(manifest: Manifest) -> Answer:
