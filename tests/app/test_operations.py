@@ -6,6 +6,8 @@ import os
 import plistlib
 import re
 import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from app.core.measurement import Measurement
 from app.main import create_app
 from app.settings import Settings
 from tests.support.http import FakeClock, Server
+from tests.support.postgres import Cluster, find_binaries
 
 REPOSITORY = Path(__file__).parents[2]
 GUIDE = REPOSITORY / "docs" / "operations.md"
@@ -25,32 +28,61 @@ OF_CLIENTS = {"BITBUDGET_SERVER", "BITBUDGET_TOKEN"}
 OF_COMPOSE = {"BITBUDGET_PUBLISH", "BITBUDGET_MODELS"}
 
 
-@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+@dataclass(frozen=True)
+class Place:
+    """A server's database and home."""
+
+    url: str
+    home: Path
+
+    def run(self, script: str, backup: Path) -> None:
+        programs = [str(find_binaries() or ""), os.environ["PATH"]]
+        environment = {
+            **os.environ,
+            "PATH": os.pathsep.join(programs),
+            "BITBUDGET_HOME": str(self.home),
+            "BITBUDGET_DATABASE_URL": self.url,
+            "BACKUP": str(backup),
+        }
+        subprocess.run(["/bin/bash", "-euc", script], env=environment, check=True)
+
+
+@pytest.fixture
+def another(request: pytest.FixtureRequest, database_url: str, tmp_path: Path) -> Iterator[Place]:
+    """An empty place of the same kind as the server's."""
+    home = tmp_path / "new"
+    if database_url.startswith("sqlite"):
+        yield Place(f"sqlite:///{home / 'bitbudget.db'}", home)
+        return
+    cluster: Cluster = request.getfixturevalue("postgres_cluster")
+    yield Place(cluster.create_database("restored"), home)
+    cluster.drop_database("restored")
+
+
 def test_a_backup_taken_while_serving_restores_everything(
-    server: Server, measurement: Measurement, tmp_path: Path
+    server: Server, measurement: Measurement, tmp_path: Path, database_url: str, another: Place
 ) -> None:
     job = server.submit()
     worker = server.worker()
     worker.claim()
     worker.do(measurement)
     manifest = server.http.get(f"/v1/jobs/{job['id']}/manifest").content
-    backup, restore = re.findall(r"```sh\n(.*?)```", GUIDE.read_text(), re.DOTALL)
+    scripts = re.findall(r"```sh\n(.*?)```", GUIDE.read_text(), re.DOTALL)
+    backup, restore = scripts[:2] if database_url.startswith("sqlite") else scripts[2:]
     (tmp_path / "backup").mkdir()
-    run(backup, home=tmp_path, backup=tmp_path / "backup")
+    Place(database_url, tmp_path).run(backup, tmp_path / "backup")
     lost = server.submit(model="org/later")
-    run(restore, home=tmp_path / "new", backup=tmp_path / "backup")
-    app = create_app(Settings(home=tmp_path / "new", sweep_seconds=3600), clock=FakeClock())
+    another.run(restore, tmp_path / "backup")
+    app = create_app(
+        Settings(home=another.home, database_url=another.url, sweep_seconds=3600),
+        clock=FakeClock(),
+    )
     with TestClient(app, base_url="http://127.0.0.1") as http:
         assert http.get(f"/v1/jobs/{job['id']}/manifest").content == manifest
         assert http.get(f"/v1/jobs/{lost['id']}").status_code == 404
         body = {"model": "org/model", "budget": "1GiB"}
         assert http.post("/v1/jobs", json=body).json()["status"] == "succeeded"
         assert http.get("/readyz").status_code == 200
-
-
-def run(script: str, *, home: Path, backup: Path) -> None:
-    environment = {**os.environ, "BITBUDGET_HOME": str(home), "BACKUP": str(backup)}
-    subprocess.run(["/bin/bash", "-euc", script], env=environment, check=True)
 
 
 @pytest.mark.parametrize(

@@ -81,6 +81,13 @@ class Cluster:
         engine.dispose()
         return self.url(name)
 
+    def drop_database(self, name: str) -> None:
+        """Remove a database that nothing is connected to any more."""
+        engine = sa.create_engine(self.url(), isolation_level="AUTOCOMMIT")
+        with engine.connect() as connection:
+            connection.exec_driver_sql(f'DROP DATABASE "{name}" WITH (FORCE)')
+        engine.dispose()
+
     def empty(self, name: str) -> None:
         """Remove the rows of every table: far quicker than a new database."""
         engine = sa.create_engine(self.url(name))
