@@ -14,7 +14,6 @@ from app.services import Services
 
 __all__ = ["Asked", "fit_words"]
 
-_KNOWN_MODELS = 200
 _DEFAULT_CONTEXT = 8192
 
 
@@ -65,10 +64,10 @@ def fit_words(services: Services, asked: Asked) -> dict[str, str]:
 
 
 def _find(services: Services, asked: Asked) -> _Known | None:
-    for model in services.models.page(None, _KNOWN_MODELS).items:
-        if model.measurements and asked.model in (model.name, *model.names):
-            stored = services.measurements.library.get(model.measurements[0].id)
-            return _Known(stored.inventory, is_measured=True)
+    model = services.models.find(asked.model)
+    if model is not None and model.measurements:
+        stored = services.measurements.library.get(model.measurements[0].id)
+        return _Known(stored.inventory, is_measured=True)
     if asked.is_settled and services.fit.headers.can_read:
         return _Known(services.fit.inventory(asked.model), is_measured=False)
     met = services.models.inventory(asked.model)

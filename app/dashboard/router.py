@@ -182,15 +182,15 @@ def cancel(pages: Pages, _: JobsWriter, form: Form, job_id: str) -> Response:  #
 
 
 @router.get("/models")
-def models(pages: Pages) -> Response:
+def models(pages: Pages, cursor: Cursor = None) -> Response:
     """List the measured models."""
-    return html("models.html", pages.models())
+    return html("models.html", pages.models(cursor))
 
 
 @router.get("/models.json")
-def models_json(pages: Pages) -> Response:
+def models_json(pages: Pages, cursor: Cursor = None) -> Response:
     """List the measured models as JSON."""
-    return twin(pages.models())
+    return twin(pages.models(cursor))
 
 
 @router.get("/models/{digest}.json")

@@ -102,9 +102,9 @@ class Dashboard:
         )
         return trade_of(found)
 
-    def models(self) -> Page:
+    def models(self, cursor: str | None = None) -> Page:
         """Return the measured models."""
-        return models_page(self.services.models.page(None, _MODELS).items)
+        return models_page(self.services.models.page(cursor, _MODELS))
 
     def model(self, digest: str, asked: WhatIfQuery) -> Page:
         """Return a model at one budget, the middle of its range when none is stated."""
@@ -123,10 +123,10 @@ class Dashboard:
         return model_page(measurement, trade.line, at, solved, memory)
 
     def _measurement_of(self, digest: str) -> str:
-        for model in self.services.models.page(None, _MODELS).items:
-            if model.id == digest and model.measurements:
-                return model.measurements[0].id
-        raise NotFoundError(what="measured model", name=digest)
+        model = self.services.models.find(digest)
+        if model is None or not model.measurements:
+            raise NotFoundError(what="measured model", name=digest)
+        return model.measurements[0].id
 
     def compare(self, query: CompareQuery) -> Page:
         """Return the chosen answers side by side."""

@@ -14,7 +14,7 @@ from app.artifacts.names import ArtifactName
 from app.artifacts.store import ArtifactStore
 from app.auth.principal import Principal
 from app.core.canonical import canonical_json, sha256_of
-from app.core.errors import ConflictError, NotFoundError
+from app.core.errors import ConflictError, InvalidRequestError, NotFoundError
 from app.core.manifest import Manifest
 from app.core.requests import Deliver, JobRequest
 from app.database import Database
@@ -120,14 +120,20 @@ class JobService:
     def report(self, job_id: str) -> JobReport:
         """Return what is known of a job's outcome."""
         job = self.get(job_id)
-        manifest = self._artifact(job_id, ArtifactName.MANIFEST)
-        summary = None if manifest is None else allocation_summary(Manifest.from_bytes(manifest))
         return JobReport(
             job=job,
-            allocation=summary,
+            allocation=self._allocation(job_id),
             evaluation=self._document(job_id, ArtifactName.EVALUATION),
             benchmark=self._document(job_id, ArtifactName.BENCHMARK),
         )
+
+    def _allocation(self, job_id: str) -> dict[str, Any] | None:
+        """Summarize a manifest; one of a version that wrote it differently is downloaded only."""
+        manifest = self._artifact(job_id, ArtifactName.MANIFEST)
+        try:
+            return None if manifest is None else allocation_summary(Manifest.from_bytes(manifest))
+        except InvalidRequestError:
+            return None
 
     def _artifact(self, job_id: str, name: ArtifactName) -> bytes | None:
         with self.database.read() as session:

@@ -14,7 +14,7 @@ from app.measurements.codec import inventory_from, model_row
 from app.measurements.tables import MeasurementRow
 from app.models.tables import ModelNameRow, ModelRow
 
-__all__ = ["inventory_by_name", "measurements_of", "names_of", "page", "save"]
+__all__ = ["by_name", "inventory_by_name", "measurements_of", "names_of", "page", "save"]
 
 
 def save(
@@ -28,10 +28,15 @@ def save(
     session.flush()
 
 
+def by_name(session: Session, name: str) -> ModelRow | None:
+    """Return the model that `name`, or a digest, stands for."""
+    named = session.get(ModelNameRow, name)
+    return session.get(ModelRow, name if named is None else named.digest)
+
+
 def inventory_by_name(session: Session, name: str) -> Inventory | None:
     """Return the inventory of the weights that `name`, or a digest, stands for."""
-    named = session.get(ModelNameRow, name)
-    row = session.get(ModelRow, name if named is None else named.digest)
+    row = by_name(session, name)
     return None if row is None else inventory_from(row.inventory)
 
 

@@ -38,6 +38,12 @@ class ModelService:
             )
             return Page[Model](items=_views(session, kept), next_cursor=following)
 
+    def find(self, name: str) -> Model | None:
+        """Return a model by a name that resolved to it, or by its id; None when there is none."""
+        with self.database.read() as session:
+            row = repository.by_name(session, name)
+            return None if row is None else _views(session, [row])[0]
+
     def inventory(self, name: str) -> Inventory | None:
         """Return the inventory of a model by a name that resolved to it, or by its id."""
         with self.database.read() as session:

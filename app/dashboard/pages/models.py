@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
@@ -17,13 +17,15 @@ from app.dashboard.figures.tensor import Tensor, tensor
 from app.dashboard.figures.verification import verification_figure
 from app.dashboard.pages.answer import Solved, answer_figures
 from app.dashboard.pages.tiles import Tile, answer_tiles
+from app.jobs.schemas import Page
 from app.models.schemas import Model
 
 __all__ = ["WhatIf", "model_page", "models_page"]
 
 
-def models_page(models: Iterable[Model]) -> dict[str, Any]:
+def models_page(models: Page[Model]) -> dict[str, Any]:
     """Return the list of models that have a measurement."""
+    following = models.next_cursor
     lines = [
         {
             "digest": model.id,
@@ -32,10 +34,16 @@ def models_page(models: Iterable[Model]) -> dict[str, Any]:
             "weights": model.weights,
             "measured": ", ".join(f"{m.encoder}/{m.sensitivity}" for m in model.measurements),
         }
-        for model in models
+        for model in models.items
         if model.measurements
     ]
-    return {"title": "Models", "section": "Models", "twin": "/models.json", "models": lines}
+    return {
+        "title": "Models",
+        "section": "Models",
+        "twin": "/models.json",
+        "models": lines,
+        "next": None if following is None else f"/models?{urlencode({'cursor': following})}",
+    }
 
 
 @dataclass(frozen=True, slots=True)
