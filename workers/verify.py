@@ -11,6 +11,7 @@ import numpy as np
 from app.core.formats import KEEP, Format, Mode
 from app.core.inventory import Inventory, Module
 from app.core.measurement import Curve, Encoder, Verification
+from workers.calibrate import calibrated, fit_power_law
 from workers.curves import as_carried, as_float32, decode, is_compensated
 from workers.encoders import encode
 from workers.encoders.gptq import ModuleEncoder
@@ -23,7 +24,7 @@ __all__ = ["ALLOCATIONS", "MOST_WEIGHTS", "agreement", "coded_weights", "verify"
 ALLOCATIONS: Final = 8
 MOST_WEIGHTS: Final = 50_000_000
 """Weights up to which a measurement is verified by default: all allocations are held at once."""
-_ROLLOUTS: Final = 4
+_ROLLOUTS: Final = 8
 _SEED: Final = 0x7E57
 _CENTRES: Final = (3.5, 4.0, 4.5, 5.0, 5.5, 6.0, 7.0, 8.0)
 """Mean bits of the allocations; a module draws its width within 1.5 bits of it."""
@@ -38,10 +39,12 @@ def verify(
     *,
     seed: int,
     progress: Callable[[int, int], None] | None = None,
-) -> Verification:
-    """Return predicted and measured KL of 8 random allocations, on fresh rollouts of the model.
+) -> tuple[dict[str, Curve], Verification]:
+    """Return the curves corrected by 8 random allocations, and how well they predict such.
 
-    `curves` by module path hold the prediction; `statistics` are those they were made with.
+    `curves` by module path hold the prediction; `statistics` are those they were made with. KL is
+    measured on fresh rollouts of the model. Each allocation is predicted by curves that were
+    corrected without it.
     """
     picks = [
         _draw(inventory.modules, curves, centre, seed + i) for i, centre in enumerate(_CENTRES)
@@ -65,9 +68,19 @@ def verify(
         if progress is not None:
             progress(index + 1, len(weights))
     original.load_weights(list(kept.items()), strict=False)
-    predicted = [sum(curves[p].point(f).kl_nats for p, f in pick.items()) for pick in picks]
+    raw = [_predicted(curves, pick) for pick in picks]
+    predicted = []
+    for index, pick in enumerate(picks):
+        others = [i for i in range(len(picks)) if i != index]
+        law = fit_power_law([raw[i] for i in others], [measured[i] for i in others])
+        predicted.append(_predicted(calibrated(curves, law), pick))
     bits = [_bits(inventory, pick) for pick in picks]
-    return agreement(predicted, measured, bits)
+    found = calibrated(curves, fit_power_law(raw, measured))
+    return found, agreement(predicted, measured, bits)
+
+
+def _predicted(curves: Mapping[str, Curve], pick: Mapping[str, Format]) -> float:
+    return sum(curves[path].point(format_).kl_nats for path, format_ in pick.items())
 
 
 def agreement(

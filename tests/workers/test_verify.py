@@ -42,8 +42,16 @@ def test_random_allocations_cost_what_is_predicted(sample_model: Path) -> None:
             statistics[module.path],
         )
         curves[module.path] = Curve(module.path, 1.0, tuple(points))
-    found = verify(checkpoint, inventory, curves, Encoder.CAREFUL, statistics, seed=0)
+    corrected, found = verify(checkpoint, inventory, curves, Encoder.CAREFUL, statistics, seed=0)
     assert len(found.measured) == 8
     assert found.spearman >= 0.95
     assert 0.8 < found.slope < 1.3
     assert all(3 < bits < 10 for bits in found.bits_per_weight)
+    assert corrected.keys() == curves.keys()
+    for path, curve in corrected.items():
+        ratios = [
+            new.kl_nats / old.kl_nats
+            for new, old in zip(curve.points, curves[path].points, strict=True)
+            if old.kl_nats > 0
+        ]
+        assert all(0.5 < ratio < 2 for ratio in ratios)

@@ -107,7 +107,7 @@ class _Work:
         else:
             found = self._streamed(home, lambda module: known.alphas[module.path])
         curves = {curve.path: curve for curve in found}
-        verification, doubts = verified(
+        corrected, verification, doubts = verified(
             self.checkpoint,
             self.inventory,
             curves,
@@ -115,7 +115,7 @@ class _Work:
             known=known,
             report=self.report,
         )
-        measurement = self._measurement(home, curves, known)
+        measurement = self._measurement(home, corrected, known)
         return replace(
             measurement, verification=verification, warnings=(*measurement.warnings, *doubts)
         )

@@ -174,14 +174,14 @@ def verified(
     *,
     known: Sensitivities,
     report: StageReport,
-) -> tuple[Verification | None, tuple[str, ...]]:
-    """Return predicted against measured KL, of a model that fits in memory several times.
+) -> tuple[Mapping[str, Curve], Verification | None, tuple[str, ...]]:
+    """Return corrected curves and how they predict, of a model that fits in memory several times.
 
-    With it comes a warning when the two ends disagree: errors interact at few bits.
+    With them comes a warning when the two ends disagree: errors interact at few bits.
     """
     if not known.modules or inventory.weights > MOST_WEIGHTS:
-        return None, ()
-    found = verify(
+        return curves, None, ()
+    corrected, found = verify(
         checkpoint,
         inventory,
         curves,
@@ -190,7 +190,7 @@ def verified(
         seed=options.seed,
         progress=lambda done, total: report.progress(done, total, "allocations", "verification"),
     )
-    return found, _doubts(found)
+    return corrected, found, _doubts(found)
 
 
 def _doubts(verification: Verification) -> tuple[str, ...]:
