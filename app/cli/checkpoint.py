@@ -13,7 +13,7 @@ from app.cli.output import say
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["benchmark", "evaluate", "print_evaluation", "quantize"]
+__all__ = ["benchmark", "evaluate", "print_evaluation", "print_recovery", "quantize"]
 
 Folder = Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A checkpoint's folder.")]
 
@@ -23,7 +23,8 @@ def quantize(
     *,
     manifest: Annotated[Path, typer.Option(help="The manifest to apply.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder to write.")],
-    recover: Annotated[str, typer.Option(help="Training after it: none or scales.")] = "none",
+    recover: Annotated[str, typer.Option(help="Training after it: none, scales or qad.")] = "none",
+    recover_seconds: Annotated[float, typer.Option(help="The most it may take.")] = 300.0,
     disk_limit: DiskLimit = None,
     as_json: Json = False,
 ) -> None:
@@ -41,6 +42,7 @@ def quantize(
             "manifest": str(manifest.resolve()),
             "output": str(output.resolve()),
             "recover": recover,
+            "recover_seconds": recover_seconds,
             "disk_limit_bytes": disk_limit_bytes(disk_limit),
         }
     )
@@ -49,9 +51,19 @@ def quantize(
     def render(console: Console) -> None:
         console.print(f"checkpoint: {result['checkpoint']}", soft_wrap=True)
         console.print(f"files:      {exact(result['file_bytes'])}")
+        print_recovery(console, result.get("recovery"))
         console.print(f"try it:     mlx_lm.generate --model {output} --prompt 'Once'")
 
     say(result, as_json=as_json, render=render)
+
+
+def print_recovery(console: Console, found: dict[str, Any] | None) -> None:
+    """Draw what training after quantization won, or that it won nothing."""
+    if found is None:
+        return
+    kl = f"KL {found['before']:.6f} -> {found['after']:.6f} nats per token on rollouts"
+    kept = "" if found["changed"] else "; nothing better found, the checkpoint is as it was"
+    console.print(f"recovery:   {found['how']}, {found['steps']} steps, {kl}{kept}")
 
 
 def evaluate(

@@ -24,6 +24,8 @@ def run(
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder to write.")],
     budget: AllocationOptions,
     measuring: MeasureOptions,
+    recover: Annotated[str, typer.Option(help="Training after it: none, scales or qad.")] = "none",
+    recover_seconds: Annotated[float, typer.Option(help="The most it may take.")] = 300.0,
     baseline: Annotated[
         bool, typer.Option("--baseline", help="Also evaluate uniform 4-bit at equal bytes.")
     ] = False,
@@ -36,7 +38,13 @@ def run(
 
     task = JobTask(
         home=home(),
-        request=measuring.job(model, budget, deliver=Deliver.CHECKPOINT),
+        request=measuring.job(
+            model,
+            budget,
+            deliver=Deliver.CHECKPOINT,
+            recover=recover,
+            recover_seconds=recover_seconds,
+        ),
         output=str(output.resolve()),
         disk_limit_bytes=disk_limit_bytes(measuring.disk_limit),
         baseline=baseline,
@@ -47,7 +55,7 @@ def run(
 
 def _print(console: Console, result: dict[str, Any]) -> None:
     from app.cli.allocate import print_manifest
-    from app.cli.checkpoint import print_evaluation
+    from app.cli.checkpoint import print_evaluation, print_recovery
     from app.cli.manifest import load_manifest
 
     print_manifest(console, load_manifest(Path(result["manifest"])))
@@ -55,5 +63,6 @@ def _print(console: Console, result: dict[str, Any]) -> None:
     if isinstance(evaluation, dict):
         console.print()
         print_evaluation(console, evaluation)
+        print_recovery(console, result.get("recovery"))
     console.print(f"\ncheckpoint: {result['checkpoint']}", soft_wrap=True)
     console.print(f"manifest:   {result['manifest']}", soft_wrap=True)

@@ -29,13 +29,14 @@ def submit(
     budget: AllocationOptions,
     measuring: MeasureOptions,
     deliver: Annotated[str, typer.Option(help="manifest or checkpoint.")] = "manifest",
+    recover: Annotated[str, typer.Option(help="Training after it: none, scales or qad.")] = "none",
     wait: Annotated[bool, typer.Option("--wait", help="Follow the job until it ends.")] = False,
     as_json: Json = False,
 ) -> None:
     """Submit a job to a server; on a model measured before, it is answered at once."""
     from app.client import Client
 
-    request = measuring.job(model, budget, deliver=deliver)
+    request = measuring.job(model, budget, deliver=deliver, recover=recover)
     with Client(server, token=token) as client:
         job = client.submit(request)
         if wait:

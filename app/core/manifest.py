@@ -18,7 +18,7 @@ from app.core.kv import kv_format_bytes, kv_options
 from app.core.layout import CheckpointLayout, module_bytes
 from app.core.measurement import Encoder, Measurement, Sensitivity
 from app.core.memory import element_bytes
-from app.core.requests import AllocationRequest
+from app.core.requests import AllocationRequest, Recover
 
 __all__ = [
     "MAX_MANIFEST_BYTES",
@@ -85,6 +85,9 @@ class Manifest(_Part):
     encoder: Encoder
     sensitivity: Sensitivity
     rotation: str = "none"
+    recover: Recover = Field(
+        Recover.NONE, description="What the job trains after quantization, in the same bytes."
+    )
     request: AllocationRequest
     budget_bytes: int = Field(ge=0)
     file_bytes: int = Field(ge=0)
@@ -171,6 +174,7 @@ class Manifest(_Part):
             encoder=measurement.encoder,
             sensitivity=measurement.sensitivity,
             rotation=measurement.rotation,
+            recover=getattr(request, "recover", Recover.NONE),
             request=AllocationRequest(
                 **request.model_dump(include=set(AllocationRequest.model_fields))
             ),

@@ -22,7 +22,15 @@ from app.core.formats import FormatName
 from app.core.measurement import Encoder, Sensitivity, usable_encoder
 from app.core.sizes import parse_size
 
-__all__ = ["AllocationRequest", "Deliver", "DeviceName", "JobRequest", "Number", "Rotation"]
+__all__ = [
+    "AllocationRequest",
+    "Deliver",
+    "DeviceName",
+    "JobRequest",
+    "Number",
+    "Recover",
+    "Rotation",
+]
 
 
 class Rotation(StrEnum):
@@ -32,6 +40,14 @@ class Rotation(StrEnum):
     FOLDED = "folded"
     FUSED = "fused"
     AUTO = "auto"
+
+
+class Recover(StrEnum):
+    """What is trained after quantization, in the same bytes: nothing, grids, or weights, too."""
+
+    NONE = "none"
+    SCALES = "scales"
+    QAD = "qad"
 
 
 class Deliver(StrEnum):
@@ -162,6 +178,12 @@ class JobRequest(AllocationRequest):
     sensitivity: Sensitivity = Sensitivity.FISHER
     rotation: Rotation = Rotation.NONE
     deliver: Deliver = Deliver.MANIFEST
+    recover: Recover = Field(
+        Recover.NONE, description="Training after quantization, never worse than without."
+    )
+    recover_seconds: Annotated[float, Field(gt=0, le=86_400), Number] = Field(
+        300.0, description="The most that recovery may take."
+    )
     text: str | None = Field(None, description="A text file of the worker's for sensitivity.")
     seed: Annotated[int, Field(ge=0, lt=2**32), Number] = 0
 

@@ -22,7 +22,7 @@ from pydantic.config import JsonDict
 
 from app.core.formats import FormatName
 from app.core.measurement import Encoder, Sensitivity, usable_encoder
-from app.core.requests import JobRequest, Number, Rotation
+from app.core.requests import JobRequest, Number, Recover, Rotation
 
 __all__ = [
     "BenchmarkTask",
@@ -150,7 +150,8 @@ class QuantizeTask(_Task):
     model: str
     manifest: str
     output: str
-    recover: Literal["none", "scales"] = "none"
+    recover: Recover = Recover.NONE
+    recover_seconds: float = Field(default=300.0, ge=0)
 
 
 class EvaluateTask(_Task):

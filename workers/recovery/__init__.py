@@ -1,5 +1,5 @@
 """Winning back what quantization lost, within the same bytes."""
 
-from workers.recovery.scales import Recovery, recover_scales
+from workers.recovery.recover import Recovery, recover
 
-__all__ = ["Recovery", "recover_scales"]
+__all__ = ["Recovery", "recover"]

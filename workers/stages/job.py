@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+from app.core.canonical import canonical_json, sha256_of
 from app.core.errors import InfeasibleBudgetError
 from app.core.inventory import Inventory
 from app.core.manifest import Manifest
@@ -27,6 +28,7 @@ from workers.stages.inventory import take_inventory
 from workers.stages.measure import measure, measurement_path
 from workers.stages.options import MeasureOptions
 from workers.stages.quantize import claimed_output, quantize
+from workers.stages.recover import recover_checkpoint
 from workers.stages.report import Reporter
 from workers.stages.rotation import candidates
 from workers.stages.survey import survey
@@ -122,20 +124,35 @@ class _Job:
             self.reporter,
             home=self.home,
         )
-        evaluation = self._evaluate(original, best, written.folder)
+        recovery = recover_checkpoint(
+            written.folder,
+            best.checkpoint,
+            best.manifest.recover,
+            self.reporter,
+            seconds=self.task.request.recover_seconds,
+            seed=self.task.request.seed,
+        )
+        made = best.manifest.sha256
+        if recovery:
+            made = sha256_of(canonical_json([made, recovery]))
+        evaluation = self._evaluate(original, best, written.folder, made)
         return {
             "checkpoint": str(written.folder),
             "manifest": str(written.folder / "manifest.json"),
             "file_bytes": written.file_bytes,
+            **recovery,
             **evaluation,
             "benchmark": self._benchmark(best.manifest, written.folder),
         }
 
-    def _evaluate(self, original: Checkpoint, best: _Candidate, folder: Path) -> dict[str, Any]:
+    def _evaluate(
+        self, original: Checkpoint, best: _Candidate, folder: Path, made: str
+    ) -> dict[str, Any]:
+        """Return the report on `folder`, whose content the digest `made` identifies."""
         report = self.reporter.stage(Stage.EVALUATE)
         digest = original.identity(self.home.digests).digest
         judge = Judge(original.folder, digest, self.home, report, seed=self.task.request.seed)
-        path = judge.judge(folder, best.manifest.sha256)
+        path = judge.judge(folder, made)
         found: dict[str, Any] = {"evaluation": read_report(path)}
         if self.task.baseline:
             found["baseline"] = compare_with_uniform(

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from app.core.errors import InvalidModelError, InvalidRequestError
 from app.core.manifest import Manifest
-from app.core.requests import Rotation
+from app.core.requests import Recover, Rotation
 from app.leases.schemas import (
     BenchmarkTask,
     EvaluateTask,
@@ -27,7 +26,6 @@ from workers.hub.client import Hub
 from workers.hub.upload import publish
 from workers.models import Checkpoint
 from workers.models.digests import folder_digest
-from workers.recovery import recover_scales
 from workers.stages.evaluate import Judge, read_report
 from workers.stages.fetch import fetch
 from workers.stages.fit import run_fit
@@ -36,6 +34,7 @@ from workers.stages.inventory import take_inventory
 from workers.stages.job import run_job
 from workers.stages.measured import run_measure
 from workers.stages.quantize import check_same_model, claimed_output, quantize
+from workers.stages.recover import recover_checkpoint
 from workers.stages.report import Reporter
 from workers.stages.rotation import rotated
 
@@ -67,12 +66,13 @@ def run_task(  # noqa: PLR0911, one line for each kind of task
 
 def _quantize(task: QuantizeTask, home: Home, reporter: Reporter) -> dict[str, Any]:
     manifest = _read_manifest(Path(task.manifest))
+    how = manifest.recover if task.recover is Recover.NONE else task.recover
     checkpoint = fetch(
         task.model,
         home,
         reporter,
         disk_limit_bytes=task.disk_limit_bytes,
-        whole=manifest.rotation != "none" or task.recover != "none",
+        whole=manifest.rotation != "none" or how is not Recover.NONE,
     )
     check_same_model(checkpoint, manifest, home.digests)
     checkpoint = rotated(checkpoint, Rotation(manifest.rotation), home, reporter)
@@ -80,7 +80,13 @@ def _quantize(task: QuantizeTask, home: Home, reporter: Reporter) -> dict[str, A
     output = Path(task.output)
     with claimed_output(output, home):
         written = quantize(checkpoint, inventory, manifest, output, reporter, home=home)
-    recovery = _recover(task, written.folder, checkpoint, reporter)
+        recovery = recover_checkpoint(
+            written.folder,
+            checkpoint,
+            how,
+            reporter,
+            seconds=task.recover_seconds,
+        )
     return {
         "checkpoint": str(written.folder),
         "file_bytes": written.file_bytes,
@@ -88,21 +94,6 @@ def _quantize(task: QuantizeTask, home: Home, reporter: Reporter) -> dict[str, A
         "sha256": manifest.sha256,
         **recovery,
     }
-
-
-def _recover(
-    task: QuantizeTask, folder: Path, checkpoint: Checkpoint, reporter: Reporter
-) -> dict[str, Any]:
-    """Train what the task asks for; the result says whether the checkpoint got better."""
-    if task.recover == "none":
-        return {}
-    report = reporter.stage(Stage.QUANTIZE)
-    found = recover_scales(
-        folder,
-        checkpoint.folder,
-        progress=lambda done, total: report.progress(done, total, "seconds", "recovery"),
-    )
-    return {"recovery": asdict(found)}
 
 
 def _read_manifest(path: Path) -> Manifest:
