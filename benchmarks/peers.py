@@ -1,14 +1,19 @@
 """What others make of a model, each by its own code: run as a process by quality.py.
 
-`python benchmarks/peers.py MODEL TEXT OUT METHOD...` writes OUT/METHOD for every method:
-uniform:BITS:GROUP, recipe:NAME, dynamic:LOW:HIGH:BPW, gptq:BITS:GROUP:FALLBACK and
-dwq:BITS:GROUP:RATE.
+`python -m benchmarks.peers MODEL TEXT OUT METHOD...` writes OUT/METHOD for every method:
+uniform:BITS:GROUP, recipe:NAME, dynamic:LOW:HIGH:BPW, gptq:BITS:GROUP:FALLBACK, dwq:BITS:GROUP:RATE
+and optiq:BITS,BITS:BPW, which needs `--optiq`. A method that fails leaves OUT/METHOD.error.
 """
 
 from __future__ import annotations
 
+import argparse
 import copy
+import json
+import shutil
+import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +22,7 @@ import mlx.core as mx
 import numpy as np
 from mlx import nn, optimizers
 from mlx_lm.convert import mixed_quant_predicate_builder
+from mlx_lm.models.switch_layers import QuantizedSwitchLinear
 from mlx_lm.quant.dwq import dwq_quantize
 from mlx_lm.quant.dynamic_quant import estimate_sensitivities, estimate_threshold
 from mlx_lm.quant.gptq import gptq_quantize
@@ -24,25 +30,43 @@ from mlx_lm.utils import load_model, load_tokenizer, quantize_model, save
 
 LENGTH = 256
 SEQUENCES = 64
+STEPS = 120
+"""Steps of DWQ, batches of four; the calibration text is repeated where it is shorter."""
 
 
 def main() -> None:
     """Make every method's checkpoint; a method that fails is reported and the others go on."""
-    source, text, out = (Path(argument) for argument in sys.argv[1:4])
-    tokenizer: Any = load_tokenizer(source)  # type: ignore[no-untyped-call]
-    ids = tokenizer.encode(text.read_text().replace("<|endoftext|>", ""))
+    options = _options()
+    tokenizer: Any = load_tokenizer(options.model)  # type: ignore[no-untyped-call]
+    ids = tokenizer.encode(options.text.read_text().replace("<|endoftext|>", ""))
     rows = len(ids) // LENGTH
     data = mx.array(np.array(ids[: rows * LENGTH], np.int32).reshape(rows, LENGTH))
-    for method in sys.argv[4:]:
-        name, *options = method.split(":")
-        model, config = load_model(source)
+    options.out.mkdir(parents=True, exist_ok=True)
+    for method in options.methods:
+        name, *parts = method.split(":")
+        if name == "optiq":
+            parts += [str(options.optiq), str(options.model)]
+        model, config = load_model(options.model)
         try:
-            quantized, quantized_config = METHODS[name](model, dict(config), data, options)
-        except (ValueError, TypeError, RuntimeError, KeyError, AttributeError) as error:
-            print(f"{method}: {type(error).__name__}: {error}", file=sys.stderr)
+            quantized, quantized_config = METHODS[name](model, dict(config), data, parts)
+        except (ValueError, TypeError, RuntimeError, KeyError, AttributeError, OSError) as error:
+            message = f"{type(error).__name__}: {error}"
+            (options.out / f"{method}.error").write_text(message + "\n")
+            print(f"{method}: {message}", file=sys.stderr)
             continue
-        save(out / method, str(source), quantized, tokenizer, quantized_config)
-        print(method, flush=True)
+        draft = options.out / f"{method}.part"
+        save(draft, str(options.model), quantized, tokenizer, quantized_config)
+        draft.rename(options.out / method)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("text", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("methods", nargs="+")
+    parser.add_argument("--optiq", type=Path, help="the program `optiq` of its own environment")
+    return parser.parse_args()
 
 
 def uniform(model: nn.Module, config: dict[str, Any], _: mx.array, options: list[str]) -> Any:
@@ -88,7 +112,7 @@ def gptq(model: nn.Module, config: dict[str, Any], data: mx.array, options: list
 
 
 def dwq(model: nn.Module, config: dict[str, Any], data: mx.array, options: list[str]) -> Any:
-    """`mlx_lm.dwq`: distil into scales and biases."""
+    """`mlx_lm.dwq`: distil into scales and biases, through dequantized weights (faster here)."""
     bits, group, rate = int(options[0]), int(options[1]), float(options[2])
     teacher = copy.deepcopy(model)
     teacher.set_dtype(mx.float32)
@@ -101,11 +125,12 @@ def dwq(model: nn.Module, config: dict[str, Any], data: mx.array, options: list[
         logits: mx.array = teacher(batch)
         return logits
 
+    _compute_dequantized()
     dwq_quantize(
         quantized,
         target,
         optimizers.Adam(learning_rate=rate, bias_correction=True),
-        sequences[8:],
+        (sequences[8:] * STEPS)[: 4 * STEPS],
         sequences[:8],
         4,
         LENGTH,
@@ -116,12 +141,65 @@ def dwq(model: nn.Module, config: dict[str, Any], data: mx.array, options: list[
     return quantized, config
 
 
+def _compute_dequantized() -> None:
+    """Let quantized modules multiply with their dequantized weight: the same numbers, by BLAS."""
+
+    def weight(module: Any) -> mx.array:
+        return mx.dequantize(
+            module.weight, module.scales, module.biases, module.group_size, module.bits
+        )
+
+    def route(module: Any, x: mx.array, indices: mx.array, *, sorted_indices: bool = False) -> Any:
+        matrix = weight(module).swapaxes(-1, -2)
+        return mx.gather_mm(x, matrix, rhs_indices=indices, sorted_indices=sorted_indices)
+
+    for kind, name, call in (
+        (nn.QuantizedLinear, "__call__", lambda module, x: x @ weight(module).T),
+        (nn.QuantizedEmbedding, "as_linear", lambda module, x: x @ weight(module).T),
+        (nn.QuantizedEmbedding, "__call__", lambda module, ids: weight(module)[ids]),
+        (QuantizedSwitchLinear, "__call__", route),
+    ):
+        setattr(kind, name, call)
+
+
+def optiq(model: nn.Module, config: dict[str, Any], _: mx.array, options: list[str]) -> Any:
+    """`optiq convert`: its widths, found on a float32 copy (bfloat16 is too slow on this CPU)."""
+    bits, bits_per_weight, program, source = options
+    with tempfile.TemporaryDirectory() as folder:
+        single, found = Path(folder) / "single", Path(folder) / "found"
+        _float32_copy(Path(source), single)
+        command = [program, "convert", str(single), "--target-bpw", bits_per_weight]
+        command += ["--candidate-bits", bits, "--n-calibration", "6", "--skip-baselines"]
+        subprocess.run([*command, "-o", str(found)], check=True, stdout=sys.stderr)
+        chosen = json.loads((found / "config.json").read_text())["quantization"]
+
+    def predicate(path: str, module: nn.Module) -> Any:
+        if not hasattr(module, "to_quantized"):
+            return False
+        wanted = chosen.get(path, chosen)
+        return {key: wanted[key] for key in ("bits", "group_size")}
+
+    return quantize_model(model, config, group_size=64, bits=4, quant_predicate=predicate)
+
+
+def _float32_copy(source: Path, target: Path) -> None:
+    shutil.copytree(source, target)
+    for file in target.glob("*.safetensors"):
+        arrays: Any = mx.load(str(file))
+        wide = {name: array.astype(mx.float32) for name, array in arrays.items()}
+        mx.save_safetensors(str(file), wide, metadata={"format": "mlx"})
+    path = target / "config.json"
+    config = json.loads(path.read_text()) | {"torch_dtype": "float32", "dtype": "float32"}
+    path.write_text(json.dumps(config))
+
+
 METHODS: dict[str, Callable[..., Any]] = {
     "uniform": uniform,
     "recipe": recipe,
     "dynamic": dynamic,
     "gptq": gptq,
     "dwq": dwq,
+    "optiq": optiq,
 }
 
 if __name__ == "__main__":

@@ -130,6 +130,10 @@ class Evaluation:
             "sets": sets,
         }
 
+    def sets_of(self, checkpoint: Path) -> dict[str, dict[str, Any]]:
+        """Return the numbers of each set of windows for one checkpoint."""
+        return self.sets(load_float32(checkpoint), str(checkpoint))
+
     def sets(self, candidate: nn.Module, name: str) -> dict[str, dict[str, Any]]:
         """Return the numbers of each set of windows, without noise floor."""
         sets: dict[str, dict[str, Any]] = {}

@@ -1,0 +1,181 @@
+"""A fixture under test: its statistics, its curves by encoder and cost, its KL when allocated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from app.core.allocate import allocate
+from app.core.errors import InfeasibleBudgetError
+from app.core.formats import ALL_FORMATS, KEEP, Format
+from app.core.inventory import Inventory
+from app.core.measurement import Curve, Encoder, Measurement, Sensitivity
+from app.core.requests import AllocationRequest
+from workers.curves import as_float32, kl_curve
+from workers.evaluate import Evaluation
+from workers.fisher import Statistics, collect_statistics, default_tokens, sample_tokens
+from workers.fisher.probe import probe_alphas
+from workers.fisher.tokens import SEQUENCE_LENGTH
+from workers.models import Checkpoint, build_inventory, open_checkpoint
+from workers.verify import coded_weights, verify
+
+__all__ = ["Model", "Ours", "file_bytes", "judge", "prepare"]
+
+
+@dataclass(frozen=True, slots=True)
+class Ours:
+    """One way of ours: an encoder and what its errors are priced by.
+
+    `fisher` is the Kronecker cost, `alpha` the Fisher scalar times t2, `probe` the scalar that
+    noise on one module at a time gives, `weights` the relative error alone, as MINT does.
+    """
+
+    encoder: Encoder
+    sensitivity: str
+
+    @property
+    def label(self) -> str:
+        """The row's name."""
+        return f"ours {self.encoder.value} {self.sensitivity}"
+
+
+@dataclass
+class Model:
+    """One fixture with everything that is computed once."""
+
+    checkpoint: Checkpoint
+    inventory: Inventory
+    statistics: Statistics
+    evaluation: Evaluation
+    measurements: dict[Ours, Measurement] = field(default_factory=dict)
+    coded: dict[tuple[str, Encoder, Format], np.ndarray] = field(default_factory=dict)
+
+    def weights(self, path: str) -> np.ndarray:
+        """Return a module's float32 weight."""
+        module = self.inventory.module(path)
+        parts = [as_float32(part, module.dtype) for part in self.checkpoint.parts(path)]
+        return np.stack(parts).reshape(module.shape)
+
+    def measurement(self, way: Ours) -> Measurement:
+        """Return the curves of one of our ways."""
+        if way not in self.measurements:
+            self.measurements[way] = self._measure(way)
+        return self.measurements[way]
+
+    def _measure(self, way: Ours) -> Measurement:
+        if way.sensitivity != "fisher":
+            exact = self.measurement(replace(way, sensitivity="fisher"))
+            alphas = self._alphas(way.sensitivity)
+            return replace(
+                exact, curves=tuple(_priced(c, alphas.get(c.path)) for c in exact.curves)
+            )
+        paths = [module.path for module in self.inventory.modules]
+        curves = {path: self._curve(path, way.encoder) for path in paths}
+        found, verification = verify(
+            self.checkpoint, self.inventory, curves, way.encoder, self.statistics, seed=0
+        )
+        return Measurement(
+            self.checkpoint.identity(),
+            self.inventory,
+            way.encoder,
+            Sensitivity.FISHER,
+            tuple(found.values()),
+            "self",
+            verification=verification,
+        )
+
+    def _alphas(self, sensitivity: str) -> dict[str, float]:
+        paths = [module.path for module in self.inventory.modules]
+        if sensitivity == "probe":
+            return probe_alphas(self.checkpoint.folder, paths, seed=0)
+        return {p: self.statistics[p].alpha_nats for p in paths} if sensitivity == "alpha" else {}
+
+    def _curve(self, path: str, encoder: Encoder) -> Curve:
+        module, known = self.inventory.module(path), self.statistics[path]
+        formats = module.legal_formats(ALL_FORMATS)
+        points = kl_curve(module, self.weights(path), formats, encoder, known)
+        return Curve(path, known.alpha_nats, tuple(points))
+
+    def at(self, way: Ours, nbytes: int) -> dict[str, Any] | None:
+        """Return our row within `nbytes`; None when nothing fits."""
+        try:
+            request = AllocationRequest(budget=nbytes, sqnr_floor_db=0)
+            answer = allocate(self.measurement(way), request)
+        except InfeasibleBudgetError:
+            return None
+        report = self._evaluate(dict(answer.formats), way.encoder)
+        predicted = answer.predicted_kl_nats_per_token if way.sensitivity == "fisher" else None
+        return judge(way.label, answer.file_bytes, self, report) | {"predicted": predicted}
+
+    def _evaluate(self, formats: dict[str, Format], encoder: Encoder) -> dict[str, Any]:
+        """Return the report of the original with its modules replaced by their coded values."""
+        model = self.evaluation.original
+        self.evaluation.taught  # noqa: B018 - before the weights are replaced
+        arrays = {path: self._values(path, formats[path], encoder) for path in formats}
+        model.load_weights([(f"{p}.weight", mx.array(a)) for p, a in arrays.items()], strict=False)
+        report = self.evaluation.sets(model, "ours")["text"]
+        originals = [(f"{path}.weight", mx.array(self.weights(path))) for path in formats]
+        model.load_weights(originals, strict=False)
+        return report
+
+    def _values(self, path: str, format_: Format, encoder: Encoder) -> np.ndarray:
+        if format_ == KEEP:
+            return self.weights(path)
+        key = (path, encoder, format_)
+        if key not in self.coded:
+            module, known = self.inventory.module(path), self.statistics[path]
+            found = coded_weights(module, self.weights(path), [format_], encoder, known)
+            self.coded[key] = found[format_]
+        return self.coded[key]
+
+
+def _priced(curve: Curve, alpha: float | None) -> Curve:
+    """Return the curve priced by alpha t2, or without alpha by the relative error alone."""
+    points = tuple(
+        replace(p, kl_nats=p.t2**0.5 if alpha is None else alpha * p.t2) for p in curve.points
+    )
+    return replace(curve, points=points)
+
+
+def judge(name: str, nbytes: int, model: Model, report: dict[str, Any]) -> dict[str, Any]:
+    """Return a row of the results."""
+    return {
+        "method": name,
+        "bytes": nbytes,
+        "bits_per_weight": 8 * nbytes / model.inventory.weights,
+        "kl": report["kl_nats_per_token"],
+        "interval": report["kl_interval_95"],
+        "top1_agreement": report["top1_agreement"],
+        "windows_digest": report["windows_digest"],
+        "kl_per_window": report["kl_per_window"],
+    }
+
+
+def file_bytes(folder: Path) -> int:
+    """Return the bytes of a checkpoint's weights, headers included."""
+    return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+
+
+def prepare(folder: Path, text: Path, scratch: Path, windows: int) -> Model:
+    """Open a fixture, collect its statistics or find them, and cut its held-out text."""
+    checkpoint = open_checkpoint(folder)
+    inventory = build_inventory(checkpoint)
+    scratch.mkdir(parents=True, exist_ok=True)
+    tokens = scratch / "tokens.npy"
+    if not tokens.is_file():
+        count = default_tokens(inventory.weights) // SEQUENCE_LENGTH
+        np.save(tokens, sample_tokens(checkpoint, count, seed=0))
+    statistics = collect_statistics(checkpoint, np.load(tokens), seed=0, scratch=scratch)
+    evaluation = Evaluation(folder, text=text)
+    evaluation.windows["text"] = _spread(evaluation.windows["text"], windows)
+    return Model(checkpoint, inventory, statistics, evaluation)
+
+
+def _spread(windows: np.ndarray, count: int) -> np.ndarray:
+    chosen = np.linspace(0, len(windows) - 1, min(count, len(windows))).astype(int)
+    result: np.ndarray = windows[chosen]
+    return result
