@@ -73,6 +73,11 @@ def evaluate(
     text: Annotated[Path | None, typer.Option(help="Held-out text to score.")] = None,
     rollouts: Annotated[int, typer.Option(help="Sequences that the original writes.")] = 0,
     seed: Annotated[int, typer.Option(help="Seed of rollouts and bootstrap.")] = 0,
+    tasks: Annotated[
+        str | None, typer.Option(help="Tasks of lm-evaluation-harness: mmlu_pro,arc_easy.")
+    ] = None,
+    task_folder: Annotated[Path | None, typer.Option(help="Folder of your own tasks.")] = None,
+    task_limit: Annotated[int | None, typer.Option(help="Most questions of a task.")] = None,
     as_json: Json = False,
 ) -> None:
     """Compare a checkpoint with its original: KL, top-1 agreement, perplexity, noise floor."""
@@ -87,6 +92,9 @@ def evaluate(
             "text": None if text is None else str(text.resolve()),
             "rollouts": rollouts,
             "seed": seed,
+            "tasks": [name.strip() for name in tasks.split(",")] if tasks else [],
+            "task_folder": None if task_folder is None else str(task_folder.resolve()),
+            "task_limit": task_limit,
         }
     )
     result = run_with_progress(task, "evaluate")
@@ -105,6 +113,11 @@ def print_evaluation(console: Console, report: dict[str, Any]) -> None:
         "noise floor": _floor(report["noise_floor"]),
         "tokens": f"{report['tokens']:,}",
     }
+    for task, scores in report.get("tasks", {}).items():
+        rows[task] = ", ".join(
+            f"{name} {value:.4f} (original {report['reference_tasks'][task].get(name, 0.0):.4f})"
+            for name, value in scores.items()
+        )
     console.print(facts(rows))
 
 

@@ -163,6 +163,9 @@ class EvaluateTask(_Task):
     text: str | None = None
     rollouts: int = 0
     seed: int = 0
+    tasks: tuple[str, ...] = ()
+    task_folder: str | None = None
+    task_limit: int | None = Field(default=None, ge=1)
 
 
 class BenchmarkTask(_Task):

@@ -22,6 +22,7 @@ from app.leases.schemas import (
     UploadTask,
 )
 from workers.benchmark import benchmark
+from workers.evaluate.tasks import evaluate_tasks
 from workers.hub.client import Hub
 from workers.hub.upload import publish
 from workers.models import Checkpoint
@@ -132,7 +133,18 @@ def _evaluate(task: EvaluateTask, home: Home, reporter: Reporter) -> dict[str, A
         )
     path = judge.judge(checkpoint, folder_digest(checkpoint, ["config.json", *names], home.digests))
     report.artifact(path)
-    return read_report(path)
+    return read_report(path) | _scores(task, checkpoint, reference.folder)
+
+
+def _scores(task: EvaluateTask, checkpoint: Path, reference: Path) -> dict[str, Any]:
+    """Return the scores of both models on the tasks asked for."""
+    if not task.tasks:
+        return {}
+    include = None if task.task_folder is None else Path(task.task_folder)
+    return {
+        name: evaluate_tasks(folder, task.tasks, include=include, limit=task.task_limit)
+        for name, folder in (("tasks", checkpoint), ("reference_tasks", reference))
+    }
 
 
 def _benchmark(task: BenchmarkTask, reporter: Reporter) -> dict[str, Any]:
