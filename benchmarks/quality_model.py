@@ -107,11 +107,11 @@ class Model:
             answer = allocate(self.measurement(way), request)
         except InfeasibleBudgetError:
             return None
-        report = self._evaluate(dict(answer.formats), way.encoder)
+        report = self.evaluate(dict(answer.formats), way.encoder)
         predicted = answer.predicted_kl_nats_per_token if way.sensitivity == "fisher" else None
         return judge(way.label, answer.file_bytes, self, report) | {"predicted": predicted}
 
-    def _evaluate(self, formats: dict[str, Format], encoder: Encoder) -> dict[str, Any]:
+    def evaluate(self, formats: dict[str, Format], encoder: Encoder) -> dict[str, Any]:
         """Return the report of the original with its modules replaced by their coded values."""
         model = self.evaluation.original
         self.evaluation.taught  # noqa: B018 - before the weights are replaced

@@ -27,7 +27,7 @@ from app.core.formats import Format
 from app.core.measurement import Encoder, Measurement
 from app.core.requests import AllocationRequest, Rotation
 from app.core.rotation import best_of
-from benchmarks.quality import Model
+from benchmarks.quality_model import Model, Ours
 from workers.evaluate import Evaluation, compare
 from workers.fisher import collect_statistics, default_tokens, load_float32, sample_tokens
 from workers.fisher.tokens import SEQUENCE_LENGTH
@@ -42,11 +42,11 @@ ENCODERS = (Encoder.YAQA, Encoder.CAREFUL)
 class Twin(Model):
     """A fixture, rotated or not, judged by the original's evaluation."""
 
-    def measurement(self, encoder: Encoder, cost: str) -> Measurement:
-        """Return curves of `encoder`, said to be of which rotation."""
+    def measurement(self, way: Ours) -> Measurement:
+        """Return curves of one of our ways, said to be of which rotation."""
         kind = next((k for k in ("fused", "folded") if k in self.checkpoint.folder.name), "none")
         lost = rotation_kl(self.checkpoint)
-        found = super().measurement(encoder, cost)
+        found = super().measurement(way)
         return replace(found, rotation=kind, rotation_kl_nats=lost)
 
     def evaluate(self, formats: dict[str, Format], encoder: Encoder) -> dict[str, Any]:
@@ -113,7 +113,7 @@ def _twin(checkpoint: Checkpoint, evaluation: Evaluation, scratch: Path, count: 
 
 def outcome(twin: Twin, rotation: Rotation, nbytes: int, encoder: Encoder) -> Outcome | None:
     """Return the twin's best allocation within `nbytes`, evaluated; None when nothing fits."""
-    measurement = twin.measurement(encoder, "kronecker")
+    measurement = twin.measurement(Ours(encoder, "fisher"))
     try:
         answer = allocate(measurement, AllocationRequest(budget=nbytes, sqnr_floor_db=0))
     except InfeasibleBudgetError:
@@ -132,7 +132,7 @@ def contest(twins_: dict[Rotation, Twin], bits: float, encoder: Encoder) -> dict
         return None
     plain = found[Rotation.NONE]
     stock = [found[kind] for kind in (Rotation.NONE, Rotation.FOLDED) if kind in found]
-    measured = [twins_[each.rotation].measurement(encoder, "kronecker") for each in stock]
+    measured = [twins_[each.rotation].measurement(Ours(encoder, "fisher")) for each in stock]
     predicted = [each.predicted for each in stock]
     chosen = stock[best_of(list(zip(measured, predicted, strict=True)))]
     rows = []

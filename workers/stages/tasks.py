@@ -25,7 +25,6 @@ from workers.benchmark import benchmark
 from workers.evaluate.tasks import evaluate_tasks
 from workers.hub.client import Hub
 from workers.hub.upload import publish
-from workers.models import Checkpoint
 from workers.models.digests import folder_digest
 from workers.stages.evaluate import Judge, read_report
 from workers.stages.fetch import fetch
