@@ -137,7 +137,7 @@ def _child(folder: Path, sequences: int, length: int, vocabulary: int) -> None:
 
 
 def _peak_bytes() -> int:
-    """Return this process's own peak; on Linux `getrusage` gives the parent's where it is larger."""
+    """Return this process's own peak; Linux hands down the parent's through `getrusage`."""
     status = Path("/proc/self/status")
     if status.is_file():
         line = next(x for x in status.read_text().splitlines() if x.startswith("VmHWM"))
