@@ -80,6 +80,10 @@ static void read_block(BlockState &s, const typename Type::Element *from, int co
     store(s.fourths + first, reduce_rows<Add>(fourth));
     largest = maximum(largest, maximum(magnitude(lowest), magnitude(highest)));
   }
+  for (int g = (count / SMALLEST_GROUP + LANES - 1) / LANES * LANES; g < GROUPS; g += LANES) {
+    store(s.low[0] + g, Vec{}); // groups past the end are empty
+    store(s.high[0] + g, Vec{});
+  }
   total.count = count;
   total.sum = sum_lanes(sum);
   total.squares = sum_lanes(squares);

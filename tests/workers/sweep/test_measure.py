@@ -101,6 +101,19 @@ def test_a_stack_in_parts_gives_the_same_bits(monkeypatch: pytest.MonkeyPatch) -
     assert measure_weight(parts, Dtype.BF16, ALL_FORMATS, Encoder.CAREFUL) == whole
 
 
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_a_part_of_a_block_does_not_depend_on_what_was_measured_before(encoder: Encoder) -> None:
+    """Groups past the end must not be what memory happens to hold, such as vanishing ones."""
+    weight = heavy_tailed((16, 128), Dtype.BF16)
+    tiny = np.full((32, 128), 3, np.uint16)
+    huge = heavy_tailed((32, 128), Dtype.BF16, seed=1)
+    found = []
+    for before in (huge, tiny, huge):
+        measure_weight([before], Dtype.BF16, ALL_FORMATS, encoder)
+        found.append(measure_weight([weight], Dtype.BF16, ALL_FORMATS, encoder))
+    assert found[0] == found[1] == found[2]
+
+
 def test_every_variant_gives_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     weight = heavy_tailed((40, 1024), Dtype.BF16)
     results = []
