@@ -35,6 +35,9 @@ MANY_ROWS = 64
 """From this many rows a product runs in the tiled kernel where that beats two stock operations."""
 
 
+_DECODING = ("rms_norm_rht", "residual_rms_norm_rht", "swiglu_rht", "rht_qmv")
+
+
 class RotationError(ValueError):
     """The rotation that config.json describes is not one that this file can apply."""
 
@@ -233,9 +236,8 @@ def rotate(model: nn.Module, spec: dict[str, Any]) -> nn.Module:
 
 def _check_kernels() -> None:
     """Run the kernels' self-tests now, not inside the first token; without Metal it is nothing."""
-    if metal_kernels is not None:
-        for kernel in metal_kernels.KERNELS:
-            metal_kernels.self_test(kernel)
+    for name in _DECODING if metal_kernels is not None else ():
+        metal_kernels.self_test(getattr(metal_kernels, name))
 
 
 def model_classes(config: dict[str, Any]) -> tuple[Any, Any]:

@@ -163,9 +163,13 @@ def _case(dtype: mx.Dtype, bits: int, group: int, *, rows: int, outputs: int, wi
 
 
 def cases_vector() -> tuple[Case, ...]:
-    """Every format once, at widths and heights that divide nothing."""
+    """Every format once, at widths and heights that divide nothing, and the smallest shapes."""
     dtypes = (mx.float32, mx.bfloat16, mx.float16)
-    return tuple(
+    small = tuple(
+        _case(mx.float32, 4, 32, rows=rows, outputs=outputs, width=width)
+        for rows, outputs, width in ((1, 1, 32), (2, 7, 64), (3, 9, 1152))
+    )
+    return small + tuple(
         _case(
             dtypes[index % 3], bits, group, rows=1 + index % 2, outputs=5 + index, width=512 + group
         )
@@ -174,9 +178,13 @@ def cases_vector() -> tuple[Case, ...]:
 
 
 def cases_matrix() -> tuple[Case, ...]:
-    """Every width, with tiles that are cut off."""
+    """Every width, with tiles that are cut off, and the smallest and a whole tile."""
     dtypes = (mx.float32, mx.bfloat16)
-    return tuple(
+    small = tuple(
+        _case(mx.float32, 2, 32, rows=rows, outputs=outputs, width=width)
+        for rows, outputs, width in ((1, 1, 32), (64, 64, 96))
+    )
+    return small + tuple(
         _case(
             dtypes[index % 2], bits, GROUP_SIZES[index % 3], rows=33 + index, outputs=37, width=128
         )
