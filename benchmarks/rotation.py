@@ -91,7 +91,7 @@ def twins(
     )
     found = {Rotation.NONE: _twin(original, evaluation, scratch / "none", count)}
     notes: dict[str, Any] = {}
-    for kind in (Rotation.FOLDED, Rotation.FUSED):
+    for kind in options.rotations:
         try:
             made, report = rotate_checkpoint(
                 original, scratch / f"{kind.value}-model", kind, seed=options.seed
@@ -197,6 +197,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--fixtures", nargs="*", default=FIXTURES)
     parser.add_argument("--budgets", nargs="*", type=float, default=BUDGETS)
     parser.add_argument("--encoders", nargs="*", type=Encoder, default=ENCODERS)
+    kinds = (Rotation.FOLDED, Rotation.FUSED)
+    parser.add_argument("--rotations", nargs="*", type=Rotation, default=kinds)
     parser.add_argument("--sequences", type=int, help="of 256 tokens for the statistics")
     parser.add_argument("--seed", type=int, default=0, help="of the signs")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results"))

@@ -161,9 +161,17 @@ class RotatedLinear(nn.Linear):
         result: mx.array = super().__call__(butterfly(x))
         return result
 
-    def to_quantized(self, *arguments: Any, **options: Any) -> nn.Module:
-        """Return the quantized twin."""
-        quantized: nn.Module = super().to_quantized(*arguments, **options)
+    def to_quantized(
+        self,
+        group_size: int | None = None,
+        bits: int | None = None,
+        mode: str = "affine",
+        quantize_input: bool = False,  # noqa: FBT001, FBT002, as in mlx
+    ) -> nn.Module:
+        """Return the quantized twin; the parameters are those that `nn.quantize` looks for."""
+        if quantize_input:
+            raise RotationError("quantized activations behind a rotation, which has no kernel")
+        quantized: nn.Module = super().to_quantized(group_size, bits, mode)
         quantized.__class__ = RotatedQuantizedLinear
         return quantized
 

@@ -16,6 +16,8 @@ import mlx.core as mx
 from mlx import nn
 from mlx_lm.models.switch_layers import SwitchLinear
 
+from bitbudget.rotated_model import RotatedLinear, butterfly
+
 __all__ = ["Call", "Tape", "backward", "tapped"]
 
 
@@ -100,6 +102,13 @@ def _methods(module: nn.Module, path: str, tape: Tape) -> dict[str, Any] | None:
             return tape.record(Call(path, x, indices), forward(self, x, indices, **options))
 
         return {"__call__": route}
+    if forward is RotatedLinear.__call__:
+
+        def turn(self: nn.Module, x: mx.array) -> mx.array:
+            turned = butterfly(x)
+            return tape.record(Call(path, turned), nn.Linear.__call__(self, turned))  # type: ignore[arg-type]
+
+        return {"__call__": turn}
     if forward is nn.Linear.__call__:
 
         def apply(self: nn.Module, x: mx.array) -> mx.array:

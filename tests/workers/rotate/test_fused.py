@@ -18,7 +18,7 @@ from app.core.errors import InvalidModelError
 from app.core.requests import Rotation
 from bitbudget.rotated_model import butterfly
 from tests.workers.rotate.families import FAMILIES, SAMPLE, make_model
-from workers.fisher import load_float32
+from workers.fisher import collect_statistics, load_float32
 from workers.models import build_inventory
 from workers.quantize.companions import MODEL_FILE
 from workers.rotate import rotate_checkpoint
@@ -52,8 +52,7 @@ def test_a_fused_rotation_changes_nothing(tmp_path: Path, family: str) -> None:
     assert len(spec["layers"]) == (0 if family == "gemma3_text" else layers)
     assert bool(spec["gated"]) == (family != "gpt_oss")
     assert any("down_proj" in reason for reason in report.left_out) == (family == "gpt_oss")
-    modules = {module.path: module.shape for module in build_inventory(checkpoint).modules}
-    assert {m.path: m.shape for m in build_inventory(twin).modules} == modules
+    assert build_inventory(twin).modules == build_inventory(checkpoint).modules
 
 
 def quantized_fused(tmp_path: Path, family: str) -> Path:
@@ -142,3 +141,14 @@ def test_a_rotation_that_does_not_belong_to_the_weights_is_refused(
         load_float32(fused_folder)
     with pytest.raises(ValueError, match=r"digest|version"):
         mlx_lm.utils.load_model(fused_folder, trust_remote_code=True)
+
+
+def test_statistics_see_the_rotated_input(tmp_path: Path) -> None:
+    checkpoint = make_model(tmp_path / "model", "qwen3", FUSED["qwen3"])
+    twin, _ = rotate_checkpoint(checkpoint, tmp_path / "rotated", Rotation.FUSED, sample=SAMPLE)
+    tokens = np.arange(32, dtype=np.int32).reshape(2, 16)
+    path = "model.layers.1.self_attn.o_proj"
+    plain, turned = (collect_statistics(each, tokens, seed=0)[path] for each in (checkpoint, twin))
+    assert turned.alpha_nats == pytest.approx(plain.alpha_nats, rel=1e-3)
+    before, after = (np.linalg.eigvalsh(found.terms[0].columns) for found in (plain, turned))
+    assert np.allclose(after, before, atol=1e-4)
