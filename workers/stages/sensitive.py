@@ -130,14 +130,15 @@ def _curve(
     formats = tuple(f for f in module.legal_formats(options.formats) if f != KEEP)
     parts = list(checkpoint.parts(module.path))
     statistics = known.modules.get(module.path)
+    full = options.features == "full"
     encoder = plain_encoder(options.encoder) if statistics is None else Encoder.MINMAX
     errors = measure_weight(
         parts,
         module.dtype,
-        formats if statistics is None else (),
+        formats if statistics is None or full else (),
         encoder,
         name=module.path,
-        full=options.features == "full",
+        full=full,
         gains=checkpoint.norm_gains.get(module.path),
     )
     alpha = known.alphas[module.path]

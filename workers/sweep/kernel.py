@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ctypes
-from dataclasses import dataclass, field
+import functools
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
@@ -37,6 +38,7 @@ POWER_SUMS: Final = (
 )
 KURTOSIS_BINS: Final = 512
 _PADDING: Final = 32
+_SIGNS_SEED: Final = 20260102
 _FORMATS: Final = len(AFFINE_FORMATS)
 
 
@@ -65,6 +67,7 @@ class SegmentSums:
     sample: SampleSums | None = None
     spectrum: SpectrumSums | None = None
     columns: ColumnSums | None = None
+    rotated: Doubles = field(default_factory=lambda: np.zeros(_FORMATS))
 
     def power(self, name: str) -> float:
         """Return one of POWER_SUMS."""
@@ -79,6 +82,7 @@ class SegmentSums:
         self.powers += later.powers
         self.powers[largest] = peak
         self.kurtosis += later.kurtosis
+        self.rotated += later.rotated
         if later.sample is not None:
             self.sample = later.sample if self.sample is None else self.sample.joined(later.sample)
         if later.spectrum is not None:
@@ -120,7 +124,25 @@ def sweep_segment(segment: Array, plan: SweepPlan, start: int = 0) -> SegmentSum
     first_row = start // max(plan.width, 1)
     sums.spectrum = probe_segment(weights[: segment.size], plan, first_row)
     sums.columns = sum_columns(weights[: segment.size], plan, first_row)
+    if plan.tries_rotation:
+        sums.rotated = _rotated_errors(segment, plan, start)
     return sums
+
+
+def _rotated_errors(segment: Array, plan: SweepPlan, start: int) -> Doubles:
+    """Return the minmax errors (18,) after a block-32 rotation with signs that the width fixes."""
+    signs = random_signs(plan.width)
+    plain = replace(
+        plan, signs=signs, encoder=Encoder.MINMAX, full=False, gains=None, rows_step=segment.size
+    )
+    return sweep_segment(segment, plain, start).errors
+
+
+@functools.cache
+def random_signs(width: int) -> npt.NDArray[np.float32]:
+    """Return the +-1 (in,) of the rotation that `full` measures, the same for every weight."""
+    drawn = np.random.default_rng((_SIGNS_SEED, width)).integers(0, 2, width)
+    return (2 * drawn - 1).astype(np.float32)
 
 
 def _modes_mask(plan: SweepPlan) -> int:

@@ -23,7 +23,7 @@ from workers.sweep.segments import cut_into_segments
 
 __all__ = ["SWEEP_VERSION", "WeightErrors", "errors_from_sums", "measure_weight"]
 
-SWEEP_VERSION: Final = 3
+SWEEP_VERSION: Final = 4
 """Raised whenever a change alters a number that a cache may hold."""
 
 _VANISHING: Final = 2.0**-60
@@ -101,6 +101,14 @@ def errors_from_sums(total: SegmentSums, plan: SweepPlan, name: str) -> WeightEr
     features = features_of(total)
     if total.columns is not None:
         features |= column_features(total.columns, plan)
+    if plan.tries_rotation:
+        features |= {
+            f"rotated_t2_{f}": _ratio(
+                float(total.rotated[affine_index(f)]), energy, total.power("largest")
+            )
+            for f in plan.formats
+            if f.mode is Mode.AFFINE
+        }
     return WeightErrors(t2, features, relative)
 
 

@@ -42,7 +42,7 @@ class SweepPlan:
     """Which errors are wanted of a weight of `width` columns stored as `dtype`.
 
     `rows_step` says which rows the effective rank is estimated from: every so many-th. `full` asks
-    for the leading singular values too.
+    for the leading singular values too, and for minmax errors after a block-32 rotation.
     `weights_per_draw` is how many weights each chunk that `careful` is tried on stands for, 0 when
     all of them are encoded.
     `signs` (in,) are the +-1 of a block-32 rotation, or None. `gains` (in,) scale the inputs, None
@@ -68,6 +68,11 @@ class SweepPlan:
     def is_sampled(self) -> bool:
         """Whether the errors of the affine formats are estimates."""
         return self.encoder is Encoder.CAREFUL and self.weights_per_draw > 0
+
+    @property
+    def tries_rotation(self) -> bool:
+        """Whether errors after a block-32 rotation are wanted beside those without."""
+        return self.full and self.signs is None and not self.width % 32 and self.width > 0
 
     def draws(self, weights: int) -> int:
         """Return how many chunks of a segment are drawn, 0 for all of them."""

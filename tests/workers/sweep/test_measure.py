@@ -268,3 +268,19 @@ def test_integer_weights_are_refused() -> None:
 def test_compensated_encoders_are_not_measured_here() -> None:
     with pytest.raises(InvalidRequestError, match="minmax or careful"):
         measure_weight([np.ones((2, 64), np.float32)], Dtype.F32, (), Encoder.GPTQ)
+
+
+def test_full_features_tell_what_a_rotation_would_change() -> None:
+    """An outlier channel spoils its groups; a block-32 rotation spreads it."""
+    weight = heavy_tailed((64, 256), Dtype.BF16)
+    weight[:, 5] = from_float32(np.full(64, 2, np.float32), Dtype.BF16)
+    plain = measure_weight([weight], Dtype.BF16, AFFINE_FORMATS, Encoder.MINMAX)
+    full = measure_weight([weight], Dtype.BF16, AFFINE_FORMATS, Encoder.MINMAX, full=True)
+    assert full.t2 == plain.t2
+    assert not any(name.startswith("rotated") for name in plain.features)
+    signs = kernel.random_signs(256)
+    rotated = measure_weight([weight], Dtype.BF16, AFFINE_FORMATS, Encoder.MINMAX, signs=signs)
+    for format_ in AFFINE_FORMATS:
+        found = full.features[f"rotated_t2_{format_}"]
+        assert found == pytest.approx(rotated.t2[format_], rel=1e-3)
+    assert full.features["rotated_t2_affine4g128"] != plain.t2[Format(Mode.AFFINE, 4, 128)]
