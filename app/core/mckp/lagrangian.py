@@ -8,6 +8,7 @@ Journal of SIAM 8, 1960), inside a box that grows while the best price lies on i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -18,20 +19,20 @@ from app.core.mckp.problem import Floats, Integers
 from app.core.mckp.result import Limits
 from app.core.mckp.system import System
 
-__all__ = ["Dual", "maximise_dual"]
+__all__ = ["ROUNDING", "Dual", "maximise_dual"]
 
 _CLOSE: Final = 1e-9
 _MOST_CUTS: Final = 120
 _GROWTH: Final = 8.0
 _MOST_GROWTH: Final = 60
 
-_ROUNDING: Final = 1e-13
+ROUNDING: Final = 1e-13
 """Relative rounding of one evaluation of the dual."""
 
 
 @dataclass(slots=True)
 class Dual:
-    """The best prices found, the bound they prove, the choice there, and feasible ones met.
+    """The best prices found, the bound they prove, the choice there, feasible ones, all `tried`.
 
     `is_contradiction` says that the bound exceeds the cost of every choice: no choice is feasible.
     """
@@ -40,16 +41,22 @@ class Dual:
     bound: float
     choice: Integers
     feasible: list[Integers] = field(default_factory=list)
+    tried: list[Integers] = field(default_factory=list)
     is_contradiction: bool = False
 
 
-def maximise_dual(system: System, first: Floats, limits: Limits) -> Dual:
-    """Return near-optimal prices, beginning at `first`."""
+def maximise_dual(
+    system: System, first: Floats, limits: Limits, known: Sequence[Integers] = ()
+) -> Dual:
+    """Return near-optimal prices, beginning at `first`, with the planes of `known` choices."""
     scale = 1.0 / system.largest
     dual = Dual(first, -np.inf, np.empty(0, dtype=np.int64))
     ceiling = _largest_cost(system)
     master = _Master(system.limits.size, max(float(first @ system.limits), 1e-9 * ceiling, 1e-300))
     box = 4 * max(float((first / scale).max()), 1e-6 * ceiling, 1e-300)
+    for choice in known:
+        cost = float(system.problem.costs[choice].sum())
+        master.add(cost, system.left(choice) * scale)
     prices, growths = first, 0
     for _ in range(_MOST_CUTS):
         cost, left = _evaluate(system, prices, dual)
@@ -58,7 +65,8 @@ def maximise_dual(system: System, first: Floats, limits: Limits) -> Dual:
             break
         if limits.is_over():
             break
-        answer = master.add_and_solve(cost, left * scale, box)
+        master.add(cost, left * scale)
+        answer = master.solve(box)
         if answer is None:
             break
         value, scaled = answer
@@ -76,12 +84,13 @@ def _evaluate(system: System, prices: Floats, dual: Dual) -> tuple[float, Floats
     problem = system.problem
     key = problem.costs + prices @ system.weights
     choice = system.cheapest_per_group(key)
-    cost, left = system.cost(choice), system.left(choice)
+    cost, left = float(problem.costs[choice].sum()), system.left(choice)
     room = float(prices @ left)
     size = cost + float(prices @ system.limits)
-    value = cost - room - _ROUNDING * size
+    value = cost - room - ROUNDING * size
     if value > dual.bound:
         dual.prices, dual.bound, dual.choice = prices, value, choice
+    dual.tried.append(choice)
     if (left >= 0).all():
         dual.feasible.append(choice)
     return cost, left.astype(np.float64)
@@ -106,15 +115,19 @@ class _Master:
         self._prices = [self._solver.NumVar(0, 1, f"price{row}") for row in range(rows)]
         self._solver.Maximize(self._value)
 
-    def add_and_solve(self, cost: float, left: Floats, box: float) -> tuple[float, Floats] | None:
-        """Add `value <= cost - prices . left` and return the best value and prices in the box.
-
-        None stands for a program beyond the solver's numerical range.
-        """
+    def add(self, cost: float, left: Floats) -> None:
+        """Add `value <= cost - prices . left`."""
         plane = self._solver.Constraint(-self._solver.infinity(), cost / self._unit)
         plane.SetCoefficient(self._value, 1)
         for price, amount in zip(self._prices, left.tolist(), strict=True):
             plane.SetCoefficient(price, amount)
+
+    def solve(self, box: float) -> tuple[float, Floats] | None:
+        """Return the best value and prices in the box.
+
+        None stands for a program beyond the solver's numerical range.
+        """
+        for price in self._prices:
             price.SetUb(box / self._unit)
         if self._solver.Solve() != pywraplp.Solver.OPTIMAL:
             return None

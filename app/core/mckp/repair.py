@@ -20,10 +20,13 @@ __all__ = ["Reduced", "best_feasible"]
 
 _BOOSTS: Final = 60
 _BOOST: Final = 4.0
-_CORE_GROUPS: Final = 80
+_CORE_GROUPS: Final = 400
 _CORE_OPTIONS: Final = 6
-_WIDTH: Final = 1500
-_RESTARTS: Final = 3
+_WIDTH: Final = (300, 1500)
+_EFFORT: Final = 150_000
+"""States kept over all groups: many groups serve better than many states at each."""
+
+_RESTARTS: Final = 6
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,7 +55,7 @@ def best_feasible(system: System, dual: Dual, reduced: Reduced, limits: Limits) 
     starts += [_path(system, dual.choice, choice, reduced) for choice in dual.feasible[-2:]]
     best = min(starts, key=system.cost, default=None)
     for _ in range(_RESTARTS):
-        if limits.is_over():
+        if limits.is_over() or (best is not None and _is_close(system, best, dual.bound, limits)):
             break
         around = dual.choice if best is None else best
         improved = _beam(system, around, reduced)
@@ -60,6 +63,11 @@ def best_feasible(system: System, dual: Dual, reduced: Reduced, limits: Limits) 
             break
         best = improved
     return best
+
+
+def _is_close(system: System, choice: Integers, bound: float, limits: Limits) -> bool:
+    objective = system.cost(choice)
+    return objective - bound <= limits.relative_gap * objective
 
 
 def _boosted(system: System, dual: Dual) -> Integers | None:
@@ -100,6 +108,7 @@ def _path(system: System, start: Integers, end: Integers, reduced: Reduced) -> I
 def _beam(system: System, around: Integers, reduced: Reduced) -> Integers | None:
     """Search the groups nearest to the prices around a choice; None when nothing feasible."""
     stages = _core(system, around, reduced)
+    width = int(np.clip(_EFFORT // max(len(stages), 1), *_WIDTH))
     left = system.left(around)[None, :]
     penalty = np.zeros(1)
     history: list[tuple[Integers, int]] = []
@@ -118,7 +127,7 @@ def _beam(system: System, around: Integers, reduced: Reduced) -> Integers | None
             best = _unwind(around, stages, history, (top, count))
         distance = np.abs(left) @ reduced.prices
         weight = 0.02 * 50.0 ** (place / len(stages))
-        kept = _widest(penalty + weight * distance, left)
+        kept = _widest(penalty + weight * distance, left, width)
         left, penalty = left[kept], penalty[kept]
         history.append((kept, count))
     return best
@@ -149,12 +158,12 @@ def _core(system: System, around: Integers, reduced: Reduced) -> list[tuple[int,
     return stages
 
 
-def _widest(score: Floats, left: Integers) -> Integers:
-    """Return the states of least score, one of those with equal amounts left."""
-    order = np.argsort(score, kind="stable")[: 2 * _WIDTH]
+def _widest(score: Floats, left: Integers, width: int) -> Integers:
+    """Return `width` states of least score, one of those with equal amounts left."""
+    order = np.argsort(score, kind="stable")[: 2 * width]
     mixed = left[order] @ _MIX[: left.shape[1]]
     _, first = np.unique(mixed, return_index=True)
-    kept: Integers = order[np.sort(first)[:_WIDTH]]
+    kept: Integers = order[np.sort(first)[:width]]
     return kept
 
 

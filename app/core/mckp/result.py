@@ -38,7 +38,7 @@ class Limits:
     """
 
     relative_gap: float = 0.0
-    states: int = 1_000_000
+    states: int = 300_000
     is_over: Callable[[], bool] = _never
     seconds_left: Callable[[], float] = _long
 

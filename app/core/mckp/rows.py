@@ -7,11 +7,14 @@ from typing import Final
 import numpy as np
 
 from app.core.errors import BitbudgetError, InfeasibleBudgetError
+from app.core.mckp.branch import Node, branch
 from app.core.mckp.cpsat import close_exactly, least_of_row
 from app.core.mckp.lagrangian import maximise_dual
+from app.core.mckp.prepare import prepare
 from app.core.mckp.problem import Integers, Problem
 from app.core.mckp.repair import Reduced, best_feasible
 from app.core.mckp.result import Limits, Solution, Status
+from app.core.mckp.solve import solve_prepared
 from app.core.mckp.system import System
 
 __all__ = ["solve_rows"]
@@ -21,6 +24,10 @@ _MOST_LEFT: Final = 20_000
 
 _ROUNDING: Final = 1e-12
 """A relative gap that rounding explains."""
+
+_FEW_NODES: Final = 6
+_MOST_NODES: Final = 12
+"""Nodes of the branching, few where CP-SAT closes what is left sooner."""
 
 _PASSES: Final = 3
 _ACCEPTED: Final = 1e-9
@@ -43,7 +50,16 @@ def solve_rows(problem: Problem, budget: int, free: Solution, limits: Limits) ->
     reduced = Reduced.of(system, dual)
     best = best_feasible(system, dual, reduced, limits)
     bound = max(dual.bound, free.bound)
+    if best is not None and _is_open(system, best, bound, limits):
+        is_small = _left(reduced, best, system.cost(best)).size <= _MOST_LEFT
+        nodes = _FEW_NODES if is_small else _MOST_NODES
+        best, bound = branch(Node(system, dual, bound), best, limits, nodes)
     return _close(system, reduced, best, bound, limits)
+
+
+def _is_open(system: System, best: Integers, bound: float, limits: Limits) -> bool:
+    objective = system.cost(best)
+    return objective - bound > max(limits.relative_gap, _ROUNDING) * objective
 
 
 def _close(
@@ -69,11 +85,10 @@ def _close(
             raise BitbudgetError(reason="no choice that meets every row was found in time")
         objective = system.cost(best)
         bound = max(bound, min(closed.bound, objective))
-        is_proven = closed.is_optimal and closed.rounding <= _ACCEPTED * objective
-        if is_proven:
-            break
-        stopped_by = "time limit"
-        if not closed.is_optimal:
+        is_exact = closed.is_optimal and closed.rounding <= _ACCEPTED * objective
+        is_proven = is_exact and objective - bound <= max(_ROUNDING * objective, closed.rounding)
+        stopped_by = "gap reached" if closed.is_optimal else "time limit"
+        if is_exact or not closed.is_optimal:
             break
     if best is None:
         raise BitbudgetError(reason="no choice that meets every row was found")
@@ -91,6 +106,8 @@ def _left(reduced: Reduced, best: Integers | None, objective: float) -> Integers
 
 def _contradiction(system: System, limits: Limits) -> InfeasibleBudgetError:
     """Name the least budget that the side rows allow, or the row that the others leave no room."""
+    if system.limits.size == 2:  # noqa: PLR2004, the budget and one row
+        return _least_beside(system, limits)
     for row in range(system.limits.size):
         least = least_of_row(system, row, limits)
         if least is not None and least > system.limits[row]:
@@ -104,6 +121,18 @@ def _contradiction(system: System, limits: Limits) -> InfeasibleBudgetError:
         budget_bytes=int(system.limits[0]),
         minimum_bytes=int(system.limits[0]) + 1,
         binding=" and ".join(system.names) + ", which contradict each other,",
+    )
+
+
+def _least_beside(system: System, limits: Limits) -> InfeasibleBudgetError:
+    """Name the least bytes at which the one row holds: a knapsack that costs bytes."""
+    bytes_, weights = system.weights
+    problem = Problem(system.problem.offsets, weights, bytes_.astype(np.float64))
+    found = solve_prepared(prepare(problem), int(system.limits[1]), limits)
+    return InfeasibleBudgetError(
+        budget_bytes=int(system.limits[0]),
+        minimum_bytes=int(bytes_[found.choice].sum()),
+        binding=f"{system.names[0]} beside {system.names[1]}",
     )
 
 

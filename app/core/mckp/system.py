@@ -54,8 +54,8 @@ class System:
 
     def left(self, choice: Integers) -> Integers:
         """What the rows have left; negative where a limit is broken."""
-        left: Integers = self.limits - self.weights[:, choice].sum(axis=1)
-        return left
+        used = [int(row.take(choice).sum()) for row in self.weights]
+        return self.limits - np.array(used, dtype=np.int64)
 
     def is_feasible(self, choice: Integers) -> bool:
         """Whether every limit holds."""

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -92,3 +93,52 @@ def test_rows_are_deterministic() -> None:
     first, second = (solve_problem(*moe_like(250, 3), Limits(relative_gap=1e-4)) for _ in range(2))
     assert first.choice.tobytes() == second.choice.tobytes()
     assert (first.objective, first.bound) == (second.objective, second.bound)
+
+
+def correlated(groups: int) -> Problem:
+    """A subset sum in disguise: cost and bytes say the same, and no bound tells options apart."""
+    random = np.random.default_rng(3)
+    bytes_ = random.integers(1, 10**8, (groups, 8))
+    row = Row("twin", int(0.95 * bytes_.mean() * groups), (2 * (bytes_ // 2)).ravel())
+    plain = Problem.from_matrix(bytes_, (bytes_.max() - bytes_).astype(np.float64))
+    return Problem(plain.offsets, plain.bytes, plain.costs, (row,))
+
+
+def test_a_hard_instance_ends_with_the_limit_and_a_valid_bound() -> None:
+    problem = correlated(60)
+    budget = int(0.9 * problem.bytes.mean() * 60) | 1
+    asked = 0
+
+    def is_over() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked > 20
+
+    limits = Limits(is_over=is_over, seconds_left=lambda: 0.2)
+    solution = solve_problem(problem, budget, limits)
+    assert solution.bytes <= budget
+    assert solution.bound <= solution.objective
+    assert solution.gap < 0.01
+    if solution.status is Status.FEASIBLE:
+        assert solution.stopped_by in {"time limit", "state limit"}
+
+
+def test_a_row_that_the_budget_leaves_no_room_is_named_with_the_least_bytes() -> None:
+    problem = Problem.from_matrix(np.array([[1, 9], [1, 9]]), np.array([[1.0, 0.0]] * 2))
+    against = Row("against", 1, np.array([1, 0, 1, 0]))
+    with pytest.raises(InfeasibleBudgetError, match="against") as refused:
+        solve_problem(replace(problem, rows=(against,)), 9)
+    assert refused.value.minimum_bytes == 10
+    assert solve_problem(replace(problem, rows=(against,)), 10).bytes == 10
+
+
+def test_proven_means_proven_though_a_gap_was_allowed() -> None:
+    """CP-SAT calls an answer within the allowed gap optimal; we do not."""
+    random = np.random.default_rng(0)
+    plain = Problem.from_matrix(
+        random.integers(1, 1000, (40, 6)), random.random((40, 6)).astype(np.float64)
+    )
+    row = Row("side", 14_000, random.integers(1, 1000, 240))
+    solution = solve_problem(replace(plain, rows=(row,)), 16_000, Limits(relative_gap=0.05))
+    assert solution.gap <= 0.05
+    assert (solution.status is Status.OPTIMAL) == (solution.gap <= 1e-9)
