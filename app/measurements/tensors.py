@@ -66,13 +66,15 @@ _COLUMNS: Final = (
 
 
 def tensor_csv(measurement: Measurement) -> Iterator[str]:
-    """Give one line per tensor and format, after a line of names."""
-    yield _csv_line(_COLUMNS)
+    """Give one line per tensor and format, after a line of names; features come last, by name."""
+    features = sorted({name for curve in measurement.curves for name in curve.features})
+    yield _csv_line((*_COLUMNS, *features))
     for position in range(len(measurement.curves)):
         tensor = tensor_view(measurement, position)
+        known = [tensor.features.get(name) for name in features]
         for point in tensor.points:
             values = {**tensor.model_dump(), **point.model_dump()}
-            yield _csv_line(values[name] for name in _COLUMNS)
+            yield _csv_line([*(values[name] for name in _COLUMNS), *known])
 
 
 def _csv_line(values: Iterable[object]) -> str:

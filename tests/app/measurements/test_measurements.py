@@ -85,6 +85,10 @@ def test_the_csv_has_every_point(server: Server, stored: str, measurement: Measu
     rows = list(csv.DictReader(io.StringIO(answer.text)))
     assert len(rows) == sum(len(curve.points) for curve in measurement.curves)
     assert {"path", "format", "bytes", "kl_nats"} <= rows[0].keys()
+    for row in rows:
+        curve = next(c for c in measurement.curves if c.path == row["path"])
+        for name, value in curve.features.items():
+            assert float(row[name]) == value
 
 
 def test_the_frontier_falls(server: Server, stored: str) -> None:
