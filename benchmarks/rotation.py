@@ -189,6 +189,32 @@ def main() -> None:
 def _write(folder: Path, results: dict[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "rotation.json").write_text(json.dumps(results, indent=1) + "\n")
+    (folder / "rotation.md").write_text(markdown(results))
+
+
+def markdown(results: dict[str, Any]) -> str:
+    """Return the results as a table: the unrotated KL, and ratios to it with 95 % intervals."""
+    lines = [
+        "| model | encoder | bits per weight | KL unrotated | folded | fused | `auto` takes |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, found in results.items():
+        for each in found["contests"] if isinstance(found, dict) else ():
+            rows = {row["rotation"]: row for row in each["rows"]}
+            low, high = rows["none"]["kl_interval_95"]
+            lines.append(
+                f"| {name} | {each['encoder']} | {each['bits_per_weight']:g}"
+                f" | {rows['none']['kl']:.5f} [{low:.5f}, {high:.5f}]"
+                f" | {_ratio(rows.get('folded'))} | {_ratio(rows.get('fused'))} | {each['auto']} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def _ratio(row: dict[str, Any] | None) -> str:
+    if row is None:
+        return "does not fit"
+    low, high = row["ratio_interval_95"]
+    return f"{row['ratio']:.2f} [{low:.2f}, {high:.2f}]"
 
 
 def _options() -> argparse.Namespace:
