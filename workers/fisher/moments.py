@@ -43,13 +43,18 @@ class _Pair:
         self.energy = self.energy + np.array(energy, np.float64)
 
     def term(self, tokens: int) -> KroneckerTerm:
-        """Return the factors: A of trace one, B of the energy per token of text."""
-        columns, rows = np.array(self.columns), np.array(self.rows)
-        columns = columns / _positive(np.trace(columns, axis1=-2, axis2=-1))[..., None, None]
+        """Return the factors: A of trace one, B of the energy per token of text.
+
+        The sums are let go: a layer's moments are not held twice.
+        """
+        columns, self.columns = np.array(self.columns), None
+        rows, self.rows = np.array(self.rows), None
+        columns /= _positive(np.trace(columns, axis1=-2, axis2=-1))[..., None, None]
         full = rows.ndim == columns.ndim
         trace = np.trace(rows, axis1=-2, axis2=-1) if full else rows.sum(-1)
         scale = np.asarray(self.energy / tokens / _positive(trace), np.float32)
-        return KroneckerTerm(columns, rows * (scale[..., None, None] if full else scale[..., None]))
+        rows *= scale[..., None, None] if full else scale[..., None]
+        return KroneckerTerm(columns, rows)
 
 
 def _positive(values: np.ndarray) -> np.ndarray:

@@ -236,16 +236,12 @@ class Pass:
     def _save(
         self, name: str, moments: dict[str, ModuleMoments], root: nn.Module, prefix: str
     ) -> None:
-        modules = _paths(root, prefix)
-        self.store.write_modules(
-            name,
-            {
-                path: moment.finish(
-                    float(mx.square(modules[path].weight).mean()), int(self.tokens.size)
-                )
-                for path, moment in moments.items()
-            },
-        )
+        modules, finished = _paths(root, prefix), {}
+        while moments:
+            path, moment = moments.popitem()
+            power = float(mx.square(modules[path].weight).mean())
+            finished[path] = moment.finish(power, int(self.tokens.size))
+        self.store.write_modules(name, finished)
 
 
 def _batches(model: nn.Module, tokens: np.ndarray) -> list[slice]:
