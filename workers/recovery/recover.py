@@ -43,10 +43,12 @@ def recover(
 ) -> Recovery:
     """Train `checkpoint` towards `reference` for at most `seconds`; never worse than before.
 
+    The time begins when the rollouts to train on are written, so that a slow machine trains, too.
+
     `progress` is told seconds spent and allowed.
     """
-    began = time.monotonic()
     training = Training(checkpoint, reference, weights=how is Recover.QAD, seed=seed)
+    began = time.monotonic()
     while training.goes_on() and time.monotonic() < began + seconds:
         training.step()
         if progress is not None:

@@ -18,16 +18,16 @@ from workers.recovery.student import Grids, Latents, Student
 
 __all__ = ["Training"]
 
-GRID_RATE: Final = 1e-3
+GRID_RATE: Final = 2e-3
 """Of AdamW on scales and biases, relative to the scale."""
-WEIGHT_RATE: Final = 5e-3
+WEIGHT_RATE: Final = 2e-3
 """Of Muon on weights, in scales: what one step moves each weight by, root mean square."""
 _WARM_UP_STEPS: Final = 10
 _CACHED_BYTES: Final = 1 << 29
 """The original's predictions are kept up to this size, and made again for each batch above."""
 _DECAY_STEPS: Final = 400
 _BATCH: Final = 4
-_SEQUENCES: Final = 128
+_SEQUENCES: Final = 64
 _HELD_OUT: Final = 8
 _EVERY: Final = 10
 """Steps between two looks at the rollouts that are not trained on."""
