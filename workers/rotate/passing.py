@@ -29,30 +29,29 @@ def logits_of(
     form no chain are evaluated whole.
     """
 
-    def wrapped(root: nn.Module, prefix: str) -> nn.Module:
-        for path in norms if wrap else ():
-            inside = path.removeprefix(f"{prefix}.") if prefix else path
-            if prefix and inside == path:
-                continue
-            parent, name = _parent(root, inside)
+    def wrapped(root: nn.Module, paths: Sequence[str], prefix: str = "") -> nn.Module:
+        for path in paths if wrap else ():
+            parent, name = _parent(root, path.removeprefix(prefix))
             parent[name] = wrap(parent[name])  # type: ignore[misc]
         return root
 
     rows = [mx.array(row)[None] for row in tokens]
     calls = _calls(load, rows)
     if calls is None:
-        model = wrapped(load(), "")
+        model = wrapped(load(), norms)
         return [_array(model(row)) for row in rows]
     hidden = [row[0].hidden for row in calls]
     mx.eval(hidden)
     for index in range(len(calls[0])):
         prefix, layers = decoder_layers(load())
-        layer = wrapped(layers[index], f"{prefix}.{index}")
+        within = f"{prefix}.{index}."
+        layer = wrapped(layers[index], [n for n in norms if n.startswith(within)], within)
         hidden = [row[index].apply(layer, h) for row, h in zip(calls, hidden, strict=True)]
         mx.eval(hidden)
         del layers, layer
         mx.clear_cache()
-    return _heads(wrapped(load(), ""), rows, hidden)
+    outside = [norm for norm in norms if not norm.startswith(f"{prefix}.")]
+    return _heads(wrapped(load(), outside), rows, hidden)
 
 
 def _parent(root: nn.Module, path: str) -> tuple[Any, str]:
