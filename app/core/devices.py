@@ -1,6 +1,7 @@
 """Apple chips: memory, bandwidth and the memory that a GPU may use by default.
 
-The numbers and their sources stand in `devices.json` beside this file.
+The numbers and their sources stand in `devices.json` beside this file, with the public pages that
+confirm them and what none of those does.
 """
 
 from __future__ import annotations
@@ -45,6 +46,14 @@ def _working_set_mib(rules: Mapping[str, Any], memory_gib: int) -> int:
     return int(memory_gib * 1024 * part // whole)
 
 
+def _source(chip: Mapping[str, Any]) -> str:
+    """Return where the numbers come from, and which of them no public page confirmed."""
+    doubt = chip["unconfirmed"]
+    return (
+        f"{chip['source']} (not confirmed by a second source: {doubt})" if doubt else chip["source"]
+    )
+
+
 def _load() -> dict[str, Device]:
     table = json.loads(files("app.core").joinpath("devices.json").read_text(encoding="utf-8"))
     devices = {}
@@ -58,7 +67,7 @@ def _load() -> dict[str, Device]:
                 memory_bytes=memory_gib * _GIB,
                 bandwidth_bytes_per_second=configuration["bandwidth_gb_per_second"] * 1e9,
                 working_set_bytes=_working_set_mib(table["working_set"], memory_gib) * _MIB,
-                source=chip["source"],
+                source=_source(chip),
             )
     return devices
 

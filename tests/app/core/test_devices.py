@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import json
+from importlib.resources import files
+
 import pytest
 
 from app.core.devices import DEVICES, device
@@ -35,3 +38,19 @@ def test_an_unknown_device_offers_near_names() -> None:
     assert device("M4-Pro-24GB") is DEVICES["m4-pro-24gb"]
     with pytest.raises(InvalidRequestError, match="m4-pro-24gb"):
         device("m4-pro-32gb")
+
+
+def test_every_entry_names_what_confirms_it_or_says_that_nothing_does() -> None:
+    table = json.loads(files("app.core").joinpath("devices.json").read_text(encoding="utf-8"))
+    for chip in table["chips"]:
+        assert chip["source"]
+        assert all(url.startswith("https://") for url in chip["confirmed_by"])
+        assert chip["confirmed_by"] or chip["unconfirmed"]
+        doubt = chip["unconfirmed"]
+        for configuration in chip["configurations"]:
+            named = DEVICES[f"{chip['name']}-{configuration['memory_gib']}gb"].source
+            assert (doubt in named) if doubt else "not confirmed" not in named
+    reported = table["working_set"]["reported_mib"].keys()
+    confirmed = table["working_set"]["confirmed_by"].keys()
+    assert [size for size in reported if size not in confirmed] == ["48"]
+    assert "at 48 GB" in table["working_set"]["unconfirmed"]
