@@ -60,7 +60,7 @@ def headers_30b(folder: Path) -> Path:
     shapes = _shapes()
     names = list(shapes)
     size = -(-len(names) // _SHARDS)
-    index = {}
+    index: dict[str, str] = {}
     for shard in range(_SHARDS):
         file = f"model-{shard + 1:05d}-of-{_SHARDS:05d}.safetensors"
         mine = names[shard * size : (shard + 1) * size]
