@@ -8,7 +8,7 @@ from typing import Final
 
 from app.core.allocation import Allocation
 from app.core.choices import DecisionGroup, Rules, decision_groups
-from app.core.conditions import Conditions, conditions_of
+from app.core.conditions import DECODE_ROW, Conditions, conditions_of
 from app.core.errors import InfeasibleBudgetError
 from app.core.formats import Format
 from app.core.kv import KvFormat
@@ -130,12 +130,23 @@ def _solve(
     try:
         return solve_problem(conditions.problem, conditions.budget, limits)
     except InfeasibleBudgetError as error:
-        whole = "files with KV cache" if conditions.kv else "checkpoint"
         raise InfeasibleBudgetError(
             budget_bytes=error.budget_bytes,
             minimum_bytes=error.minimum_bytes,
-            binding=str(error.fields["binding"]).replace("total of bytes", whole),
+            binding=_binding(error, conditions, request),
         ) from error
+
+
+def _binding(
+    error: InfeasibleBudgetError, conditions: Conditions, request: AllocationRequest
+) -> str:
+    """Say what binds in the words of the request."""
+    whole = "files with KV cache" if conditions.kv else "checkpoint"
+    binding = str(error.fields["binding"]).replace("total of bytes", whole)
+    if binding != f"row {DECODE_ROW!r}" or request.min_tokens_per_second is None:
+        return binding
+    most = request.min_tokens_per_second * error.budget_bytes / max(error.minimum_bytes, 1)
+    return f"number of bytes read per token ({most:.3g} tokens per second on this device)"
 
 
 def _notes(

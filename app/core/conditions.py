@@ -29,7 +29,9 @@ from app.core.memory import (
 )
 from app.core.requests import AllocationRequest
 
-__all__ = ["LOW_BITS", "Conditions", "KvGroup", "conditions_of"]
+__all__ = ["DECODE_ROW", "LOW_BITS", "Conditions", "KvGroup", "conditions_of"]
+
+DECODE_ROW: Final = "decode bytes per token"
 
 LOW_BITS: Final = 3
 """A module at or below this many bits is a low-bit one."""
@@ -198,7 +200,7 @@ def _decode_row(
         (counter.of(group) for group in flat.groups),
         (group.bytes for group in flat.kv) if flat.kv else None,
     )
-    return Row("decode bytes per token", int(min(read, 2.0**59)), weights)
+    return Row(DECODE_ROW, int(min(read, 2.0**59)), weights)
 
 
 @dataclass(slots=True)

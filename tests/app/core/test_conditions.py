@@ -59,7 +59,7 @@ def test_a_speed_bounds_the_bytes_read_per_token(measurement: Measurement) -> No
     assert bounded.predicted_kl_nats_per_token > free.predicted_kl_nats_per_token
     assert bounded.bound <= bounded.predicted_kl_nats_per_token
     assert any("bytes read per token" in note for note in bounded.notes)
-    with pytest.raises(InfeasibleBudgetError, match="decode bytes per token"):
+    with pytest.raises(InfeasibleBudgetError, match="bytes read per token"):
         allocate(
             measurement,
             request(budget="1MiB", device=CHIP, context=256, min_tokens_per_second=speed * 1e3),
@@ -222,3 +222,13 @@ def test_a_manifest_records_every_cache(measurement: Measurement) -> None:
     total += sum(choice.kl_nats for choice in manifest.kv_cache.values())
     assert total == pytest.approx(manifest.certificate.predicted_kl_nats_per_token)
     assert Manifest.from_bytes(manifest.to_bytes()) == manifest
+
+
+def test_a_speed_beyond_the_device_names_the_fastest(measurement: Measurement) -> None:
+    asked = request(device=CHIP, context=256, min_tokens_per_second=1e9)
+    with pytest.raises(InfeasibleBudgetError, match=r"tokens per second on this device") as refused:
+        allocate(measurement, asked)
+    found = str(refused.value).split("(")[1].split(" ")[0]
+    assert 0 < float(found) < 1e9
+    slower = request(device=CHIP, context=256, min_tokens_per_second=0.99 * float(found))
+    assert allocate(measurement, slower).file_bytes > 0
