@@ -156,7 +156,7 @@ def _make(
     write_config(folder, plan.config)
     write_weights(folder, plan.weights, plan.edits)
     progress(4, 5)
-    kl, floor = _verify(checkpoint, reference, plan.structure, folder, tokens)
+    kl, floor = _verify(checkpoint, reference, folder, tokens)
     progress(5, 5)
     return RotationReport(
         kind=kind.value,
@@ -224,14 +224,13 @@ def _plan_fused(checkpoint: Checkpoint, seed: int) -> _Plan:
 def _verify(
     checkpoint: Checkpoint,
     reference: Logits,
-    structure: Structure,
     folder: Path,
     tokens: Tokens,
 ) -> tuple[float, float]:
     """Return the twin's KL and the noise floor; UnsupportedModelError when it is above."""
     kl = mean_kl(reference, logits_of(lambda: load_float32(folder), tokens))
     original = checkpoint.folder
-    floor = noise_floor(reference, lambda: load_float32(original), structure, tokens)
+    floor = noise_floor(reference, lambda: load_float32(original), tokens)
     floor = max(floor, _LEAST_FLOOR)
     if not kl <= floor:
         raise refuse(

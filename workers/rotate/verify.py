@@ -7,6 +7,7 @@ from typing import Any, Final
 import mlx.core as mx
 import numpy as np
 from mlx import nn
+from mlx_lm.models.switch_layers import SwitchLinear
 
 from metal_kernels.blocks import BLOCK
 from workers.rotate.passing import Load, Logits, Tokens, logits_of
@@ -55,32 +56,33 @@ def observe(load: Load, structure: Structure, tokens: Tokens) -> tuple[Logits, f
     return logits, frozenset(int(channel) // BLOCK for channel in massive)
 
 
-class _Rounder(nn.Module):
-    """A norm whose input and output are rounded to bfloat16, as in a bfloat16 computation."""
+class _WideExperts(SwitchLinear):
+    """Stacked experts of bfloat16 on a CPU, where MLX gathers float32 only: rounded afterwards."""
 
-    def __init__(self, norm: nn.Module) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.norm = norm
+    def __call__(
+        self,
+        x: mx.array,
+        indices: mx.array,
+        sorted_indices: bool = False,  # noqa: FBT001, FBT002, as in mlx-lm
+    ) -> mx.array:
+        narrow, wide = self.weight, x.astype(mx.float32)
+        self.weight = narrow.astype(mx.float32)
+        result: mx.array = super().__call__(wide, indices, sorted_indices)  # type: ignore[no-untyped-call]
+        self.weight = narrow
+        return result.astype(x.dtype)
 
-    def __call__(self, x: mx.array) -> mx.array:
-        result: mx.array = self.norm(x.astype(mx.bfloat16).astype(x.dtype))
-        return result.astype(mx.bfloat16).astype(x.dtype)
 
-
-def noise_floor(reference: Logits, load: Load, structure: Structure, tokens: Tokens) -> float:
-    """Return KL in nats per token of the same model computed in bfloat16.
-
-    Where MLX has no bfloat16 gather (stacked experts on a CPU), only what the norms read and write
-    is rounded to bfloat16.
-    """
+def noise_floor(reference: Logits, load: Load, tokens: Tokens) -> float:
+    """Return KL in nats per token of the same model computed in bfloat16."""
 
     def narrow() -> nn.Module:
         model = load()
         model.set_dtype(mx.bfloat16)
+        for module in () if mx.metal.is_available() else model.modules():
+            if type(module) is SwitchLinear:
+                module.__class__ = _WideExperts
         return model
 
-    if any(type(module).__name__ == "SwitchLinear" for module in load().modules()):
-        return mean_kl(reference, logits_of(load, tokens, structure.norms, _Rounder))
     return mean_kl(reference, logits_of(narrow, tokens))
 
 

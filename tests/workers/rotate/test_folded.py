@@ -8,14 +8,17 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
+from mlx import nn
 
 from app.core.errors import UnsupportedModelError
 from app.core.requests import Rotation
 from tests.workers.rotate.families import FAMILIES, SAMPLE, make_model
+from workers.fisher import load_float32
 from workers.models import build_inventory, open_checkpoint
 from workers.rotate import rotate_checkpoint
+from workers.rotate.passing import logits_of
 from workers.rotate.structure import read_structure
-from workers.rotate.verify import observe
+from workers.rotate.verify import mean_kl, noise_floor, observe
 
 VALUE_LAYERS = {"qwen3_5": 0, "qwen3_5_moe": 0}
 
@@ -91,3 +94,24 @@ def test_the_sample_model_stays_under_its_noise_floor(sample_model: Path, tmp_pa
     assert report.value_layers == 6
     again, _ = rotate_checkpoint(checkpoint, tmp_path / "rotated", Rotation.FOLDED, sample=SAMPLE)
     assert again.config["tie_word_embeddings"] is False
+
+
+def test_experts_have_a_noise_floor_of_their_own(tmp_path: Path) -> None:
+    checkpoint = make_model(tmp_path / "model", "qwen3_moe", FAMILIES["qwen3_moe"])
+    tokens = np.arange(24, dtype=np.int32).reshape(2, 12)
+
+    def load() -> nn.Module:
+        return load_float32(checkpoint.folder)
+
+    def without_experts() -> nn.Module:
+        model = load()
+        for path, module in model.named_modules():
+            if "switch_mlp" not in path:
+                for name, array in module.items():
+                    if isinstance(array, mx.array):
+                        module[name] = array.astype(mx.bfloat16).astype(mx.float32)
+        return model
+
+    reference = logits_of(load, tokens)
+    rounded_weights = mean_kl(reference, logits_of(without_experts, tokens))
+    assert noise_floor(reference, load, tokens) > rounded_weights > 0
