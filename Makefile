@@ -13,7 +13,7 @@ $(STAMP): pyproject.toml constraints.txt setup.py
 	touch $(STAMP)
 
 demo: install
-	$(BIN)/bitbudget demo
+	$(BIN)/bitbudget demo $(if $(MODEL),--model "$(MODEL)") $(if $(BUDGET),--budget "$(BUDGET)")
 
 serve: install
 	$(BIN)/bitbudget serve

@@ -39,9 +39,9 @@ _SETTINGS: Final = {
 
 @dataclass(frozen=True)
 class _Place:
-    """Where the demo works: the sample model, the state and the log."""
+    """Where the demo works: the model, the state and the log."""
 
-    model: Path
+    model: str
     home: Path
 
     @property
@@ -51,12 +51,15 @@ class _Place:
 
 def demo(
     *,
+    model: Annotated[
+        str, typer.Option(help="A folder or org/name[@revision] (default: the bundled sample).")
+    ] = "",
     budget: Annotated[
-        str, typer.Option(help="Bytes of the files (default: those of uniform 4-bit g64).")
+        str, typer.Option(help="Bytes of the files (default: the sample's in uniform 4-bit g64).")
     ] = str(UNIFORM_BYTES),
     as_json: Json = False,
 ) -> None:
-    """Start a server and a worker here, submit the sample model, and show what comes of it."""
+    """Start a server and a worker here, submit a model, and show what comes of it."""
     from app.cli.demo_report import print_report, report_document
     from app.cli.extras import require_extra
     from app.cli.submit import raise_if_unfinished
@@ -64,7 +67,7 @@ def demo(
 
     require_extra("server", "demo")
     require_extra("worker", "demo")
-    place = _place()
+    place = _place(model)
     with ExitStack() as stack:
         address = stack.enter_context(_server(place))
         stack.enter_context(_worker(place, address))
@@ -76,16 +79,26 @@ def demo(
     say(document, as_json=as_json, render=lambda console: print_report(console, job, manifest))
 
 
-def _place() -> _Place:
-    from app.core.errors import NotFoundError
+def _place(model: str) -> _Place:
     from app.settings import Settings
+
+    home = Settings().home_folder
+    home.mkdir(parents=True, exist_ok=True)
+    return _Place(_absolute(model) if model else _sample(), home)
+
+
+def _absolute(model: str) -> str:
+    """The worker runs elsewhere: a folder's name must hold there, too."""
+    return str(Path(model).resolve()) if Path(model).is_dir() else model
+
+
+def _sample() -> str:
+    from app.core.errors import NotFoundError
 
     model = Path(__file__).parents[2] / "models" / "tinyqwen3-dense"
     if not model.is_dir():
         raise NotFoundError(what="sample model", name=str(model))
-    home = Settings().home_folder
-    home.mkdir(parents=True, exist_ok=True)
-    return _Place(model, home)
+    return str(model)
 
 
 def _run(client: Client, place: _Place, budget: str, address: str) -> Job:
@@ -93,11 +106,11 @@ def _run(client: Client, place: _Place, budget: str, address: str) -> Job:
     from app.core.requests import Deliver, JobRequest
 
     stated = int(budget) if budget.isdecimal() else budget
-    request = JobRequest(model=str(place.model), budget=stated, deliver=Deliver.CHECKPOINT)
+    request = JobRequest(model=place.model, budget=stated, deliver=Deliver.CHECKPOINT)
     job = client.submit(request)
     console = stderr()
     console.print(f"dashboard  {address}/jobs/{job.id} while this runs", soft_wrap=True)
-    console.print(f"budget     {request.budget_bytes:,} bytes for {place.model.name}")
+    console.print(f"budget     {request.budget_bytes:,} bytes for {place.model.rsplit('/', 1)[-1]}")
     return follow(client, job.id)
 
 

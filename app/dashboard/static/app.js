@@ -22,7 +22,15 @@ function trace(series) {
   return { ...shared, mode: "markers", marker, hovertemplate: hover };
 }
 
-function axis(spec) {
+// A log axis of few decades is marked at 1, 2 and 5, a longer one at powers of ten.
+function marks(spec, values) {
+  if (spec.scale !== "log") return { nticks: 8 };
+  const known = values.filter((value) => value > 0);
+  const decades = Math.log10(Math.max(...known) / Math.min(...known));
+  return decades < 2 ? { dtick: "D2" } : { nticks: 6 };
+}
+
+function axis(spec, values) {
   return {
     title: { text: spec.title, standoff: 12, font: { size: 13 } },
     type: spec.scale,
@@ -31,7 +39,7 @@ function axis(spec) {
     zeroline: false,
     automargin: true,
     exponentformat: "power",
-    nticks: spec.scale === "log" ? 6 : 8,
+    ...marks(spec, values),
   };
 }
 
@@ -48,8 +56,8 @@ function draw(root) {
       legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom", xanchor: "left" },
       showlegend: plot.series.length > 1,
       hoverlabel: { bgcolor: color("--surface"), bordercolor: color("--line-strong"), font: { color: color("--text") } },
-      xaxis: axis(plot.x),
-      yaxis: axis(plot.y),
+      xaxis: axis(plot.x, plot.series.flatMap((series) => series.x)),
+      yaxis: axis(plot.y, plot.series.flatMap((series) => series.y)),
     };
     window.Plotly.react(target, plot.series.map(trace), layout, {
       displayModeBar: false,
@@ -207,7 +215,7 @@ function instantFit(form) {
     clearTimeout(timer);
     ask(true);
   });
-  if (form.elements.model.value) ask(true);
+  if (form.elements.model.value) ask(false);
 }
 
 document.addEventListener("DOMContentLoaded", () => {
