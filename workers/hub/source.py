@@ -17,7 +17,7 @@ from workers.hub.download import Downloader, Progress, model_folder
 from workers.hub.headers import RemoteHeaders, read_remote_headers, weight_files
 from workers.hub.shards import ShardStore
 from workers.models import Checkpoint, checkpoint_from_headers
-from workers.models.checkpoint import load_files
+from workers.models.arrays import load_files
 
 __all__ = ["open_remote", "open_remote_headers"]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,79 +15,24 @@ import numpy as np
 import numpy.typing as npt
 from mlx import nn
 
-from app.core.dtypes import Dtype
 from app.core.errors import BitbudgetError, InvalidModelError, UnsupportedModelError
 from app.core.measurement import ModelIdentity
 from bitbudget import rotated_model
+from workers.models.arrays import numpy_of, read_tensor, slices
 from workers.models.digests import folder_digest
-from workers.models.folder import check_config, check_names, check_unquantized, read_config
-from workers.models.folder import read_files as read_weight_files
 from workers.models.headers import SourceFile, TensorRef
 from workers.models.library import model_classes
 from workers.models.norms import norm_gains
 from workers.models.sanitize import Sanitized, sanitize
+from workers.models.unevaluated import Unevaluated
 
-__all__ = [
-    "MLX_DTYPES",
-    "Checkpoint",
-    "checkpoint_from_headers",
-    "dtype_of",
-    "load_files",
-    "numpy_of",
-    "open_checkpoint",
-    "read_tensor",
-]
+__all__ = ["Checkpoint"]
 
-MLX_DTYPES: Final[dict[Dtype, mx.Dtype]] = {
-    Dtype.F64: mx.float64,
-    Dtype.F32: mx.float32,
-    Dtype.F16: mx.float16,
-    Dtype.BF16: mx.bfloat16,
-    Dtype.F8_E4M3: mx.uint8,
-    Dtype.F8_E5M2: mx.uint8,
-    Dtype.F8_E8M0: mx.uint8,
-    Dtype.I64: mx.int64,
-    Dtype.I32: mx.int32,
-    Dtype.I16: mx.int16,
-    Dtype.I8: mx.int8,
-    Dtype.U64: mx.uint64,
-    Dtype.U32: mx.uint32,
-    Dtype.U16: mx.uint16,
-    Dtype.U8: mx.uint8,
-    Dtype.BOOL: mx.bool_,
-}
-"""What `mx.load` makes of each element type; MLX has no 8-bit floats and loads their bits."""
-
-_STORED: Final = {
-    mlx: dtype
-    for dtype, mlx in MLX_DTYPES.items()
-    if dtype not in (Dtype.F8_E4M3, Dtype.F8_E5M2, Dtype.F8_E8M0)
-}
 
 _SMALL_BYTES: Final = 2**20
-_LIMIT_BYTES: Final = 2**32
-
-_NUMPY: Final[dict[Dtype, type[np.generic]]] = {
-    Dtype.F32: np.float32,
-    Dtype.F16: np.float16,
-    Dtype.BF16: np.uint16,
-}
-
 
 _LAYER_COUNTS: Final = ("num_hidden_layers", "num_layers", "n_layers", "n_layer")
 _HUGE: Final = 2**64
-
-
-def dtype_of(array: mx.array) -> Dtype:
-    """Return the element type that `array` is stored in."""
-    return _STORED[array.dtype]
-
-
-def numpy_of(array: mx.array) -> npt.NDArray[Any]:
-    """Evaluate `array` and return it in NumPy, bf16 as its bits in uint16."""
-    if array.dtype == mx.bfloat16:
-        array = array.view(mx.uint16)
-    return np.array(array)
 
 
 @dataclass(frozen=True)
@@ -242,14 +187,14 @@ class Checkpoint:
 
     def _computed(self, name: str) -> Iterator[npt.NDArray[Any]]:
         if name in self._small_computed:
-            yield from _slices(self._small_computed[name])
+            yield from slices(self._small_computed[name])
             return
         for array in self._unevaluated.take(name, self.sanitized):
-            yield from _slices(numpy_of(array))
+            yield from slices(numpy_of(array))
 
     @cached_property
-    def _unevaluated(self) -> _Unevaluated:
-        return _Unevaluated()
+    def _unevaluated(self) -> Unevaluated:
+        return Unevaluated()
 
     @cached_property
     def _small_computed(self) -> Mapping[str, npt.NDArray[Any]]:
@@ -277,55 +222,6 @@ class Checkpoint:
         return nullcontext(self.folder / name) if self.hold is None else self.hold(name)
 
 
-@dataclass
-class _Unevaluated:
-    """Sanitized weights from which each is taken once, so that `sanitize` runs once for many.
-
-    Weights made from the same source keep it in memory until all are taken; starting anew after
-    _LIMIT_BYTES bounds what somebody who takes but some of them leaves behind.
-    """
-
-    weights: Sanitized | None = None
-    taken_bytes: int = 0
-
-    def take(self, name: str, sanitized: Callable[[], Sanitized]) -> Iterator[mx.array]:
-        """Yield a weight, or the arrays that it is a stack of, none of them referenced here."""
-        known = self.weights
-        if known is None or name not in known.weights or self.taken_bytes > _LIMIT_BYTES:
-            known, self.taken_bytes = sanitized(), 0
-            self.weights = known
-        array = known.weights.pop(name)
-        parts = known.stacked.pop(name, [array])
-        self.taken_bytes += array.nbytes
-        del array
-        parts.reverse()
-        while parts:
-            yield parts.pop()
-
-
-def _slices(array: npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:
-    if array.ndim <= 2:  # noqa: PLR2004, a matrix
-        yield array
-        return
-    for part in array:
-        yield from _slices(part)
-
-
-def read_tensor(folder: Path, source: TensorRef) -> npt.NDArray[Any]:
-    """Read one tensor: f32 and f16 as such, bf16 as its bits in uint16, other types as bytes."""
-    kind = _NUMPY.get(source.dtype, np.uint8)
-    count = source.nbytes // np.dtype(kind).itemsize
-    array = np.fromfile(folder / source.file, dtype=kind, count=count, offset=source.offset)
-    if array.size != count:
-        raise InvalidModelError(
-            where=f"{source.file}: {source.name}",
-            found=f"{array.nbytes} bytes",
-            expected=f"{source.nbytes}: the file changed while it was read",
-            remedy="start again when the model folder is complete",
-        )
-    return array.reshape(source.shape) if source.dtype in _NUMPY else array
-
-
 def _classes(config: dict[str, Any]) -> tuple[Any, Any]:
     try:
         if rotated_model.KEY in config:
@@ -337,59 +233,3 @@ def _classes(config: dict[str, Any]) -> tuple[Any, Any]:
             reason=f"mlx-lm {version('mlx-lm')} has no class for it",
             remedy="upgrade mlx-lm, or choose a model that mlx-lm runs",
         ) from error
-
-
-def open_checkpoint(folder: Path, name: str | None = None, revision: str = "local") -> Checkpoint:
-    """Open a local folder: headers are checked, no weight is read.
-
-    Raises InvalidModelError and UnsupportedModelError for anything mlx-lm could not load dense.
-    """
-    config = read_config(folder)
-    check_unquantized(config, folder)
-    files = read_weight_files(folder)
-
-    def load() -> dict[str, mx.array]:
-        return load_files([folder / file.name for file in files])
-
-    return Checkpoint(name or folder.resolve().name, revision, folder, config, files, load)
-
-
-def load_files(paths: Sequence[Path]) -> dict[str, mx.array]:
-    """Return the arrays of all files by name, lazily; InvalidModelError when MLX refuses one."""
-    arrays: dict[str, mx.array] = {}
-    for path in paths:
-        try:
-            loaded = mx.load(str(path))
-        except (RuntimeError, ValueError) as error:
-            raise InvalidModelError(
-                where=path.name,
-                found=str(error)[:200],
-                expected="a safetensors file that MLX reads",
-                remedy="download the file again",
-            ) from error
-        arrays |= loaded if isinstance(loaded, dict) else {}
-    return arrays
-
-
-def checkpoint_from_headers(
-    name: str,
-    revision: str,
-    config: dict[str, Any],
-    files: Sequence[SourceFile],
-    digest: str = "",
-) -> Checkpoint:
-    """Return a checkpoint known by its headers alone, every weight an unevaluated zero.
-
-    It gives an inventory, and nothing that needs values. `digest` is the identity, where known.
-    """
-    check_unquantized(check_config(config))
-    checked = check_names(files)
-
-    def load() -> dict[str, mx.array]:
-        return {
-            tensor.name: mx.zeros(tensor.shape, MLX_DTYPES[tensor.dtype])
-            for file in checked
-            for tensor in file.tensors
-        }
-
-    return Checkpoint(name, revision, Path(), config, checked, load, digest=digest)

@@ -14,7 +14,8 @@ from mlx.utils import tree_flatten
 
 from app.core.errors import InvalidModelError, UnsupportedModelError
 from app.core.inventory import Architecture, Inventory, Module, ModuleKind, StoredArray
-from workers.models.checkpoint import Checkpoint, dtype_of
+from workers.models.arrays import dtype_of
+from workers.models.checkpoint import Checkpoint
 from workers.models.trace import Trace, trace_model
 
 __all__ = ["build_inventory", "flat", "quantizable_modules"]

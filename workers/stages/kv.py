@@ -9,7 +9,7 @@ from app.core.measurement import KvCurve, KvPoint
 from app.core.memory import element_bytes
 from workers.fisher.kv_probe import probe_kv
 from workers.models import Checkpoint
-from workers.models.checkpoint import MLX_DTYPES
+from workers.models.arrays import MLX_DTYPES
 from workers.stages.report import StageReport
 
 __all__ = ["every_full_layer", "probe_kv_curves", "source_dtype"]

@@ -16,7 +16,7 @@ from tests.workers.hub.hub_server import Fault, HubServer
 from workers.hub.client import Hub
 from workers.hub.headers import FIRST_READ_BYTES, read_remote_headers
 from workers.models import build_inventory, open_checkpoint
-from workers.models.checkpoint import checkpoint_from_headers
+from workers.models.opening import checkpoint_from_headers
 
 ID = HubId("org/name")
 

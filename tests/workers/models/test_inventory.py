@@ -17,7 +17,7 @@ from app.core.inventory import CacheKind, Inventory, ModuleKind
 from app.core.layout import plan_checkpoint
 from tests.workers.models.tiny import COMMON, CONFIGS, MOE, write_folder, write_tiny
 from workers.models import build_inventory, checkpoint_from_headers, open_checkpoint
-from workers.models.checkpoint import numpy_of
+from workers.models.arrays import numpy_of
 from workers.models.inventory import flat
 
 GROUP_SIZE = 32

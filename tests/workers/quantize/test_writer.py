@@ -24,7 +24,7 @@ from tests.workers.models.tiny import write_folder, write_tiny
 from tests.workers.quantize.manifests import manifest_of, random_formats
 from workers.encoders import encode
 from workers.models import Checkpoint, build_inventory, open_checkpoint
-from workers.models.checkpoint import numpy_of
+from workers.models.arrays import numpy_of
 from workers.quantize import write_checkpoint
 
 
