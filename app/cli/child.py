@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from app.leases.schemas import Event, Problem
 
-__all__ = ["home", "run_task", "run_with_progress"]
+__all__ = ["home", "run_quickly", "run_task", "run_with_progress"]
 
 _TAIL_CHARACTERS = 2000
 _END_SECONDS = 10
@@ -32,10 +32,21 @@ def home() -> str:
     return str(Settings().home_folder)
 
 
-def run_with_progress(task: BaseModel | Callable[[], BaseModel], command: str) -> dict[str, Any]:
-    """Run `task` with its progress on standard error and return its result.
+def run_quickly(
+    task: Callable[[], BaseModel], meanwhile: Callable[[], None], command: str
+) -> dict[str, Any]:
+    """Run a task that multiplies nothing, as `run_with_progress` does, with nothing waited for.
 
-    A function is called for the task while the child starts: what it imports costs no time.
+    `task` is called while the child starts, `meanwhile` while it works: what they import costs no
+    time.
+    """
+    require_extra("worker", command)
+    with ProgressView(stderr()) as view:
+        return _run(task, view, meanwhile, "--without-blas")
+
+
+def run_with_progress(task: BaseModel, command: str) -> dict[str, Any]:
+    """Run `task` with its progress on standard error and return its result.
 
     Raises MissingExtraError without the worker extra, ChildFailedError when the task fails.
     """
@@ -44,12 +55,20 @@ def run_with_progress(task: BaseModel | Callable[[], BaseModel], command: str) -
         return run_task(task, view)
 
 
-def run_task(
-    task: BaseModel | Callable[[], BaseModel], listener: Callable[[Event], None]
-) -> dict[str, Any]:
+def run_task(task: BaseModel, listener: Callable[[Event], None]) -> dict[str, Any]:
     """Run `task` in `python -m workers.child`, tell every event and return the result."""
-    with tempfile.TemporaryFile("w+", encoding="utf-8") as noise, _child(noise) as child:
-        _give(child, task() if callable(task) else task)
+    return _run(lambda: task, listener, lambda: None)
+
+
+def _run(
+    task: Callable[[], BaseModel],
+    listener: Callable[[Event], None],
+    meanwhile: Callable[[], None],
+    *options: str,
+) -> dict[str, Any]:
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as noise, _child(noise, *options) as child:
+        _give(child, task())
+        meanwhile()
         last = None
         for last in _events(child):
             listener(last)
@@ -62,8 +81,8 @@ def run_task(
 
 
 @contextmanager
-def _child(noise: IO[str]) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, "-m", "workers.child"]
+def _child(noise: IO[str], *options: str) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-m", "workers.child", *options]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=noise, encoding="utf-8"
     ) as child:

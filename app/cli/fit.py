@@ -48,13 +48,13 @@ def fit(
 
 def _inventory(model: str) -> Inventory:
     """Return the inventory of a model, or the one in a measurement's `.json` file."""
-    from app.cli.child import run_with_progress
+    from app.cli.child import run_quickly
 
     if model.endswith(".json"):
         from app.cli.measure import read_measurement
 
         return read_measurement(Path(model)).inventory
-    result = run_with_progress(lambda: _task(model), "fit")
+    result = run_quickly(lambda: _task(model), _import_report, "fit")
 
     from pydantic import TypeAdapter
 
@@ -64,12 +64,14 @@ def _inventory(model: str) -> Inventory:
 
 
 def _task(model: str) -> FitTask:
-    """Return the task; what the answer takes is imported here, while the child starts."""
-    import app.core.fit  # noqa: F401
     from app.cli.child import home
     from app.leases.schemas import FitTask
 
     return FitTask(home=home(), model=model)
+
+
+def _import_report() -> None:
+    import app.core.fit  # noqa: F401
 
 
 def _document(report: FitReport) -> dict[str, Any]:
