@@ -23,7 +23,7 @@ from workers.fisher.kv import kv_curve
 from workers.fisher.moments import FULL_ROWS
 from workers.fisher.passes import Pass
 from workers.fisher.statistics import Statistics
-from workers.fisher.store import PassStore
+from workers.fisher.store import PassStore, Summary
 from workers.models.checkpoint import Checkpoint
 
 __all__ = ["collect_statistics"]
@@ -79,9 +79,26 @@ def _run(
     source_dtype: mx.Dtype,
 ) -> Statistics:
     store = PassStore(place)
-    run = Pass(
-        lambda: load_float32(folder), tokens, seed, store, progress, source_dtype=source_dtype
+    summary = store.summary()
+    if summary is None:
+        run = Pass(
+            lambda: load_float32(folder), tokens, seed, store, progress, source_dtype=source_dtype
+        )
+        summary = _made(run, store)
+        store.write_summary(summary)
+    costs, own_bits = store.kv_costs(), 8 * source_dtype.size
+    return Statistics(
+        int(tokens.size),
+        files=store.finish(),
+        notes=tuple(summary.notes),
+        kv_curves=tuple(
+            kv_curve(layer, costs.get(layer, {}), int(tokens.size), own_bits)
+            for layer in summary.kv_layers
+        ),
     )
+
+
+def _made(run: Pass, store: PassStore) -> Summary:
     notes = [f"B is diagonal where a module has more than {FULL_ROWS} outputs"]
     if run.is_chain():
         run.layer_by_layer()
@@ -90,13 +107,4 @@ def _run(
         run.whole_model()
     if run.kv.failure:
         notes.append(f"KV caches were not measured ({run.kv.failure})")
-    costs, own_bits = store.kv_costs(), 8 * source_dtype.size
-    return Statistics(
-        int(tokens.size),
-        files=store.finish(),
-        notes=tuple(notes),
-        kv_curves=tuple(
-            kv_curve(layer, costs.get(layer, {}), int(tokens.size), own_bits)
-            for layer in sorted(costs.keys() | run.kv.formats.keys())
-        ),
-    )
+    return Summary(notes, sorted(store.kv_costs().keys() | run.kv.formats.keys()))

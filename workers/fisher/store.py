@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Final
 
 import mlx.core as mx
 import numpy as np
@@ -13,7 +16,17 @@ from app.core.errors import InvalidModelError
 from workers.fisher.kv import Costs, read_costs
 from workers.fisher.statistics import ModuleStatistics, module_paths, read_module, write_modules
 
-__all__ = ["PassStore"]
+__all__ = ["PassStore", "Summary"]
+
+_SUMMARY: Final = "summary.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What a finished pass says of itself: notes to a reader, and the cache layers it measured."""
+
+    notes: list[str]
+    kv_layers: list[int]
 
 
 class PassStore:
@@ -79,6 +92,18 @@ class PassStore:
         for file in sorted(self.place.glob("kv-*.json")):
             found |= read_costs(file.read_bytes())
         return found
+
+    def summary(self) -> Summary | None:
+        """Return what the pass noted at its end, None while it is unfinished."""
+        file = self.place / _SUMMARY
+        return Summary(**json.loads(file.read_bytes())) if file.exists() else None
+
+    def write_summary(self, summary: Summary) -> None:
+        """Store what the pass noted: with it the pass is finished and not made again."""
+        self.place.mkdir(parents=True, exist_ok=True)
+        partial = (self.place / _SUMMARY).with_suffix(".partial")
+        partial.write_text(json.dumps(asdict(summary)))
+        partial.replace(self.place / _SUMMARY)
 
     def finish(self) -> dict[str, Path]:
         """Drop the states and return the file of each module.

@@ -94,6 +94,13 @@ def test_second_pass_resumes_and_agrees(
     assert all(file.stat().st_mtime_ns == before for file, before in written.items())
     for path in statistics:
         assert resumed[path].alpha_nats == pytest.approx(statistics[path].alpha_nats, rel=1e-5)
+    steps: list[int] = []
+    again = collect_statistics(
+        sample_model, tokens, seed=3, scratch=tmp_path, progress=lambda done, _: steps.append(done)
+    )
+    assert steps == []
+    assert again.notes == resumed.notes
+    assert again.kv_curves == resumed.kv_curves
 
 
 def test_mixture_of_experts(fixtures_dir: Path) -> None:
