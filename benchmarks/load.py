@@ -47,6 +47,7 @@ _PROGRAM: Final = (
     "serve(Settings(), on_listening=lambda url: print(url, flush=True))"
 )
 _UNLOADED_REQUESTS: Final = 1000
+_UNLOADED_PAUSE_SECONDS: Final = 0.02
 _WHAT_IFS: Final = 60
 _SHAPES_8B: Final = (
     ("self_attn.q_proj", (4096, 4096)),
@@ -65,6 +66,7 @@ class Outcome:
     """What was measured; times in milliseconds."""
 
     unloaded_median: float = 0.0
+    unloaded_median_back_to_back: float = 0.0
     loaded_median: float = 0.0
     loaded_p99: float = 0.0
     p99_over_unloaded_median: float = 0.0
@@ -175,6 +177,7 @@ def load(url: str, jobs: list[str], options: argparse.Namespace, outcome: Outcom
         "port": int(url.rsplit(":", 1)[1]),
         "paths": [f"/v1/jobs/{job}" for job in jobs],
         "alone": _UNLOADED_REQUESTS,
+        "pause": _UNLOADED_PAUSE_SECONDS,
         "clients": options.clients,
         "streams": options.streams,
         "seconds": options.seconds,
@@ -195,6 +198,7 @@ def summarize(samples: dict[str, Any], outcome: Outcome) -> None:
     """Put what the clients saw into the outcome."""
     times = sorted(samples["loaded"])
     outcome.unloaded_median = statistics.median(samples["alone"])
+    outcome.unloaded_median_back_to_back = statistics.median(samples["at_once"])
     outcome.requests = len(times)
     outcome.requests_per_second = len(times) / samples["seconds"]
     outcome.errors = samples["errors"]

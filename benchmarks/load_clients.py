@@ -27,12 +27,17 @@ _READY_SECONDS: Final = 60.0
 
 @dataclass
 class Plan:
-    """What to do: `alone` polls one after the other, then all clients and streams at once."""
+    """What to do: `alone` polls one after the other, then all clients and streams at once.
+
+    The first half of the lone polls follow at once, the others after `pause` seconds each, as those
+    of a client do: a processor that rested answers later.
+    """
 
     host: str
     port: int
     paths: list[str]
     alone: int
+    pause: float
     clients: int
     streams: int
     seconds: float
@@ -43,6 +48,7 @@ class Plan:
 class Samples:
     """What came of it; times in milliseconds, one for each poll."""
 
+    at_once: list[float] = field(default_factory=list)
     alone: list[float] = field(default_factory=list)
     loaded: list[float] = field(default_factory=list)
     errors: int = 0
@@ -127,7 +133,10 @@ async def carry_out(plan: Plan) -> Samples:
     """Measure polls without load, then with all clients and streams."""
     samples = Samples()
     poller = await connect(plan)
-    samples.alone = [await poller.get(plan.paths[0]) for _ in range(plan.alone)]
+    samples.at_once = [await poller.get(plan.paths[0]) for _ in range(plan.alone // 2)]
+    for _ in range(plan.alone - plan.alone // 2):
+        await asyncio.sleep(plan.pause)
+        samples.alone.append(await poller.get(plan.paths[0]))
     ready = [asyncio.Event() for _ in range(plan.streams)]
     streams = [
         asyncio.create_task(listen(plan, plan.paths[n % len(plan.paths)], event, samples))

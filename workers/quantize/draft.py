@@ -11,7 +11,7 @@ import fcntl
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -20,7 +20,7 @@ from typing import IO, Self
 from app.core.errors import NO_ROOM, ConflictError, DiskFullError
 from app.core.layout import Shard
 
-__all__ = ["Draft", "disk_errors"]
+__all__ = ["Draft", "clear_published", "disk_errors"]
 
 
 @contextmanager
@@ -142,6 +142,19 @@ class Draft:
             raise output_exists(self.output) from error
         _sync(self.output.parent)
         shutil.rmtree(self.folder)
+
+
+def clear_published(parent: Path) -> None:
+    """Remove what writers left in `parent` that were killed between their rename and their end.
+
+    Such a folder has a journal, no checkpoint any more, and nobody holds its lock.
+    """
+    for folder in parent.glob(".*.partial"):
+        if (folder / "checkpoint").exists() or not (folder / "journal").exists():
+            continue
+        with suppress(OSError), (folder / "lock").open("r+") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder)
 
 
 def output_exists(output: Path) -> ConflictError:

@@ -12,7 +12,7 @@ from app.core.manifest import Manifest
 from app.leases.schemas import Stage
 from workers.models import Checkpoint
 from workers.quantize import Written, write_checkpoint
-from workers.quantize.draft import output_exists
+from workers.quantize.draft import clear_published, output_exists
 from workers.stages.home import Home, write_whole
 from workers.stages.report import Reporter
 from workers.stages.statistics import manifest_encoder
@@ -31,6 +31,7 @@ def quantize(
 ) -> Written:
     """Write the checkpoint to `output`, or find it there whole from an earlier run."""
     report = reporter.stage(Stage.QUANTIZE)
+    clear_published(output.parent)
     found = finished_checkpoint(output, manifest)
     if found is None and output.exists():
         raise output_exists(output)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import importlib
 import json
@@ -26,6 +27,7 @@ from workers.encoders import encode
 from workers.models import Checkpoint, build_inventory, open_checkpoint
 from workers.models.arrays import numpy_of
 from workers.quantize import write_checkpoint
+from workers.quantize.draft import clear_published
 
 
 def ignore(done: int, total: int, path: str) -> None:
@@ -158,6 +160,19 @@ def test_starts_anew_for_another_manifest(tmp_path: Path) -> None:
     write_checkpoint(checkpoint, inventory, second, tmp_path / "out", progress=ignore)
     write_checkpoint(checkpoint, inventory, second, tmp_path / "again", progress=ignore)
     assert digests(tmp_path / "out") == digests(tmp_path / "again")
+
+
+def test_clears_what_a_writer_left_that_died_after_its_rename(tmp_path: Path) -> None:
+    published, resumable, held = (tmp_path / f".{name}.partial" for name in "abc")
+    for folder in (published, resumable, held):
+        folder.mkdir()
+        (folder / "journal").write_text("key\n")
+        (folder / "lock").touch()
+    (resumable / "checkpoint").mkdir()
+    with (held / "lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        clear_published(tmp_path)
+    assert sorted(tmp_path.iterdir()) == [resumable, held]
 
 
 def test_never_overwrites(tmp_path: Path) -> None:
