@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -16,6 +17,7 @@ from app.cli.output import say, stderr
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from app.retention import Collected
     from app.settings import Settings
 
 __all__ = ["gc", "serve", "worker"]
@@ -100,29 +102,43 @@ def gc(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Remove old finished jobs, and stored files that no job needs; measurements stay."""
+    """Remove what nobody used for long: a server's finished jobs, a worker's caches.
+
+    Measurements, manifests and checkpoints stay.
+    """
     from dataclasses import asdict
 
-    from app.cli.extras import require_extra
-
-    require_extra("server", "gc")
+    from app.caches import release_caches
+    from app.cli.extras import has_extra
     from app.core.sizes import format_size
-    from app.database import Database
-    from app.migrate import upgrade
-    from app.retention import collect_garbage
+    from app.ids import utc_now
     from app.settings import Settings
 
     settings = Settings() if days is None else Settings(retention_days=days)
+    age = timedelta(days=settings.retention_days)
+    released = release_caches(settings.home_folder, age=age, now=utc_now())
+    removed = asdict(_collect(settings)) if has_extra("server") else {}
+
+    def render(console: Console) -> None:
+        if removed:
+            size = format_size(removed["artifact_bytes"])
+            console.print(
+                f"removed {removed['jobs']} jobs, {removed['workers']} workers, "
+                f"{removed['artifacts']} files ({size})"
+            )
+        size = format_size(released.nbytes)
+        console.print(f"removed {released.entries} cache entries ({size})")
+
+    caches = {"cache_entries": released.entries, "cache_bytes": released.nbytes}
+    say(removed | caches, as_json=as_json, render=render)
+
+
+def _collect(settings: Settings) -> Collected:
+    from app.database import Database
+    from app.migrate import upgrade
+    from app.retention import collect_garbage
+
     database = Database(settings.resolved_database_url)
     upgrade(database)
     database.dispose()
-    removed = collect_garbage(settings)
-
-    def render(console: Console) -> None:
-        size = format_size(removed.artifact_bytes)
-        console.print(
-            f"removed {removed.jobs} jobs, {removed.workers} workers, "
-            f"{removed.artifacts} files ({size})"
-        )
-
-    say(asdict(removed), as_json=as_json, render=render)
+    return collect_garbage(settings)

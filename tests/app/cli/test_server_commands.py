@@ -36,6 +36,8 @@ def test_gc_of_an_empty_server_removes_nothing(bitbudget: Run) -> None:
         "workers": 0,
         "artifacts": 0,
         "artifact_bytes": 0,
+        "cache_entries": 0,
+        "cache_bytes": 0,
     }
 
 
