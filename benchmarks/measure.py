@@ -103,7 +103,7 @@ def peers(weight: Array) -> Iterator[Row]:
     if importlib.util.find_spec("mlx") is not None:
         for formats, name in ((AFFINE_FORMATS, "affine"), (FLOAT_FORMATS, "float")):
             work = mlx_loop(few, formats)
-            yield timed(f"MLX ops loop, {len(formats)} {name} formats", few.nbytes, work, 1)
+            yield timed(f"MLX ops loop, {len(formats)} {name} formats", few.nbytes, work)
     if importlib.util.find_spec("torch") is not None:
         yield timed("torch loop, 18 affine formats", few.nbytes, torch_loop(few), 1)
 
