@@ -19,6 +19,7 @@ __all__ = [
     "Kernel",
     "SelfTest",
     "differentiable",
+    "is_new_enough",
     "metal_available",
     "relative_error",
     "self_test",
@@ -35,8 +36,12 @@ Computation = Callable[..., tuple[mx.array, ...]]
 @lru_cache
 def metal_available() -> bool:
     """Whether this process can run Metal kernels: a Metal device, and mlx 0.29 or newer."""
-    found = tuple(int(part) for part in version("mlx").split(".")[:2])
-    return found >= _OLDEST_MLX and mx.metal.is_available()
+    return is_new_enough(version("mlx")) and mx.metal.is_available()
+
+
+def is_new_enough(mlx_version: str) -> bool:
+    """Whether this version of MLX has what the launcher uses; an older one gets the references."""
+    return tuple(int(part) for part in mlx_version.split(".")[:2]) >= _OLDEST_MLX
 
 
 def _on_gpu() -> bool:

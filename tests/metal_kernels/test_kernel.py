@@ -15,7 +15,7 @@ from metal_kernels import (
     rht_qmv,
     self_test,
 )
-from metal_kernels.kernel import Computation, differentiable
+from metal_kernels.kernel import Computation, differentiable, is_new_enough
 from metal_kernels.launch import Launch
 from metal_kernels.prefill import is_faster
 
@@ -37,6 +37,20 @@ def test_without_metal_the_self_test_says_so() -> None:
     report = self_test(rd_sweep)
     assert not report.passed
     assert report.detail == "Metal is not available"
+
+
+@pytest.mark.parametrize(
+    ("version", "expected"),
+    [
+        ("0.28.9", False),
+        ("0.5.0", False),
+        ("0.29.0", True),
+        ("0.32.4.dev1+gabc", True),
+        ("1.0", True),
+    ],
+)
+def test_an_old_mlx_runs_no_kernel(version: str, *, expected: bool) -> None:
+    assert is_new_enough(version) is expected
 
 
 @pytest.mark.metal
