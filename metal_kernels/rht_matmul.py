@@ -150,7 +150,10 @@ def reference(
     return (product.astype(x.dtype),)
 
 
-def _case(dtype: mx.Dtype, bits: int, group: int, *, rows: int, outputs: int, width: int) -> Case:
+def product_case(
+    dtype: mx.Dtype, bits: int, group: int, *, rows: int, outputs: int, width: int
+) -> Case:
+    """Return random inputs (rows, width) and a weight (outputs, width) quantized by MLX."""
     keys = mx.random.split(mx.random.key(bits * 1000 + group))
     weight = mx.random.normal((outputs, width), key=keys[0]).astype(dtype)
     x = mx.random.normal((rows, width), key=keys[1]).astype(dtype)
@@ -166,11 +169,11 @@ def cases_vector() -> tuple[Case, ...]:
     """Every format once, at widths and heights that divide nothing, and the smallest shapes."""
     dtypes = (mx.float32, mx.bfloat16, mx.float16)
     small = tuple(
-        _case(mx.float32, 4, 32, rows=rows, outputs=outputs, width=width)
+        product_case(mx.float32, 4, 32, rows=rows, outputs=outputs, width=width)
         for rows, outputs, width in ((1, 1, 32), (2, 7, 64), (3, 9, 1152))
     )
     return small + tuple(
-        _case(
+        product_case(
             dtypes[index % 3], bits, group, rows=1 + index % 2, outputs=5 + index, width=512 + group
         )
         for index, (bits, group) in enumerate((b, g) for b in BITS for g in GROUP_SIZES)
@@ -181,11 +184,11 @@ def cases_matrix() -> tuple[Case, ...]:
     """Every width, with tiles that are cut off, and the smallest and a whole tile."""
     dtypes = (mx.float32, mx.bfloat16)
     small = tuple(
-        _case(mx.float32, 2, 32, rows=rows, outputs=outputs, width=width)
+        product_case(mx.float32, 2, 32, rows=rows, outputs=outputs, width=width)
         for rows, outputs, width in ((1, 1, 32), (64, 64, 96))
     )
     return small + tuple(
-        _case(
+        product_case(
             dtypes[index % 2], bits, GROUP_SIZES[index % 3], rows=33 + index, outputs=37, width=128
         )
         for index, bits in enumerate(BITS)

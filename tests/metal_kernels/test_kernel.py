@@ -18,6 +18,7 @@ from metal_kernels import (
 from metal_kernels.kernel import Computation, differentiable, is_new_enough
 from metal_kernels.launch import Launch
 from metal_kernels.prefill import is_faster
+from metal_kernels.thorough import thorough_cases
 
 
 @pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.name)
@@ -55,10 +56,10 @@ def test_an_old_mlx_runs_no_kernel(version: str, *, expected: bool) -> None:
 
 @pytest.mark.metal
 @pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.name)
-def test_a_kernel_passes_its_self_test_on_a_gpu(kernel: Kernel) -> None:
+def test_a_kernel_passes_every_case_on_a_gpu(kernel: Kernel) -> None:
     if not metal_available():
         pytest.skip("needs Apple's Metal")
-    report = self_test(kernel)
+    report = kernel.check(lambda launch: tuple(launch.run()), thorough_cases(kernel))
     assert report.passed, report.detail
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from metal_kernels import KERNELS, Kernel
 from metal_kernels.launch import Launch
+from metal_kernels.thorough import thorough_cases
 from tests.metal_emulator.emulate import ORDERS, emulate, to_numpy
 
 pytestmark = pytest.mark.usefixtures("emulator")
@@ -18,8 +19,8 @@ def run(launch: Launch) -> tuple[mx.array, ...]:
 
 
 @pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.name)
-def test_a_kernel_passes_its_self_test(kernel: Kernel) -> None:
-    report = kernel.check(run)
+def test_a_kernel_passes_every_case(kernel: Kernel) -> None:
+    report = kernel.check(run, thorough_cases(kernel))
     assert report.passed, report.detail
 
 
