@@ -161,7 +161,7 @@ def main() -> None:
             else:
                 run_against(name, model, found)
     for name, parts in found.fixtures.items():
-        rows = [row for part in ("peers", "ours") for row in parts.get(part, {}).values()]
+        rows = [row for part in ("peers", "equal", "ours") for row in parts.get(part, {}).values()]
         drawn = [row for row in rows if "kl" in row]
         (options.output / f"quality-{name}.svg").write_text(picture(name, drawn))
     (options.output / "quality.md").write_text(page(found.fixtures))
