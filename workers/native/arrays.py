@@ -38,11 +38,14 @@ def storage_code(dtype: Dtype) -> int:
 
 
 def address(array: Array) -> ctypes.c_void_p:
-    """Return the address of a contiguous array's data; the caller keeps the array alive."""
+    """Return the address of a contiguous array's data, which it keeps alive as long as it lives.
+
+    A kernel may be given an array that nobody else holds: one that just left a cache, or a copy.
+    """
     if not array.flags.c_contiguous:
         msg = "a kernel needs a contiguous array"
         raise ValueError(msg)
-    return ctypes.c_void_p(array.ctypes.data)
+    return array.ctypes.data_as(ctypes.c_void_p)
 
 
 def to_float32(array: Array, dtype: Dtype) -> npt.NDArray[np.float32]:
