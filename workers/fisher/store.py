@@ -81,10 +81,7 @@ class PassStore:
 
     def write_kv(self, index: int, data: bytes) -> None:
         """Store what the KV caches of layer `index` cost."""
-        self.place.mkdir(parents=True, exist_ok=True)
-        partial = self.place / f"kv-{index:04d}.partial"
-        partial.write_bytes(data)
-        partial.replace(partial.with_suffix(".json"))
+        self._put(f"kv-{index:04d}.json", data)
 
     def kv_costs(self) -> dict[int, Costs]:
         """Return what was stored of KV caches, by cache layer."""
@@ -100,10 +97,7 @@ class PassStore:
 
     def write_summary(self, summary: Summary) -> None:
         """Store what the pass noted: with it the pass is finished and not made again."""
-        self.place.mkdir(parents=True, exist_ok=True)
-        partial = (self.place / _SUMMARY).with_suffix(".partial")
-        partial.write_text(json.dumps(asdict(summary)))
-        partial.replace(self.place / _SUMMARY)
+        self._put(_SUMMARY, json.dumps(asdict(summary)).encode())
 
     def finish(self) -> dict[str, Path]:
         """Drop the states and return the file of each module.
@@ -121,6 +115,12 @@ class PassStore:
         if tied and not self.has_modules("tied"):
             self.write_modules("tied", tied)
         return files | dict.fromkeys(tied, self._modules("tied"))
+
+    def _put(self, name: str, data: bytes) -> None:
+        self.place.mkdir(parents=True, exist_ok=True)
+        partial = (self.place / name).with_suffix(".partial")
+        partial.write_bytes(data)
+        partial.replace(self.place / name)
 
     def _state(self, name: str, index: int) -> Path:
         return self.states / f"{name}-{index:04d}.npy"
