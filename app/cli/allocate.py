@@ -68,8 +68,8 @@ def best_manifest(measurements: list[Measurement], budget: AllocationOptions) ->
 
     return solve_each(
         measurements,
-        lambda measurement: manifest_for(measurement, budget),
-        lambda manifest: manifest.certificate.predicted_kl_nats_per_token,
+        lambda measurement: (measurement, manifest_for(measurement, budget)),
+        lambda found: (found[0], found[1].certificate.predicted_kl_nats_per_token),
     )[1]
 
 

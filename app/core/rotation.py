@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, TypeVar
 
 from app.core.errors import InfeasibleBudgetError
@@ -10,6 +10,7 @@ from app.core.measurement import Measurement
 
 __all__ = ["LEAST_GAIN", "best_of", "solve_each"]
 
+_Candidate = TypeVar("_Candidate")
 _Solution = TypeVar("_Solution")
 
 LEAST_GAIN: Final = 0.05
@@ -33,21 +34,22 @@ def best_of(candidates: Sequence[tuple[Measurement, float]]) -> int:
 
 
 def solve_each(
-    measurements: Sequence[Measurement],
-    solve: Callable[[Measurement], _Solution],
-    predicted: Callable[[_Solution], float],
-) -> tuple[Measurement, _Solution]:
-    """Return the best of what `solve` finds, by its `predicted` KL, and the measurement it is of.
+    candidates: Iterable[_Candidate],
+    solve: Callable[[_Candidate], _Solution],
+    judged: Callable[[_Solution], tuple[Measurement, float]],
+) -> _Solution:
+    """Return the best of what `solve` makes of the candidates.
 
+    `judged` tells the measurement that a solution is of, and its predicted KL in nats per token.
     InfeasibleBudgetError when the budget fits none; it names the smallest size of the first.
     """
-    made: list[tuple[Measurement, _Solution]] = []
+    made: list[_Solution] = []
     refusals: list[InfeasibleBudgetError] = []
-    for measurement in measurements:
+    for candidate in candidates:
         try:
-            made.append((measurement, solve(measurement)))
+            made.append(solve(candidate))
         except InfeasibleBudgetError as refusal:
             refusals.append(refusal)
     if not made:
         raise refusals[0]
-    return made[best_of([(measurement, predicted(found)) for measurement, found in made])]
+    return made[best_of([judged(solution) for solution in made])]

@@ -44,8 +44,8 @@ def solve_best(
     """
     return solve_each(
         measurements,
-        lambda measurement: solve(measurement, request),
-        lambda solved: solved.answer.predicted_kl_nats_per_token,
+        lambda measurement: (measurement, solve(measurement, request)),
+        lambda found: (found[0], found[1].answer.predicted_kl_nats_per_token),
     )
 
 

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from app.core.canonical import canonical_json, sha256_of
-from app.core.errors import InfeasibleBudgetError
 from app.core.inventory import Inventory
 from app.core.manifest import Manifest
 from app.core.measurement import Measurement
 from app.core.requests import Deliver
-from app.core.rotation import best_of
+from app.core.rotation import solve_each
 from app.leases.schemas import JobTask, Stage
 from workers.benchmark import benchmark
 from workers.models import Checkpoint
@@ -92,19 +91,17 @@ class _Job:
         return result | self._deliver(checkpoint, best)
 
     def _best(self, checkpoint: Checkpoint, options: MeasureOptions) -> _Candidate:
-        """Return the rotation with the lowest expected KL; its artifacts are announced last."""
+        """Return the rotation with the lowest expected KL.
+
+        Among several it is solved once more, so that its artifacts are announced last.
+        """
         twins = candidates(checkpoint, options.rotation, self.home, self.reporter)
-        solved: list[_Candidate] = []
-        refusals: list[InfeasibleBudgetError] = []
-        for rotation, twin in twins.items():
-            try:
-                solved.append(self._solve(twin, replace(options, rotation=rotation)))
-            except InfeasibleBudgetError as refusal:
-                refusals.append(refusal)
-        if not solved:
-            raise refusals[0]
-        best = solved[best_of([(c.measurement, c.predicted) for c in solved])]
-        return best if best is solved[-1] else self._solve(best.checkpoint, best.options)
+        best = solve_each(
+            twins.items(),
+            lambda twin: self._solve(twin[1], replace(options, rotation=twin[0])),
+            lambda candidate: (candidate.measurement, candidate.predicted),
+        )
+        return best if len(twins) == 1 else self._solve(best.checkpoint, best.options)
 
     def _solve(self, checkpoint: Checkpoint, options: MeasureOptions) -> _Candidate:
         look = partial(survey, checkpoint, options=options, home=self.home, reporter=self.reporter)

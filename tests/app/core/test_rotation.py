@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pytest
 
+from app.core.errors import InfeasibleBudgetError
 from app.core.measurement import Measurement
-from app.core.rotation import LEAST_GAIN, best_of
+from app.core.rotation import LEAST_GAIN, best_of, solve_each
 
 
 @pytest.mark.parametrize(
@@ -25,3 +26,20 @@ def test_a_rotation_must_save_more_than_it_lost(
     twin = replace(measurement, rotation="folded", rotation_kl_nats=lost)
     assert best_of([(measurement, plain), (twin, rotated)]) == chosen
     assert best_of([(twin, rotated), (measurement, plain)]) == (1 - chosen if plain else 0)
+
+
+def test_the_best_that_is_feasible_is_taken(measurement: Measurement) -> None:
+    losses = {"small": 0.3, "middle": 0.2}
+
+    def solve(name: str) -> str:
+        if name not in losses:
+            raise InfeasibleBudgetError(budget_bytes=1, minimum_bytes=len(name), binding="bytes")
+        return name
+
+    def judged(name: str) -> tuple[Measurement, float]:
+        return measurement, losses[name]
+
+    assert solve_each(["large", "small", "middle", "huge"], solve, judged) == "middle"
+    with pytest.raises(InfeasibleBudgetError) as caught:
+        solve_each(["enormous", "large"], solve, judged)
+    assert caught.value.minimum_bytes == len("enormous")
