@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 import mlx.core as mx
 import numpy as np
@@ -25,6 +25,10 @@ ALLOCATIONS: Final = 8
 MOST_WEIGHTS: Final = 50_000_000
 """Weights up to which a measurement is verified by default: all allocations are held at once."""
 _ROLLOUTS: Final = 8
+_LEVEL_ROLLOUTS: Final = 32
+"""Rollouts one allocation is measured on: 8 alone put the level 5 % (one sigma) off."""
+_LEVEL_ALLOCATION: Final = 2
+_SMALLEST_KL: Final = 1e-12
 _SEED: Final = 0x7E57
 _CENTRES: Final = (3.5, 4.0, 4.5, 5.0, 5.5, 6.0, 7.0, 8.0)
 """Mean bits of the allocations; a module draws its width within 1.5 bits of it."""
@@ -44,12 +48,15 @@ def verify(
 
     `curves` by module path hold the prediction; `statistics` are those they were made with. KL is
     measured on fresh rollouts of the model. Each allocation is predicted by curves that were
-    corrected without it.
+    corrected without it. KL differs between texts more than between allocations on one text, so
+    one allocation is measured on more rollouts and all are scaled by what that changes for it.
     """
     picks = [
         _draw(inventory.modules, curves, centre, seed + i) for i, centre in enumerate(_CENTRES)
     ]
-    evaluation = Evaluation(checkpoint.folder, rollouts=_ROLLOUTS, seed=seed + _SEED)
+    evaluation = Evaluation(checkpoint.folder, rollouts=_LEVEL_ROLLOUTS, seed=seed + _SEED)
+    rollouts = evaluation.windows["rollouts"]
+    evaluation.windows = {"few": rollouts[:_ROLLOUTS], "more": rollouts[_ROLLOUTS:]}
     weights: list[dict[str, mx.array]] = [{} for _ in picks]
     for module in inventory.modules:
         values = _weight(checkpoint, module)
@@ -57,17 +64,21 @@ def verify(
         coded = coded_weights(module, values, sorted(wanted), encoder, statistics.get(module.path))
         for pick, chosen in zip(picks, weights, strict=True):
             chosen[f"{module.path}.weight"] = mx.array(coded.get(pick[module.path], values))
-    measured = []
+    measured, level = [], 1.0
     original = evaluation.original
     kept = {f"{m.path}.weight": mx.array(_weight(checkpoint, m)) for m in inventory.modules}
     evaluation.taught  # noqa: B018 - the original's pass comes before its weights are replaced
     for index, chosen in enumerate(weights):
         original.load_weights(list(chosen.items()), strict=False)
-        report = evaluation.sets(original, f"random allocation {index}")
-        measured.append(report["rollouts"]["kl_nats_per_token"])
+        parts = ("few", "more") if index == _LEVEL_ALLOCATION else ("few",)
+        report = evaluation.sets(original, f"random allocation {index}", parts)
+        measured.append(report["few"]["kl_nats_per_token"])
+        if index == _LEVEL_ALLOCATION:
+            level = _over_all(report) / max(measured[-1], _SMALLEST_KL)
         if progress is not None:
             progress(index + 1, len(weights))
     original.load_weights(list(kept.items()), strict=False)
+    measured = [kl * level for kl in measured]
     raw = [_predicted(curves, pick) for pick in picks]
     predicted = []
     for index, pick in enumerate(picks):
@@ -77,6 +88,13 @@ def verify(
     bits = [_bits(inventory, pick) for pick in picks]
     found = calibrated(curves, fit_power_law(raw, measured))
     return found, agreement(predicted, measured, bits)
+
+
+def _over_all(report: Mapping[str, Mapping[str, Any]]) -> float:
+    """Return the mean KL over the windows of every set."""
+    windows = sum(part["windows"] for part in report.values())
+    total = sum(part["kl_nats_per_token"] * part["windows"] for part in report.values())
+    return float(total / windows)
 
 
 def _predicted(curves: Mapping[str, Curve], pick: Mapping[str, Format]) -> float:

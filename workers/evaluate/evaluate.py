@@ -6,7 +6,7 @@ so the numbers are those of the weights and not of a machine's kernels.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import fields
 from functools import cached_property
 from pathlib import Path
@@ -134,14 +134,17 @@ class Evaluation:
         """Return the numbers of each set of windows for one checkpoint."""
         return self.sets(load_float32(checkpoint), str(checkpoint))
 
-    def sets(self, candidate: nn.Module, name: str) -> dict[str, dict[str, Any]]:
-        """Return the numbers of each set of windows, without noise floor."""
+    def sets(
+        self, candidate: nn.Module, name: str, parts: Collection[str] | None = None
+    ) -> dict[str, dict[str, Any]]:
+        """Return the numbers of each set of windows (of those in `parts`), without noise floor."""
         sets: dict[str, dict[str, Any]] = {}
-        total = sum(windows.size for windows in self.windows.values())
+        chosen = [part for part in self.windows if parts is None or part in parts]
+        total = sum(self.windows[part].size for part in chosen)
         done = 0
-        for part, batches in self.taught.items():
+        for part in chosen:
             scores: list[TokenScores] = []
-            for batch in batches:
+            for batch in self.taught[part]:
                 scores.append(_score(candidate, batch, name))
                 done += batch.ids.size
                 self.progress(done, total)
