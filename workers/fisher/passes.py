@@ -12,6 +12,7 @@ import numpy as np
 from mlx import nn
 
 from app.core.errors import InvalidModelError
+from workers.fisher.blame import first_broken
 from workers.fisher.chain import LayerCall, decoder_layers, layer_calls, replaced_layers
 from workers.fisher.kv import KvTaps
 from workers.fisher.moments import ModuleMoments
@@ -149,8 +150,23 @@ class Pass:
                     call = self._call(number, index)
                     outputs.append(call.apply(layer, mx.array(hidden[batch])))
                     mx.eval(outputs[-1])
-                self.store.write_state("hidden", index + 1, outputs)
+                self._write_hidden(index, layer, hidden, outputs)
             self._step()
+
+    def _write_hidden(
+        self, index: int, layer: nn.Module, hidden: np.ndarray, outputs: list[mx.array]
+    ) -> None:
+        """Store what layer `index` returned; the error for NaN names the module it came from."""
+        try:
+            self.store.write_state("hidden", index + 1, outputs)
+        except InvalidModelError as error:
+            prefix = f"{self.prefix}.{index}"
+            for number, batch in enumerate(self.batches):
+                call = self._call(number, index)
+                where = first_broken(layer, prefix, call, mx.array(hidden[batch]))
+                if where:
+                    raise InvalidModelError(**{**error.fields, "where": where}) from error
+            raise
 
     def _tail(self) -> None:
         """Final norm and head: the loss with labels sampled from the predictions."""
