@@ -19,7 +19,7 @@ from workers.evaluate import Evaluation
 from workers.fisher.statistics import ModuleStatistics
 from workers.models import Checkpoint
 
-__all__ = ["ALLOCATIONS", "MOST_WEIGHTS", "agreement", "coded_weights", "verify"]
+__all__ = ["ALLOCATIONS", "MOST_WEIGHTS", "agreement", "coded_weights", "float32_weight", "verify"]
 
 ALLOCATIONS: Final = 8
 MOST_WEIGHTS: Final = 50_000_000
@@ -59,14 +59,14 @@ def verify(
     evaluation.windows = {"few": rollouts[:_ROLLOUTS], "more": rollouts[_ROLLOUTS:]}
     weights: list[dict[str, mx.array]] = [{} for _ in picks]
     for module in inventory.modules:
-        values = _weight(checkpoint, module)
+        values = float32_weight(checkpoint, module)
         wanted = {pick[module.path] for pick in picks} - {KEEP}
         coded = coded_weights(module, values, sorted(wanted), encoder, statistics.get(module.path))
         for pick, chosen in zip(picks, weights, strict=True):
             chosen[f"{module.path}.weight"] = mx.array(coded.get(pick[module.path], values))
     measured, level = [], 1.0
     original = evaluation.original
-    kept = {f"{m.path}.weight": mx.array(_weight(checkpoint, m)) for m in inventory.modules}
+    kept = {f"{m.path}.weight": mx.array(float32_weight(checkpoint, m)) for m in inventory.modules}
     evaluation.taught  # noqa: B018 - the original's pass comes before its weights are replaced
     for index, chosen in enumerate(weights):
         original.load_weights(list(chosen.items()), strict=False)
@@ -156,7 +156,8 @@ def coded_weights(
     return result
 
 
-def _weight(checkpoint: Checkpoint, module: Module) -> np.ndarray:
+def float32_weight(checkpoint: Checkpoint, module: Module) -> np.ndarray:
+    """Return a module's weight in its shape, widened to float32."""
     parts = [as_float32(part, module.dtype) for part in checkpoint.parts(module.path)]
     return np.stack(parts).reshape(module.shape)
 

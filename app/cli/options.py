@@ -20,6 +20,7 @@ __all__ = [
     "MeasureOptions",
     "Model",
     "Overwrite",
+    "Relinearize",
     "Server",
     "Token",
     "disk_limit_bytes",
@@ -36,6 +37,13 @@ Token = Annotated[
     typer.Option("--token", envvar="BITBUDGET_TOKEN", help="Bearer token of the server."),
 ]
 
+Relinearize = Annotated[
+    bool | None,
+    typer.Option(
+        "--relinearize/--no-relinearize",
+        help="Measure errors together and solve again (default: below 3.5 bits per weight).",
+    ),
+]
 DiskLimit = Annotated[
     str | None,
     typer.Option(

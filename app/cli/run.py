@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from app.cli.grouped import grouped
-from app.cli.options import AllocationOptions, Json, MeasureOptions, Model, disk_limit_bytes
+from app.cli.options import (
+    AllocationOptions,
+    Json,
+    MeasureOptions,
+    Model,
+    Relinearize,
+    disk_limit_bytes,
+)
 from app.cli.output import say
 
 if TYPE_CHECKING:
@@ -26,6 +33,7 @@ def run(
     measuring: MeasureOptions,
     recover: Annotated[str, typer.Option(help="Training after it: none, scales or qad.")] = "none",
     recover_seconds: Annotated[float, typer.Option(help="The most it may take.")] = 300.0,
+    relinearize: Relinearize = None,
     baseline: Annotated[
         bool, typer.Option("--baseline", help="Also evaluate uniform 4-bit at equal bytes.")
     ] = False,
@@ -44,6 +52,7 @@ def run(
             deliver=Deliver.CHECKPOINT,
             recover=recover,
             recover_seconds=recover_seconds,
+            relinearize=relinearize,
         ),
         output=str(output.resolve()),
         disk_limit_bytes=disk_limit_bytes(measuring.disk_limit),

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from app.cli.grouped import grouped
-from app.cli.options import AllocationOptions, Json, MeasureOptions, Model, Server, Token
+from app.cli.options import (
+    AllocationOptions,
+    Json,
+    MeasureOptions,
+    Model,
+    Relinearize,
+    Server,
+    Token,
+)
 from app.cli.output import say, stderr
 
 if TYPE_CHECKING:
@@ -30,13 +38,16 @@ def submit(
     measuring: MeasureOptions,
     deliver: Annotated[str, typer.Option(help="manifest or checkpoint.")] = "manifest",
     recover: Annotated[str, typer.Option(help="Training after it: none, scales or qad.")] = "none",
+    relinearize: Relinearize = None,
     wait: Annotated[bool, typer.Option("--wait", help="Follow the job until it ends.")] = False,
     as_json: Json = False,
 ) -> None:
     """Submit a job to a server; on a model measured before, it is answered at once."""
     from app.client import Client
 
-    request = measuring.job(model, budget, deliver=deliver, recover=recover)
+    request = measuring.job(
+        model, budget, deliver=deliver, recover=recover, relinearize=relinearize
+    )
     with Client(server, token=token) as client:
         job = client.submit(request)
         if wait:

@@ -184,6 +184,12 @@ class JobRequest(AllocationRequest):
     recover_seconds: Annotated[float, Field(gt=0, le=86_400), Number] = Field(
         300.0, description="The most that recovery may take."
     )
+    relinearize: bool | None = Field(
+        None,
+        strict=True,
+        description="Measure together what errors cost at this budget, and solve again; default:"
+        " below 3.5 bits per weight, where the model is small enough.",
+    )
     text: str | None = Field(None, description="A text file of the worker's for sensitivity.")
     seed: Annotated[int, Field(ge=0, lt=2**32), Number] = 0
 

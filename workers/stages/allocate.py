@@ -5,15 +5,16 @@ from __future__ import annotations
 import time
 
 from app.core.allocate import allocate
+from app.core.allocation import Allocation
 from app.core.layout import plan_checkpoint
 from app.core.manifest import Manifest
 from app.core.measurement import Measurement
 from app.core.requests import AllocationRequest
 from app.leases.schemas import Stage
 from workers.stages.home import Home, write_whole
-from workers.stages.report import Reporter
+from workers.stages.report import Reporter, StageReport
 
-__all__ = ["allocate_manifest", "make_manifest"]
+__all__ = ["allocate_manifest", "keep_manifest", "make_manifest", "manifest_of", "solve"]
 
 
 def make_manifest(
@@ -22,16 +23,30 @@ def make_manifest(
     """Allocate and announce manifest.json; InfeasibleBudgetError names the smallest size."""
     report = reporter.stage(Stage.ALLOCATE)
     manifest = allocate_manifest(measurement, request)
-    report.artifact(
-        write_whole(home.manifest(manifest.sha256) / "manifest.json", manifest.to_bytes())
-    )
+    keep_manifest(manifest, home, report)
     report.progress(1, 1, "allocations")
     return manifest
 
 
+def keep_manifest(manifest: Manifest, home: Home, report: StageReport) -> None:
+    """Store manifest.json under its digest and announce it."""
+    path = home.manifest(manifest.sha256) / "manifest.json"
+    report.artifact(write_whole(path, manifest.to_bytes()))
+
+
 def allocate_manifest(measurement: Measurement, request: AllocationRequest) -> Manifest:
     """Return the manifest of the best allocation within `request.time_limit_seconds`."""
+    return manifest_of(measurement, request, solve(measurement, request))
+
+
+def solve(measurement: Measurement, request: AllocationRequest) -> Allocation:
+    """Return the best allocation within `request.time_limit_seconds`."""
     end = time.monotonic() + request.time_limit_seconds
-    allocation = allocate(measurement, request, is_over=lambda: time.monotonic() > end)
-    layout = plan_checkpoint(measurement.inventory)
-    return Manifest.build(measurement, layout, request, allocation)
+    return allocate(measurement, request, is_over=lambda: time.monotonic() > end)
+
+
+def manifest_of(
+    measurement: Measurement, request: AllocationRequest, allocation: Allocation
+) -> Manifest:
+    """Return the record of an allocation of `measurement`."""
+    return Manifest.build(measurement, plan_checkpoint(measurement.inventory), request, allocation)

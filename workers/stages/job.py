@@ -24,6 +24,7 @@ from workers.stages.evaluate import Judge, read_report
 from workers.stages.fetch import fetch
 from workers.stages.home import Home, write_whole
 from workers.stages.inventory import take_inventory
+from workers.stages.low_bits import reconsider
 from workers.stages.measure import measure, measurement_path
 from workers.stages.options import MeasureOptions
 from workers.stages.quantize import claimed_output, quantize
@@ -78,13 +79,14 @@ class _Job:
             whole=options.needs_whole_model or request.deliver is Deliver.CHECKPOINT,
             identify=options.needs_whole_model or self.task.measurement is not None,
         )
-        best = self._best(checkpoint, options)
+        best, low_bits = self._reconsidered(self._best(checkpoint, options))
         path = self.home.manifest(best.manifest.sha256) / "manifest.json"
         result = _certificate(best.manifest) | {
             "manifest": str(path),
             "measurement": str(measurement_path(best.checkpoint, best.options, self.home)),
             "measurement_key": best.measurement.key,
             "checkpoint": None,
+            **low_bits,
         }
         if request.deliver is Deliver.MANIFEST:
             return result
@@ -102,6 +104,26 @@ class _Job:
             lambda candidate: (candidate.measurement, candidate.predicted),
         )
         return best if len(twins) == 1 else self._solve(best.checkpoint, best.options)
+
+    def _reconsidered(self, best: _Candidate) -> tuple[_Candidate, dict[str, Any]]:
+        """Return what is better where bits are few, and `low_bits` for the result.
+
+        Statistics that were taken elsewhere are not taken again for a manifest alone.
+        """
+        request = self.task.request
+        if self.task.measurement is not None and request.deliver is Deliver.MANIFEST:
+            return best, {}
+        redone = reconsider(
+            best.checkpoint,
+            best.measurement,
+            best.manifest,
+            request,
+            options=best.options,
+            home=self.home,
+            reporter=self.reporter,
+        )
+        found = {"low_bits": redone.found} if redone.found else {}
+        return replace(best, manifest=redone.manifest), found
 
     def _solve(self, checkpoint: Checkpoint, options: MeasureOptions) -> _Candidate:
         look = partial(survey, checkpoint, options=options, home=self.home, reporter=self.reporter)

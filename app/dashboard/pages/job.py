@@ -53,6 +53,7 @@ def job_page(report: JobReport, solved: Solved | None, memory: Bar | None) -> di
             "tiles": [*evaluation_tiles(report.evaluation), *answer_tiles(solved.manifest)],
             "what_if": _what_if(solved),
             "manifest_sha256": solved.manifest.sha256,
+            "notes": list(solved.manifest.notes),
         }
         page["tables"] += list(_kv_cache(solved.manifest))
         page["cell_link"] = lambda path: _what_if(solved, path)

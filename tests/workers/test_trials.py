@@ -1,0 +1,33 @@
+"""KL of allocations by running them, each group alone and beside the others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from app.core.formats import KEEP, parse_format
+from app.core.measurement import Encoder
+from tests.workers.models.tiny import write_tiny
+from workers.models import build_inventory, open_checkpoint
+from workers.trials import Trials
+
+
+def test_small_errors_add_up_from_both_ends_and_nothing_is_left_behind(tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(write_tiny(tmp_path, "llama"))
+    inventory = build_inventory(checkpoint)
+    trials = Trials(checkpoint, inventory, Encoder.CAREFUL, {}, seed=0)
+    kept = {module.path: KEEP for module in inventory.modules}
+    assert trials.kl(kept) == pytest.approx(0, abs=1e-6)
+    few = dict.fromkeys(kept, parse_format("affine4g64"))
+    before = trials.kl(few)
+    told: list[tuple[int, int]] = []
+    ends = trials.ends(few, lambda done, total: told.append((done, total)))
+    groups = inventory.decision_groups()
+    assert told[-1] == (2 * len(groups), 2 * len(groups))
+    assert ends.alone.keys() == ends.beside.keys() == groups.keys()
+    assert trials.kl(few) == pytest.approx(before, rel=1e-5)
+    assert trials.kl(kept) == pytest.approx(0, abs=1e-6)
+    middle = (sum(ends.alone.values()) + sum(ends.beside.values())) / 2
+    assert middle == pytest.approx(ends.whole, rel=0.1)
+    assert trials.kl(dict.fromkeys(kept, parse_format("affine2g64"))) > 4 * before

@@ -1,0 +1,111 @@
+"""KL of allocations of a model that fits in memory several times, measured by running them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Final
+
+import mlx.core as mx
+import numpy as np
+
+from app.core.ends import Ends
+from app.core.formats import KEEP, Format
+from app.core.inventory import Inventory, Module
+from app.core.measurement import Encoder
+from workers.evaluate import Evaluation
+from workers.evaluate.teacher import log_probabilities, score
+from workers.fisher.statistics import ModuleStatistics
+from workers.models import Checkpoint
+from workers.verify import coded_weights, float32_weight
+
+__all__ = ["JUDGING_ROLLOUTS", "PROBING_ROLLOUTS", "Trials"]
+
+PROBING_ROLLOUTS: Final = 8
+"""Rollouts that both ends of every group are measured on."""
+JUDGING_ROLLOUTS: Final = 24
+"""Rollouts, others than those, that whole allocations are compared on."""
+_SEED: Final = 0xE4D5
+
+
+class Trials:
+    """One original with its rollouts, whose weights are replaced by what allocations store.
+
+    `encoder` codes them; `statistics` are those it needs.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        inventory: Inventory,
+        encoder: Encoder,
+        statistics: Mapping[str, ModuleStatistics],
+        *,
+        seed: int,
+    ) -> None:
+        self.inventory, self.encoder, self.statistics = inventory, encoder, statistics
+        rollouts = PROBING_ROLLOUTS + JUDGING_ROLLOUTS
+        self._evaluation = Evaluation(checkpoint.folder, rollouts=rollouts, seed=seed + _SEED)
+        windows = self._evaluation.windows["rollouts"]
+        self._evaluation.windows = {
+            "probing": windows[:PROBING_ROLLOUTS],
+            "judging": windows[PROBING_ROLLOUTS:],
+        }
+        self._taught = self._evaluation.taught
+        self._originals = {m.path: float32_weight(checkpoint, m) for m in inventory.modules}
+        self._now: dict[str, Format] = dict.fromkeys(self._originals, KEEP)
+        self._coded: dict[str, tuple[Format, np.ndarray]] = {}
+
+    def kl(self, formats: Mapping[str, Format]) -> float:
+        """Return the KL in nats per token of an allocation on the judging rollouts."""
+        self._store(self.inventory.modules, formats)
+        return self._kl("judging")
+
+    def ends(
+        self, formats: Mapping[str, Format], progress: Callable[[int, int], None] | None = None
+    ) -> Ends:
+        """Return what each decision group's error costs alone and beside the others."""
+        groups = self.inventory.decision_groups()
+        everything = self.inventory.modules
+        kept = dict.fromkeys(self._originals, KEEP)
+        total, done = 2 * len(groups), 0
+        costs: list[dict[str, float]] = []
+        self._store(everything, formats)
+        whole = self._kl("probing")
+        for others, own in ((formats, kept), (kept, formats)):
+            self._store(everything, others)
+            found: dict[str, float] = {}
+            for name, modules in groups.items():
+                self._store(modules, own)
+                found[name] = self._kl("probing")
+                self._store(modules, others)
+                done += 1
+                if progress is not None:
+                    progress(done, total)
+            costs.append(found)
+        beside = {name: max(whole - kl, 0.0) for name, kl in costs[0].items()}
+        return Ends(whole, alone=costs[1], beside=beside)
+
+    def _kl(self, part: str) -> float:
+        model, total, tokens = self._evaluation.original, 0.0, 0
+        for batch in self._taught[part]:
+            found = score(batch, log_probabilities(model, batch.ids, "a trial allocation")).kl
+            total, tokens = total + float(found.sum()), tokens + found.size
+        return max(total / tokens, 0.0)
+
+    def _store(self, modules: tuple[Module, ...], formats: Mapping[str, Format]) -> None:
+        changed = [m for m in modules if self._now[m.path] != formats[m.path]]
+        arrays = [(f"{m.path}.weight", mx.array(self._values(m, formats[m.path]))) for m in changed]
+        self._evaluation.original.load_weights(arrays, strict=False)
+        self._now |= {module.path: formats[module.path] for module in changed}
+
+    def _values(self, module: Module, format_: Format) -> np.ndarray:
+        original = self._originals[module.path]
+        if format_ == KEEP:
+            return original
+        known = self._coded.get(module.path)
+        if known is None or known[0] != format_:
+            coded = coded_weights(
+                module, original, [format_], self.encoder, self.statistics.get(module.path)
+            )
+            known = self._coded[module.path] = (format_, coded[format_])
+        return known[1]
