@@ -55,15 +55,17 @@ def sample_tokens(
     *,
     seed: int,
     batch: int = 64,
+    model: nn.Module | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> np.ndarray:
     """Return int32 (count, length): sequences the model wrote at temperature 1 from BOS.
 
     The same seed gives the same tokens on the same machine. End of text does not stop a sequence:
-    what the model writes after it is its text, too. `progress` is told sequences done and wanted.
+    what the model writes after it is its text, too. `model` spares loading it once more.
+    `progress` is told sequences done and wanted.
     """
     folder = checkpoint if isinstance(checkpoint, Path) else checkpoint.folder
-    model = load_float32(folder)
+    model = load_float32(folder) if model is None else model
     begin = first_token(folder)
     done = []
     for start in range(0, count, batch):
