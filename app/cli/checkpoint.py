@@ -63,7 +63,8 @@ def print_recovery(console: Console, found: dict[str, Any] | None) -> None:
         return
     kl = f"KL {found['before']:.6f} -> {found['after']:.6f} nats per token on rollouts"
     kept = "" if found["changed"] else "; nothing better found, the checkpoint is as it was"
-    console.print(f"recovery:   {found['how']}, {found['steps']} steps, {kl}{kept}")
+    work = f"{found['steps']} steps in {found['seconds']:.0f} s"
+    console.print(f"recovery:   {found['how']}, {work}, {kl}{kept}")
 
 
 def evaluate(

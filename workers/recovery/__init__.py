@@ -1,5 +1,6 @@
 """Winning back what quantization lost, within the same bytes."""
 
-from workers.recovery.recover import Recovery, recover
+from workers.recovery.patch import RECORD, finish
+from workers.recovery.recover import Ended, Recovery, recover
 
-__all__ = ["Recovery", "recover"]
+__all__ = ["RECORD", "Ended", "Recovery", "finish", "recover"]

@@ -1,35 +1,60 @@
 """Distil the original into a checkpoint, in exactly its bytes.
 
-`scales` trains scales and biases with AdamW; `qad` (quantization-aware distillation) also moves the
-weights from code to code, with Muon through a deterministic straight-through estimator. The loss is
-the forward KL on rollouts of the original. The best state on rollouts that were not trained on is
-kept, and the checkpoint is only touched when that is better than before.
+`scales` trains scales, biases and what is stored as floats with AdamW; `qad` (quantization-aware
+distillation) also moves the weights from code to code, with Muon through a deterministic
+straight-through estimator. The loss is the forward KL on rollouts of the original. The best state
+on rollouts that were not trained on is kept, and the checkpoint is only touched when that is better
+than before.
 """
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from enum import StrEnum
 from pathlib import Path
 
 from app.core.requests import Recover
-from workers.recovery.patch import patch
-from workers.recovery.training import Training
+from workers.recovery.patch import RECORD, finish, patch
+from workers.recovery.training import LOOKS, PATIENCE, Training
 
-__all__ = ["Recovery", "recover"]
+__all__ = ["Ended", "Recovery", "recover"]
+
+_LOOK_SHARE = 0.1
+"""The most of the time that is spent on looks, each as long as the last."""
+
+
+class Ended(StrEnum):
+    """Why a training ended."""
+
+    TIME = "time"
+    STALE = "stale"
+    NOT_FINITE = "not finite"
+    NOTHING = "nothing to train"
 
 
 @dataclass(frozen=True, slots=True)
 class Recovery:
-    """KL in nats per token before and after, and whether the checkpoint was changed."""
+    """KL in nats per token before and after on rollouts not trained on, and what was done.
+
+    `tokens` were trained on, each perhaps several times; `codes_changed` weights have another code
+    than before, `floats` arrays that are stored unquantized were trained, too. `seconds` are those
+    of the training, `cpu_seconds` those of all threads in it.
+    """
 
     how: str
     before: float
     after: float
     steps: int
     seconds: float
+    cpu_seconds: float
     changed: bool
+    tokens: int
+    floats: int
+    codes_changed: int
+    ended: Ended
 
 
 def recover(
@@ -38,25 +63,94 @@ def recover(
     how: Recover,
     *,
     seconds: float,
+    steps: int | None = None,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Recovery:
     """Train `checkpoint` towards `reference` for at most `seconds`; never worse than before.
 
-    The time begins when the rollouts to train on are written, so that a slow machine trains, too.
+    With `steps`, too, it ends at whichever is reached first.
+
+    What was done stands in the checkpoint's `recovery.json`. The time begins when the first
+    rollouts to train on are written, so that a slow machine trains, too.
 
     `progress` is told seconds spent and allowed.
     """
+    finish(checkpoint)
+    (checkpoint / RECORD).unlink(missing_ok=True)
     training = Training(checkpoint, reference, weights=how is Recover.QAD, seed=seed)
-    began = time.monotonic()
-    while training.goes_on() and time.monotonic() < began + seconds:
-        training.step()
-        if progress is not None:
-            progress(min(int(time.monotonic() - began), int(seconds)), int(seconds))
-    if training.steps:
-        training.look()
+    if seconds > 0:
+        training.prepare()
+    clock = _Clock(seconds, steps, progress)
+    ended = _train(training, clock)
     changed = training.best < training.first
-    if changed:
-        patch(checkpoint, training.arrays())
-    spent = time.monotonic() - began
-    return Recovery(how.value, training.first, training.best, training.steps, spent, changed)
+    latents = training.kept[1] if changed else None
+    found = Recovery(
+        how.value,
+        training.first,
+        training.best,
+        training.steps,
+        clock.spent,
+        clock.cpu,
+        changed,
+        0 if training.rollouts is None else training.rollouts.tokens.size,
+        len(training.student.floats),
+        0 if latents is None else training.student.codes_moved(latents),
+        ended,
+    )
+    record = (json.dumps(asdict(found), indent=1) + "\n").encode()
+    patch(checkpoint, training.arrays() if changed else {}, record)
+    return found
+
+
+class _Clock:
+    """What was spent of seconds and, where they are limited, of steps."""
+
+    def __init__(
+        self,
+        seconds: float,
+        steps: int | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        self.seconds, self.steps, self.progress = seconds, steps, progress
+        self.began, self.cpu_began = time.monotonic(), time.process_time()
+
+    @property
+    def spent(self) -> float:
+        return time.monotonic() - self.began
+
+    def share(self, steps: int) -> float:
+        """Return which part of the whole is gone after `steps`."""
+        of_steps = 0.0 if self.steps is None else steps / self.steps
+        return max(of_steps, self.spent / self.seconds)
+
+    @property
+    def cpu(self) -> float:
+        return time.process_time() - self.cpu_began
+
+    def tell(self) -> None:
+        if self.progress is not None:
+            self.progress(min(int(self.spent), int(self.seconds)), int(self.seconds))
+
+
+def _train(training: Training, clock: _Clock) -> Ended:
+    """Train until the time is over, less that of the last look, and return why it ended."""
+    if not training.trainable:
+        return Ended.NOTHING
+    looked = step = 0.0
+    look = training.look_seconds
+    while clock.spent + step + look < clock.seconds and training.steps != clock.steps:
+        before = clock.spent
+        training.step(clock.share(training.steps))
+        step = clock.spent - before
+        clock.tell()
+        if not training.finite:
+            break
+        if clock.spent - looked >= max(clock.seconds / LOOKS, look / _LOOK_SHARE):
+            training.look()
+            looked, look = clock.spent, training.look_seconds
+            if training.stale >= PATIENCE:
+                return Ended.STALE
+    if training.steps > training.looked:
+        training.look()
+    return Ended.TIME if training.finite else Ended.NOT_FINITE

@@ -1,138 +1,236 @@
-"""A quantized checkpoint as a float32 model whose scales, biases and codes can be trained."""
+"""A quantized checkpoint as a float32 model in which everything stored can be trained."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import mlx.core as mx
 import numpy as np
 from mlx import nn
+from mlx.utils import tree_flatten
 from mlx_lm.utils import load_model
 
+from bitbudget.loading import model_classes
 from workers.encoders.packing import pack
 from workers.fisher.floating import load_float32
 
-__all__ = ["Grids", "Latents", "Student"]
+__all__ = ["Latents", "Student", "Values"]
 
-Grids = dict[str, dict[str, mx.array]]
-"""Module path -> relative changes `u` of its scales and `v` of its biases, in stored scales."""
+Values = dict[str, dict[str, mx.array]]
+"""How far scales ("u") and biases ("v") of each module and each float ("w") moved from the stored.
+
+The unit is rounding errors: `u` and `v` of one move a group's weights by one step, root mean
+square, `w` of one moves a float array by the share of it that quantized weights lost.
+"""
 Latents = dict[str, list[mx.array]]
 """Module path -> for each matrix of it (one, or one per expert) how far its weights moved."""
+_LEAST_SPREAD: Final = 0.5
+"""Of the codes of a group, in steps: where they are all the same their scale hardly matters."""
+_EDGE: Final = 0.49
+"""How far from the middle of its code a weight may begin, in steps."""
+_FLOATS: Final = ("weight", "bias")
 
 
 @dataclass(frozen=True, slots=True)
-class _Stored:
-    """One module as stored: codes (..., out, groups, group), the grids float32 (..., out, groups).
+class Stored:
+    """One module as stored: codes uint8 (..., out, groups, group), the rest (..., out, groups).
 
-    `step` turns a latent into scales: with it Muon, whose updates have a norm that depends on the
-    matrix's width, moves every weight of every module by the same share of a scale.
+    `middle` and `spread` are mean and deviation of a group's codes. `step` turns a latent into
+    scales: with it Muon, whose updates have a norm that depends on the matrix's width, moves every
+    weight of every module by the same share of a scale.
     """
 
     codes: mx.array
     scales: mx.array
     biases: mx.array
+    middle: mx.array
+    spread: mx.array
     dtype: mx.Dtype
     bits: int
     step: float
 
     @classmethod
-    def of(cls, module: Any) -> _Stored:
-        ones = mx.ones(module.scales.shape)
+    def of(cls, module: Any) -> Stored:
+        """Read a quantized module."""
+        ones, zeros = mx.ones(module.scales.shape), mx.zeros(module.scales.shape)
         group, bits = module.group_size, module.bits
-        codes = mx.dequantize(
-            module.weight, ones, mx.zeros(ones.shape), group_size=group, bits=bits
-        )
-        return cls(
-            mx.unflatten(codes, -1, (-1, group)),
+        flat = mx.dequantize(module.weight, ones, zeros, group_size=group, bits=bits)
+        codes = mx.unflatten(flat, -1, (-1, group))
+        stored = cls(
+            codes.astype(mx.uint8),
             module.scales.astype(mx.float32),
             module.biases.astype(mx.float32),
+            codes.mean(-1),
+            mx.maximum(mx.std(codes, axis=-1), _LEAST_SPREAD),
             module.scales.dtype,
             bits,
-            float(codes.shape[-1]) ** 0.5,
+            float(flat.shape[-1]) ** 0.5,
         )
+        mx.eval(stored.codes, stored.scales, stored.biases, stored.middle, stored.spread)
+        return stored
+
+    def grid(self, u: mx.array, v: mx.array) -> tuple[mx.array, mx.array]:
+        """Return float32 scales and biases; the scale turns around the middle of the codes."""
+        turned = u / self.spread
+        return self.scales * (1 + turned), self.biases + self.scales * (v - self.middle * turned)
 
     def moved(self, latents: list[mx.array]) -> mx.array:
         """Return the codes, as real numbers, after the weights moved."""
-        latent = mx.stack(latents).reshape(self.codes.shape)
-        return self.codes + self.step * latent
+        return self.codes + self.step * mx.stack(latents).reshape(self.codes.shape)
 
     def rounded(self, moved: mx.array) -> mx.array:
+        """Return the codes that real numbers are stored as."""
         return mx.clip(mx.round(moved), 0, 2**self.bits - 1)
+
+    def latents(self, weight: mx.array | None) -> list[mx.array]:
+        """Return where weights begin within their codes: as `weight` says, else in the middle."""
+        *lead, out, groups, group = self.codes.shape
+        offset = mx.zeros(self.codes.shape)
+        if weight is not None and weight.size == offset.size:
+            wanted = (weight.reshape(offset.shape) - self.biases[..., None]) / self.scales[
+                ..., None
+            ]
+            offset = mx.clip(wanted - self.codes, -_EDGE, _EDGE)
+            offset = mx.where(mx.isfinite(offset), offset, 0)
+        matrices = offset.reshape(int(np.prod(lead, dtype=int)), out, groups * group) / self.step
+        return [matrices[index] for index in range(len(matrices))]
+
+    def loss(self, weight: mx.array) -> float:
+        """Return the root mean square error over that of the weights."""
+        value = self.codes * self.scales[..., None] + self.biases[..., None]
+        weight = weight.reshape(value.shape)
+        return float(
+            mx.sqrt(((value - weight) ** 2).mean() / mx.maximum((weight**2).mean(), 1e-30))
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Float:
+    """An array stored as floats: float32 `value`; `unit` is how far a `w` of one moves it."""
+
+    owner: str
+    leaf: str
+    value: mx.array
+    unit: float
+    dtype: mx.Dtype
 
 
 class Student:
-    """scale = stored (1 + u), bias = stored + v scale, code = round(stored + step z).
+    """The model of `checkpoint` with scales, biases, floats and codes that can be moved.
 
-    Relative parameters need one learning rate for all modules, whatever their magnitude. Weights
-    begin at the middle of their code, so a code changes only when its gradients agree for long.
-    The rounding is passed straight through by the gradient, and it is deterministic.
+    Floats are what the checkpoint stores unquantized under the names `weight` and `bias`: norms
+    and modules that were kept. Weights begin where the original has them within their code, so a
+    code changes only when its gradients agree for long. The rounding is passed straight through by
+    the gradient, and it is deterministic.
     """
 
-    def __init__(self, checkpoint: Path) -> None:
-        stored, _ = load_model(checkpoint)
+    def __init__(self, checkpoint: Path, original: nn.Module) -> None:
+        stored, _ = load_model(
+            checkpoint,
+            lazy=True,
+            model_config={"model_file": None},
+            get_model_classes=model_classes,
+        )
         self.model = load_float32(checkpoint)
         self.model.freeze()
         self.modules = dict(self.model.named_modules())
         self.stored = {
-            path: _Stored.of(module)
+            path: Stored.of(module)
             for path, module in stored.named_modules()
             if getattr(module, "mode", "") == "affine" and "scales" in module
         }
+        self.originals = {
+            path: module.weight
+            for path, module in original.named_modules()
+            if path in self.stored and "weight" in module
+        }
+        self.floats = dict(_floats(stored, self._lost()))
 
-    def grids(self) -> Grids:
-        """Return grids that change nothing."""
-        return {
-            path: {"u": mx.zeros(own.scales.shape), "v": mx.zeros(own.scales.shape)}
+    def _lost(self) -> float:
+        """Return the share of a weight that quantization took, in the middle of all modules."""
+        found = [
+            own.loss(self.originals[path])
             for path, own in self.stored.items()
+            if path in self.originals and self.originals[path].size == own.codes.size
+        ]
+        return float(np.median(found)) if found else 0.0
+
+    def values(self) -> Values:
+        """Return values that change nothing."""
+        grids = {path: own.scales.shape for path, own in self.stored.items()}
+        return {
+            "u": {path: mx.zeros(shape) for path, shape in grids.items()},
+            "v": {path: mx.zeros(shape) for path, shape in grids.items()},
+            "w": {name: mx.zeros(own.value.shape) for name, own in self.floats.items()},
         }
 
     def latents(self) -> Latents:
         """Return weights that have not moved."""
-        found = {}
-        for path, own in self.stored.items():
-            *lead, out, groups, group = own.codes.shape
-            count = int(np.prod(lead)) if lead else 1
-            found[path] = [mx.zeros((out, groups * group)) for _ in range(count)]
-        return found
+        return {path: own.latents(self.originals.get(path)) for path, own in self.stored.items()}
 
-    def arrays(self, grids: Grids, latents: Latents | None = None) -> dict[str, np.ndarray]:
+    def arrays(self, values: Values, latents: Latents | None = None) -> dict[str, np.ndarray]:
         """Return what is stored by array name: bf16 as its bits, codes packed if they moved."""
-        found: dict[str, np.ndarray] = {}
-        for path, own in self.stored.items():
-            for name, array in self._grid(path, grids).items():
-                found[f"{path}.{name}"] = np.array(
-                    array.view(mx.uint16) if array.dtype == mx.bfloat16 else array
-                )
-            if latents is not None:
-                codes = own.rounded(own.moved(latents[path])).flatten(-2, -1)
-                found[f"{path}.weight"] = pack(np.array(codes).astype(np.uint8), own.bits)
+        found = {name: _bits(array) for name, array in self._as_stored(values)}
+        for path, moved in (latents or {}).items():
+            codes = self.stored[path].rounded(self.stored[path].moved(moved)).flatten(-2, -1)
+            found[f"{path}.weight"] = pack(np.array(codes).astype(np.uint8), self.stored[path].bits)
         return found
 
-    def _grid(self, path: str, grids: Grids) -> dict[str, mx.array]:
-        """Return scales and biases in their stored dtype."""
-        own, change = self.stored[path], grids[path]
-        return {
-            "scales": (own.scales * (1 + change["u"])).astype(own.dtype),
-            "biases": (own.biases + change["v"] * own.scales).astype(own.dtype),
-        }
+    def _as_stored(self, values: Values) -> Iterator[tuple[str, mx.array]]:
+        """Yield every array but the codes in its stored dtype."""
+        for path, own in self.stored.items():
+            scales, biases = own.grid(values["u"][path], values["v"][path])
+            yield f"{path}.scales", scales.astype(own.dtype)
+            yield f"{path}.biases", biases.astype(own.dtype)
+        for name, array in self.floats.items():
+            yield name, (array.value + array.unit * values["w"][name]).astype(array.dtype)
+
+    def codes_moved(self, latents: Latents) -> int:
+        """Return how many weights have another code than the stored one."""
+        changed = [
+            (own.rounded(own.moved(latents[path])) != own.codes).sum()
+            for path, own in self.stored.items()
+        ]
+        return sum(int(count) for count in changed)
 
     def apply(
-        self, grids: Grids, latents: Latents | None = None, *, stored: bool = False
+        self, values: Values, latents: Latents | None = None, *, stored: bool = False
     ) -> nn.Module:
         """Return the model with these parameters, as they would be stored if `stored`."""
+        kept = dict(self._as_stored(values)) if stored else {}
         for path, own in self.stored.items():
-            change = grids[path]
-            scale = own.scales * (1 + change["u"])
-            bias = own.biases + change["v"] * own.scales
+            scales, biases = own.grid(values["u"][path], values["v"][path])
             if stored:
-                grid = self._grid(path, grids)
-                scale, bias = (grid[name].astype(mx.float32) for name in ("scales", "biases"))
+                scales, biases = (
+                    kept[f"{path}.{name}"].astype(mx.float32) for name in ("scales", "biases")
+                )
             codes = own.codes
             if latents is not None:
                 moved = own.moved(latents[path])
                 codes = moved + mx.stop_gradient(own.rounded(moved) - moved)
-            module: Any = self.modules[path]
-            module.weight = (codes * scale[..., None] + bias[..., None]).flatten(-2, -1)
+            weight = codes * scales[..., None] + biases[..., None]
+            self.modules[path].weight = weight.flatten(-2, -1)
+        for name, array in self.floats.items():
+            value = array.value + array.unit * values["w"][name]
+            value = kept[name].astype(mx.float32) if stored else value
+            setattr(self.modules[array.owner], array.leaf, value)
         return self.model
+
+
+def _floats(stored: nn.Module, share: float) -> Iterator[tuple[str, _Float]]:
+    """Yield the arrays under `weight` and `bias` that are stored as floats and are not zero."""
+    arrays: Mapping[str, mx.array] = dict(tree_flatten(stored.parameters()))
+    for name, array in arrays.items():
+        owner, _, leaf = name.rpartition(".")
+        if leaf in _FLOATS and mx.issubdtype(array.dtype, mx.floating):
+            value = array.astype(mx.float32)
+            unit = share * float(mx.sqrt((value**2).mean()))
+            if unit > 0:
+                yield name, _Float(owner, leaf, value, unit, array.dtype)
+
+
+def _bits(array: mx.array) -> np.ndarray:
+    return np.array(array.view(mx.uint16) if array.dtype == mx.bfloat16 else array)

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from app.core.requests import Recover
 from app.leases.schemas import Stage
 from workers.models import Checkpoint
-from workers.recovery import recover
-from workers.stages.home import write_whole
+from workers.recovery import RECORD, finish, recover
 from workers.stages.report import Reporter
 
 __all__ = ["recover_checkpoint"]
@@ -28,14 +26,16 @@ def recover_checkpoint(
 ) -> dict[str, Any]:
     """Return {"recovery": ...}, empty when none is asked for.
 
-    `recovery.json` in the checkpoint tells a later run that this was done.
+    `recovery.json` in the checkpoint tells a later run that this was done; what a killed run had
+    decided is carried out first.
     """
+    finish(folder)
     if how is Recover.NONE:
         return {}
     report = reporter.stage(Stage.QUANTIZE)
-    path = folder / "recovery.json"
+    path = folder / RECORD
     if not path.is_file() or json.loads(path.read_text())["how"] != how.value:
-        found = recover(
+        recover(
             folder,
             original.folder,
             how,
@@ -43,8 +43,9 @@ def recover_checkpoint(
             seed=seed,
             progress=lambda done, total: report.progress(done, total, "seconds", "recovery"),
         )
-        write_whole(path, (json.dumps(asdict(found), indent=1) + "\n").encode())
     result: dict[str, Any] = json.loads(path.read_text())
     if not result["changed"]:
-        report.log("recovery found nothing better: the checkpoint is as it was")
+        report.log(
+            f"recovery found nothing better ({result['ended']}): the checkpoint is as it was"
+        )
     return {"recovery": result}

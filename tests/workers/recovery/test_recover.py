@@ -2,90 +2,106 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import mlx.core as mx
-import numpy as np
 import pytest
-from mlx_lm.utils import load_model, load_tokenizer, quantize_model, save
+from mlx_lm.utils import load_model
 
 from app.core.requests import Recover
+from tests.workers.recovery.checkpoints import quantized, tiny
 from workers.evaluate import Evaluation
-from workers.recovery import recover
-from workers.recovery.patch import patch
-from workers.recovery.student import Student
+from workers.recovery import Ended, recover
+from workers.recovery.training import Training
 
 
 @pytest.fixture
-def rough(sample_model: Path, tmp_path: Path) -> Path:
-    model, config = load_model(sample_model)
-    tokenizer: Any = load_tokenizer(sample_model)  # type: ignore[no-untyped-call]
-    model, config = quantize_model(model, config, group_size=64, bits=2)
-    save(tmp_path / "rough", str(sample_model), model, tokenizer, config)
-    return tmp_path / "rough"
+def original(tmp_path: Path) -> Path:
+    return tiny(tmp_path / "original")
 
 
-@pytest.mark.slow
+@pytest.fixture
+def rough(original: Path, tmp_path: Path) -> Path:
+    return quantized(original, tmp_path / "rough")
+
+
 @pytest.mark.parametrize("how", [Recover.SCALES, Recover.QAD])
-def test_recovery_lowers_kl_in_the_same_bytes(
-    sample_model: Path, rough: Path, how: Recover
-) -> None:
+def test_recovery_lowers_kl_in_the_same_bytes(original: Path, rough: Path, how: Recover) -> None:
     file = next(rough.glob("*.safetensors"))
     size = file.stat().st_size
-    judge = Evaluation(sample_model, rollouts=4, seed=123)
+    judge = Evaluation(original, rollouts=4, seed=123)
     before = judge.report(rough)["kl_nats_per_token"]
-    found = recover(rough, sample_model, how, seconds=60)
+    told: list[tuple[int, int]] = []
+    found = recover(
+        rough,
+        original,
+        how,
+        seconds=600,
+        steps=12,
+        progress=lambda done, total: told.append((done, total)),
+    )
     assert found.changed
     assert found.after < found.before
+    assert found.ended is Ended.TIME
+    assert [total for _, total in told] == [600] * 12
     assert file.stat().st_size == size
     assert judge.report(rough)["kl_nats_per_token"] < before
+    assert json.loads((rough / "recovery.json").read_text()) == asdict(found)
+    load_model(rough, strict=True)
 
 
-def test_without_time_nothing_changes(sample_model: Path, rough: Path) -> None:
+def test_without_time_nothing_changes(original: Path, rough: Path) -> None:
     file = next(rough.glob("*.safetensors"))
     data = file.read_bytes()
-    found = recover(rough, sample_model, Recover.QAD, seconds=0)
+    found = recover(rough, original, Recover.QAD, seconds=0)
     assert not found.changed
     assert found.after == found.before
     assert found.steps == 0
     assert file.read_bytes() == data
 
 
-def test_parameters_that_changed_nothing_are_the_stored_arrays(rough: Path) -> None:
-    student = Student(rough)
-    arrays = student.arrays(student.grids(), student.latents())
-    stored: Any = mx.load(str(next(rough.glob("*.safetensors"))))
-    assert arrays.keys() <= stored.keys()
-    for name, array in arrays.items():
-        kept = stored[name]
-        kept = np.array(kept.view(mx.uint16) if kept.dtype == mx.bfloat16 else kept)
-        np.testing.assert_array_equal(array, kept)
+def test_a_gradient_that_is_no_number_ends_it_with_the_best_kept(
+    original: Path, rough: Path
+) -> None:
+    training = Training(rough, original, weights=True, seed=0)
+    name = "model.norm.weight"
+    training.values["w"][name] = mx.full(training.values["w"][name].shape, float("nan"))
+    kept = training.kept
+    training.step(0.0)
+    assert not training.finite
+    assert training.steps == 0
+    assert training.kept is kept
 
 
-def test_moved_weights_are_stored_as_the_codes_they_moved_to(rough: Path) -> None:
-    student = Student(rough)
-    latents = student.latents()
-    path = "model.layers.0.mlp.down_proj"
-    own = student.stored[path]
-    latents[path] = [mx.full(latents[path][0].shape, 1.4 / own.step)]
-    patch(rough, student.arrays(student.grids(), latents))
-    again = Student(rough).stored[path]
-    assert mx.array_equal(again.codes, mx.minimum(own.codes + 1, 3))
+def test_predictions_that_are_no_numbers_are_never_the_best(original: Path, rough: Path) -> None:
+    training = Training(rough, original, weights=False, seed=0)
+    training.steps = 1
+    training.values["w"] = {
+        name: mx.full(array.shape, float("inf")) for name, array in training.values["w"].items()
+    }
+    training.look()
+    assert training.best == training.first
+    assert training.stale == 1
+    assert training.values is training.kept[0]
 
 
-def test_gradients_pass_straight_through_the_rounding(rough: Path) -> None:
-    student = Student(rough)
-    path = "model.layers.0.mlp.down_proj"
-    own = student.stored[path]
+def test_a_checkpoint_with_nothing_quantized_cannot_be_bettered(original: Path) -> None:
+    file = next(original.glob("*.safetensors"))
+    data = file.read_bytes()
+    found = recover(original, original, Recover.QAD, seconds=1)
+    assert not found.changed
+    assert found.ended is Ended.NOTHING
+    assert file.read_bytes() == data
 
-    def total(latent: mx.array) -> mx.array:
-        latents = student.latents() | {path: [latent]}
-        student.apply(student.grids(), latents)
-        module: Any = student.modules[path]
-        result: mx.array = module.weight.sum()
-        return result
 
-    gradient = mx.grad(total)(student.latents()[path][0])
-    expected = mx.broadcast_to(own.step * own.scales[..., None], own.codes.shape)
-    assert mx.allclose(gradient, expected.flatten(-2, -1))
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [Recover.SCALES, Recover.QAD])
+def test_a_trained_model_recovers(sample_model: Path, tmp_path: Path, how: Recover) -> None:
+    rough = quantized(sample_model, tmp_path / "rough", bits=2)
+    judge = Evaluation(sample_model, rollouts=4, seed=123)
+    before = judge.report(rough)["kl_nats_per_token"]
+    found = recover(rough, sample_model, how, seconds=60)
+    assert found.changed
+    assert judge.report(rough)["kl_nats_per_token"] < 0.8 * before

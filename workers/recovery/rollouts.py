@@ -1,0 +1,65 @@
+"""Text to train on: rollouts of the original with its predictions, more of them as time allows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+import mlx.core as mx
+import numpy as np
+from mlx import nn
+
+from workers.fisher import sample_tokens
+
+__all__ = ["Rollouts"]
+
+CHUNK: Final = 64
+"""Sequences written at a time: decoding costs about as much for few as for many."""
+MOST: Final = 512
+EPOCHS: Final = 2
+"""How often everything is trained on before more is written."""
+_CACHED_BYTES: Final = 1 << 29
+"""The original's predictions are kept up to this size, and made again for each batch above."""
+
+
+class Rollouts:
+    """Batches of `rows` sequences, forever; `seed` fixes what the original writes."""
+
+    def __init__(self, original: nn.Module, folder: Path, *, rows: int, seed: int) -> None:
+        self._original, self._folder, self._rows, self._seed = original, folder, rows, seed
+        self._order = np.random.default_rng(seed)
+        self._cached: dict[int, np.ndarray] = {}
+        self._bytes = 0
+        self._queue: list[int] = []
+        self._epochs = 0
+        self.tokens = self._write()
+
+    def _write(self) -> np.ndarray:
+        done = len(self.tokens) if hasattr(self, "tokens") else 0
+        return sample_tokens(
+            self._folder, CHUNK, seed=self._seed + done // CHUNK, model=self._original
+        )
+
+    def next(self, *, grow: bool) -> tuple[mx.array, mx.array]:
+        """Return ids (rows, length) and the original's probabilities (rows, length, vocabulary).
+
+        More is written, where `grow` allows it, when everything was trained on twice.
+        """
+        if not self._queue:
+            if grow and self._epochs == EPOCHS and len(self.tokens) < MOST:
+                self.tokens, self._epochs = np.concatenate([self.tokens, self._write()]), 0
+            self._queue = list(self._order.permutation(len(self.tokens) // self._rows))
+            self._epochs += 1
+        batch = self._queue.pop()
+        ids = mx.array(self.tokens[batch * self._rows : (batch + 1) * self._rows])
+        return ids, self._target(batch, ids)
+
+    def _target(self, batch: int, ids: mx.array) -> mx.array:
+        """Return probabilities; cached ones are float16, which rounds by less than 0.1 %."""
+        if batch in self._cached:
+            return mx.array(self._cached[batch].astype(np.float32))
+        target = mx.softmax(self._original(ids).astype(mx.float32), axis=-1, precise=True)
+        if self._bytes + 2 * target.size <= _CACHED_BYTES:
+            self._cached[batch] = np.array(target).astype(np.float16)
+            self._bytes += 2 * target.size
+        return target
