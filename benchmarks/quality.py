@@ -18,9 +18,9 @@ from typing import Any
 
 from app.core.measurement import Encoder
 from benchmarks.drawing import picture
-from benchmarks.peer_programs import PROGRAMS
 from benchmarks.quality_model import Model, Ours, file_bytes, judge, prepare
 from benchmarks.quality_page import page
+from benchmarks.quality_recovered import Made, made_at
 from workers.evaluate import compare
 
 FIXTURES = ("tinyqwen3-dense", "tinyqwen3-moe", "babyllama105-llama", "stories260K-llama")
@@ -38,9 +38,16 @@ SLOW_PEERS = (
     "dynamic:4:5:5.0",
     "dynamic:3:5:4.0",
     "optiq:4,8:5.0",
-    "autoround:3,4,8:4.5",
 )
 DEFAULT = Ours(Encoder.YAQA, "fisher")
+RECOVERED_AT = (
+    *(f"uniform:{bits}:64" for bits in (3, 4, 5, 6)),
+    "uniform:4:32",
+    "gptq:4:64:4",
+    "gptq:4:64:6",
+    "gptq:4:32:4",
+    "dwq:4:64:1e-4",
+)
 OTHERS = (
     Ours(Encoder.GPTQ, "fisher"),
     Ours(Encoder.CAREFUL, "fisher"),
@@ -83,9 +90,8 @@ def make_peers(model: Model, methods: Sequence[str], out: Path, options: Any) ->
     calibration = options.fixtures_dir / "text" / "tinystories_valid_calib.txt"
     command = [sys.executable, "-m", "benchmarks.peers", str(model.checkpoint.folder)]
     command += [str(calibration), str(out), *missing]
-    for name in PROGRAMS:
-        if getattr(options, name) is not None:
-            command += [f"--{name}", str(getattr(options, name))]
+    if options.optiq is not None:
+        command += ["--optiq", str(options.optiq)]
     out.mkdir(parents=True, exist_ok=True)
     with (out / "log.txt").open("a") as log:
         try:
@@ -143,6 +149,20 @@ def run_against(name: str, model: Model, found: Results) -> None:
             found.add(name, "equal", method, row | compared(row, peer))
 
 
+def run_recovered(name: str, model: Model, options: Any, found: Results) -> None:
+    """Evaluate our checkpoints at the bytes of peers, with recovery and without."""
+    peers = found.fixtures.get(name, {}).get("peers", {})
+    scratch = options.scratch / name / "recovered"
+    for method in options.recover_at:
+        peer = peers.get(method, {})
+        for how in options.recover if "kl" in peer else ():
+            made = Made(how, options.recover_seconds, peer["bytes"])
+            key = f"{method} {how}"
+            if not found.has(name, "recovered", key):
+                row = made_at(model, made, scratch)
+                found.add(name, "recovered", key, row | compared(row, peer))
+
+
 def compared(ours: dict[str, Any], peer: dict[str, Any]) -> dict[str, Any]:
     """Return our KL over the peer's with its interval, on the same resamples."""
     return {"peer": peer["method"], "peer_kl": peer["kl"], **compare(ours, peer)}
@@ -161,6 +181,8 @@ def main() -> None:
                 run_peers(name, model, options, found)
             elif part == "ours":
                 run_ours(name, model, options, found)
+            elif part == "recovered":
+                run_recovered(name, model, options, found)
             else:
                 run_against(name, model, found)
     for name, parts in found.fixtures.items():
@@ -178,9 +200,18 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--other-budgets", nargs="*", type=float, default=(3.0, 4.0, 5.0))
     parser.add_argument("--quick-peers", nargs="*", default=QUICK_PEERS)
     parser.add_argument("--slow-peers", nargs="*", default=SLOW_PEERS)
-    for name in PROGRAMS:
-        parser.add_argument(f"--{name}", type=Path, help="the program, of its own environment")
-    parser.add_argument("--parts", nargs="*", default=("peers", "ours", "equal"))
+    parser.add_argument("--optiq", type=Path, help="the program `optiq` of its own environment")
+    parser.add_argument(
+        "--parts",
+        nargs="*",
+        default=("peers", "ours", "equal"),
+        help="of peers, ours, equal and recovered, which takes --recover-seconds for each row",
+    )
+    parser.add_argument("--recover", nargs="*", default=("none", "scales", "qad"))
+    parser.add_argument("--recover-seconds", type=float, default=300.0, help="for each checkpoint")
+    parser.add_argument(
+        "--recover-at", nargs="*", default=RECOVERED_AT, help="peers whose bytes, of those measured"
+    )
     parser.add_argument("--windows", type=int, default=64, help="of 256 held-out tokens")
     parser.add_argument("--timeout", type=float, default=3600, help="seconds for each slow peer")
     parser.add_argument("--scratch", type=Path, default=Path("benchmarks/results/scratch"))

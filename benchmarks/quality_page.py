@@ -13,7 +13,15 @@ def page(fixtures: dict[str, dict[str, Rows]]) -> str:
     """Return one section for each fixture: peers at equal bytes, then our ways by budget."""
     parts = []
     for name, found in fixtures.items():
-        parts += [f"### {name}", "", *_equal(found), "", *_ways(found.get("ours", {})), ""]
+        parts += [
+            f"### {name}",
+            "",
+            *_equal(found),
+            "",
+            *_recovered(found),
+            *_ways(found.get("ours", {})),
+            "",
+        ]
     return "\n".join(parts)
 
 
@@ -36,6 +44,26 @@ def _equal(found: dict[str, Rows]) -> list[str]:
                 f" **{ours['ratio']:.3f}** [{low:.3f}, {high:.3f}] |"
             )
     return lines
+
+
+def _recovered(found: dict[str, Rows]) -> list[str]:
+    """Return our finished checkpoints by peer, trained after quantization or not."""
+    rows = found.get("recovered", {})
+    if not rows:
+        return []
+    lines = [
+        "| peer | bytes | ours, recovery | steps | KL | ratio to the peer [95 %] |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in sorted(rows.values(), key=lambda row: (row["bytes"], row["peer"])):
+        low, high = row["ratio_interval_95"]
+        recovery = row["recovery"] or {"how": "none", "steps": 0, "seconds": 0}
+        how = f"{recovery['how']}, {recovery['seconds']:.0f} s" if row["recovery"] else "none"
+        lines.append(
+            f"| {row['peer']} | {row['bytes']:,} | {how} | {recovery['steps']} |"
+            f" {_interval(row)} | **{row['ratio']:.3f}** [{low:.3f}, {high:.3f}] |"
+        )
+    return [*lines, ""]
 
 
 def _interval(row: dict[str, Any]) -> str:
