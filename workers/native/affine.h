@@ -20,14 +20,32 @@ INLINE Vec divide_exactly(Vec x, Vec reciprocal, Vec divisor) {
   return fma(fma(-quotient, divisor, x), reciprocal, quotient);
 }
 
-INLINE Affine minmax_parameters(Vec low, Vec high, float steps) {
-  Int below = magnitude(low) > magnitude(high);
-  Vec edge = below ? low : high;
-  Vec scale = maximum(divide_exactly(high - low, all(1.0f / steps), all(steps)), all(SMALLEST_SCALE));
-  scale = below ? scale : -scale;
-  Vec edge_code = round_even(edge / scale);
+// The extremes of a group. `edge`, the larger one in magnitude, gets a code of its own, or zero does.
+struct Extremes {
+  Vec edge, range;
+  Int below; // whether the edge is the lower one
+
+  INLINE Extremes of(Vec low, Vec high) {
+    Int below = magnitude(low) > magnitude(high);
+    return {below ? low : high, high - low, below};
+  }
+  // The scale that spreads the range over `steps`, with the sign that makes codes rise from the edge.
+  INLINE Vec scale(const Extremes &e, float steps) {
+    Vec scale = maximum(divide_exactly(e.range, all(1.0f / steps), all(steps)), all(SMALLEST_SCALE));
+    return e.below ? scale : -scale;
+  }
+};
+
+// Parameters for a given scale and the code of the edge in it.
+INLINE Affine with_edge_code(const Extremes &e, Vec scale, Vec edge_code) {
   Int is_zero = edge_code == all(0.0f);
-  return {is_zero ? scale : edge / edge_code, is_zero ? all(0.0f) : edge};
+  return {is_zero ? scale : e.edge / edge_code, is_zero ? all(0.0f) : e.edge};
+}
+
+INLINE Affine minmax_parameters(Vec low, Vec high, float steps) {
+  const Extremes e = Extremes::of(low, high);
+  const Vec scale = Extremes::scale(e, steps);
+  return with_edge_code(e, scale, round_even(e.edge / scale));
 }
 
 // Nearest code of `x` by true division, as mx.quantize and the encoders take it.

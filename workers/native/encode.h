@@ -1,6 +1,7 @@
 // The encoders `minmax` and `careful`, and the bit stream that MLX stores codes in.
 #pragma once
 #include "affine.h"
+#include "tile.h"
 
 constexpr int PACKED = 32; // codes that fill a whole number of words at any width
 constexpr int LARGEST_GROUP = 128;
@@ -28,15 +29,7 @@ struct alignas(64) Columns {
 
 template <class Type>
 INLINE void read_columns(Columns &c, const typename Type::Element *from, int groups, int size) {
-  alignas(64) float tile[LANES][LANES];
-  for (int first = 0; first < size; first += LANES) {
-    for (int lane = 0; lane < LANES; ++lane) {
-      int group = lane < groups ? lane : 0;
-      store(tile[lane], Type::read(from + group * size + first));
-    }
-    for (int i = 0; i < LANES; ++i)
-      for (int lane = 0; lane < LANES; ++lane) c.x[first + i][lane] = tile[lane][i];
-  }
+  for (int first = 0; first < size; first += TILE) read_tile<Type>(from + first, size, groups, c.x + first);
   c.low = c.high = c.x[0];
   c.sum = Vec{};
   for (int i = 0; i < size; ++i) {
@@ -59,38 +52,52 @@ struct MinMax {
   }
 };
 
-INLINE Vec quick_code(Vec x, Vec reciprocal, Vec bias, Vec top) {
-  Vec code = fma(x - bias, reciprocal, all(ROUNDING));
-  return maximum(minimum(code, top), all(ROUNDING)) - all(ROUNDING);
+INLINE Part quick_code(Part x, Part reciprocal, Part bias, Part top) {
+  const Part rounding = constant<Part>(ROUNDING);
+  return (Part)greater_bits((Part)lesser_bits(fma(x - bias, reciprocal, rounding), top), rounding) - rounding;
 }
 
-INLINE Vec squared_error(const Columns &c, int size, float steps, Vec scale, Vec bias) {
-  Vec reciprocal = all(1.0f) / scale, top = all(ROUNDING + steps), total[2] = {};
-  for (int i = 0; i < size; i += 2)
-    for (int j = 0; j < 2; ++j) {
-      Vec code = quick_code(c.x[i + j], reciprocal, bias, top);
-      Vec error = fma(-code, scale, c.x[i + j] - bias);
-      total[j] = fma(error, error, total[j]);
-    }
-  return total[0] + total[1];
+INLINE Vec squared_error(const Columns &c, int size, float steps, Vec scales, Vec biases) {
+  const Vec reciprocals = all(1.0f) / scales;
+  const Part top = constant<Part>(ROUNDING) + constant<Part>(steps);
+  Part sums[PARTS];
+  for (int part = 0; part < PARTS; ++part) {
+    const Part reciprocal = part_of(reciprocals, part), scale = part_of(scales, part), bias = part_of(biases, part);
+    Part total[2] = {};
+    for (int i = 0; i < size; i += 2)
+      for (int j = 0; j < 2; ++j) {
+        Part x = part_of(c.x[i + j], part), code = quick_code(x, reciprocal, bias, top);
+        Part error = fma(-code, scale, x - bias);
+        total[j] = fma(error, error, total[j]);
+      }
+    sums[part] = total[0] + total[1];
+  }
+  return load_as<Vec>(sums);
 }
 
 struct CodeSums {
   Vec codes, squares, products;
 };
 
-INLINE CodeSums sum_codes(const Columns &c, int size, float steps, Vec scale, Vec bias) {
-  Vec reciprocal = all(1.0f) / scale, top = all(ROUNDING + steps);
-  CodeSums total[2] = {};
-  for (int i = 0; i < size; i += 2)
-    for (int j = 0; j < 2; ++j) {
-      Vec code = quick_code(c.x[i + j], reciprocal, bias, top);
-      total[j].codes += code;
-      total[j].squares = fma(code, code, total[j].squares);
-      total[j].products = fma(code, c.x[i + j], total[j].products);
-    }
-  return {total[0].codes + total[1].codes, total[0].squares + total[1].squares,
-          total[0].products + total[1].products};
+INLINE CodeSums sum_codes(const Columns &c, int size, float steps, Vec scales, Vec biases) {
+  const Vec reciprocals = all(1.0f) / scales;
+  const Part top = constant<Part>(ROUNDING) + constant<Part>(steps);
+  Part codes[PARTS], squares[PARTS], products[PARTS];
+  for (int part = 0; part < PARTS; ++part) {
+    const Part reciprocal = part_of(reciprocals, part), bias = part_of(biases, part);
+    Part sum[2] = {}, square[2] = {}, product[2] = {};
+    for (int i = 0; i < size; i += 2)
+      for (int j = 0; j < 2; ++j) {
+        Part x = part_of(c.x[i + j], part), code = quick_code(x, reciprocal, bias, top);
+        sum[j] += code;
+        square[j] = fma(code, code, square[j]);
+        product[j] = fma(code, x, product[j]);
+      }
+    codes[part] = sum[0] + sum[1];
+    squares[part] = square[0] + square[1];
+    products[part] = product[0] + product[1];
+  }
+  return {load_as<Vec>(codes), load_as<Vec>(squares), load_as<Vec>(products)};
 }
 
 // Codes against stored parameters, found by alternating least squares: codes for given (scale, bias),

@@ -12,17 +12,18 @@ constexpr float SMALLEST_E8M0 = 0x1p-127f;
 
 INLINE Vec with_sign_of(Vec size, Vec x) { return (Vec)((Word)size | ((Word)x & 0x80000000u)); }
 
-// The nearest value with `MANTISSA` bits after the leading one, subnormal below `NORMAL`, at most
-// `LARGEST` in size; ties to even. Adding 1.5 * 2^(23 - MANTISSA) times the power of two at or below x
-// leaves that many bits.
+// The nearest value to `x`, which is not negative, with `MANTISSA` bits after the leading one, subnormal
+// below `normal`, at most `largest`; ties to even. Adding 1.5 * 2^(23 - MANTISSA) times the power of two
+// at or below x leaves that many bits.
 template <int MANTISSA> INLINE Vec nearest_float(Vec x, float normal, float largest) {
-  Vec bounded = maximum(minimum(x, all(largest)), all(-largest));
-  Vec power = (Vec)((Word)maximum(magnitude(bounded), all(normal)) & 0x7F800000u);
+  Vec bounded = minimum(x, all(largest));
+  Vec power = (Vec)(greater_bits(bounded, all(normal)) & 0x7F800000);
   Vec shift = power * all(1.5f * (float)(1 << (23 - MANTISSA)));
   return (bounded + shift) - shift;
 }
 
-// Elements: `value` rounds to the nearest representable, ties to even; `code` gives its bits.
+// Elements: `value` rounds a magnitude to the nearest representable, ties to even; `code` gives the bits
+// of such a value with a sign.
 struct E2M1 {
   static constexpr float LARGEST = LARGEST_E2M1;
   static constexpr int BITS_PER_CODE = 4;
@@ -104,8 +105,8 @@ template <class Format> INLINE Vec group_errors(const Rows<Format> &r, Vec scale
   for (int row = 0; row < LANES; ++row) {
     errors[row] = Vec{};
     for (int i = 0; i < Format::VECTORS; ++i) {
-      Vec element = Format::Element::value(r.x[row][i] * all(inverse[row]));
-      Vec error = fma(-element, all(scale[row]), r.x[row][i]);
+      Vec x = magnitude(r.x[row][i]), element = Format::Element::value(x * all(inverse[row]));
+      Vec error = fma(-element, all(scale[row]), x);
       errors[row] = fma(error, error, errors[row]);
     }
   }
@@ -135,43 +136,21 @@ INLINE void choose_scales(Rows<Format> &r, const typename Type::Element *from, i
   }
 }
 
-// Squared error of sixteen groups or fewer, by lane or in any lanes, with the best of some scales each.
-template <class Format, int CANDIDATES>
-INLINE Vec candidate_errors(const float *from, int groups, const Vec *scales) {
-  alignas(64) float scale[CANDIDATES][LANES], inverse[CANDIDATES][LANES];
+// Squared error of sixteen groups that stand side by side, each with the best of some scales.
+template <class Format, int CANDIDATES> INLINE Vec best_errors(const Vec *columns) {
+  Vec largest = {}, best = {};
+  for (int i = 0; i < Format::SIZE; ++i) largest = maximum(largest, magnitude(columns[i]));
+  const Vec first = Format::Scale::nearest(largest / all(Format::Element::LARGEST));
   for (int c = 0; c < CANDIDATES; ++c) {
-    store(scale[c], scales[c]);
-    store(inverse[c], inverse_scale(scales[c]));
-  }
-  Vec errors[CANDIDATES][LANES] = {}, total = {};
-  for (int row = 0; row < groups; ++row)
-    for (int i = 0; i < Format::VECTORS; ++i) {
-      Vec x = load(from + row * Format::SIZE + i * LANES);
-#pragma clang loop unroll(full)
-      for (int c = 0; c < CANDIDATES; ++c) {
-        Vec element = Format::Element::value(x * all(inverse[c][row]));
-        Vec error = fma(-element, all(scale[c][row]), x);
-        Vec &sum = CANDIDATES > 1 ? errors[c][row] : total;
-        sum = fma(error, error, sum);
-      }
+    Vec scale = c ? Format::Scale::other(first, c - 1) : first, inverse = inverse_scale(scale), total = {};
+    for (int i = 0; i < Format::SIZE; ++i) {
+      Vec x = magnitude(columns[i]), element = Format::Element::value(x * inverse);
+      Vec error = fma(-element, scale, x);
+      total = fma(error, error, total);
     }
-  if (CANDIDATES == 1) return total;
-  Vec best = reduce_rows<Add>(errors[0]);
-  for (int c = 1; c < CANDIDATES; ++c) best = minimum(best, reduce_rows<Add>(errors[c]));
-  return best;
-}
-
-// Squared error of groups whose largest magnitudes are known.
-template <class Format, int CANDIDATES>
-static double float_errors(const float *from, const float *largest, int groups) {
-  Vec total = {};
-  for (int first = 0; first < groups; first += LANES) {
-    int present = groups - first < LANES ? groups - first : LANES;
-    Vec scales[CANDIDATES] = {Format::Scale::nearest(load(largest + first) / all(Format::Element::LARGEST))};
-    for (int c = 1; c < CANDIDATES; ++c) scales[c] = Format::Scale::other(scales[0], c - 1);
-    total += candidate_errors<Format, CANDIDATES>(from + first * Format::SIZE, present, scales);
+    best = c ? minimum(best, total) : total;
   }
-  return sum_lanes(total);
+  return best;
 }
 
 template <class Type, class Format>
@@ -187,7 +166,7 @@ static void encode_floats(const typename Type::Element *from, i64 groups, bool c
       scales[first + row] = (u8)scale_codes[row];
       for (int i = 0; i < Format::VECTORS; ++i) {
         Vec scaled = r.x[row][i] * all(inverse[row]);
-        Vec value = with_sign_of(Format::Element::value(scaled), scaled); // a zero has a sign, too
+        Vec value = with_sign_of(Format::Element::value(magnitude(scaled)), scaled); // a zero has a sign, too
         store(row_codes + i * LANES, __builtin_convertvector(Format::Element::code(value), Byte));
       }
       u8 *to = codes + (first + row) * Format::SIZE * Format::Element::BITS_PER_CODE / 8;

@@ -3,6 +3,7 @@
 #include "encode.h"
 #include "floats.h"
 #include "probe.h"
+#include "regress.h"
 #include "rotate.h"
 #include "sweep.h"
 
@@ -82,6 +83,11 @@ EXPORT double bitbudget_probe(const void *weights, i64 rows, i64 width, i64 offs
                                image);
   });
   return fourths;
+}
+
+// See regress.
+EXPORT void bitbudget_regress(double *rows, i64 count, i64 predictors, i64 width, double *products) {
+  regress(rows, count, (int)predictors, (int)width, products);
 }
 
 // See add_columns.

@@ -1,8 +1,8 @@
 // Squared error of all affine formats, with power sums, in one pass over the weights.
 //
 // Weights go in blocks of 4096 that stay in the first cache. Within a block sums are float32 in
-// sixteen lanes, over blocks float64. Codes come from a multiplication by the reciprocal of the scale
-// and one rounding; they differ from those of a true division on exact ties only.
+// sixteen lanes, over blocks float64. Codes come from a product with the reciprocal of the scale; at 2
+// and 6 bits they may differ from those of a true division on exact ties.
 #pragma once
 #include "floats.h"
 
@@ -17,8 +17,10 @@ constexpr int KURTOSIS_BINS_PER_OCTAVE = 64;
 
 #if defined(__AVX512F__)
 constexpr int AT_ONCE = 6; // formats whose sums live in registers together
+#elif defined(__AVX2__)
+constexpr int AT_ONCE = 3;
 #else
-constexpr int AT_ONCE = 2;
+constexpr int AT_ONCE = 6;
 #endif
 
 struct PowerSums {
@@ -41,48 +43,43 @@ struct SweepResult {
   double kurtosis_histogram[KURTOSIS_BINS]; // groups of 128, by log2 of E[w^4] / E[w^2]^2
 };
 
+// Groups of 32 stand in tiles of sixteen, one to a lane. Parameters are those of the present group size,
+// repeated for every group of 32 in a larger one.
 struct alignas(64) BlockState {
-  float weights[BLOCK];
-  float low[SIZES][GROUPS], high[SIZES][GROUPS], edge[GROUPS];
+  Vec weights[BLOCK / LANES];
+  float low[SIZES][GROUPS], high[SIZES][GROUPS];
   float squares[GROUPS], fourths[GROUPS];
-  float reciprocal[WIDTHS][GROUPS], divisor[WIDTHS][GROUPS], scale[WIDTHS][GROUPS];
+  float bias[GROUPS], scale[WIDTHS][GROUPS], reciprocal[WIDTHS][GROUPS], rest[WIDTHS][GROUPS];
 };
+
+INLINE int tiles_of(int count) { return (count + TILE * LANES - 1) / (TILE * LANES); }
 
 // Read `count` weights (a multiple of 32) and reduce every group of 32.
 template <class Type>
 static void read_block(BlockState &s, const typename Type::Element *from, int count, PowerSums &total) {
   Vec sum = {}, squares = {}, cubes = {}, fourths = {}, largest = {};
-  for (int first = 0; first < count / SMALLEST_GROUP; first += LANES) {
-    Vec low[LANES], high[LANES], square[LANES], fourth[LANES];
-    for (int row = 0; row < LANES; ++row) {
-      int at = (first + row) * SMALLEST_GROUP;
-      Vec a = {}, b = {};
-      if (at < count) {
-        a = Type::read(from + at);
-        b = Type::read(from + at + LANES);
-        store(s.weights + at, a);
-        store(s.weights + at + LANES, b);
+  for (int first = 0; first < GROUPS; first += LANES) {
+    Vec *w = s.weights + first * TILE / LANES, low = {}, high = {}, square = {}, fourth = {};
+    if (first * TILE < count) {
+      read_tile<Type>(from + first * TILE, TILE, count / TILE - first, w);
+      low = high = w[0];
+      for (int i = 0; i < TILE; i += 2) {
+        Vec a = w[i], b = w[i + 1], a2 = a * a, b2 = b * b;
+        low = minimum(low, minimum(a, b));
+        high = maximum(high, maximum(a, b));
+        square += a2 + b2;
+        fourth += fma(a2, a2, b2 * b2);
+        sum += a + b;
+        cubes += fma(a2, a, b2 * b);
       }
-      Vec a2 = a * a, b2 = b * b;
-      low[row] = minimum(a, b);
-      high[row] = maximum(a, b);
-      square[row] = a2 + b2;
-      fourth[row] = fma(a2, a2, b2 * b2);
-      sum += a + b;
-      squares += square[row];
-      fourths += fourth[row];
-      cubes += fma(a2, a, b2 * b);
+      squares += square;
+      fourths += fourth;
+      largest = maximum(largest, maximum(magnitude(low), magnitude(high)));
     }
-    Vec lowest = reduce_rows<Min>(low), highest = reduce_rows<Max>(high);
-    store(s.low[0] + first, lowest);
-    store(s.high[0] + first, highest);
-    store(s.squares + first, reduce_rows<Add>(square));
-    store(s.fourths + first, reduce_rows<Add>(fourth));
-    largest = maximum(largest, maximum(magnitude(lowest), magnitude(highest)));
-  }
-  for (int g = (count / SMALLEST_GROUP + LANES - 1) / LANES * LANES; g < GROUPS; g += LANES) {
-    store(s.low[0] + g, Vec{}); // groups past the end are empty
-    store(s.high[0] + g, Vec{});
+    store(s.low[0] + first, low); // groups past the end are empty
+    store(s.high[0] + first, high);
+    store(s.squares + first, square);
+    store(s.fourths + first, fourth);
   }
   total.count = count;
   total.sum = sum_lanes(sum);
@@ -92,16 +89,20 @@ static void read_block(BlockState &s, const typename Type::Element *from, int co
   for (int i = 0; i < LANES; ++i) total.largest = largest[i] > total.largest ? largest[i] : total.largest;
 }
 
-// Extremes of groups of 64 and 128 from those of 32; groups past the end are empty (0, 0).
-INLINE void merge_groups(BlockState &s, int count) {
-  for (int size = 1; size < SIZES; ++size) {
-    int groups = count / (SMALLEST_GROUP << size);
-    for (int g = 0; g < GROUPS >> size; ++g) {
-      const float *low = s.low[size - 1] + 2 * g, *high = s.high[size - 1] + 2 * g;
-      s.low[size][g] = g < groups ? (low[0] < low[1] ? low[0] : low[1]) : 0.0f;
-      s.high[size][g] = g < groups ? (high[0] > high[1] ? high[0] : high[1]) : 0.0f;
+// Join lanes 2i and 2i + 1 of two vectors.
+template <class Op> INLINE Vec join_pairs(const float *from) {
+  Vec a = load(from), b = load(from + LANES);
+  return Op::join(__builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30),
+                  __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31));
+}
+
+// Extremes of groups of 64 and 128 from those of 32.
+INLINE void merge_groups(BlockState &s) {
+  for (int size = 1; size < SIZES; ++size)
+    for (int g = 0; g < GROUPS >> size; g += LANES) {
+      store(s.low[size] + g, join_pairs<Min>(s.low[size - 1] + 2 * g));
+      store(s.high[size] + g, join_pairs<Max>(s.high[size - 1] + 2 * g));
     }
-  }
 }
 
 // Fraction of log2(x) by the exponent and a linear mantissa: a monotone bin number, exact everywhere.
@@ -123,93 +124,126 @@ static void count_kurtosis(const BlockState &s, int count, double *histogram) {
 static double count_outliers(const BlockState &s, int count, double squares) {
   Vec limit = all((float)(9.0 * squares / count));
   Int found = {};
-  for (int i = 0; i < count; i += LANES) {
-    Vec w = load(s.weights + i);
-    found -= w * w > limit;
-  }
+  for (int i = 0; i < tiles_of(count) * TILE; ++i) found -= s.weights[i] * s.weights[i] > limit;
   int total = 0;
   for (int i = 0; i < LANES; ++i) total += found[i];
   return total;
 }
 
 static void count_broken(const BlockState &s, int count, PowerSums &total) {
-  for (int i = 0; i < count; ++i) {
-    u32 bits = __builtin_bit_cast(u32, s.weights[i]) & 0x7FFFFFFFu;
-    total.infinities += bits == 0x7F800000u;
-    total.nans += bits > 0x7F800000u;
+  for (int i = 0; i < tiles_of(count) * TILE; ++i)
+    for (int lane = 0; lane < LANES; ++lane) {
+      u32 bits = ((Word)s.weights[i])[lane] & 0x7FFFFFFFu;
+      total.infinities += bits == 0x7F800000u;
+      total.nans += bits > 0x7F800000u;
+    }
+}
+
+// Store each lane 2^SIZE times.
+template <int SIZE> INLINE void repeat(float *to, Vec v) {
+  if constexpr (SIZE == 0)
+    store(to, v);
+  else {
+    repeat<SIZE - 1>(to, __builtin_shufflevector(v, v, 0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7));
+    repeat<SIZE - 1>(to + (LANES << (SIZE - 1)),
+                     __builtin_shufflevector(v, v, 8, 8, 9, 9, 10, 10, 11, 11, 12, 12, 13, 13, 14, 14, 15, 15));
   }
 }
 
-// Fill the parameters of every width for groups of one size. Returns whether any group is so small
-// that the floor of the scale turns it into zeros: its bias is then 0 and not its edge.
-template <class Type> static bool prepare(BlockState &s, int size, bool against_stored) {
-  Int vanishing = {};
-  for (int g = 0; g < GROUPS >> size; g += LANES) {
-    Vec low = load(s.low[size] + g), high = load(s.high[size] + g);
-    Vec edge = magnitude(low) > magnitude(high) ? low : high;
-    store(s.edge + g, edge);
+// Whether codes of this width have to be those of a division on ties, which are common because weights
+// have few bits: where the scale is rounded after codes are chosen, two codes of a tie differ in error.
+// At 2 bits that is less than 1e-6 of the error, at 6 less than 1e-3, at 8 it would be more.
+template <bool AGAINST_STORED> constexpr bool has_rest(int bits) { return !AGAINST_STORED && bits != 2 && bits != 6; }
+
+// What takes the place of divisions in one pass over all widths: reciprocals of the range and the edge.
+struct Inverses {
+  Vec range, edge;
+};
+
+// minmax_parameters, but for quotients within 2^-45 of the middle between two floats.
+INLINE Affine quick_parameters(const Extremes &e, const Inverses &inverse, float steps, Vec &reciprocal) {
+  const Vec scale = Extremes::scale(e, steps);
+  Vec bounded = minimum(inverse.range * all(steps), all(1.0f / SMALLEST_SCALE));
+  Vec inverse_scale = e.below ? bounded : -bounded;
+  Vec edge_code = round_even(divide_exactly(e.edge, inverse_scale, scale));
+  reciprocal = edge_code == all(0.0f) ? inverse_scale : edge_code * inverse.edge;
+  return with_edge_code(e, scale, edge_code);
+}
+
+// Fill the parameters of every width for groups of one size. A group so small that the floor of the
+// scale turns it into zeros is one at every width: its bias is then 0 and not its edge.
+template <class Type, int SIZE, bool AGAINST_STORED> static void prepare(BlockState &s) {
+  for (int g = 0; g < GROUPS >> SIZE; g += LANES) {
+    const Extremes e = Extremes::of(load(s.low[SIZE] + g), load(s.high[SIZE] + g));
+    const Inverses inverse = {all(1.0f) / e.range, all(1.0f) / e.edge};
+    const int at = g << SIZE;
     for (int k = 0; k < WIDTHS; ++k) {
-      Affine p = minmax_parameters(low, high, levels(BITS[k]));
+      Vec reciprocal;
+      Affine p = quick_parameters(e, inverse, levels(BITS[k]), reciprocal);
       Vec stored = Type::round(p.scale);
-      vanishing |= p.bias != edge;
-      store(s.scale[k] + g, stored);
-      Vec divisor = against_stored ? stored : p.scale;
-      store(s.divisor[k] + g, divisor);
-      store(s.reciprocal[k] + g, all(1.0f) / divisor);
+      if constexpr (AGAINST_STORED)
+        reciprocal = all(1.0f) / stored;
+      else
+        reciprocal = fma(fma(-reciprocal, p.scale, all(1.0f)), reciprocal, reciprocal);
+      if (has_rest<AGAINST_STORED>(BITS[k]))
+        repeat<SIZE>(s.rest[k] + at, fma(-reciprocal, p.scale, all(1.0f)) * reciprocal);
+      repeat<SIZE>(s.scale[k] + at, stored);
+      repeat<SIZE>(s.reciprocal[k] + at, reciprocal);
+      if (k == 0) repeat<SIZE>(s.bias + at, p.bias);
     }
   }
-  int any = 0;
-  for (int i = 0; i < LANES; ++i) any |= vanishing[i];
-  return any;
 }
 
-// The nearest code of `x`, not yet bounded above, plus ROUNDING. Ties between two codes are common,
-// because weights have few bits, and the two codes differ in error once the scale is rounded. At 2 bits
-// they matter least, at 4 and 5 most; above, the error of the scale itself is of that size.
-INLINE Vec shifted_code(Vec x, Vec reciprocal, Vec divisor, int bits) {
-  if (bits == 2) return fma(x, reciprocal, all(ROUNDING));
-  if (bits == 4 || bits == 5) return divide_exactly(x, reciprocal, divisor) + all(ROUNDING);
-  return x * reciprocal + all(ROUNDING);
+// The nearest code of `x`, which is not below zero. `rest` is what the reciprocal lacks: with it the
+// quotient is rounded as that of a division.
+template <bool HAS_REST> INLINE Part code_of(Part x, Part reciprocal, Part rest, float steps) {
+  Part code = round_even(HAS_REST ? fma(x, reciprocal, x * rest) : x * reciprocal);
+  return (Part)lesser_bits(code, constant<Part>(steps));
 }
 
-template <int FIRST>
+template <int FIRST, bool AGAINST_STORED>
 static void add_errors(const BlockState &s, int size, int count, double *errors) {
-  const int vectors = (SMALLEST_GROUP << size) / LANES, groups = count / (SMALLEST_GROUP << size);
-  Vec total[AT_ONCE] = {};
-  for (int g = 0; g < groups; ++g) {
-    const float *w = s.weights + g * vectors * LANES;
-    for (int i = 0; i < vectors; ++i) {
-      Vec x = load(w + i * LANES) - all(s.edge[g]);
-#pragma clang loop unroll(full)
+  Part total[AT_ONCE][PARTS] = {};
+  for (int tile = 0; tile < tiles_of(count); ++tile)
+    for (int part = 0; part < PARTS; ++part) {
+      const int at = tile * LANES + part * PART;
+      const float *w = (const float *)(s.weights + tile * TILE) + part * PART;
+      const Part bias = load_as<Part>(s.bias + at);
+      Part sum[AT_ONCE], reciprocal[AT_ONCE], rest[AT_ONCE], scale[AT_ONCE];
       for (int k = 0; k < AT_ONCE; ++k) {
-        const int width = FIRST + k;
-        Vec code = shifted_code(x, all(s.reciprocal[width][g]), all(s.divisor[width][g]), BITS[width]);
-        code = minimum(code, all(ROUNDING + levels(BITS[width]))) - all(ROUNDING);
-        Vec error = fma(-code, all(s.scale[width][g]), x);
-        total[k] = fma(error, error, total[k]);
+        reciprocal[k] = load_as<Part>(s.reciprocal[FIRST + k] + at);
+        rest[k] = load_as<Part>(s.rest[FIRST + k] + at);
+        scale[k] = load_as<Part>(s.scale[FIRST + k] + at);
+        sum[k] = total[k][part];
       }
+      for (int i = 0; i < TILE; ++i) {
+        Part x = load_as<Part>(w + i * LANES) - bias;
+#pragma clang loop unroll(full)
+        for (int k = 0; k < AT_ONCE; ++k) {
+          const float steps = levels(BITS[FIRST + k]);
+          Part code = has_rest<AGAINST_STORED>(BITS[FIRST + k]) ? code_of<true>(x, reciprocal[k], rest[k], steps)
+                                                                : code_of<false>(x, reciprocal[k], rest[k], steps);
+          Part error = fma(-code, scale[k], x);
+          sum[k] = fma(error, error, sum[k]);
+        }
+      }
+      for (int k = 0; k < AT_ONCE; ++k) total[k][part] = sum[k];
     }
-  }
-  for (int k = 0; k < AT_ONCE; ++k) errors[(FIRST + k) * SIZES + size] += sum_lanes(total[k]);
-  if constexpr (FIRST + AT_ONCE < WIDTHS) add_errors<FIRST + AT_ONCE>(s, size, count, errors);
+  for (int k = 0; k < AT_ONCE; ++k) errors[(FIRST + k) * SIZES + size] += sum_lanes(load_as<Vec>(total[k]));
+  if constexpr (FIRST + AT_ONCE < WIDTHS) add_errors<FIRST + AT_ONCE, AGAINST_STORED>(s, size, count, errors);
 }
 
-// The same for a block in which some group vanishes: that group has bias 0 and error w.
-template <class Type>
-static void add_errors_exactly(const BlockState &s, int size, int count, bool against_stored, double *errors) {
-  const int length = SMALLEST_GROUP << size;
-  for (int k = 0; k < WIDTHS; ++k)
-    for (int g = 0; g < count / length; ++g) {
-      Affine p = minmax_parameters(all(s.low[size][g]), all(s.high[size][g]), levels(BITS[k]));
-      Vec stored = Type::round(p.scale), total = {};
-      for (int i = 0; i < length; i += LANES) {
-        Vec w = load(s.weights + g * length + i);
-        Vec code = nearest_code(w, against_stored ? stored : p.scale, p.bias, levels(BITS[k]));
-        Vec error = fma(-code, stored, w - p.bias);
-        total = fma(error, error, total);
-      }
-      errors[k * SIZES + size] += sum_lanes(total);
-    }
+template <class Type, int SIZE, bool AGAINST_STORED>
+static void add_size(BlockState &s, int count, double *errors) {
+  prepare<Type, SIZE, AGAINST_STORED>(s);
+  add_errors<0, AGAINST_STORED>(s, SIZE, count, errors);
+}
+
+template <class Type, bool AGAINST_STORED>
+static void add_sizes(BlockState &s, int count, int sizes, double *errors) {
+  if (sizes & 1) add_size<Type, 0, AGAINST_STORED>(s, count, errors);
+  if (sizes & 2) add_size<Type, 1, AGAINST_STORED>(s, count, errors);
+  if (sizes & 4) add_size<Type, 2, AGAINST_STORED>(s, count, errors);
 }
 
 template <class Type>
@@ -225,14 +259,11 @@ static void sweep_block(BlockState &s, const typename Type::Element *from, int c
     return;
   }
   out.sums.outliers += count_outliers(s, count, squares);
-  merge_groups(s, count);
-  for (int size = 0; size < SIZES; ++size) {
-    if (!(sizes >> size & 1)) continue;
-    if (prepare<Type>(s, size, against_stored))
-      add_errors_exactly<Type>(s, size, count, against_stored, out.errors);
-    else
-      add_errors<0>(s, size, count, out.errors);
-  }
+  merge_groups(s);
+  if (against_stored)
+    add_sizes<Type, true>(s, count, sizes, out.errors);
+  else
+    add_sizes<Type, false>(s, count, sizes, out.errors);
 }
 
 // The sum of squares of every chunk of a block that `sweep_block` has just read.
@@ -245,33 +276,20 @@ static void put_energies(const BlockState &s, int count, double *energies) {
   }
 }
 
-// The largest magnitudes of the groups of a float format.
-template <class Format> static void largest_of_groups(const BlockState &s, int count, float *largest) {
-  if constexpr (Format::SIZE == SMALLEST_GROUP)
-    for (int g = 0; g < GROUPS; g += LANES)
-      store(largest + g, maximum(magnitude(load(s.low[0] + g)), magnitude(load(s.high[0] + g))));
-  else
-    for (int first = 0; first < count; first += LANES * Format::SIZE) {
-      Vec rows[LANES];
-      for (int row = 0; row < LANES; ++row) {
-        int at = first + row * Format::SIZE;
-        rows[row] = at < count ? magnitude(load(s.weights + at)) : Vec{};
-      }
-      store(largest + first / Format::SIZE, reduce_rows<Max>(rows));
-    }
+template <class Format, int CANDIDATES> static double float_errors(const BlockState &s, int count) {
+  Vec total = {};
+  for (int i = 0; i < tiles_of(count) * TILE; i += Format::SIZE) total += best_errors<Format, CANDIDATES>(s.weights + i);
+  return sum_lanes(total);
 }
 
 // The same block in the float modes of the mask; `careful` takes the best of a scale and its neighbours.
 static void add_float_errors(const BlockState &s, int count, int modes, bool careful, SweepResult &out) {
-  alignas(64) float largest[2 * GROUPS];
   for (int mode = 0; mode < MODES; ++mode) {
     if (!(modes >> mode & 1)) continue;
     with_mode(mode, [&](auto format) {
       using Format = decltype(format);
-      largest_of_groups<Format>(s, count, largest);
-      const int groups = count / Format::SIZE;
-      out.floats[mode] += careful ? float_errors<Format, 1 + Format::NEIGHBOURS>(s.weights, largest, groups)
-                                  : float_errors<Format, 1>(s.weights, largest, groups);
+      out.floats[mode] +=
+          careful ? float_errors<Format, 1 + Format::NEIGHBOURS>(s, count) : float_errors<Format, 1>(s, count);
     });
   }
 }

@@ -20,12 +20,29 @@ using Short = u16 __attribute__((vector_size(LANES * 2)));
 using Half = _Float16 __attribute__((vector_size(LANES * 2)));
 using Byte = u8 __attribute__((vector_size(LANES)));
 
-INLINE Vec all(float x) { return Vec{} + x; }
-INLINE Vec fma(Vec a, Vec b, Vec c) { return __builtin_elementwise_fma(a, b, c); }
+// A register: lanes that are worked on together where sixteen at once would not leave enough of them.
+#if defined(__AVX512F__)
+constexpr int PART = 16;
+#elif defined(__AVX2__)
+constexpr int PART = 8;
+#else
+constexpr int PART = 4;
+#endif
+constexpr int PARTS = LANES / PART;
+using Part = float __attribute__((vector_size(PART * 4)));
+
+template <class V> INLINE V constant(float x) { return V{} + x; } // for what the compiler knows
+INLINE Vec all(float x) { return Vec{x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x}; } // Vec{} + x is an addition
+template <class V> INLINE V fma(V a, V b, V c) { return __builtin_elementwise_fma(a, b, c); }
 INLINE Vec minimum(Vec a, Vec b) { return a < b ? a : b; }
 INLINE Vec maximum(Vec a, Vec b) { return a > b ? a : b; }
 INLINE Vec magnitude(Vec a) { return __builtin_elementwise_abs(a); }
-INLINE Vec round_even(Vec a) { return __builtin_elementwise_roundeven(a); }
+template <class V> INLINE V round_even(V a) { return __builtin_elementwise_roundeven(a); }
+
+// Floats that are not negative are in the order of their bits; integers are compared on more units.
+template <class V> using IntOf = i32 __attribute__((vector_size(sizeof(V))));
+template <class V> INLINE IntOf<V> lesser_bits(V a, V b) { return __builtin_elementwise_min((IntOf<V>)a, (IntOf<V>)b); }
+template <class V> INLINE IntOf<V> greater_bits(V a, V b) { return __builtin_elementwise_max((IntOf<V>)a, (IntOf<V>)b); }
 
 template <class T> INLINE T load_as(const void *from) {
   T value;
@@ -33,6 +50,7 @@ template <class T> INLINE T load_as(const void *from) {
   return value;
 }
 INLINE Vec load(const float *from) { return load_as<Vec>(from); }
+INLINE Part part_of(const Vec &v, int part) { return load_as<Part>((const float *)&v + part * PART); }
 template <class T> INLINE void store(void *to, T value) { __builtin_memcpy(to, &value, sizeof value); }
 
 // Sum of the lanes in float64, in a fixed order.
@@ -48,6 +66,8 @@ struct Bf16 {
   INLINE Vec read(const Element *from) {
     return (Vec)(__builtin_convertvector(load_as<Short>(from), Word) << 16);
   }
+  // One of the two that a word holds.
+  INLINE Vec from_word(Word pair, int which) { return (Vec)(which ? pair & 0xFFFF0000u : pair << 16); }
   INLINE Word bits(Vec x) {
     Word u = (Word)x;
     return (u + 0x7FFFu + ((u >> 16) & 1u)) >> 16;
@@ -66,6 +86,10 @@ struct F16 {
   INLINE Vec read(const Element *from) {
     return __builtin_convertvector(load_as<Half>(from), Vec);
   }
+  INLINE Vec from_word(Word pair, int which) {
+    Short bits = __builtin_convertvector(which ? pair >> 16 : pair & 0xFFFFu, Short);
+    return __builtin_convertvector((Half)bits, Vec);
+  }
   INLINE Vec round(Vec x) {
     return __builtin_convertvector(__builtin_convertvector(x, Half), Vec);
   }
@@ -81,6 +105,7 @@ struct F16 {
 struct F32 {
   using Element = float;
   INLINE Vec read(const Element *from) { return load(from); }
+  INLINE Vec from_word(Word word, int) { return (Vec)word; }
   INLINE Vec round(Vec x) { return x; }
   INLINE void write(Element *to, Vec x) { store(to, x); }
   INLINE Vec towards(Vec x, Vec) { return x; }

@@ -165,7 +165,7 @@ def _sample(weights: Array, plan: SweepPlan, energies: Doubles, errors: Doubles)
         address(stored),
         address(careful),
     )
-    return SampleSums.of(errors, drawn, stored, careful)
+    return SampleSums.of(energies, errors, drawn, stored, careful)
 
 
 def _gathered(weights: Array, chunks: npt.NDArray[np.int64]) -> Array:

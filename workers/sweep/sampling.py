@@ -1,19 +1,25 @@
 """Estimate the errors of `careful` on a large weight from some of its chunks of 128 weights.
 
-The exact error with codes against the stored minmax parameters is known for the whole weight. It
-explains nearly all of the variation of `careful`'s error between chunks, so a ratio estimator over
-few of them is precise (Cochran, Sampling Techniques, chapters 6 and 9A). Within a segment chunks
-are drawn systematically, in order of energy and with a probability in proportion to it; those whose
-energy asks for more than one draw, the outliers, are encoded by right.
+What is known of every chunk, its energy and its errors with codes against the stored minmax
+parameters in all formats, explains most of the variation of `careful`'s error between chunks. A
+regression on their totals over the weight is therefore precise with few chunks (Cochran, Sampling
+Techniques, chapters 7 and 9A; Sarndal, Swensson and Wretman, Model Assisted Survey Sampling,
+chapter 6). Within a segment chunks are drawn systematically, in order of energy and with a
+probability in proportion to it; those whose energy asks for more than one draw, the outliers, are
+encoded by right.
 """
 
 from __future__ import annotations
 
+import ctypes
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
+
+from workers.native.arrays import address
+from workers.native.loader import kernels
 
 __all__ = ["CHUNK_WEIGHTS", "Drawn", "SampleSums", "draw_chunks", "estimate"]
 
@@ -22,6 +28,8 @@ Indices = npt.NDArray[np.int64]
 
 CHUNK_WEIGHTS: Final = 128
 """One group of the largest size; `CHUNK` of the kernels."""
+
+CHUNKS_PER_PREDICTOR: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,39 +43,43 @@ class Drawn:
 
 @dataclass(frozen=True, slots=True)
 class SampleSums:
-    """What was seen of a weight's chunks; arrays end in the eighteen affine formats.
+    """What was seen of a weight's chunks.
 
-    `whole` (18,) is the reference error of all chunks. `certain_*` (18,) are sums over chunks that
-    are in by right, `stored` and `careful` (n, 18) single chunks that stand for `stands_for` (n,).
+    `known_*` (19,) are the energy and the eighteen reference errors: of all chunks (`known_whole`),
+    of those that are in by right (`known_certain`) and of single chunks (`known`, (n, 19)) that
+    stand for `stands_for` (n,). `careful_certain` (18,) and `careful` (n, 18) are its errors.
     """
 
-    whole: Doubles
-    certain_stored: Doubles
-    certain_careful: Doubles
-    stored: Doubles
+    known_whole: Doubles
+    known_certain: Doubles
+    careful_certain: Doubles
+    known: Doubles
     careful: Doubles
     stands_for: Doubles
 
     @classmethod
-    def of(cls, whole: Doubles, drawn: Drawn, stored: Doubles, careful: Doubles) -> SampleSums:
-        """Return the sums of a segment, given the errors of its chunks, the certain ones first."""
-        certain = drawn.certain.size
-        return cls(
-            whole.copy(),
-            stored[:certain].sum(0),
-            careful[:certain].sum(0),
-            stored[certain:].copy(),
-            careful[certain:].copy(),
-            drawn.stands_for,
-        )
+    def of(
+        cls, energies: Doubles, errors: Doubles, drawn: Drawn, stored: Doubles, careful: Doubles
+    ) -> SampleSums:
+        """Return the sums of a segment.
+
+        `energies` are those of all its chunks and `errors` (18,) its reference errors; `stored` and
+        `careful` (chosen, 18) belong to the chosen chunks, the certain ones first.
+        """
+        count = drawn.certain.size
+        chosen = np.concatenate([drawn.certain, drawn.drawn])
+        known = np.concatenate([energies[chosen, None], stored], axis=1)
+        whole = np.concatenate([energies.sum(keepdims=True), errors])
+        certain = known[:count].sum(0), careful[:count].sum(0)
+        return cls(whole, *certain, known[count:], careful[count:], drawn.stands_for)
 
     def joined(self, later: SampleSums) -> SampleSums:
         """Return the sums of this and the segment that follows."""
         return SampleSums(
-            self.whole + later.whole,
-            self.certain_stored + later.certain_stored,
-            self.certain_careful + later.certain_careful,
-            np.concatenate([self.stored, later.stored]),
+            self.known_whole + later.known_whole,
+            self.known_certain + later.known_certain,
+            self.careful_certain + later.careful_certain,
+            np.concatenate([self.known, later.known]),
             np.concatenate([self.careful, later.careful]),
             np.concatenate([self.stands_for, later.stands_for]),
         )
@@ -77,7 +89,7 @@ def draw_chunks(energies: Doubles, draws: int) -> Drawn:
     """Return which of the chunks with these energies are encoded; all of them when `draws` is 0."""
     if not draws or draws >= energies.size:
         return Drawn(np.arange(energies.size), np.empty(0, np.int64), np.empty(0))
-    order = np.argsort(energies, kind="stable")
+    order = _rising(energies)
     rising = energies[order]
     sums = np.cumsum(rising)
     left = draws - np.arange(draws)
@@ -93,23 +105,54 @@ def draw_chunks(energies: Doubles, draws: int) -> Drawn:
     return Drawn(np.sort(order[rest:]), order[places], stands_for)
 
 
+def _rising(energies: Doubles) -> Indices:
+    """Return the order of rising energies as float32, ties by place.
+
+    Energies that are not negative are in the order of their bits, and sorting integers that hold
+    the place as well is ten times as quick as a stable argsort.
+    """
+    bits = energies.astype(np.float32).view(np.uint32).astype(np.uint64)
+    keys = bits << np.uint64(32) | np.arange(energies.size, dtype=np.uint64)
+    keys.sort()
+    return (keys & np.uint64(0xFFFFFFFF)).astype(np.int64)
+
+
 def estimate(sample: SampleSums) -> tuple[Doubles, Doubles]:
     """Return `careful`'s total errors (18,) and their relative standard errors.
 
     The relative error is 0 where every chunk was encoded.
     """
-    draws = len(sample.stored)
+    draws = len(sample.careful)
     if not draws:
-        return sample.certain_careful, np.zeros_like(sample.certain_careful)
+        return sample.careful_certain, np.zeros_like(sample.careful_certain)
     each = sample.stands_for[:, None]
-    rest = np.maximum(sample.whole - sample.certain_stored, 0)
-    stored = (each * sample.stored).sum(0)
-    ratio = _divided((each * sample.careful).sum(0), stored)
-    total = sample.certain_careful + rest * ratio
-    residuals = each * (sample.careful - ratio * sample.stored)
-    variance = ((1 - 1 / each) * residuals**2).sum(0) * draws / max(draws - 1, 1)
-    error = rest * _divided(np.sqrt(variance), stored)
-    return total, _divided(error, total)
+    left = np.maximum(sample.known_whole - sample.known_certain, 0)
+    coefficients, residuals = _regression(sample.known, sample.careful)
+    rest = (left[:, None] * coefficients).sum(0) + (each * residuals).sum(0)
+    total = sample.careful_certain + np.maximum(rest, 0)
+    variance = (np.maximum(1 - 1 / each, 0) * (each * residuals) ** 2).sum(0)
+    degrees = max(draws - np.count_nonzero(coefficients.any(1)), 1)
+    return total, _divided(np.sqrt(variance * draws / degrees), total)
+
+
+def _regression(known: Doubles, careful: Doubles) -> tuple[Doubles, Doubles]:
+    """Return coefficients (19, 18) and residuals (n, 18) of `careful` on what is known.
+
+    Chunks count by the inverse of their energy, as their errors spread in proportion to it. With
+    few chunks the energy alone is used.
+    """
+    count = len(known)
+    used = known.shape[1] if count >= CHUNKS_PER_PREDICTOR * known.shape[1] else 1
+    energies = known[:, :1]
+    rows = np.concatenate([known[:, :used], careful], axis=1) / energies
+    products = np.empty((used, rows.shape[1]))
+    call = kernels().bitbudget_regress
+    call.restype = None
+    sizes = map(ctypes.c_longlong, (count, used, rows.shape[1]))
+    call(address(rows), *sizes, address(products))
+    coefficients = np.zeros((known.shape[1], careful.shape[1]))
+    coefficients[:used] = products[:, used:]
+    return coefficients, rows[:, used:] * energies
 
 
 def _divided(numerator: Doubles, denominator: Doubles) -> Doubles:
