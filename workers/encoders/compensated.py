@@ -4,50 +4,33 @@ GPTQ (arXiv 2210.17323): minimise tr(dW A dW^T) column by column with the Choles
 YAQA (arXiv 2505.22988): minimise tr(B dW A dW^T); blocks of rows are coded one after the other, and
 each block's target is moved by the errors of the blocks before it.
 
-All formats of a module share A, so they are coded side by side, stacked along the rows.
+All formats of a module share A, so they are coded side by side; products are made format by format,
+so that a format coded alone gets the same bits.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
 from app.core.dtypes import Dtype
 from app.core.formats import Format
+from workers.encoders.coded import Coded
 from workers.encoders.groups import fit_groups
 
-__all__ = ["Coded", "compensate", "inverse_factor", "row_feedback"]
+__all__ = ["compensate", "inverse_factor", "row_feedback"]
 
 _COLUMNS: Final = 32
 """Columns coded between two updates of all that follow: the smallest group size."""
 _ROWS: Final = 64
 """Rows coded side by side before their errors are fed to the rows after them."""
-_WORKING_BYTES: Final = 1 << 28
-"""Working copy of the weights of all formats coded together."""
+_FREE_ROWS: Final = 512
+"""Rows coded side by side where no row waits for another: bounds the working memory."""
 _DAMPING: Final = 0.01
 """Added to A's diagonal, relative to its mean (GPTQ's default)."""
 _MOST_DAMPING: Final = 1e3
-
-
-@dataclass(frozen=True, slots=True)
-class Coded:
-    """A weight in one format: codes uint8 (out, in), scales and biases float32 (out, groups)."""
-
-    codes: np.ndarray
-    scales: np.ndarray
-    biases: np.ndarray
-
-    @property
-    def values(self) -> np.ndarray:
-        """The float32 weight that is stored: scale * code + bias."""
-        out, groups = self.scales.shape
-        codes = self.codes.reshape(out, groups, -1).astype(np.float32)
-        values = codes * self.scales[..., None] + self.biases[..., None]
-        result: np.ndarray = values.reshape(out, -1)
-        return result
 
 
 def inverse_factor(second_moment: np.ndarray, damping: float = _DAMPING) -> np.ndarray:
@@ -87,35 +70,21 @@ def compensate(
     formats: Sequence[Format],
     dtype: Dtype,
     feedback: np.ndarray | None = None,
-) -> dict[Format, Coded]:
-    """Code `weight` (float32 (out, in)) in every affine format of `formats`.
+) -> list[Coded]:
+    """Code `weight` (float32 (out, in)) in each of the affine `formats`.
 
     `factor` is `inverse_factor` of A; `feedback` is `row_feedback` of B, or None for GPTQ.
     """
-    together = max(1, _WORKING_BYTES // (4 * weight.size))
-    result: dict[Format, Coded] = {}
-    for start in range(0, len(formats), together):
-        chosen = formats[start : start + together]
-        result |= dict(
-            zip(chosen, _compensate(weight, factor, chosen, dtype, feedback), strict=True)
-        )
-    return result
-
-
-def _compensate(
-    weight: np.ndarray,
-    factor: np.ndarray,
-    formats: Sequence[Format],
-    dtype: Dtype,
-    feedback: np.ndarray | None,
-) -> list[Coded]:
     out = len(weight)
-    step = out if feedback is None else _ROWS
+    step = _FREE_ROWS if feedback is None else _ROWS
     targets = np.repeat(weight[None], len(formats), axis=0)
     parts: list[list[Coded]] = [[] for _ in formats]
     for begin in range(0, out, step):
         end = min(begin + step, out)
-        coded = _columns(targets[:, begin:end], factor, formats, dtype)
+        block = np.broadcast_to(
+            targets[..., begin:end, :], (len(formats), *weight[begin:end].shape)
+        )
+        coded = _columns(block, factor, formats, dtype)
         for index, part in enumerate(coded):
             parts[index].append(part)
         if feedback is not None and end < out:
@@ -141,30 +110,30 @@ def _feed(
 def _columns(
     targets: np.ndarray, factor: np.ndarray, formats: Sequence[Format], dtype: Dtype
 ) -> list[Coded]:
+    """Code `targets` (formats, rows, columns)."""
     count, rows, width = targets.shape
-    work = np.ascontiguousarray(targets.reshape(count * rows, width).T)
-    codes = np.empty((width, count * rows), np.uint8)
-    most = np.repeat(np.array([2.0**f.bits - 1 for f in formats], np.float32), rows)
+    work = np.array(targets.swapaxes(1, 2), order="C")
+    codes = np.empty((count, width, rows), np.uint8)
+    most = np.array([[2.0**f.bits - 1] for f in formats], np.float32)
     scales = [np.empty((width // f.group_size, rows), np.float32) for f in formats]
     biases = [np.empty((width // f.group_size, rows), np.float32) for f in formats]
-    scale, bias = np.empty(count * rows, np.float32), np.empty(count * rows, np.float32)
+    scale, bias = np.empty((count, rows), np.float32), np.empty((count, rows), np.float32)
     diagonal = np.diagonal(factor)
     for begin in range(0, width, _COLUMNS):
         end = begin + _COLUMNS
         for index, format_ in enumerate(formats):
             if begin % format_.group_size == 0:
-                own = slice(index * rows, (index + 1) * rows)
                 columns = slice(begin, begin + format_.group_size)
                 importance = 1 / np.square(diagonal[columns])
-                fitted = fit_groups(work[columns, own], format_.bits, dtype, importance)
+                fitted = fit_groups(work[index, columns], format_.bits, dtype, importance)
                 group = begin // format_.group_size
-                scale[own], bias[own] = scales[index][group], biases[index][group] = fitted
-        _block(work[begin:end], codes[begin:end], factor[begin:end, begin:end], (scale, bias, most))
+                scale[index], bias[index] = scales[index][group], biases[index][group] = fitted
+        block = slice(begin, end)
+        _block(work[:, block], codes[:, block], factor[block, block], (scale, bias, most))
         if end < width:
-            work[end:] -= factor[begin:end, end:].T @ work[begin:end]
-    coded = codes.reshape(width, count, rows)
+            work[:, end:] -= factor[block, end:].T @ work[:, block]
     return [
-        Coded(np.ascontiguousarray(coded[:, i].T), scales[i].T.copy(), biases[i].T.copy())
+        Coded(np.ascontiguousarray(codes[i].T), scales[i].T.copy(), biases[i].T.copy())
         for i in range(count)
     ]
 
@@ -175,17 +144,17 @@ def _block(
     factor: np.ndarray,
     grid: tuple[np.ndarray, np.ndarray, np.ndarray],
 ) -> None:
-    """Code the columns `work` (columns, rows) in order; leaves their scaled errors in `work`."""
+    """Code `work` (formats, columns, rows) in order; leaves the scaled errors in it."""
     scale, bias, most = grid
     inverse = 1 / scale
-    for j in range(len(work)):
-        column = work[j]
+    for j in range(work.shape[1]):
+        column = work[:, j]
         code = np.clip(np.rint((column - bias) * inverse), 0, most)
-        codes[j] = code
+        codes[:, j] = code
         error = (column - (code * scale + bias)) / factor[j, j]
-        work[j] = error
-        if j + 1 < len(work):
-            work[j + 1 :] -= factor[j, j + 1 :, None] * error
+        work[:, j] = error
+        if j + 1 < work.shape[1]:
+            work[:, j + 1 :] -= factor[j, j + 1 :, None] * error[:, None]
 
 
 def _stacked(parts: Sequence[Coded]) -> Coded:

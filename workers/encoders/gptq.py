@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
@@ -10,11 +12,17 @@ from app.core.dtypes import Dtype
 from app.core.errors import InvalidRequestError
 from app.core.formats import Format, Mode
 from app.core.measurement import Encoder
-from workers.encoders.compensated import Coded, compensate, inverse_factor, row_feedback
+from workers.encoders.coded import Coded
+from workers.encoders.compensated import compensate, inverse_factor, row_feedback
+from workers.encoders.descent import descend
 from workers.encoders.packing import pack
+from workers.encoders.quadratic import Term, damped_term
 from workers.fisher.statistics import ModuleStatistics
 
-__all__ = ["ModuleEncoder", "encode_gptq"]
+__all__ = ["ModuleEncoder", "Target", "encode_gptq"]
+
+_WORKING_BYTES: Final = 1 << 28
+"""Working copy of the weights of all formats coded together."""
 
 
 def encode_gptq(
@@ -41,59 +49,81 @@ def encode_gptq(
             remedy="encode it with careful",
         )
     lead = weight.shape[:-2]
-    parts = [
-        compensate(
-            np.asarray(weight[index], np.float32),
-            inverse_factor(second_moment[index]),
-            (format_,),
-            dtype,
-            _feedback(None if rows is None else rows[index]),
-        )[format_]
-        for index in np.ndindex(*lead)
-    ]
-    arrays = [_arrays(part, format_, dtype) for part in parts]
+    arrays = []
+    for index in np.ndindex(*lead):
+        moment = second_moment[index]
+        own = np.ones(weight.shape[-2], np.float32) if rows is None else rows[index]
+        target = Target(moment, (damped_term(moment, own),), own)
+        coded = target.code(np.asarray(weight[index], np.float32), (format_,), dtype)
+        arrays.append(_arrays(coded[format_], format_, dtype))
     return {
         suffix: np.stack([part[suffix] for part in arrays]).reshape(*lead, *arrays[0][suffix].shape)
         for suffix in arrays[0]
     }
 
 
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What one expert's errors are judged by.
+
+    `moment` is A and `rows` B (or a diagonal) of the feedback pass, `terms` the objective of the
+    descent that follows it.
+    """
+
+    moment: np.ndarray
+    terms: tuple[Term, ...]
+    rows: np.ndarray
+
+    def code(
+        self, weight: np.ndarray, formats: Sequence[Format], dtype: Dtype
+    ) -> dict[Format, Coded]:
+        """Return the float32 `weight` (out, in) coded in every affine format."""
+        factor = inverse_factor(self.moment)
+        feedback = row_feedback(self.rows) if self.rows.ndim > 1 else None
+        together = max(1, _WORKING_BYTES // (4 * weight.size))
+        result: dict[Format, Coded] = {}
+        for start in range(0, len(formats), together):
+            chosen = formats[start : start + together]
+            first = compensate(weight, factor, chosen, dtype, feedback)
+            coded = descend(weight, first, chosen, dtype, self.terms)
+            result |= dict(zip(chosen, coded, strict=True))
+        return result
+
+
 class ModuleEncoder:
     """`gptq` or `yaqa` with one module's statistics, whose experts share a pooled moment."""
 
     def __init__(self, statistics: ModuleStatistics, encoder: Encoder) -> None:
-        self.statistics = statistics
+        self.statistics, self.encoder = statistics, encoder
         self.moment = statistics.second_moment
-        self.rows = _rows(encoder, statistics)
 
     def encode(
         self, weight: np.ndarray, dtype: Dtype, format_: Format, index: tuple[int, ...] = ()
     ) -> dict[str, np.ndarray]:
         """Return the arrays of one expert's float32 weight (or of the whole, for `()`)."""
-        rows = None if self.rows is None else self.rows[index]
-        return encode_gptq(weight, dtype, format_, self.moment[index], rows)
+        return _arrays(self.code(weight, dtype, (format_,), index)[format_], format_, dtype)
 
     def code(
         self, weight: np.ndarray, dtype: Dtype, formats: Sequence[Format], index: tuple[int, ...]
     ) -> dict[Format, Coded]:
         """Return one expert's float32 weight coded in every format."""
-        rows = None if self.rows is None else self.rows[index]
-        factor = inverse_factor(self.moment[index])
-        return compensate(np.asarray(weight, np.float32), factor, formats, dtype, _feedback(rows))
+        return self._target(index, len(weight)).code(np.asarray(weight, np.float32), formats, dtype)
 
+    def _target(self, index: tuple[int, ...], out: int) -> Target:
+        """Return the target. `gptq` sees no B; the two uses of an embedding have their own terms.
 
-def _rows(encoder: Encoder, statistics: ModuleStatistics) -> np.ndarray | None:
-    """Return B if the encoder uses it; an embedding's two uses have no common one."""
-    if encoder is not Encoder.YAQA or len(statistics.terms) != 1:
-        return None
-    term = statistics.terms[0]
-    return term.rows if term.rows.ndim == term.columns.ndim else None
-
-
-def _feedback(rows: np.ndarray | None) -> np.ndarray | None:
-    if rows is None or rows.ndim < 2:  # noqa: PLR2004 - a diagonal B couples no rows
-        return None
-    return row_feedback(rows)
+        A diagonal B of a single use changes nothing, as it weighs rows that do not meet.
+        """
+        moment = self.moment[index]
+        free = np.ones(out, np.float32)
+        parts = [term.part(index) for term in self.statistics.terms]
+        if self.encoder is not Encoder.YAQA:
+            parts = []
+        if len(parts) > 1:
+            terms = tuple(damped_term(part.columns, part.rows) for part in parts)
+            return Target(moment, terms, free)
+        rows = parts[0].rows if parts and parts[0].rows.ndim > 1 else free
+        return Target(moment, (damped_term(moment, rows),), rows)
 
 
 def _arrays(part: Coded, format_: Format, dtype: Dtype) -> dict[str, np.ndarray]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from app.core.dtypes import Dtype
 
-__all__ = ["fit_groups", "stored"]
+__all__ = ["fit_groups", "stored", "usable_scale"]
 
 _ROUNDS: Final = 3
 _SHRUNK: Final = 0.85
@@ -75,6 +75,10 @@ def _least_squares(
 
 
 def _legal(scale: np.ndarray, bias: np.ndarray, dtype: Dtype) -> tuple[np.ndarray, np.ndarray]:
-    """Return both as stored; a scale that would be zero is tiny instead (mx.quantize: 1e-7)."""
+    return usable_scale(scale, dtype), stored(bias, dtype)
+
+
+def usable_scale(scale: np.ndarray, dtype: Dtype) -> np.ndarray:
+    """Return `scale` as stored; one that would be zero is tiny instead (mx.quantize: 1e-7)."""
     small = np.abs(scale) < np.float32(1e-7)
-    return stored(np.where(small, np.float32(1e-7), scale), dtype), stored(bias, dtype)
+    return stored(np.where(small, np.float32(1e-7), scale), dtype)

@@ -1,0 +1,152 @@
+"""Descent: the objective never rises, grids are stored, same bits alone as among others."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from app.core.dtypes import Dtype
+from app.core.formats import AFFINE_FORMATS, Format, parse_format
+from app.core.measurement import Encoder
+from workers.encoders.coded import Coded
+from workers.encoders.compensated import compensate, inverse_factor, row_feedback
+from workers.encoders.descent import descend
+from workers.encoders.gptq import ModuleEncoder
+from workers.encoders.groups import stored
+from workers.encoders.quadratic import Term, damped_term, objective
+from workers.fisher import KroneckerTerm, ModuleStatistics
+
+FORMATS = tuple(parse_format(f"affine{bits}g{group}") for bits in (2, 3, 5) for group in (32, 64))
+
+
+def moment(rng: np.random.Generator, width: int, rank: int | None = None) -> np.ndarray:
+    x = rng.normal(size=(rank or 2 * width, width)) * np.exp(rng.normal(size=width))
+    x += 0.3 * rng.normal(size=(len(x), 1))
+    result: np.ndarray = (x.T @ x / len(x)).astype(np.float32)
+    return result
+
+
+def both(
+    weight: np.ndarray, terms: tuple[Term, ...], dtype: Dtype
+) -> tuple[list[Coded], list[Coded]]:
+    """Return the weight as coded by the feedback pass, and as the descent leaves it."""
+    feedback = row_feedback(terms[0].rows) if terms[0].is_coupled else None
+    first = compensate(weight, inverse_factor(terms[0].columns), FORMATS, dtype, feedback)
+    return first, descend(weight, first, FORMATS, dtype, terms)
+
+
+def errors(weight: np.ndarray, coded: list[Coded]) -> np.ndarray:
+    return np.stack([(part.values - weight).T for part in coded])
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.integers(0, 2**31),
+    st.sampled_from([Dtype.BF16, Dtype.F16, Dtype.F32]),
+    st.sampled_from(["free", "coupled", "two uses", "singular"]),
+    st.sampled_from([1, 7, 80]),
+)
+def test_objective_never_rises_and_grids_are_stored(
+    seed: int, dtype: Dtype, kind: str, out: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    weight = stored(rng.normal(size=(out, 64)).astype(np.float32), dtype)
+    rank = 3 if kind == "singular" else None
+    columns, diagonal = moment(rng, 64, rank), rng.uniform(0, 1, out).astype(np.float32)
+    terms = {
+        "free": (damped_term(columns, np.ones(out, np.float32)),),
+        "two uses": (damped_term(columns, diagonal), damped_term(moment(rng, 64), 1 - diagonal)),
+    }.get(kind, (damped_term(columns, moment(rng, out, rank)),))
+    first, last = both(weight, terms, dtype)
+    before = objective(terms, errors(weight, first))
+    after = objective(terms, errors(weight, last))
+    assert (after <= before * (1 + 1e-5)).all()
+    for part, format_ in zip(last, FORMATS, strict=True):
+        assert part.codes.max() < 2**format_.bits
+        assert part.scales.shape == (out, 64 // format_.group_size)
+        assert (part.scales != 0).all()
+        assert np.array_equal(part.scales, stored(part.scales, dtype))
+        assert np.array_equal(part.biases, stored(part.biases, dtype))
+
+
+@pytest.mark.parametrize("is_coupled", [False, True])
+def test_descent_lowers_the_objective_clearly(is_coupled: bool) -> None:  # noqa: FBT001 - a parameter
+    rng = np.random.default_rng(5)
+    weight = stored(rng.normal(size=(96, 64)).astype(np.float32), Dtype.BF16)
+    rows = moment(rng, 96) if is_coupled else np.ones(96, np.float32)
+    terms = (damped_term(moment(rng, 64), rows),)
+    first, last = both(weight, terms, Dtype.BF16)
+    before = objective(terms, errors(weight, first))
+    assert (objective(terms, errors(weight, last)) < 0.98 * before).all()
+
+
+def test_zeros_and_constants_stay_exact() -> None:
+    rng = np.random.default_rng(6)
+    weight = np.zeros((4, 64), np.float32)
+    weight[1:] = 0.75
+    terms = (damped_term(moment(rng, 64), moment(rng, 4)),)
+    for part in both(weight, terms, Dtype.BF16)[1]:
+        assert np.abs(part.values - weight).max() < 1e-4
+
+
+def test_inputs_that_never_came_and_nan_moments_count_as_equal() -> None:
+    weight = np.random.default_rng(7).normal(size=(4, 64)).astype(np.float32)
+    for odd in (np.zeros((64, 64)), np.full((64, 64), np.nan)):
+        term = damped_term(odd, np.zeros(4, np.float32))
+        assert np.array_equal(term.columns, np.eye(64))
+        assert np.array_equal(term.rows, np.ones(4))
+        assert all(np.isfinite(part.values).all() for part in both(weight, (term,), Dtype.BF16)[1])
+
+
+def test_a_row_that_costs_nothing_keeps_its_codes() -> None:
+    rng = np.random.default_rng(8)
+    weight = rng.normal(size=(4, 64)).astype(np.float32)
+    terms = (damped_term(moment(rng, 64), np.array([0, 1, 1, 1], np.float32)),)
+    first, last = both(weight, terms, Dtype.BF16)
+    for before, after in zip(first, last, strict=True):
+        assert np.array_equal(before.values[0], after.values[0])
+        assert not np.array_equal(before.values[1:], after.values[1:])
+
+
+def uses(rng: np.random.Generator, count: int, out: int, width: int) -> ModuleStatistics:
+    """Statistics of an ordinary module, or of an embedding with two uses."""
+    terms = [
+        KroneckerTerm(
+            moment(rng, width),
+            moment(rng, out) if count == 1 else rng.uniform(0, 1, out).astype(np.float32),
+        )
+        for _ in range(count)
+    ]
+    ones = np.ones(out), np.ones(width)
+    return ModuleStatistics("m", 1.0, *ones, tuple(terms), np.array(1000))
+
+
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("encoder", [Encoder.GPTQ, Encoder.YAQA])
+def test_a_format_alone_has_the_bits_it_has_among_others(encoder: Encoder, count: int) -> None:
+    rng = np.random.default_rng(9)
+    weight = stored(rng.normal(size=(136, 256)).astype(np.float32), Dtype.BF16)
+    module = ModuleEncoder(uses(rng, count, 136, 256), encoder)
+    among = module.code(weight, Dtype.BF16, AFFINE_FORMATS, ())
+    for format_ in AFFINE_FORMATS[::5]:
+        alone = module.code(weight, Dtype.BF16, (format_,), ())[format_]
+        assert np.array_equal(alone.codes, among[format_].codes)
+        assert np.array_equal(alone.scales, among[format_].scales)
+        assert np.array_equal(alone.biases, among[format_].biases)
+
+
+def test_two_uses_are_weighed_row_by_row() -> None:
+    rng = np.random.default_rng(10)
+    weight = stored(rng.normal(size=(64, 64)).astype(np.float32), Dtype.BF16)
+    known = uses(rng, 2, 64, 64)
+    format_ = Format(FORMATS[0].mode, 3, 64)
+    costs = [
+        known.kl_nats(
+            ModuleEncoder(known, encoder).code(weight, Dtype.BF16, (format_,), ())[format_].values
+            - weight
+        )
+        for encoder in (Encoder.GPTQ, Encoder.YAQA)
+    ]
+    assert costs[1] < 0.99 * costs[0]
