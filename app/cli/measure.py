@@ -111,6 +111,7 @@ def _verification(measurement: Measurement) -> dict[str, float] | None:
 
 
 def _print(console: Console, measurement: Measurement, document: dict[str, Any]) -> None:
+    from rich.markup import escape
     from rich.table import Table
 
     from app.cli.tables import facts
@@ -136,3 +137,5 @@ def _print(console: Console, measurement: Measurement, document: dict[str, Any])
     for curve in sorted(measurement.curves, key=lambda curve: -curve.alpha_nats)[:8]:
         table.add_row(curve.path, f"{curve.alpha_nats:.4g}")
     console.print(table)
+    for warning in document["warnings"]:
+        console.print(f"[yellow]note:[/] {escape(warning)}", soft_wrap=True)
