@@ -10,7 +10,7 @@ from typing import Any, Final
 import mlx.core as mx
 import numpy as np
 from mlx import optimizers
-from mlx.utils import tree_flatten
+from mlx.utils import tree_flatten, tree_map
 
 from app.core.errors import InvalidModelError
 from workers.evaluate import Evaluation
@@ -30,6 +30,8 @@ LOOKS: Final = 12
 PATIENCE: Final = 4
 """Looks in a row without anything better after which the training ends."""
 _WARM_UP_STEPS: Final = 10
+AVERAGED: Final = 4.0
+"""Steps are averaged with weights that grow by this power: about the last fifth counts."""
 _GROWING: Final = 0.8
 """Share of the time after which no more rollouts are written."""
 _HELD_OUT: Final = 16
@@ -45,6 +47,7 @@ class Training:
         self.values: Values = self.student.values()
         self.latents: Latents | None = self.student.latents() if weights else None
         self.kept: tuple[Values, Latents | None] = (self.values, self.latents)
+        self.mean = self.kept
         self.adam = optimizers.AdamW(VALUE_RATE, weight_decay=0.0, bias_correction=True)
         self.muon = optimizers.Muon(WEIGHT_RATE, weight_decay=0.0)
         self.steps, self.looked, self.stale = 0, 0, 0
@@ -90,21 +93,26 @@ class Training:
         else:
             self.values = self.adam.apply_gradients(gradients[0], self.values)
             self.latents = self.muon.apply_gradients(gradients[1], self.latents)
-        mx.eval(self.values, self.latents, self.adam.state, self.muon.state)
+        share = (AVERAGED + 1) / (self.steps + 1 + AVERAGED)
+        self.mean = (
+            _between(self.mean[0], self.values, share),
+            None if self.latents is None else _between(self.mean[1], self.latents, share),
+        )
+        mx.eval(self.values, self.latents, self.mean, self.adam.state, self.muon.state)
 
     def look(self) -> None:
-        """Keep the parameters if they are the best so far on rollouts not trained on.
+        """Keep the average of the last parameters if it is the best on rollouts not trained on.
 
         If they are not, go on from the best with half the rates.
         """
         found, self.looked = self._held_out(), self.steps
         if found < self.best:
             self.best, self.stale = found, 0
-            self.kept = (self.values, self.latents)
+            self.kept = self.mean
         else:
             self.stale += 1
             self.share /= 2
-            self.values, self.latents = self.kept
+            self.values, self.latents = self.mean = self.kept
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return the best parameters as stored arrays by name."""
@@ -119,7 +127,7 @@ class Training:
     def _held_out(self) -> float:
         """Return nats per token; infinite where the student's predictions are not finite."""
         began = time.monotonic()
-        model = self.student.apply(self.values, self.latents, stored=True)
+        model = self.student.apply(*self.mean, stored=True)
         try:
             report = self.judge.sets(model, "student")["rollouts"]
         except InvalidModelError:
@@ -128,6 +136,11 @@ class Training:
             return math.inf
         self.look_seconds = time.monotonic() - began
         return float(report["kl_nats_per_token"])
+
+
+def _between(old: Any, new: Any, share: float) -> Any:
+    """Return the tree that is `share` of the way from `old` to `new`."""
+    return tree_map(lambda a, b: a + share * (b - a), old, new)
 
 
 def _finite(gradients: Any) -> bool:
