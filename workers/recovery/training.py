@@ -20,10 +20,12 @@ from workers.recovery.student import Latents, Student, Values
 
 __all__ = ["Training"]
 
-VALUE_RATE: Final = 6e-3
+VALUE_RATE: Final = 1e-2
 """Of AdamW on scales, biases and floats, in rounding errors a step (`Values`)."""
-WEIGHT_RATE: Final = 4e-3
+WEIGHT_RATE: Final = 2e-3
 """Of Muon on weights, in scales: what one step moves each weight by, root mean square."""
+MUON_STEPS: Final = 4
+"""Steps whose gradients go together into one of Muon, which costs as much as one of them."""
 ROWS: Final = 2
 """Sequences of a step: more steps are worth more than quieter gradients."""
 LOOKS: Final = 12
@@ -49,6 +51,7 @@ class Training:
         self.kept: tuple[Values, Latents | None] = (self.values, self.latents)
         self.mean = self.kept
         self.adam = optimizers.AdamW(VALUE_RATE, weight_decay=0.0, bias_correction=True)
+        self.gathered: Any = None
         self.muon = optimizers.Muon(WEIGHT_RATE, weight_decay=0.0)
         self.steps, self.looked, self.stale = 0, 0, 0
         self.finite, self.share = True, 1.0
@@ -87,18 +90,28 @@ class Training:
 
     def _update(self, gradients: Any, rate: float) -> None:
         self.adam.learning_rate = mx.array(VALUE_RATE * rate)
-        self.muon.learning_rate = mx.array(WEIGHT_RATE * rate)
         if self.latents is None:
             self.values = self.adam.apply_gradients(gradients, self.values)
         else:
             self.values = self.adam.apply_gradients(gradients[0], self.values)
-            self.latents = self.muon.apply_gradients(gradients[1], self.latents)
+            self._move_weights(gradients[1], MUON_STEPS * WEIGHT_RATE * rate)
         share = (AVERAGED + 1) / (self.steps + 1 + AVERAGED)
         self.mean = (
             _between(self.mean[0], self.values, share),
             None if self.latents is None else _between(self.mean[1], self.latents, share),
         )
-        mx.eval(self.values, self.latents, self.mean, self.adam.state, self.muon.state)
+        mx.eval(self.values, self.mean, self.adam.state)
+
+    def _move_weights(self, gradients: Any, rate: float) -> None:
+        """Gather gradients, and move the weights when there are enough of them."""
+        if self.gathered is not None:
+            gradients = tree_map(mx.add, self.gathered, gradients)
+        self.gathered = gradients
+        if (self.steps + 1) % MUON_STEPS == 0:
+            self.muon.learning_rate = mx.array(rate)
+            self.latents = self.muon.apply_gradients(self.gathered, self.latents or {})
+            self.gathered = None
+        mx.eval(self.latents, self.gathered, self.muon.state)
 
     def look(self) -> None:
         """Keep the average of the last parameters if it is the best on rollouts not trained on.
