@@ -20,7 +20,7 @@ from workers.recovery.student import Latents, Student, Values
 
 __all__ = ["Training"]
 
-VALUE_RATE: Final = 1e-2
+VALUE_RATE: Final = 6e-3
 """Of AdamW on scales, biases and floats, in rounding errors a step (`Values`)."""
 WEIGHT_RATE: Final = 2e-3
 """Of Muon on weights, in scales: what one step moves each weight by, root mean square."""
@@ -32,8 +32,8 @@ LOOKS: Final = 12
 PATIENCE: Final = 4
 """Looks in a row without anything better after which the training ends."""
 _WARM_UP_STEPS: Final = 10
-AVERAGED: Final = 4.0
-"""Steps are averaged with weights that grow by this power: about the last fifth counts."""
+AVERAGED: Final = 16.0
+"""Steps are averaged with weights that grow by this power: the last 6 % count most."""
 _GROWING: Final = 0.8
 """Share of the time after which no more rollouts are written."""
 _HELD_OUT: Final = 16
