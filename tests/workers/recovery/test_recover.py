@@ -103,6 +103,6 @@ def test_a_trained_model_recovers(sample_model: Path, tmp_path: Path, how: Recov
     rough = quantized(sample_model, tmp_path / "rough", bits=2)
     judge = Evaluation(sample_model, rollouts=4, seed=123)
     before = judge.report(rough)["kl_nats_per_token"]
-    found = recover(rough, sample_model, how, seconds=60)
+    found = recover(rough, sample_model, how, seconds=600, steps=40)
     assert found.changed
     assert judge.report(rough)["kl_nats_per_token"] < 0.8 * before
