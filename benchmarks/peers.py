@@ -2,18 +2,15 @@
 
 `python -m benchmarks.peers MODEL TEXT OUT METHOD...` writes OUT/METHOD for every method:
 uniform:BITS:GROUP, recipe:NAME, dynamic:LOW:HIGH:BPW, gptq:BITS:GROUP:FALLBACK, dwq:BITS:GROUP:RATE
-and optiq:BITS,BITS:BPW, which needs `--optiq`. A method that fails leaves OUT/METHOD.error.
+and, by programs of their own environments, optiq:BITS,BITS:BPW (`--optiq`) and
+autoround:BITS,BITS:BPW (`--autoround`). A method that fails leaves OUT/METHOD.error.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
-import json
-import shutil
-import subprocess
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,6 +24,8 @@ from mlx_lm.quant.dwq import dwq_quantize
 from mlx_lm.quant.dynamic_quant import estimate_sensitivities, estimate_threshold
 from mlx_lm.quant.gptq import gptq_quantize
 from mlx_lm.utils import load_model, load_tokenizer, quantize_model, save
+
+from benchmarks.peer_programs import PROGRAMS
 
 LENGTH = 256
 SEQUENCES = 64
@@ -44,8 +43,8 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     for method in options.methods:
         name, *parts = method.split(":")
-        if name == "optiq":
-            parts += [str(options.optiq), str(options.model)]
+        if name in PROGRAMS:
+            parts += [str(getattr(options, name)), str(options.model), str(options.text)]
         model, config = load_model(options.model)
         try:
             quantized, quantized_config = METHODS[name](model, dict(config), data, parts)
@@ -65,7 +64,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("text", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("methods", nargs="+")
-    parser.add_argument("--optiq", type=Path, help="the program `optiq` of its own environment")
+    for name in PROGRAMS:
+        parser.add_argument(f"--{name}", type=Path, help="the program, of its own environment")
     return parser.parse_args()
 
 
@@ -162,44 +162,13 @@ def _compute_dequantized() -> None:
         setattr(kind, name, call)
 
 
-def optiq(model: nn.Module, config: dict[str, Any], _: mx.array, options: list[str]) -> Any:
-    """`optiq convert`: its widths, found on a float32 copy (bfloat16 is too slow on this CPU)."""
-    bits, bits_per_weight, program, source = options
-    with tempfile.TemporaryDirectory() as folder:
-        single, found = Path(folder) / "single", Path(folder) / "found"
-        _float32_copy(Path(source), single)
-        command = [program, "convert", str(single), "--target-bpw", bits_per_weight]
-        command += ["--candidate-bits", bits, "--n-calibration", "6", "--skip-baselines"]
-        subprocess.run([*command, "-o", str(found)], check=True, stdout=sys.stderr)
-        chosen = json.loads((found / "config.json").read_text())["quantization"]
-
-    def predicate(path: str, module: nn.Module) -> Any:
-        if not hasattr(module, "to_quantized"):
-            return False
-        wanted = chosen.get(path, chosen)
-        return {key: wanted[key] for key in ("bits", "group_size")}
-
-    return quantize_model(model, config, group_size=64, bits=4, quant_predicate=predicate)
-
-
-def _float32_copy(source: Path, target: Path) -> None:
-    shutil.copytree(source, target)
-    for file in target.glob("*.safetensors"):
-        arrays: Any = mx.load(str(file))
-        wide = {name: array.astype(mx.float32) for name, array in arrays.items()}
-        mx.save_safetensors(str(file), wide, metadata={"format": "mlx"})
-    path = target / "config.json"
-    config = json.loads(path.read_text()) | {"torch_dtype": "float32", "dtype": "float32"}
-    path.write_text(json.dumps(config))
-
-
 METHODS: dict[str, Callable[..., Any]] = {
     "uniform": uniform,
     "recipe": recipe,
     "dynamic": dynamic,
     "gptq": gptq,
     "dwq": dwq,
-    "optiq": optiq,
+    **PROGRAMS,
 }
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from typing import Any
 
 from app.core.measurement import Encoder
 from benchmarks.drawing import picture
+from benchmarks.peer_programs import PROGRAMS
 from benchmarks.quality_model import Model, Ours, file_bytes, judge, prepare
 from benchmarks.quality_page import page
 from benchmarks.quality_recovered import Made, made_at
@@ -38,6 +39,7 @@ SLOW_PEERS = (
     "dynamic:4:5:5.0",
     "dynamic:3:5:4.0",
     "optiq:4,8:5.0",
+    "autoround:3,4,8:4.5",
 )
 DEFAULT = Ours(Encoder.YAQA, "fisher")
 RECOVERED_AT = (
@@ -90,8 +92,9 @@ def make_peers(model: Model, methods: Sequence[str], out: Path, options: Any) ->
     calibration = options.fixtures_dir / "text" / "tinystories_valid_calib.txt"
     command = [sys.executable, "-m", "benchmarks.peers", str(model.checkpoint.folder)]
     command += [str(calibration), str(out), *missing]
-    if options.optiq is not None:
-        command += ["--optiq", str(options.optiq)]
+    for name in PROGRAMS:
+        if getattr(options, name) is not None:
+            command += [f"--{name}", str(getattr(options, name))]
     out.mkdir(parents=True, exist_ok=True)
     with (out / "log.txt").open("a") as log:
         try:
@@ -200,7 +203,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--other-budgets", nargs="*", type=float, default=(3.0, 4.0, 5.0))
     parser.add_argument("--quick-peers", nargs="*", default=QUICK_PEERS)
     parser.add_argument("--slow-peers", nargs="*", default=SLOW_PEERS)
-    parser.add_argument("--optiq", type=Path, help="the program `optiq` of its own environment")
+    for name in PROGRAMS:
+        parser.add_argument(f"--{name}", type=Path, help="the program, of its own environment")
     parser.add_argument(
         "--parts",
         nargs="*",
