@@ -15,11 +15,13 @@ import numpy as np
 import numpy.typing as npt
 from mlx import nn
 
+from app.core.dtypes import Dtype
 from app.core.errors import BitbudgetError, InvalidModelError, UnsupportedModelError
 from app.core.measurement import ModelIdentity
 from bitbudget import rotated_model
 from workers.models.arrays import numpy_of, read_tensor, slices
 from workers.models.digests import folder_digest
+from workers.models.folder import packed_layout
 from workers.models.headers import SourceFile, TensorRef
 from workers.models.library import model_classes
 from workers.models.norms import norm_gains
@@ -109,7 +111,7 @@ class Checkpoint:
     def _sanitized(self, source: Mapping[str, mx.array]) -> Sanitized:
         model = self.model_without_weights()
         try:
-            return sanitize(model, source)
+            return sanitize(model, source, self._float8)
         except BitbudgetError:
             raise
         except Exception as error:
@@ -130,13 +132,22 @@ class Checkpoint:
     def _model(self, source: Mapping[str, mx.array]) -> nn.Module:
         model = self.model_without_weights()
         try:
-            model.load_weights(list(sanitize(model, source).weights.items()), strict=True)
+            weights = sanitize(model, source, self._float8).weights
+            model.load_weights(list(weights.items()), strict=True)
         except Exception as error:
             raise self._mismatch(error) from error
         model.eval()
         return model
 
-    def _mismatch(self, error: Exception) -> InvalidModelError:
+    def _mismatch(self, error: Exception) -> BitbudgetError:
+        layout = packed_layout(self._tensors)
+        if layout is not None:
+            return UnsupportedModelError(
+                model_type=self.config["model_type"],
+                reason=f"the weights are {layout}, which mlx-lm {version('mlx-lm')} does not decode"
+                " for this type and configuration",
+                remedy="start from the original bf16, fp16 or fp32 checkpoint",
+            )
         return InvalidModelError(
             where=f"weights of {self.name}",
             found=f"{type(error).__name__}: {error}"[:300],
@@ -147,6 +158,10 @@ class Checkpoint:
     @cached_property
     def _tensors(self) -> Mapping[str, TensorRef]:
         return {tensor.name: tensor for file in self.files for tensor in file.tensors}
+
+    @cached_property
+    def _float8(self) -> frozenset[str]:
+        return frozenset(name for name, t in self._tensors.items() if t.dtype is Dtype.F8_E4M3)
 
     @cached_property
     def _origins(self) -> Mapping[str, tuple[str, ...] | None]:

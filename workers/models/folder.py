@@ -12,7 +12,14 @@ from typing import Any, Final
 from app.core.errors import InvalidModelError, UnsupportedModelError
 from workers.models.headers import SourceFile, read_header
 
-__all__ = ["INDEX_NAME", "check_unquantized", "read_config", "read_files", "source_quantization"]
+__all__ = [
+    "INDEX_NAME",
+    "check_unquantized",
+    "packed_layout",
+    "read_config",
+    "read_files",
+    "source_quantization",
+]
 
 INDEX_NAME: Final = "model.safetensors.index.json"
 MAX_JSON_BYTES: Final = 64 * 2**20
@@ -178,6 +185,17 @@ def _check_present(names: Sequence[str], name: str) -> None:
         )
 
 
+_PACKED: Final = {
+    "qweight": "packed by AWQ or GPTQ",
+    "weight_packed": "packed by compressed-tensors",
+    "_scale_inv": "8-bit floats with scales",
+    "weight_scale": "integers or 8-bit floats with scales",
+    "_blocks": "MXFP4 blocks",
+    "scales": "quantized by MLX",
+}
+"""What the last part of a tensor's name ends in where weights are quantized."""
+
+
 def source_quantization(config: dict[str, Any]) -> str | None:
     """Return how mlx-lm would load these weights quantized, None when they are dense.
 
@@ -200,6 +218,16 @@ def source_quantization(config: dict[str, Any]) -> str | None:
     ):
         return None
     return method
+
+
+def packed_layout(names: Iterable[str]) -> str | None:
+    """Return what quantized weights tensors with these `names` hold, None for dense ones."""
+    endings = sorted({name.rpartition(".")[2] for name in names})
+    for ending, layout in _PACKED.items():
+        for found in endings:
+            if found.endswith(ending):
+                return f"{layout} ({found})"
+    return None
 
 
 def check_unquantized(config: dict[str, Any], folder: Path | None = None) -> None:

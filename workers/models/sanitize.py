@@ -8,7 +8,7 @@ Everything else is left to MLX's lazy evaluation.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -17,6 +17,9 @@ import mlx.core as mx
 from mlx import nn
 
 __all__ = ["Sanitized", "sanitize"]
+
+SCALE: Final = "_scale_inv"
+"""What follows the name of a weight in that of its scales."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,14 +36,45 @@ class Sanitized:
     stacked: dict[str, list[mx.array]] = field(default_factory=dict)
 
 
-def sanitize(model: nn.Module, source: Mapping[str, mx.array]) -> Sanitized:
-    """Pass `source`, lazily loaded arrays by name, through `model.sanitize`; nothing is read."""
+def sanitize(
+    model: nn.Module, source: Mapping[str, mx.array], float8: Collection[str] = ()
+) -> Sanitized:
+    """Pass `source`, lazily loaded arrays by name, through `model.sanitize`; nothing is read.
+
+    MLX loads 8-bit floats, E4M3 under the names `float8`, as their codes. Some classes decode them,
+    and some only multiply by the scales: for those they are decoded before.
+    """
     transform = getattr(model, "sanitize", None)
     if transform is None:
         return Sanitized(dict(source), {name: (name,) for name in source})
+    with _recorded_decoding() as decoded:
+        sanitized = _sanitized(transform, source)
+    scaled = {name for name in float8 if f"{name}{SCALE}" in source}
+    if not scaled or decoded or any(name.endswith(SCALE) for name in sanitized.weights):
+        return sanitized
+    return _sanitized(
+        transform,
+        {
+            name: mx.from_fp8(array, dtype=mx.bfloat16) if name in scaled else array
+            for name, array in source.items()
+        },
+        ready=scaled,
+    )
+
+
+def _sanitized(
+    transform: Callable[[dict[str, mx.array]], dict[str, mx.array]],
+    source: Mapping[str, mx.array],
+    ready: Collection[str] = (),
+) -> Sanitized:
+    """Record what `transform` does; sources that are `ready` are not what the files hold."""
     with _recorded_stacks() as stacks, _recorded_changes() as changed:
-        weights: dict[str, mx.array] = transform(dict(source))
-    names = {id(array): name for name, array in source.items() if id(array) not in changed}
+        weights = transform(dict(source))
+    names = {
+        id(array): name
+        for name, array in source.items()
+        if id(array) not in changed and name not in ready
+    }
     stacks = {key: stack for key, stack in stacks.items() if key not in changed}
     origins = {name: _origin(array, names, stacks) for name, array in weights.items()}
     stacked = {
@@ -49,6 +83,23 @@ def sanitize(model: nn.Module, source: Mapping[str, mx.array]) -> Sanitized:
         if origins[name] is None and id(array) in stacks
     }
     return Sanitized(weights, origins, stacked)
+
+
+@contextmanager
+def _recorded_decoding() -> Iterator[list[mx.array]]:
+    """Collect what is decoded from 8-bit floats."""
+    decoded: list[mx.array] = []
+    original = mx.from_fp8
+
+    def from_fp8(array: mx.array, *arguments: Any, **options: Any) -> mx.array:
+        decoded.append(array)
+        return original(array, *arguments, **options)
+
+    mx.from_fp8 = from_fp8  # type: ignore[assignment]
+    try:
+        yield decoded
+    finally:
+        mx.from_fp8 = original
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,10 @@ import numpy as np
 from app.core.dtypes import Dtype
 from tests.workers.models.tiny import COMMON, CONFIGS
 from tests.workers.streaming.conftest import write_safetensors
-from workers.native.arrays import Array, from_float32
+from workers.native.arrays import Array, from_float32, to_float32
 from workers.streaming.decode import float8_table
 
-__all__ = ["FP8_CONFIG", "write_deepseek"]
+__all__ = ["FP8_CONFIG", "write_deepseek", "write_llama_shaped"]
 
 Tensors = dict[str, tuple[Dtype, Array]]
 BLOCK = 128
@@ -63,6 +64,9 @@ class _Maker:
     def fp8(self, name: str, *shape: int) -> None:
         self.tensors |= _block_scaled(name, self._matrix(*shape))
 
+    def scaled(self, name: str, scaled: Callable[[str, Array], Tensors], *shape: int) -> None:
+        self.tensors |= scaled(name, self._matrix(*shape))
+
     def plain(self, name: str, *shape: int, dtype: Dtype = Dtype.BF16) -> None:
         self.tensors[name] = (dtype, from_float32(self._matrix(*shape), dtype))
 
@@ -102,6 +106,47 @@ def write_deepseek(folder: Path, *, shards: int = 1) -> Path:
     maker.ones("model.norm.weight", hidden)
     maker.plain("lm_head.weight", 128, hidden)
     return _write(folder, config, maker.tensors, shards)
+
+
+def _tensor_scaled(name: str, values: Array) -> Tensors:
+    """Return a matrix as Mistral publishes it: codes, a scale of all and one of activations."""
+    largest = np.array([np.abs(values).max()], np.float32)
+    scale = from_float32(largest / np.float32(448), Dtype.BF16).reshape(())
+    spread = to_float32(scale, Dtype.BF16)
+    return {
+        f"{name}.weight": (Dtype.F8_E4M3, _codes(values / spread)),
+        f"{name}.weight_scale_inv": (Dtype.BF16, scale),
+        f"{name}.activation_scale": (Dtype.BF16, scale),
+    }
+
+
+def write_llama_shaped(folder: Path, model_type: str, *, block_scaled: bool) -> Path:
+    """Write a model of two layers named as Llama's: Ministral 3 or Qwen 3 in 8-bit floats."""
+    config = {**COMMON, "model_type": model_type, "head_dim": 32, "tie_word_embeddings": False}
+    config |= {"quantization_config": FP8_CONFIG}
+    config["rope_parameters"] = {
+        "type": "default",
+        "rope_theta": 10000.0,
+        "llama_4_scaling_beta": 0.1,
+        "original_max_position_embeddings": 512,
+    }
+    hidden, inner = config["hidden_size"], config["intermediate_size"]
+    heads = config["num_attention_heads"] * config["head_dim"]
+    maker, scaled = _Maker(), _block_scaled if block_scaled else _tensor_scaled
+    config["num_key_value_heads"] = config["num_attention_heads"]
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        maker.plain(name, config["vocab_size"], hidden)
+    maker.ones("model.norm.weight", hidden)
+    shapes = {f"self_attn.{p}_proj": (heads, hidden) for p in "qkv"}
+    shapes |= {f"mlp.{p}_proj": (inner, hidden) for p in ("gate", "up")}
+    shapes |= {"self_attn.o_proj": (hidden, heads), "mlp.down_proj": (hidden, inner)}
+    for layer in range(config["num_hidden_layers"]):
+        path = f"model.layers.{layer}"
+        for norm in ("input_layernorm", "post_attention_layernorm"):
+            maker.ones(f"{path}.{norm}.weight", hidden)
+        for name, shape in shapes.items():
+            maker.scaled(f"{path}.{name}", scaled, *shape)
+    return _write(folder, config, maker.tensors, 1)
 
 
 def _write(folder: Path, config: dict[str, Any], tensors: Tensors, shards: int) -> Path:

@@ -1,0 +1,58 @@
+"""8-bit floats that classes of mlx-lm decode, that they only scale, and that they do not know."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from app.core.dtypes import Dtype
+from app.core.errors import UnsupportedModelError
+from tests.workers.models.fp8 import write_deepseek, write_llama_shaped
+from workers.models import build_inventory, open_checkpoint
+from workers.models.arrays import read_tensor
+from workers.models.folder import packed_layout
+from workers.native.arrays import from_float32, to_float32
+from workers.streaming.decode import float8_table
+
+
+def test_codes_that_a_class_only_scales_are_decoded_before(tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(write_llama_shaped(tmp_path, "ministral3", block_scaled=False))
+    assert {m.dtype for m in build_inventory(checkpoint).modules} == {Dtype.BF16}
+    tensors = {tensor.name: tensor for file in checkpoint.files for tensor in file.tensors}
+    path = "model.layers.1.mlp.down_proj"
+    codes = read_tensor(tmp_path, tensors[f"{path}.weight"])
+    scale = to_float32(read_tensor(tmp_path, tensors[f"{path}.weight_scale_inv"]), Dtype.BF16)
+    values = float8_table(Dtype.F8_E4M3)[codes.view(np.uint8)] * scale
+    (found,) = checkpoint.parts(path)
+    assert checkpoint.sources(path) is None
+    assert np.array_equal(found.reshape(-1), from_float32(values, Dtype.BF16).reshape(-1))
+    assert checkpoint.sources("lm_head") is not None
+
+
+def test_a_class_that_decodes_is_left_to_it(tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(write_deepseek(tmp_path))
+    (found,) = checkpoint.parts("model.layers.0.mlp.up_proj")
+    assert 0.01 < np.abs(to_float32(found, Dtype.BF16)).mean() < 0.1
+
+
+def test_a_class_that_knows_no_scales_is_refused_by_the_layout(tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(write_llama_shaped(tmp_path, "qwen3", block_scaled=True))
+    with pytest.raises(UnsupportedModelError, match=r"8-bit floats with scales \(weight_scale_inv"):
+        build_inventory(checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("name", "layout"),
+    [
+        ("a.q_proj.weight", None),
+        ("a.q_proj.qweight", "packed by AWQ or GPTQ (qweight)"),
+        ("a.q_proj.weight_packed", "packed by compressed-tensors (weight_packed)"),
+        ("experts.down_proj_scale_inv", "8-bit floats with scales (down_proj_scale_inv)"),
+        ("mlp.experts.down_proj_blocks", "MXFP4 blocks (down_proj_blocks)"),
+        ("a.q_proj.scales", "quantized by MLX (scales)"),
+    ],
+)
+def test_the_layout_is_known_by_name(name: str, layout: str | None) -> None:
+    assert packed_layout(["a.bias", name]) == layout
