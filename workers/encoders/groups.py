@@ -11,9 +11,11 @@ from app.core.dtypes import Dtype
 __all__ = ["fit_groups", "stored", "usable_scale"]
 
 _ROUNDS: Final = 3
-_SHRUNK: Final = 0.85
-"""The second start covers this share of the range: worth it where codes are few."""
 _FEW_BITS: Final = 4
+_SHARES: Final = (1.0, 0.96, 0.92)
+"""Each start covers this share of the range."""
+_FEW_BITS_SHARES: Final = (1.0, 0.92, 0.85, 0.78)
+"""Where codes are few, cutting off the ends pays more."""
 
 
 def stored(values: np.ndarray, dtype: Dtype) -> np.ndarray:
@@ -39,7 +41,7 @@ def fit_groups(
     weight = (importance / importance.sum()).astype(np.float32)
     low, high = values.min(0), values.max(0)
     best: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
-    for share in (1.0, _SHRUNK) if bits <= _FEW_BITS else (1.0,):
+    for share in _FEW_BITS_SHARES if bits <= _FEW_BITS else _SHARES:
         scale, bias = _legal(
             (high - low) * np.float32(share) / most, low * np.float32(share), dtype
         )
