@@ -29,7 +29,7 @@ Latents = dict[str, list[mx.array]]
 """Module path -> for each matrix of it (one, or one per expert) how far its weights moved."""
 _LEAST_SPREAD: Final = 0.5
 """Of the codes of a group, in steps: where they are all the same their scale hardly matters."""
-_EDGE: Final = 0.4
+_EDGE: Final = 0.3
 """How far from the middle of its code a weight may begin, in steps: codes change for a reason."""
 _FLOATS: Final = ("weight", "bias")
 

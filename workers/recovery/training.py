@@ -20,7 +20,7 @@ from workers.recovery.student import Latents, Student, Values
 
 __all__ = ["Training"]
 
-VALUE_RATE: Final = 6e-3
+VALUE_RATE: Final = 8e-3
 """Of AdamW on scales, biases and floats, in rounding errors a step (`Values`)."""
 WEIGHT_RATE: Final = 2e-3
 """Of Muon on weights, in scales: what one step moves each weight by, root mean square."""
@@ -31,6 +31,10 @@ ROWS: Final = 2
 LOOKS: Final = 12
 PATIENCE: Final = 4
 """Looks in a row without anything better after which the training ends."""
+_BETAS: Final = (0.9, 0.98)
+"""Of AdamW; the second is for trainings of a hundred steps."""
+_BACK: Final = (0.5, 0.25)
+"""What the rates of values and of weights fall by at a look that found nothing better."""
 _WARM_UP_STEPS: Final = 10
 AVERAGED: Final = 16.0
 """Steps are averaged with weights that grow by this power: the last 6 % count most."""
@@ -50,11 +54,13 @@ class Training:
         self.latents: Latents | None = self.student.latents() if weights else None
         self.kept: tuple[Values, Latents | None] = (self.values, self.latents)
         self.mean = self.kept
-        self.adam = optimizers.AdamW(VALUE_RATE, weight_decay=0.0, bias_correction=True)
+        self.adam = optimizers.AdamW(
+            VALUE_RATE, betas=list(_BETAS), weight_decay=0.0, bias_correction=True
+        )
         self.gathered: Any = None
         self.muon = optimizers.Muon(WEIGHT_RATE, weight_decay=0.0)
         self.steps, self.looked, self.stale = 0, 0, 0
-        self.finite, self.share = True, 1.0
+        self.finite, self.share, self.weight_share = True, 1.0, 1.0
         self.judge.taught  # noqa: B018 - so that the first look takes as long as the others
         self.look_seconds = 0.0
         self.first = self.best = self._held_out()
@@ -86,15 +92,15 @@ class Training:
     def _rate(self, spent: float) -> float:
         """Return the share of the full rates: a short rise, then half a cosine over the time."""
         rise = min(1.0, (self.steps + 1) / _WARM_UP_STEPS)
-        return self.share * rise * (1 + math.cos(math.pi * min(spent, 1.0))) / 2
+        return rise * (1 + math.cos(math.pi * min(spent, 1.0))) / 2
 
     def _update(self, gradients: Any, rate: float) -> None:
-        self.adam.learning_rate = mx.array(VALUE_RATE * rate)
+        self.adam.learning_rate = mx.array(VALUE_RATE * self.share * rate)
         if self.latents is None:
             self.values = self.adam.apply_gradients(gradients, self.values)
         else:
             self.values = self.adam.apply_gradients(gradients[0], self.values)
-            self._move_weights(gradients[1], MUON_STEPS * WEIGHT_RATE * rate)
+            self._move_weights(gradients[1], MUON_STEPS * WEIGHT_RATE * self.weight_share * rate)
         share = (AVERAGED + 1) / (self.steps + 1 + AVERAGED)
         self.mean = (
             _between(self.mean[0], self.values, share),
@@ -116,7 +122,7 @@ class Training:
     def look(self) -> None:
         """Keep the average of the last parameters if it is the best on rollouts not trained on.
 
-        If they are not, go on from the best with half the rates.
+        If it is not, go on from the best with lower rates.
         """
         found, self.looked = self._held_out(), self.steps
         if found < self.best:
@@ -124,7 +130,8 @@ class Training:
             self.kept = self.mean
         else:
             self.stale += 1
-            self.share /= 2
+            self.share *= _BACK[0]
+            self.weight_share *= _BACK[1]
             self.values, self.latents = self.mean = self.kept
 
     def arrays(self) -> dict[str, np.ndarray]:
