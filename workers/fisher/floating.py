@@ -7,7 +7,9 @@ scales (scale and bias widened first, then `scale * code + bias` in float32).
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 from mlx import nn
@@ -17,6 +19,8 @@ from mlx_lm.utils import load_model
 
 from bitbudget.loading import model_classes
 from bitbudget.rotated_model import RotatedLinear, RotatedQuantizedLinear
+from workers.models.folder import float8_names, read_files
+from workers.models.sanitize import decoded_first
 
 __all__ = ["dequantized_weight", "load_float32"]
 
@@ -24,7 +28,10 @@ __all__ = ["dequantized_weight", "load_float32"]
 def load_float32(folder: Path) -> nn.Module:
     """Return the model in `folder` with float32 arrays, nothing evaluated yet."""
     model, _ = load_model(
-        folder, lazy=True, model_config={"model_file": None}, get_model_classes=model_classes
+        folder,
+        lazy=True,
+        model_config={"model_file": None},
+        get_model_classes=partial(_classes, folder),
     )
     replaced = [
         (path, dense) for path, module in model.named_modules() if (dense := _dense(module))
@@ -34,6 +41,22 @@ def load_float32(folder: Path) -> nn.Module:
     model.set_dtype(mx.float32)
     model.eval()
     return model
+
+
+def _classes(folder: Path, config: dict[str, Any]) -> tuple[Any, Any]:
+    """Return what makes the model, with 8-bit floats decoded where its class does not do it."""
+    make, arguments_class = model_classes(config)
+    float8 = float8_names(read_files(folder))
+
+    def decoding(arguments: Any) -> Any:
+        model = make(arguments)
+        transform = model.sanitize
+        model.sanitize = lambda weights: transform(
+            weights | decoded_first(transform, weights, float8)
+        )
+        return model
+
+    return decoding if float8 else make, arguments_class
 
 
 def dequantized_weight(module: nn.Module) -> mx.array:

@@ -15,13 +15,12 @@ import numpy as np
 import numpy.typing as npt
 from mlx import nn
 
-from app.core.dtypes import Dtype
 from app.core.errors import BitbudgetError, InvalidModelError, UnsupportedModelError
 from app.core.measurement import ModelIdentity
 from bitbudget import rotated_model
 from workers.models.arrays import numpy_of, read_tensor, slices
 from workers.models.digests import folder_digest
-from workers.models.folder import packed_layout
+from workers.models.folder import float8_names, packed_layout
 from workers.models.headers import SourceFile, TensorRef
 from workers.models.library import model_classes
 from workers.models.norms import norm_gains
@@ -161,7 +160,7 @@ class Checkpoint:
 
     @cached_property
     def _float8(self) -> frozenset[str]:
-        return frozenset(name for name, t in self._tensors.items() if t.dtype is Dtype.F8_E4M3)
+        return float8_names(self.files)
 
     @cached_property
     def _origins(self) -> Mapping[str, tuple[str, ...] | None]:

@@ -9,12 +9,14 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from app.core.dtypes import Dtype
 from app.core.errors import InvalidModelError, UnsupportedModelError
 from workers.models.headers import SourceFile, read_header
 
 __all__ = [
     "INDEX_NAME",
     "check_unquantized",
+    "float8_names",
     "packed_layout",
     "read_config",
     "read_files",
@@ -121,6 +123,12 @@ def read_files(folder: Path) -> tuple[SourceFile, ...]:
     if index.exists():
         _check_indexed(names, read_json(index))
     return check_names(read_header(path) for path in paths)
+
+
+def float8_names(files: Iterable[SourceFile]) -> frozenset[str]:
+    """Return the names of the tensors in `files` that are 8-bit floats, E4M3."""
+    tensors = (tensor for file in files for tensor in file.tensors)
+    return frozenset(tensor.name for tensor in tensors if tensor.dtype is Dtype.F8_E4M3)
 
 
 def check_names(files: Iterable[SourceFile]) -> tuple[SourceFile, ...]:

@@ -16,7 +16,7 @@ from typing import Any, Final
 import mlx.core as mx
 from mlx import nn
 
-__all__ = ["Sanitized", "sanitize"]
+__all__ = ["Sanitized", "decoded_first", "sanitize"]
 
 SCALE: Final = "_scale_inv"
 """What follows the name of a weight in that of its scales."""
@@ -41,31 +41,39 @@ def sanitize(
 ) -> Sanitized:
     """Pass `source`, lazily loaded arrays by name, through `model.sanitize`; nothing is read.
 
-    MLX loads 8-bit floats, E4M3 under the names `float8`, as their codes. Some classes decode them,
-    and some only multiply by the scales: for those they are decoded before.
+    `float8` names the 8-bit floats among them, see `decoded_first`.
     """
     transform = getattr(model, "sanitize", None)
     if transform is None:
         return Sanitized(dict(source), {name: (name,) for name in source})
+    ready = decoded_first(transform, source, float8)
+    return _sanitized(transform, {**source, **ready}, ready)
+
+
+def decoded_first(
+    transform: Callable[[dict[str, mx.array]], dict[str, mx.array]],
+    source: Mapping[str, mx.array],
+    float8: Collection[str],
+) -> dict[str, mx.array]:
+    """Return what has to be decoded, lazily, before a class's own `transform` sees it.
+
+    MLX loads 8-bit floats, E4M3 under the names `float8`, as their codes. Most classes of mlx-lm
+    that have a use for their scales decode them, but some only multiply the two.
+    """
+    scaled = [name for name in float8 if f"{name}{SCALE}" in source]
+    if not scaled:
+        return {}
     with _recorded_decoding() as decoded:
-        sanitized = _sanitized(transform, source)
-    scaled = {name for name in float8 if f"{name}{SCALE}" in source}
-    if not scaled or decoded or any(name.endswith(SCALE) for name in sanitized.weights):
-        return sanitized
-    return _sanitized(
-        transform,
-        {
-            name: mx.from_fp8(array, dtype=mx.bfloat16) if name in scaled else array
-            for name, array in source.items()
-        },
-        ready=scaled,
-    )
+        names = set(transform(dict(source)))
+    if decoded or any(name.endswith(SCALE) for name in names):
+        return {}
+    return {name: mx.from_fp8(source[name], dtype=mx.bfloat16) for name in scaled}
 
 
 def _sanitized(
     transform: Callable[[dict[str, mx.array]], dict[str, mx.array]],
     source: Mapping[str, mx.array],
-    ready: Collection[str] = (),
+    ready: Collection[str],
 ) -> Sanitized:
     """Record what `transform` does; sources that are `ready` are not what the files hold."""
     with _recorded_stacks() as stacks, _recorded_changes() as changed:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import mlx.core as mx
 import numpy as np
 import pytest
 
 from app.core.dtypes import Dtype
 from app.core.errors import UnsupportedModelError
 from tests.workers.models.fp8 import write_deepseek, write_llama_shaped
+from workers.fisher import load_float32
 from workers.models import build_inventory, open_checkpoint
 from workers.models.arrays import read_tensor
 from workers.models.folder import packed_layout
+from workers.models.inventory import flat
 from workers.native.arrays import from_float32, to_float32
 from workers.streaming.decode import float8_table
 
@@ -29,6 +32,21 @@ def test_codes_that_a_class_only_scales_are_decoded_before(tmp_path: Path) -> No
     assert checkpoint.sources(path) is None
     assert np.array_equal(found.reshape(-1), from_float32(values, Dtype.BF16).reshape(-1))
     assert checkpoint.sources("lm_head") is not None
+
+
+@pytest.mark.parametrize("model_type", ["ministral3", "deepseek_v3"])
+def test_the_reference_of_an_evaluation_has_the_same_weights(
+    tmp_path: Path, model_type: str
+) -> None:
+    if model_type == "ministral3":
+        write_llama_shaped(tmp_path, model_type, block_scaled=False)
+    else:
+        write_deepseek(tmp_path)
+    expected = dict(flat(open_checkpoint(tmp_path).model().parameters()))
+    found = dict(flat(load_float32(tmp_path).parameters()))
+    assert found.keys() == expected.keys()
+    for name, array in found.items():
+        assert mx.array_equal(array, expected[name].astype(mx.float32)), name
 
 
 def test_a_class_that_decodes_is_left_to_it(tmp_path: Path) -> None:
