@@ -25,8 +25,9 @@ _COLUMNS: Final = 32
 _COUPLED_ROWS: Final = 32
 """Rows swept side by side where B couples them; other rows wait for their errors."""
 _FREE_ROWS: Final = 512
-_SWEEPS: Final = ((1024, 3), (4096, 2))
-"""Sweeps up to an input width: a sweep costs three times the feedback pass, that is width^2."""
+_SWEEPS: Final = ((1024, 3), (2048, 2))
+"""Sweeps up to an input width, one beyond: a sweep costs up to twice the feedback pass, whose cost
+a weight grows with the width; the first gains two thirds of what three do."""
 
 
 def descend(
