@@ -23,7 +23,7 @@ from workers.stages.options import MeasureOptions
 from workers.stages.report import Reporter
 from workers.stages.survey import survey
 
-__all__ = ["run_measure"]
+__all__ = ["run_measure", "unused_cluster"]
 
 
 def run_measure(task: MeasureTask, emit: Callable[[Event], None]) -> dict[str, Any]:
@@ -39,7 +39,7 @@ def run_measure(task: MeasureTask, emit: Callable[[Event], None]) -> dict[str, A
         identify=options.needs_whole_model,
     )
     paths = {}
-    unused = _unused_cluster(options, reporter)
+    unused = unused_cluster(options, reporter)
     for rotation, twin in _twins(checkpoint, options, home, reporter).items():
         chosen = replace(options, rotation=rotation)
         look = partial(survey, twin, options=chosen, home=home, reporter=reporter)
@@ -62,7 +62,7 @@ def run_measure(task: MeasureTask, emit: Callable[[Event], None]) -> dict[str, A
     }
 
 
-def _unused_cluster(options: MeasureOptions, reporter: Reporter) -> list[str]:
+def unused_cluster(options: MeasureOptions, reporter: Reporter) -> list[str]:
     """Say that a cluster was given to a measurement that has no use for it."""
     if options.cluster is None or options.sensitivity is not Sensitivity.FISHER:
         return []
