@@ -12,6 +12,7 @@ import json
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -43,12 +44,13 @@ from workers.verify import MOST_WEIGHTS
 
 __all__ = ["Redone", "reconsider"]
 
-_MOST_WORK: Final = 2.5e9
-"""Weights x decision groups up to which it is done unasked: minutes on a CPU of 100 GFLOP/s."""
+_MOST_WORK: Final = 5e8
+"""Weights x decision groups up to which it is done unasked: some minutes on two cores."""
 _FLOOR_BITS: Final = 3
-_INCUMBENT: Final = "as allocated"
-_EACH_END: Final = {"re-linearized": 0.5, "re-linearized beside the other errors": 1.0}
-"""Candidates by name: the weight of the end beside the other errors."""
+_INCUMBENT: Final = "as allocated first"
+_EACH_END: Final = {"mean of both ends": 0.5, "beside the other errors": 1.0}
+"""Candidates of a round by name: the weight of the end beside the other errors."""
+_ROUNDS: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,17 +126,56 @@ def _redone(
     report: StageReport,
 ) -> Redone:
     incumbent = solve(measurement, request)
-    ends = trials.ends(
-        incumbent.formats,
-        lambda done, total: report.progress(done, total, "forward passes", "both ends"),
-    )
-    candidates = _candidates(measurement, request, incumbent, ends)
+    candidates = {_INCUMBENT: incumbent} | _floored(measurement, request)
     kl = {name: trials.kl(allocation.formats) for name, allocation in candidates.items()}
-    best = min(kl, key=kl.__getitem__)
-    found = {
+    for number in range(1, _ROUNDS + 1):
+        best = _least(kl)
+        at = candidates[best].formats
+        ends = trials.ends(at, partial(_tell, report, number))
+        for name, share in _EACH_END.items():
+            again = solve(relinearized(measurement, at, ends, share), request)
+            candidates[f"{name}, round {number}"] = again
+            kl[f"{name}, round {number}"] = trials.kl(again.formats)
+        if kl[_least(kl)] >= kl[best]:
+            break
+    best = _least(kl)
+    found = _found(measurement, candidates, kl, ends)
+    curves = anchored(relinearized(measurement, at, ends, 0.5), candidates[best].formats, kl[best])
+    chosen = replace(candidates[best], notes=(*incumbent.notes, *_notes(found)))
+    allocation = judged(curves, solve(curves, request), chosen)
+    return Redone(manifest_of(curves, request, allocation), found)
+
+
+def _tell(report: StageReport, number: int, done: int, total: int) -> None:
+    report.progress(done, total, "forward passes", f"both ends, round {number}")
+
+
+def _least(kl: Mapping[str, float]) -> str:
+    return min(kl, key=kl.__getitem__)
+
+
+def _floored(measurement: Measurement, request: JobRequest) -> dict[str, Allocation]:
+    """Return the allocation without a module of a block under 3 bits, where the budget allows."""
+    blocks = [m.path for m in measurement.inventory.modules if m.layer is not None]
+    floors = {path: max(_FLOOR_BITS, request.floors.get(path, 0)) for path in blocks}
+    with suppress(InfeasibleBudgetError, InvalidRequestError):
+        floored = request.model_copy(update={"floors": {**request.floors, **floors}})
+        return {f"no block under {_FLOOR_BITS} bits": solve(measurement, floored)}
+    return {}
+
+
+def _found(
+    measurement: Measurement,
+    candidates: Mapping[str, Allocation],
+    kl: Mapping[str, float],
+    ends: Ends,
+) -> dict[str, Any]:
+    """Return the entry `low_bits` of a result; all KL in nats per token."""
+    best = _least(kl)
+    return {
         "bits_per_weight": bits_per_weight(measurement.inventory, candidates[best].formats),
-        "predicted_kl_nats_per_token": incumbent.predicted_kl_nats_per_token,
-        "measured_kl_nats_per_token": kl,
+        "predicted_kl_nats_per_token": candidates[_INCUMBENT].predicted_kl_nats_per_token,
+        "measured_kl_nats_per_token": dict(kl),
         "chosen": best,
         "rollouts": JUDGING_ROLLOUTS,
         "ends": {
@@ -145,39 +186,17 @@ def _redone(
             "warns_above": MOST_DISAGREEMENT,
         },
     }
-    chosen = replace(candidates[best], notes=(*incumbent.notes, *_notes(found)))
-    middle = relinearized(measurement, incumbent.formats, ends, 0.5)
-    curves = anchored(middle, chosen.formats, kl[best])
-    allocation = judged(curves, solve(curves, request), chosen)
-    return Redone(manifest_of(curves, request, allocation), found)
-
-
-def _candidates(
-    measurement: Measurement, request: JobRequest, incumbent: Allocation, ends: Ends
-) -> dict[str, Allocation]:
-    """Return the allocations to compare by name, each once."""
-    found = {_INCUMBENT: incumbent}
-    for name, share in _EACH_END.items():
-        curves = relinearized(measurement, incumbent.formats, ends, share)
-        found[name] = solve(curves, request)
-    blocks = {m.path: _FLOOR_BITS for m in measurement.inventory.modules if m.layer is not None}
-    floors = {path: max(bits, request.floors.get(path, 0)) for path, bits in blocks.items()}
-    with suppress(InfeasibleBudgetError, InvalidRequestError):
-        floored = request.model_copy(update={"floors": {**request.floors, **floors}})
-        found[f"no block under {_FLOOR_BITS} bits"] = solve(measurement, floored)
-    different: dict[str, Allocation] = {}
-    for name, allocation in found.items():
-        if all(dict(allocation.formats) != dict(other.formats) for other in different.values()):
-            different[name] = allocation
-    return different
 
 
 def _notes(found: dict[str, Any]) -> list[str]:
     kl, ends = found["measured_kl_nats_per_token"], found["ends"]
     notes = [
-        f"{found['bits_per_weight']:.2f} bits per weight: measured on {found['rollouts']} rollouts"
-        f" instead of predicted ({found['predicted_kl_nats_per_token']:.3g}); the best of "
-        + ", ".join(f"{name} {value:.3g}" for name, value in kl.items())
+        (
+            f"{found['bits_per_weight']:.2f} bits per weight: measured on {found['rollouts']}"
+            f" rollouts instead of predicted: {kl[found['chosen']]:.3g} nats per token"
+            f" ({found['chosen']}), {kl[_INCUMBENT]:.3g} {_INCUMBENT}, predicted"
+            f" {found['predicted_kl_nats_per_token']:.3g}"
+        )
     ]
     if ends["disagreement"] > MOST_DISAGREEMENT:
         notes.append(
