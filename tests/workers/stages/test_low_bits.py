@@ -14,6 +14,7 @@ from app.core.manifest import Manifest
 from app.core.requests import JobRequest
 from app.leases.schemas import Event, JobTask
 from tests.workers.models.tiny import write_folder, write_tiny
+from workers import trials
 from workers.fisher import tokens
 from workers.stages import low_bits
 from workers.stages.tasks import run_task
@@ -31,9 +32,11 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def few_tokens() -> Iterator[None]:
+def little_text() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tokens, "_MOST_TOKENS", 2048)
+        patch.setattr(trials, "PROBING_ROLLOUTS", 2)
+        patch.setattr(trials, "JUDGING_ROLLOUTS", 4)
         yield
 
 
