@@ -20,7 +20,7 @@ from workers.recovery.student import Latents, Student, Values
 
 __all__ = ["Training"]
 
-VALUE_RATE: Final = 8e-3
+VALUE_RATE: Final = 1.2e-2
 """Of AdamW on scales, biases and floats, in rounding errors a step (`Values`)."""
 WEIGHT_RATE: Final = 2e-3
 """Of Muon on weights, in scales: what one step moves each weight by, root mean square."""
