@@ -22,7 +22,7 @@ __all__ = ["Training"]
 
 VALUE_RATE: Final = 1.2e-2
 """Of AdamW on scales, biases and floats, in rounding errors a step (`Values`)."""
-WEIGHT_RATE: Final = 2e-3
+WEIGHT_RATE: Final = 5e-4
 """Of Muon on weights, in scales: what one step moves each weight by, root mean square."""
 MUON_STEPS: Final = 4
 """Steps whose gradients go together into one of Muon, which costs as much as one of them."""
@@ -102,10 +102,7 @@ class Training:
             self.values = self.adam.apply_gradients(gradients[0], self.values)
             self._move_weights(gradients[1], MUON_STEPS * WEIGHT_RATE * self.weight_share * rate)
         share = (AVERAGED + 1) / (self.steps + 1 + AVERAGED)
-        self.mean = (
-            _between(self.mean[0], self.values, share),
-            None if self.latents is None else _between(self.mean[1], self.latents, share),
-        )
+        self.mean = (_between(self.mean[0], self.values, share), self.latents)
         mx.eval(self.values, self.mean, self.adam.state)
 
     def _move_weights(self, gradients: Any, rate: float) -> None:
@@ -120,7 +117,9 @@ class Training:
         mx.eval(self.latents, self.gathered, self.muon.state)
 
     def look(self) -> None:
-        """Keep the average of the last parameters if it is the best on rollouts not trained on.
+        """Keep the average of the last values if it is the best on rollouts not trained on.
+
+        Weights are not averaged: values are right for the codes that they were trained with.
 
         If it is not, go on from the best with lower rates.
         """
