@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -13,24 +12,17 @@ from mlx import nn
 
 from app.core.errors import InvalidModelError
 from workers.fisher.blame import first_broken
-from workers.fisher.chain import LayerCall, decoder_layers, layer_calls, replaced_layers
+from workers.fisher.chain import LayerCall, replaced_layers
 from workers.fisher.kv import KvTaps
 from workers.fisher.moments import ModuleMoments
 from workers.fisher.store import PassStore
 from workers.fisher.taps import Gradients, Tape, backward, tapped
+from workers.fisher.walk import Walk, module_paths
 
 __all__ = ["Pass"]
 
-_BATCH_ELEMENTS: Final = 1 << 24
-"""Elements of the widest activation of a batch (64 MiB in float32)."""
-_MOST_SEQUENCES: Final = 8
 
-
-class _ReachedError(Exception):
-    """The first layer was reached, the rest of the model is not needed."""
-
-
-class Pass:
+class Pass(Walk):
     """One measurement of one model: `load` gives a fresh lazy copy each time."""
 
     def __init__(
@@ -43,21 +35,12 @@ class Pass:
         *,
         source_dtype: mx.Dtype = mx.bfloat16,
     ) -> None:
-        self.load, self.tokens, self.seed, self.store = load, tokens, seed, store
+        super().__init__(load, tokens)
+        self.seed, self.store = seed, store
         self.progress = progress or (lambda _done, _total: None)
-        self.model = load()
         self.kv = KvTaps.of(self.model, source_dtype)
-        self.prefix, self.layers = decoder_layers(self.model)
-        self.batches = _batches(self.model, tokens)
-        self.calls: dict[int, list[LayerCall]] = {}
+        self.options = self.kv.options
         self.done = 0
-
-    def is_chain(self) -> bool:
-        """Whether each layer takes exactly what the one before it gave."""
-        if not self.layers:
-            return False
-        ids = self._ids(self.batches[0])
-        return layer_calls(self.model, self.layers, ids, **self.kv.options) is not None
 
     def layer_by_layer(self) -> None:
         """Measure with one layer's weights in memory at a time."""
@@ -75,7 +58,7 @@ class Pass:
         tape = Tape()
         with tapped(self.model, "", tape), self.kv.on(tape):
             for number, batch in enumerate(self.batches):
-                ids, key = self._ids(batch), self._key(number)
+                ids, key = self.ids(batch), self._key(number)
                 seen: list[mx.array] = []
 
                 def loss(
@@ -98,56 +81,22 @@ class Pass:
         self.done += 1
         self.progress(self.done, 2 * len(self.layers) + 2)
 
-    def _ids(self, batch: slice) -> mx.array:
-        return mx.array(self.tokens[batch])
-
     def _key(self, number: int) -> mx.array:
         return mx.random.key(self.seed * 1_000_003 + number)
-
-    def _call(self, number: int, index: int) -> LayerCall:
-        """Return how layer `index` is called for batch `number`, without its hidden state."""
-        if number not in self.calls:
-            ids = self._ids(self.batches[number])
-            calls = layer_calls(self.model, self.layers, ids, **self.kv.options)
-            if calls is None:
-                raise InvalidModelError(
-                    where=f"batch {number} of the statistics pass",
-                    found="layers called differently than for the first batch",
-                    expected="the same chain of layers for every batch",
-                    remedy="measure with --sensitivity weights",
-                )
-            self.calls[number] = [call.without_hidden() for call in calls]
-        return self.calls[number][index]
-
-    def _layer_alone(self, index: int) -> nn.Module:
-        """Return layer `index` of a fresh lazy copy: its weights are freed with it."""
-        return decoder_layers(self.load())[1][index]
-
-    def _first_hidden(self, ids: mx.array) -> mx.array:
-        reached: list[mx.array] = []
-
-        def stub(_: int, arguments: tuple[Any, ...], options: dict[str, Any]) -> mx.array:
-            call = LayerCall.of(arguments, options)
-            reached.append(call.hidden)
-            raise _ReachedError
-
-        with replaced_layers(self.layers, stub), contextlib.suppress(_ReachedError):
-            self.model(ids)
-        return reached[0]
 
     def _forward(self) -> None:
         count = len(self.layers)
         resumed = any(self.store.has_state("gradient", index) for index in range(count + 1))
         if not resumed and not self.store.has_state("hidden", 0):
             self.store.write_state(
-                "hidden", 0, [self._first_hidden(self._ids(batch)) for batch in self.batches]
+                "hidden", 0, [self.first_hidden(self.ids(batch)) for batch in self.batches]
             )
         for index in range(count):
             if not resumed and not self.store.has_state("hidden", index + 1):
-                layer, hidden = self._layer_alone(index), self.store.read_state("hidden", index)
+                layer, hidden = self.layer_alone(index), self.store.read_state("hidden", index)
                 outputs = []
                 for number, batch in enumerate(self.batches):
-                    call = self._call(number, index)
+                    call = self.call(number, index)
                     outputs.append(call.apply(layer, mx.array(hidden[batch])))
                     mx.eval(outputs[-1])
                 self._write_hidden(index, layer, hidden, outputs)
@@ -162,7 +111,7 @@ class Pass:
         except InvalidModelError as error:
             prefix = f"{self.prefix}.{index}"
             for number, batch in enumerate(self.batches):
-                call = self._call(number, index)
+                call = self.call(number, index)
                 where = first_broken(layer, prefix, call, mx.array(hidden[batch]))
                 if where:
                     raise InvalidModelError(**{**error.fields, "where": where}) from error
@@ -177,7 +126,7 @@ class Pass:
             gradients = []
             for number, batch in enumerate(self.batches):
                 pulled, logits = self._through_head(
-                    self._ids(batch), mx.array(hidden[batch]), self._key(number)
+                    self.ids(batch), mx.array(hidden[batch]), self._key(number)
                 )
                 _accumulate(moments, pulled, self.model, "", logits)
                 gradients.append(pulled.carried)
@@ -207,14 +156,14 @@ class Pass:
 
     def _layer(self, index: int) -> None:
         if not self.store.has_state("gradient", index):
-            layer, tape, prefix = self._layer_alone(index), Tape(), f"{self.prefix}.{index}"
+            layer, tape, prefix = self.layer_alone(index), Tape(), f"{self.prefix}.{index}"
             hidden = self.store.read_state("hidden", index)
             above = self.store.read_state("gradient", index + 1)
             moments: dict[str, ModuleMoments] = {}
             gradients = []
             with tapped(layer, prefix, tape), self.kv.on(tape):
                 for number, batch in enumerate(self.batches):
-                    call = self._call(number, index)
+                    call = self.call(number, index)
                     pulled = backward(
                         lambda h, call=call: call.apply(layer, h),  # type: ignore[misc]
                         mx.array(hidden[batch]),
@@ -238,9 +187,9 @@ class Pass:
             tape = Tape()
             with tapped(self.model, "", tape, skip=f"{self.prefix}."):
                 for batch in self.batches:
-                    ids = self._ids(batch)
+                    ids = self.ids(batch)
                     pulled = backward(
-                        lambda _, ids=ids: self._first_hidden(ids),  # type: ignore[misc]
+                        lambda _, ids=ids: self.first_hidden(ids),  # type: ignore[misc]
                         mx.zeros(1),
                         mx.array(above[batch]),
                         tape,
@@ -252,26 +201,12 @@ class Pass:
     def _save(
         self, name: str, moments: dict[str, ModuleMoments], root: nn.Module, prefix: str
     ) -> None:
-        modules, finished = _paths(root, prefix), {}
+        modules, finished = module_paths(root, prefix), {}
         while moments:
             path, moment = moments.popitem()
             power = float(mx.square(modules[path].weight).mean())
             finished[path] = moment.finish(power, int(self.tokens.size))
         self.store.write_modules(name, finished)
-
-
-def _batches(model: nn.Module, tokens: np.ndarray) -> list[slice]:
-    widest = max(
-        (module.weight.shape[-2] for module in model.modules() if hasattr(module, "to_quantized")),
-        default=1,
-    )
-    rows = max(1, min(_MOST_SEQUENCES, _BATCH_ELEMENTS // (widest * tokens.shape[1])))
-    return [slice(start, start + rows) for start in range(0, len(tokens), rows)]
-
-
-def _paths(root: nn.Module, prefix: str) -> dict[str, nn.Module]:
-    named = root.named_modules()
-    return {".".join(part for part in (prefix, name) if part): module for name, module in named}
 
 
 def _sampled_loss(logits: mx.array, key: mx.array) -> mx.array:
@@ -289,7 +224,7 @@ def _accumulate(
     logits: mx.array | None = None,
 ) -> None:
     """Add a batch; for a head, whose output is the logits, E[g^2] = p (1 - p) is exact."""
-    modules = _paths(root, prefix)
+    modules = module_paths(root, prefix)
     for call, gradient in pulled.calls:
         moment = moments.setdefault(
             call.path, ModuleMoments(call.path, modules[call.path].weight.shape)
