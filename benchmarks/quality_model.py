@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,15 @@ from app.core.formats import ALL_FORMATS, KEEP, Format
 from app.core.inventory import Inventory
 from app.core.measurement import Curve, Encoder, Measurement, Sensitivity
 from app.core.requests import AllocationRequest
-from workers.curves import as_float32, kl_curve
+from workers.coding import coded_weights
+from workers.curves import as_float32, decode, kl_curve
 from workers.evaluate import Evaluation
 from workers.fisher import Statistics, collect_statistics, default_tokens, sample_tokens
 from workers.fisher.probe import probe_alphas
 from workers.fisher.tokens import SEQUENCE_LENGTH
 from workers.models import Checkpoint, build_inventory, open_checkpoint
-from workers.verify import coded_weights, verify
+from workers.sequential import Plan, code_sequentially, read_coded
+from workers.verify import verify
 
 __all__ = ["Model", "Ours", "file_bytes", "judge", "prepare"]
 
@@ -116,11 +119,30 @@ class Model:
         model = self.evaluation.original
         self.evaluation.taught  # noqa: B018 - before the weights are replaced
         arrays = {path: self._values(path, formats[path], encoder) for path in formats}
+        arrays |= self._sequential(formats, encoder)
         model.load_weights([(f"{p}.weight", mx.array(a)) for p, a in arrays.items()], strict=False)
         report = self.evaluation.sets(model, "ours")["text"]
         originals = [(f"{path}.weight", mx.array(self.weights(path))) for path in formats]
         model.load_weights(originals, strict=False)
         return report
+
+    def _sequential(self, formats: dict[str, Format], encoder: Encoder) -> dict[str, np.ndarray]:
+        """Return the values of the modules that are coded against their coded inputs."""
+        plan = Plan(
+            self.inventory,
+            formats,
+            encoder,
+            self.statistics,
+            lambda module, format_: self._values(module.path, format_, encoder),
+        )
+        with tempfile.TemporaryDirectory() as place:
+            files = code_sequentially(self.checkpoint.folder, plan, Path(place))
+            return {
+                path: decode(
+                    read_coded(file, path), formats[path], self.inventory.module(path).dtype
+                )
+                for path, file in files.items()
+            }
 
     def _values(self, path: str, format_: Format, encoder: Encoder) -> np.ndarray:
         if format_ == KEEP:

@@ -12,11 +12,11 @@ from app.core.ends import Ends
 from app.core.formats import KEEP, Format
 from app.core.inventory import Inventory, Module
 from app.core.measurement import Encoder
+from workers.coding import coded_model, coded_weights, float32_weight
 from workers.evaluate import Evaluation
 from workers.evaluate.teacher import log_probabilities, score
 from workers.fisher.statistics import ModuleStatistics
 from workers.models import Checkpoint
-from workers.verify import coded_weights, float32_weight
 
 __all__ = ["JUDGING_ROLLOUTS", "PROBING_ROLLOUTS", "Trials"]
 
@@ -42,7 +42,8 @@ class Trials:
         *,
         seed: int,
     ) -> None:
-        self.inventory, self.encoder, self.statistics = inventory, encoder, statistics
+        self.checkpoint, self.inventory = checkpoint, inventory
+        self.encoder, self.statistics = encoder, statistics
         rollouts = PROBING_ROLLOUTS + JUDGING_ROLLOUTS
         self._evaluation = Evaluation(checkpoint.folder, rollouts=rollouts, seed=seed + _SEED)
         windows = self._evaluation.windows["rollouts"]
@@ -59,6 +60,23 @@ class Trials:
         """Return the KL in nats per token of an allocation on the judging rollouts."""
         self._store(self.inventory.modules, formats)
         return self._kl("judging")
+
+    def kl_as_written(self, formats: Mapping[str, Format]) -> float:
+        """Return the KL on the judging rollouts of an allocation coded as its checkpoint will be.
+
+        Elsewhere modules are coded each on its own, so that they can be exchanged.
+        """
+        values = coded_model(
+            self.checkpoint, self.inventory, formats, self.encoder, self.statistics
+        )
+        self._evaluation.original.load_weights(
+            [(f"{path}.weight", mx.array(value)) for path, value in values.items()], strict=False
+        )
+        found = self._kl("judging")
+        originals = [(f"{path}.weight", mx.array(w)) for path, w in self._originals.items()]
+        self._evaluation.original.load_weights(originals, strict=False)
+        self._now = dict.fromkeys(self._originals, KEEP)
+        return found
 
     def ends(
         self, formats: Mapping[str, Format], progress: Callable[[int, int], None] | None = None

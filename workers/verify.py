@@ -3,32 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import mlx.core as mx
 import numpy as np
 
+from app.core.allocate import allocate
+from app.core.errors import InfeasibleBudgetError
 from app.core.formats import KEEP, Format, Mode
 from app.core.inventory import Inventory, Module
-from app.core.measurement import Curve, Encoder, Verification
+from app.core.measurement import Curve, Encoder, Measurement, Sensitivity, Verification
+from app.core.requests import AllocationRequest
 from workers.calibrate import calibrated, fit_power_law
-from workers.curves import as_carried, as_float32, decode, is_compensated
-from workers.encoders import encode
-from workers.encoders.gptq import ModuleEncoder
+from workers.coding import coded_model, coded_weights, float32_weight
 from workers.evaluate import Evaluation
 from workers.fisher.statistics import ModuleStatistics
 from workers.models import Checkpoint
 
-__all__ = ["ALLOCATIONS", "MOST_WEIGHTS", "agreement", "coded_weights", "float32_weight", "verify"]
+__all__ = ["ALLOCATIONS", "MOST_WEIGHTS", "agreement", "verify"]
 
 ALLOCATIONS: Final = 8
 MOST_WEIGHTS: Final = 50_000_000
 """Weights up to which a measurement is verified by default: all allocations are held at once."""
 _ROLLOUTS: Final = 8
 _LEVEL_ROLLOUTS: Final = 32
-"""Rollouts one allocation is measured on: 8 alone put the level 5 % (one sigma) off."""
-_LEVEL_ALLOCATION: Final = 2
-_SMALLEST_KL: Final = 1e-12
+"""Rollouts that a whole checkpoint is measured on: 8 alone put the level 5 % (one sigma) off."""
+_LEVEL_BITS: Final = 4.5
+_MOST_CHANGE: Final = 3.0
+"""No measurement is scaled by more than this, up or down."""
 _SEED: Final = 0x7E57
 _CENTRES: Final = (3.5, 4.0, 4.5, 5.0, 5.5, 6.0, 7.0, 8.0)
 """Mean bits of the allocations; a module draws its width within 1.5 bits of it."""
@@ -48,8 +51,11 @@ def verify(
 
     `curves` by module path hold the prediction; `statistics` are those they were made with. KL is
     measured on fresh rollouts of the model. Each allocation is predicted by curves that were
-    corrected without it. KL differs between texts more than between allocations on one text, so
-    one allocation is measured on more rollouts and all are scaled by what that changes for it.
+    corrected without it.
+
+    Last, what is allocated at 4.5 bits per weight is coded as a finished checkpoint is, against the
+    inputs that coded layers pass on, and measured on 32 rollouts: all curves are scaled by what
+    that is over its prediction.
     """
     picks = [
         _draw(inventory.modules, curves, centre, seed + i) for i, centre in enumerate(_CENTRES)
@@ -64,21 +70,16 @@ def verify(
         coded = coded_weights(module, values, sorted(wanted), encoder, statistics.get(module.path))
         for pick, chosen in zip(picks, weights, strict=True):
             chosen[f"{module.path}.weight"] = mx.array(coded.get(pick[module.path], values))
-    measured, level = [], 1.0
+    measured = []
     original = evaluation.original
     kept = {f"{m.path}.weight": mx.array(float32_weight(checkpoint, m)) for m in inventory.modules}
     evaluation.taught  # noqa: B018 - the original's pass comes before its weights are replaced
     for index, chosen in enumerate(weights):
         original.load_weights(list(chosen.items()), strict=False)
-        parts = ("few", "more") if index == _LEVEL_ALLOCATION else ("few",)
-        report = evaluation.sets(original, f"random allocation {index}", parts)
+        report = evaluation.sets(original, f"random allocation {index}", ("few",))
         measured.append(report["few"]["kl_nats_per_token"])
-        if index == _LEVEL_ALLOCATION:
-            level = _over_all(report) / max(measured[-1], _SMALLEST_KL)
         if progress is not None:
             progress(index + 1, len(weights))
-    original.load_weights(list(kept.items()), strict=False)
-    measured = [kl * level for kl in measured]
     raw = [_predicted(curves, pick) for pick in picks]
     predicted = []
     for index, pick in enumerate(picks):
@@ -87,7 +88,44 @@ def verify(
         predicted.append(_predicted(calibrated(curves, law), pick))
     bits = [_bits(inventory, pick) for pick in picks]
     found = calibrated(curves, fit_power_law(raw, measured))
+    formats = _allocated(checkpoint, inventory, found, encoder)
+    if formats:
+        whole = coded_model(checkpoint, inventory, formats, encoder, statistics)
+        arrays = [(f"{path}.weight", mx.array(values)) for path, values in whole.items()]
+        original.load_weights(arrays, strict=False)
+        level = _over_all(evaluation.sets(original, "a whole checkpoint"))
+        found = _scaled(found, level / max(_predicted(found, formats), 1e-30))
+    original.load_weights(list(kept.items()), strict=False)
     return found, agreement(predicted, measured, bits)
+
+
+def _allocated(
+    checkpoint: Checkpoint, inventory: Inventory, curves: Mapping[str, Curve], encoder: Encoder
+) -> Mapping[str, Format]:
+    """Return the allocation of 4.5 bits per weight, empty where that is infeasible."""
+    nbytes = sum(array.nbytes for array in inventory.passthrough)
+    for module in inventory.modules:
+        can = set(module.legal_formats()) - {KEEP}
+        kept = KEEP.data_bytes(module.shape, module.dtype)
+        nbytes += int(_LEVEL_BITS * module.weights / 8) if can else kept
+    measurement = Measurement(
+        checkpoint.identity(), inventory, encoder, Sensitivity.FISHER, tuple(curves.values()), ""
+    )
+    try:
+        return allocate(measurement, AllocationRequest(budget=nbytes, sqnr_floor_db=0)).formats
+    except InfeasibleBudgetError:
+        return {}
+
+
+def _scaled(curves: Mapping[str, Curve], factor: float) -> dict[str, Curve]:
+    factor = min(max(factor, 1 / _MOST_CHANGE), _MOST_CHANGE)
+    return {
+        path: replace(
+            curve,
+            points=tuple(replace(point, kl_nats=point.kl_nats * factor) for point in curve.points),
+        )
+        for path, curve in curves.items()
+    }
 
 
 def _over_all(report: Mapping[str, Mapping[str, Any]]) -> float:
@@ -130,36 +168,6 @@ def _draw(
         draw = groups.setdefault(module.decision_group, int(rng.integers(1 << 30)))
         picks[module.path] = near[draw % len(near)] if near else KEEP
     return picks
-
-
-def coded_weights(
-    module: Module,
-    values: np.ndarray,
-    formats: Sequence[Format],
-    encoder: Encoder,
-    known: ModuleStatistics | None,
-) -> dict[Format, np.ndarray]:
-    """Return the float32 weight in every format, as the encoder stores it."""
-    result = {format_: np.empty_like(values) for format_ in formats}
-    compensating = known is not None and formats and is_compensated(formats[0], encoder, known)
-    coder = ModuleEncoder(known, encoder) if known is not None and compensating else None
-    plain = encoder if encoder in (Encoder.MINMAX, Encoder.CAREFUL) else Encoder.CAREFUL
-    for index in np.ndindex(*values.shape[:-2]):
-        if coder is not None:
-            for format_, part in coder.code(values[index], module.dtype, formats, index).items():
-                result[format_][index] = part.values
-            continue
-        carried = as_carried(values[index], module.dtype)
-        for format_ in formats:
-            arrays = encode(carried, module.dtype, format_, plain)
-            result[format_][index] = decode(arrays, format_, module.dtype)
-    return result
-
-
-def float32_weight(checkpoint: Checkpoint, module: Module) -> np.ndarray:
-    """Return a module's weight in its shape, widened to float32."""
-    parts = [as_float32(part, module.dtype) for part in checkpoint.parts(module.path)]
-    return np.stack(parts).reshape(module.shape)
 
 
 def _bits(inventory: Inventory, pick: Mapping[str, Format]) -> float:

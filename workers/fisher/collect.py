@@ -91,6 +91,7 @@ def _run(
         int(tokens.size),
         files=store.finish(),
         notes=tuple(summary.notes),
+        text=tokens,
         kv_curves=tuple(
             kv_curve(layer, costs.get(layer, {}), int(tokens.size), own_bits)
             for layer in summary.kv_layers

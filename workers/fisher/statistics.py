@@ -121,7 +121,8 @@ def _pooled(moments: np.ndarray, tokens: np.ndarray) -> np.ndarray:
 class Statistics(Mapping[str, ModuleStatistics]):
     """Statistics of every module by path, read from disk one module at a time when `files` are set.
 
-    `tokens` is how many tokens were used, `notes` what a reader must know (diagonal factors, ...).
+    `tokens` is how many tokens were used, `text` those themselves, int32 (sequences, length);
+    `notes` what a reader must know (diagonal factors, ...).
     `kv_curves` are those of the caches that the model's plain attention layers keep.
     """
 
@@ -130,6 +131,7 @@ class Statistics(Mapping[str, ModuleStatistics]):
     files: Mapping[str, Path] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     kv_curves: tuple[KvCurve, ...] = ()
+    text: np.ndarray | None = field(default=None, compare=False, repr=False)
 
     @property
     def paths(self) -> frozenset[str]:

@@ -62,6 +62,18 @@ class PassStore:
         array: np.ndarray = np.load(self._state(name, index), mmap_mode="r")
         return array
 
+    def new_state(self, name: str, index: int, shape: tuple[int, ...]) -> np.ndarray:
+        """Return a float32 array on disk that is filled piece by piece; it is not checked."""
+        self.states.mkdir(parents=True, exist_ok=True)
+        array: np.ndarray = np.lib.format.open_memmap(
+            self._state(name, index), mode="w+", dtype=np.float32, shape=shape
+        )
+        return array
+
+    def drop_state(self, name: str, index: int) -> None:
+        """Remove a stored array that is not needed again."""
+        self._state(name, index).unlink(missing_ok=True)
+
     def has_modules(self, name: str) -> bool:
         """Whether the statistics of the part `name` (a layer, head, lookup) are finished."""
         return self._modules(name).exists()

@@ -139,8 +139,10 @@ def _redone(
         if kl[_least(kl)] >= kl[best]:
             break
     best = _least(kl)
-    found = _found(measurement, candidates, kl, ends)
-    curves = anchored(relinearized(measurement, at, ends, 0.5), candidates[best].formats, kl[best])
+    formats = candidates[best].formats
+    written = trials.kl_as_written(formats)
+    found = _found(measurement, candidates, kl, ends) | {"written_kl_nats_per_token": written}
+    curves = anchored(relinearized(measurement, at, ends, 0.5), formats, written)
     chosen = replace(candidates[best], notes=(*incumbent.notes, *_notes(found)))
     allocation = judged(curves, solve(curves, request), chosen)
     return Redone(manifest_of(curves, request, allocation), found)
@@ -193,8 +195,9 @@ def _notes(found: dict[str, Any]) -> list[str]:
     notes = [
         (
             f"{found['bits_per_weight']:.2f} bits per weight: measured on {found['rollouts']}"
-            f" rollouts instead of predicted: {kl[found['chosen']]:.3g} nats per token"
-            f" ({found['chosen']}), {kl[_INCUMBENT]:.3g} {_INCUMBENT}, predicted"
+            f" rollouts instead of predicted: {found['written_kl_nats_per_token']:.3g} nats per"
+            f" token; module by module {kl[found['chosen']]:.3g} ({found['chosen']}) and"
+            f" {kl[_INCUMBENT]:.3g} ({_INCUMBENT}), predicted"
             f" {found['predicted_kl_nats_per_token']:.3g}"
         )
     ]

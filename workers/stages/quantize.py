@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ from workers.quantize import Written, write_checkpoint
 from workers.quantize.draft import clear_published, output_exists
 from workers.stages.home import Home, write_whole
 from workers.stages.report import Reporter
-from workers.stages.statistics import manifest_encoder
+from workers.stages.statistics import SEQUENCE, manifest_encoder
 
 __all__ = ["check_same_model", "claimed_output", "finished_checkpoint", "quantize"]
 
@@ -42,7 +43,7 @@ def quantize(
     def progress(done: int, total: int, detail: str) -> None:
         report.progress(done, total, detail=detail)
 
-    return write_checkpoint(
+    written = write_checkpoint(
         checkpoint,
         inventory,
         manifest,
@@ -50,6 +51,8 @@ def quantize(
         progress=progress,
         encode_part=manifest_encoder(checkpoint, inventory, manifest, home, report),
     )
+    shutil.rmtree(home.manifest(manifest.sha256) / SEQUENCE, ignore_errors=True)
+    return written
 
 
 def finished_checkpoint(folder: Path, manifest: Manifest) -> Written | None:

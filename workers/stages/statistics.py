@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -15,19 +16,24 @@ from app.core.inventory import Inventory, Module
 from app.core.manifest import Manifest
 from app.core.measurement import Encoder, ModelIdentity, Sensitivity
 from app.core.requests import Rotation
+from workers.coding import coded_alone
 from workers.curves import COMPENSATED, as_float32, is_compensated
 from workers.encoders import encode
 from workers.encoders.gptq import ModuleEncoder
 from workers.fisher import Statistics, collect_statistics
 from workers.models import Checkpoint
 from workers.quantize.encoding import EncodePart, check_weights, plain_encoder
+from workers.sequential import Plan, code_sequentially, read_coded
 from workers.stages.home import Home, write_whole
 from workers.stages.kv import source_dtype
 from workers.stages.options import MeasureOptions
 from workers.stages.report import StageReport
 from workers.stages.tokens import measurement_tokens
 
-__all__ = ["manifest_encoder", "take_statistics"]
+__all__ = ["SEQUENCE", "manifest_encoder", "take_statistics"]
+
+SEQUENCE: Final = "sequence"
+"""Folder beside a manifest in which its layers are coded; removed with the finished checkpoint."""
 
 
 def take_statistics(
@@ -69,7 +75,8 @@ def manifest_encoder(
     """Return what encodes the modules of a manifest as its measurement did.
 
     A compensated encoder needs the statistics; where this machine has none, they are collected
-    again from the model's own text.
+    again from the model's own text. With them the layers are coded one after the other, each
+    against what the coded layers before it pass on.
 
     Raises ConflictError when they came from a text that only the measuring machine had.
     """
@@ -84,7 +91,22 @@ def manifest_encoder(
     if options.key(model) != manifest.measurement:
         options = _known_text(manifest, home, options)
     statistics = take_statistics(checkpoint, inventory, options, home, report)
-    return _Compensating(statistics, manifest.encoder).encode_part
+    plan = Plan(
+        inventory,
+        {path: choice.format for path, choice in manifest.modules.items()},
+        manifest.encoder,
+        statistics,
+        lambda module, format_: coded_alone(
+            checkpoint, module, format_, manifest.encoder, statistics
+        ),
+    )
+    coded = code_sequentially(
+        checkpoint.folder,
+        plan,
+        home.manifest(manifest.sha256) / SEQUENCE,
+        lambda done, total: report.progress(done, total, "layers", "coding in sequence"),
+    )
+    return _Compensating(statistics, manifest.encoder, coded).encode_part
 
 
 def _own_text(manifest: Manifest, seed: int) -> MeasureOptions:
@@ -137,15 +159,20 @@ def _tokens(
 
 
 class _Compensating:
-    """Encodes parts of modules, holding the statistics of one module at a time."""
+    """Encodes parts of modules that are not in the files `coded` already.
 
-    def __init__(self, statistics: Statistics, encoder: Encoder) -> None:
-        self.statistics, self.encoder = statistics, encoder
+    It holds the statistics of one module at a time.
+    """
+
+    def __init__(self, statistics: Statistics, encoder: Encoder, coded: Mapping[str, Path]) -> None:
+        self.statistics, self.encoder, self.coded = statistics, encoder, coded
         self.module: ModuleEncoder | None = None
 
     def encode_part(
         self, module: Module, index: int, weight: npt.NDArray[Any], format_: Format
     ) -> dict[str, npt.NDArray[Any]]:
+        if module.path in self.coded:
+            return read_coded(self.coded[module.path], module.path)
         if module.path not in self.statistics.paths:
             return encode(weight, module.dtype, format_, Encoder.CAREFUL)
         if self.module is None or self.module.statistics.path != module.path:

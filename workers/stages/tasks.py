@@ -22,6 +22,7 @@ from app.leases.schemas import (
     UploadTask,
 )
 from workers.benchmark import benchmark
+from workers.curves import COMPENSATED
 from workers.evaluate.tasks import evaluate_tasks
 from workers.hub.client import Hub
 from workers.hub.upload import publish
@@ -72,7 +73,9 @@ def _quantize(task: QuantizeTask, home: Home, reporter: Reporter) -> dict[str, A
         home,
         reporter,
         disk_limit_bytes=task.disk_limit_bytes,
-        whole=manifest.rotation != "none" or how is not Recover.NONE,
+        whole=manifest.rotation != "none"
+        or how is not Recover.NONE
+        or manifest.encoder in COMPENSATED,
     )
     check_same_model(checkpoint, manifest, home.digests)
     checkpoint = rotated(checkpoint, Rotation(manifest.rotation), home, reporter)

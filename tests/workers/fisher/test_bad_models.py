@@ -17,10 +17,10 @@ from app.core.measurement import Encoder
 from app.leases.schemas import Event, MeasureTask
 from tests.support.child import run_child
 from tests.workers.models.tiny import write_folder, write_tiny
+from workers.coding import coded_weights
 from workers.curves import as_float32, kl_curve
 from workers.fisher import collect_statistics, load_float32
 from workers.models import build_inventory, open_checkpoint
-from workers.verify import coded_weights
 
 FORMATS = tuple(map(parse_format, ("affine2g64", "affine3g64", "affine4g32", "affine8g64")))
 Weights = dict[str, mx.array]

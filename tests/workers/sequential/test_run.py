@@ -1,0 +1,139 @@
+"""Coding the sample model layer by layer against what coded layers pass on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from app.core.formats import KEEP, Format, parse_format
+from app.core.inventory import Inventory
+from app.core.measurement import Encoder
+from workers.coding import coded_alone, coded_model
+from workers.evaluate import Evaluation
+from workers.fisher import Statistics, collect_statistics, sample_tokens
+from workers.models import Checkpoint, build_inventory, open_checkpoint
+from workers.sequential import Plan, code_sequentially, read_coded
+
+
+class _KilledError(Exception):
+    pass
+
+
+@pytest.fixture(scope="module")
+def checkpoint(sample_model: Path) -> Checkpoint:
+    return open_checkpoint(sample_model)
+
+
+@pytest.fixture(scope="module")
+def inventory(checkpoint: Checkpoint) -> Inventory:
+    return build_inventory(checkpoint)
+
+
+@pytest.fixture(scope="module")
+def statistics(sample_model: Path) -> Statistics:
+    return collect_statistics(sample_model, sample_tokens(sample_model, 16, 256, seed=3), seed=0)
+
+
+@pytest.fixture(scope="module")
+def formats(inventory: Inventory) -> dict[str, Format]:
+    chosen = {module.path: parse_format("affine3g64") for module in inventory.modules}
+    return chosen | {inventory.modules[3].path: KEEP}
+
+
+def _plan(
+    checkpoint: Checkpoint,
+    inventory: Inventory,
+    formats: dict[str, Format],
+    statistics: Statistics,
+    encoder: Encoder = Encoder.GPTQ,
+) -> Plan:
+    alone = partial(coded_alone, checkpoint, encoder=encoder, statistics=statistics)
+    return Plan(
+        inventory, formats, encoder, statistics, lambda module, f: alone(module=module, format_=f)
+    )
+
+
+def test_less_is_lost_than_by_modules_coded_alone(
+    checkpoint: Checkpoint,
+    inventory: Inventory,
+    formats: dict[str, Format],
+    statistics: Statistics,
+) -> None:
+    evaluation = Evaluation(checkpoint.folder, rollouts=4, seed=11)
+    evaluation.taught  # noqa: B018 - before the weights are replaced
+    modules = dict(zip((m.path for m in inventory.modules), inventory.modules, strict=True))
+    alone = {
+        path: coded_alone(checkpoint, modules[path], format_, Encoder.GPTQ, statistics)
+        for path, format_ in formats.items()
+    }
+    together = coded_model(checkpoint, inventory, formats, Encoder.GPTQ, statistics)
+    kl = []
+    for values in (alone, together):
+        arrays = [(f"{path}.weight", mx.array(value)) for path, value in values.items()]
+        evaluation.original.load_weights(arrays, strict=False)
+        found = evaluation.sets(evaluation.original, "coded")["rollouts"]
+        kl.append(found["kl_nats_per_token"])
+    assert kl[1] < 0.95 * kl[0]
+
+
+def test_a_killed_walk_goes_on_and_ends_the_same(
+    checkpoint: Checkpoint,
+    inventory: Inventory,
+    formats: dict[str, Format],
+    statistics: Statistics,
+    tmp_path: Path,
+) -> None:
+    assert statistics.text is not None
+    small = replace(statistics, text=statistics.text[:2])
+    plan = _plan(checkpoint, inventory, formats, small)
+    whole = code_sequentially(checkpoint.folder, plan, tmp_path / "whole")
+
+    def kill(done: int, _: int) -> None:
+        if done == 3:
+            raise _KilledError
+
+    with pytest.raises(_KilledError):
+        code_sequentially(checkpoint.folder, plan, tmp_path / "killed", kill)
+    finished = {file: file.stat().st_mtime_ns for file in (tmp_path / "killed").glob("coded-*")}
+    again = code_sequentially(checkpoint.folder, plan, tmp_path / "killed")
+    assert len(finished) == 3
+    assert all(file.stat().st_mtime_ns == when for file, when in finished.items())
+    assert whole.keys() == again.keys()
+    for path, file in whole.items():
+        one, other = read_coded(file, path), read_coded(again[path], path)
+        assert one.keys() == other.keys() == {"weight", "scales", "biases"}
+        assert all(np.array_equal(one[suffix], other[suffix]) for suffix in one)
+
+
+def test_only_modules_of_layers_that_lose_something_are_coded_again(
+    checkpoint: Checkpoint,
+    inventory: Inventory,
+    formats: dict[str, Format],
+    statistics: Statistics,
+    tmp_path: Path,
+) -> None:
+    assert statistics.text is not None
+    small = replace(statistics, text=statistics.text[:1])
+    found = code_sequentially(
+        checkpoint.folder, _plan(checkpoint, inventory, formats, small), tmp_path
+    )
+    expected = {path for path, format_ in formats.items() if format_ != KEEP and ".layers." in path}
+    assert found.keys() == expected
+    assert not list((tmp_path / "states").glob("*self_attn*"))
+
+
+def test_encoders_that_compensate_nothing_code_modules_alone(
+    checkpoint: Checkpoint,
+    inventory: Inventory,
+    formats: dict[str, Format],
+    statistics: Statistics,
+    tmp_path: Path,
+) -> None:
+    for encoder in (Encoder.MINMAX, Encoder.CAREFUL):
+        plan = _plan(checkpoint, inventory, formats, statistics, encoder)
+        assert code_sequentially(checkpoint.folder, plan, tmp_path) == {}

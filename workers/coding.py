@@ -1,0 +1,93 @@
+"""The float32 values of a model as encoders store it."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from app.core.formats import KEEP, Format
+from app.core.inventory import Inventory, Module
+from app.core.measurement import Encoder
+from workers.curves import as_carried, as_float32, decode, is_compensated
+from workers.encoders import encode
+from workers.encoders.gptq import ModuleEncoder
+from workers.fisher import Statistics
+from workers.fisher.statistics import ModuleStatistics
+from workers.models import Checkpoint
+from workers.sequential import Plan, code_sequentially, read_coded
+
+__all__ = ["coded_alone", "coded_model", "coded_weights", "float32_weight"]
+
+
+def coded_model(
+    checkpoint: Checkpoint,
+    inventory: Inventory,
+    formats: Mapping[str, Format],
+    encoder: Encoder,
+    statistics: Mapping[str, ModuleStatistics],
+) -> dict[str, np.ndarray]:
+    """Return the float32 weight of every module as a finished checkpoint holds it, by path."""
+
+    def alone(module: Module, format_: Format) -> np.ndarray:
+        return coded_alone(checkpoint, module, format_, encoder, statistics)
+
+    modules = {module.path: module for module in inventory.modules}
+    files: dict[str, Path] = {}
+    with tempfile.TemporaryDirectory(prefix="bitbudget-coding-") as place:
+        if isinstance(statistics, Statistics):
+            plan = Plan(inventory, formats, encoder, statistics, alone)
+            files = code_sequentially(checkpoint.folder, plan, Path(place))
+        return {
+            path: decode(read_coded(files[path], path), formats[path], module.dtype)
+            if path in files
+            else alone(module, formats[path])
+            for path, module in modules.items()
+        }
+
+
+def coded_alone(
+    checkpoint: Checkpoint,
+    module: Module,
+    format_: Format,
+    encoder: Encoder,
+    statistics: Mapping[str, ModuleStatistics],
+) -> np.ndarray:
+    """Return a module's float32 weight as it is stored when it is coded on its own."""
+    values = float32_weight(checkpoint, module)
+    if format_ == KEEP:
+        return values
+    known = statistics.get(module.path)
+    return coded_weights(module, values, [format_], encoder, known)[format_]
+
+
+def coded_weights(
+    module: Module,
+    values: np.ndarray,
+    formats: Sequence[Format],
+    encoder: Encoder,
+    known: ModuleStatistics | None,
+) -> dict[Format, np.ndarray]:
+    """Return the float32 weight in every format, as the encoder stores it."""
+    result = {format_: np.empty_like(values) for format_ in formats}
+    compensating = known is not None and formats and is_compensated(formats[0], encoder, known)
+    coder = ModuleEncoder(known, encoder) if known is not None and compensating else None
+    plain = encoder if encoder in (Encoder.MINMAX, Encoder.CAREFUL) else Encoder.CAREFUL
+    for index in np.ndindex(*values.shape[:-2]):
+        if coder is not None:
+            for format_, part in coder.code(values[index], module.dtype, formats, index).items():
+                result[format_][index] = part.values
+            continue
+        carried = as_carried(values[index], module.dtype)
+        for format_ in formats:
+            arrays = encode(carried, module.dtype, format_, plain)
+            result[format_][index] = decode(arrays, format_, module.dtype)
+    return result
+
+
+def float32_weight(checkpoint: Checkpoint, module: Module) -> np.ndarray:
+    """Return a module's weight in its shape, widened to float32."""
+    parts = [as_float32(part, module.dtype) for part in checkpoint.parts(module.path)]
+    return np.stack(parts).reshape(module.shape)

@@ -1,0 +1,86 @@
+"""The weight that makes up for inputs that are no longer the original's.
+
+A module reads x in the original and y in the model whose layers before it are coded. The least
+squares answer to E ||W x - W' y||^2 is W' = W + W E[(x - y) y^T] E[y y^T]^-1: the errors of the
+layers before are corrected as far as a linear map of y can (quantization error propagation,
+arXiv 2504.09629). On few tokens that map fits noise, so only the part of it that lowers the error
+on tokens it was not fitted to is applied.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import mlx.core as mx
+import numpy as np
+
+__all__ = ["Halves", "Moments", "shifted"]
+
+_DAMPING: Final = 0.01
+"""Added to the diagonal of E[y y^T], relative to its mean."""
+
+
+@dataclass(slots=True)
+class Moments:
+    """Sums over tokens of y y^T and of (x - y) y^T, float32 (in, in)."""
+
+    own: np.ndarray
+    drift: np.ndarray
+
+    def __add__(self, other: Moments) -> Moments:
+        return Moments(self.own + other.own, self.drift + other.drift)
+
+    def map(self) -> np.ndarray:
+        """Return E[(x - y) y^T] E[y y^T]^-1, float32 (in, in); zeros where no input came."""
+        mean = float(np.trace(self.own, dtype=np.float64)) / len(self.own)
+        if not np.isfinite(mean) or mean <= 0:
+            return np.zeros_like(self.own)
+        damped = self.own + np.float32(_DAMPING * mean) * np.eye(len(self.own), dtype=np.float32)
+        result: np.ndarray = np.linalg.solve(damped, self.drift.T).T
+        return result
+
+
+class Halves:
+    """The moments of one half of the sequences and of the other."""
+
+    def __init__(self, width: int) -> None:
+        self._sums = [[mx.zeros((width, width)) for _ in range(2)] for _ in range(2)]
+
+    def add(self, original: mx.array, coded: mx.array) -> None:
+        """Add inputs (sequences, ..., in) of the original and of the coded model."""
+        width = original.shape[-1]
+        if len(original) == 1:
+            original, coded = (a.reshape(-1, width) for a in (original, coded))
+        middle = len(original) // 2
+        for sums, part in zip(self._sums, (slice(None, middle), slice(middle, None)), strict=True):
+            x, y = (a[part].reshape(-1, width).astype(mx.float32) for a in (original, coded))
+            sums[0] = sums[0] + y.T @ y
+            sums[1] = sums[1] + (x - y).T @ y
+        mx.eval(self._sums)
+
+    def finish(self) -> tuple[Moments, Moments]:
+        """Return both halves' moments and let go of the sums."""
+        first, second = (Moments(np.array(own), np.array(drift)) for own, drift in self._sums)
+        self._sums = []
+        return first, second
+
+
+def shifted(weight: np.ndarray, first: Moments, second: Moments) -> np.ndarray:
+    """Return W' for a float32 weight (out, in): the weight itself where the inputs agree."""
+    change = weight @ (first + second).map()
+    result: np.ndarray = weight + np.float32(_useful_share(weight, first, second)) * change
+    return result
+
+
+def _useful_share(weight: np.ndarray, first: Moments, second: Moments) -> float:
+    """Return which share of the change is best on tokens it was not fitted to, 0 to 1.
+
+    That is s with least E ||W (x - y) - s W M y||^2, M from one half and the mean over the other.
+    """
+    gained, spent = 0.0, 0.0
+    for fitted, other in ((first, second), (second, first)):
+        change = weight @ fitted.map()
+        gained += float(np.vdot(change, weight @ other.drift))
+        spent += float(np.vdot(change, change @ other.own))
+    return min(max(gained / spent, 0.0), 1.0) if spent > 0 else 0.0
