@@ -55,6 +55,7 @@ class Model:
     statistics: Statistics
     evaluation: Evaluation
     measurements: dict[Ours, Measurement] = field(default_factory=dict)
+    reports: dict[Any, dict[str, Any]] = field(default_factory=dict)
     coded: dict[tuple[str, Encoder, Format], np.ndarray] = field(default_factory=dict)
 
     def weights(self, path: str) -> np.ndarray:
@@ -116,6 +117,12 @@ class Model:
 
     def evaluate(self, formats: dict[str, Format], encoder: Encoder) -> dict[str, Any]:
         """Return the report of the original with its modules replaced by their coded values."""
+        key = (encoder, tuple(sorted(formats.items())))
+        if key not in self.reports:
+            self.reports[key] = self._evaluate(formats, encoder)
+        return self.reports[key]
+
+    def _evaluate(self, formats: dict[str, Format], encoder: Encoder) -> dict[str, Any]:
         model = self.evaluation.original
         self.evaluation.taught  # noqa: B018 - before the weights are replaced
         arrays = {path: self._values(path, formats[path], encoder) for path in formats}

@@ -209,7 +209,7 @@ class _Pair:
         states: dict[str, Any] = {}
         outputs: list[mx.array] = []
         for (calls, output), batch in zip(self._run(0), self.walk.batches, strict=True):
-            inputs = {group[0]: _input(calls, group[0]) for group in groups}
+            inputs = {group[0]: _input(calls, group[0], output) for group in groups}
             mx.eval(output, inputs)
             outputs.append(output)
             for path, x in inputs.items():
@@ -223,8 +223,8 @@ class _Pair:
         """Return the moments of a module's inputs, the original's as stored, on two halves."""
         original = self.store.read_state(path, self.index)
         moments = Halves(original.shape[-1])
-        for (calls, _), batch in zip(self._run(1), self.walk.batches, strict=True):
-            moments.add(mx.array(original[batch]), _input(calls, path))
+        for (calls, output), batch in zip(self._run(1), self.walk.batches, strict=True):
+            moments.add(mx.array(original[batch]), _input(calls, path, output))
         return moments.finish()
 
     def original(self, path: str) -> np.ndarray:
@@ -264,5 +264,7 @@ def _unit_trace(moment: np.ndarray) -> np.ndarray:
     return moment / np.float32(trace) if trace > 0 else moment
 
 
-def _input(calls: list[Call], path: str) -> mx.array:
-    return next(call.inputs for call in calls if call.path == path)
+def _input(calls: list[Call], path: str, output: mx.array) -> mx.array:
+    """Return a module's input (sequences, tokens, in), which some layers flatten before."""
+    found = next(call.inputs for call in calls if call.path == path)
+    return found.reshape(len(output), -1, found.shape[-1])
