@@ -60,10 +60,12 @@ def code_sequentially(
         place: Where hidden states and finished layers are kept; a second call goes on there.
         progress: Told layers done and in all.
 
-    Empty when the encoder compensates nothing or the layers form no chain.
+    Empty when the encoder compensates nothing, the layers form no chain, or experts are stacked: a
+    router's flipped choice is no drift that a linear map undoes.
     """
     text = plan.statistics.text
-    if plan.encoder not in COMPENSATED or text is None:
+    routed = any(len(module.shape) > 2 for module in plan.inventory.modules)  # noqa: PLR2004
+    if plan.encoder not in COMPENSATED or text is None or routed:
         return {}
     run = _Run(Walk(lambda: load_float32(folder), text), plan, PassStore(place))
     if not run.walk.is_chain():
