@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,14 +15,14 @@ from app.core.formats import ALL_FORMATS, KEEP, Format
 from app.core.inventory import Inventory
 from app.core.measurement import Curve, Encoder, Measurement, Sensitivity
 from app.core.requests import AllocationRequest
-from workers.coding import coded_weights
-from workers.curves import as_float32, decode, kl_curve
+from workers.coding import coded_in_sequence, coded_weights, float32_weight
+from workers.curves import kl_curve
 from workers.evaluate import Evaluation
 from workers.fisher import Statistics, collect_statistics, default_tokens, sample_tokens
 from workers.fisher.probe import probe_alphas
 from workers.fisher.tokens import SEQUENCE_LENGTH
 from workers.models import Checkpoint, build_inventory, open_checkpoint
-from workers.sequential import Plan, code_sequentially, read_coded
+from workers.sequential import Plan
 from workers.verify import verify
 
 __all__ = ["Model", "Ours", "file_bytes", "judge", "prepare"]
@@ -60,9 +59,7 @@ class Model:
 
     def weights(self, path: str) -> np.ndarray:
         """Return a module's float32 weight."""
-        module = self.inventory.module(path)
-        parts = [as_float32(part, module.dtype) for part in self.checkpoint.parts(path)]
-        return np.stack(parts).reshape(module.shape)
+        return float32_weight(self.checkpoint, self.inventory.module(path))
 
     def measurement(self, way: Ours) -> Measurement:
         """Return the curves of one of our ways."""
@@ -142,14 +139,7 @@ class Model:
             self.statistics,
             lambda module, format_: self._values(module.path, format_, encoder),
         )
-        with tempfile.TemporaryDirectory() as place:
-            files = code_sequentially(self.checkpoint.folder, plan, Path(place))
-            return {
-                path: decode(
-                    read_coded(file, path), formats[path], self.inventory.module(path).dtype
-                )
-                for path, file in files.items()
-            }
+        return coded_in_sequence(self.checkpoint.folder, plan)
 
     def _values(self, path: str, format_: Format, encoder: Encoder) -> np.ndarray:
         if format_ == KEEP:

@@ -19,7 +19,7 @@ from workers.fisher.statistics import ModuleStatistics
 from workers.models import Checkpoint
 from workers.sequential import Plan, code_sequentially, read_coded
 
-__all__ = ["coded_alone", "coded_model", "coded_weights", "float32_weight"]
+__all__ = ["coded_alone", "coded_in_sequence", "coded_model", "coded_weights", "float32_weight"]
 
 
 def coded_model(
@@ -34,17 +34,21 @@ def coded_model(
     def alone(module: Module, format_: Format) -> np.ndarray:
         return coded_alone(checkpoint, module, format_, encoder, statistics)
 
-    modules = {module.path: module for module in inventory.modules}
-    files: dict[str, Path] = {}
+    found: dict[str, np.ndarray] = {}
+    if isinstance(statistics, Statistics):
+        plan = Plan(inventory, formats, encoder, statistics, alone)
+        found = coded_in_sequence(checkpoint.folder, plan)
+    rest = [module for module in inventory.modules if module.path not in found]
+    return found | {module.path: alone(module, formats[module.path]) for module in rest}
+
+
+def coded_in_sequence(folder: Path, plan: Plan) -> dict[str, np.ndarray]:
+    """Return the float32 weight of every module that `code_sequentially` codes, by path."""
+    dtypes = {module.path: module.dtype for module in plan.inventory.modules}
     with tempfile.TemporaryDirectory(prefix="bitbudget-coding-") as place:
-        if isinstance(statistics, Statistics):
-            plan = Plan(inventory, formats, encoder, statistics, alone)
-            files = code_sequentially(checkpoint.folder, plan, Path(place))
         return {
-            path: decode(read_coded(files[path], path), formats[path], module.dtype)
-            if path in files
-            else alone(module, formats[path])
-            for path, module in modules.items()
+            path: decode(read_coded(file, path), plan.formats[path], dtypes[path])
+            for path, file in code_sequentially(folder, plan, Path(place)).items()
         }
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Final
 
 import mlx.core as mx
 import numpy as np
 
 from app.core.allocate import allocate
+from app.core.ends import scaled
 from app.core.errors import InfeasibleBudgetError
 from app.core.formats import KEEP, Format, Mode
 from app.core.inventory import Inventory, Module
@@ -94,7 +94,9 @@ def verify(
         arrays = [(f"{path}.weight", mx.array(values)) for path, values in whole.items()]
         original.load_weights(arrays, strict=False)
         level = _over_all(evaluation.sets(original, "a whole checkpoint"))
-        found = _scaled(found, level / max(_predicted(found, formats), 1e-30))
+        factor = level / max(_predicted(found, formats), 1e-30)
+        factor = min(max(factor, 1 / _MOST_CHANGE), _MOST_CHANGE)
+        found = {path: scaled(curve, factor) for path, curve in found.items()}
     original.load_weights(list(kept.items()), strict=False)
     return found, agreement(predicted, measured, bits)
 
@@ -115,17 +117,6 @@ def _allocated(
         return allocate(measurement, AllocationRequest(budget=nbytes, sqnr_floor_db=0)).formats
     except InfeasibleBudgetError:
         return {}
-
-
-def _scaled(curves: Mapping[str, Curve], factor: float) -> dict[str, Curve]:
-    factor = min(max(factor, 1 / _MOST_CHANGE), _MOST_CHANGE)
-    return {
-        path: replace(
-            curve,
-            points=tuple(replace(point, kl_nats=point.kl_nats * factor) for point in curve.points),
-        )
-        for path, curve in curves.items()
-    }
 
 
 def _over_all(report: Mapping[str, Mapping[str, Any]]) -> float:

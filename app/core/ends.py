@@ -24,6 +24,7 @@ __all__ = [
     "bits_per_weight",
     "judged",
     "relinearized",
+    "scaled",
 ]
 
 LOW_BITS_PER_WEIGHT: Final = 3.5
@@ -68,15 +69,15 @@ def relinearized(
     `share` is the weight of the end beside the other errors, 0 to 1.
     """
     curves = {curve.path: curve for curve in measurement.curves}
-    scaled = dict(curves)
+    changed = dict(curves)
     for name, modules in measurement.inventory.decision_groups().items():
         paths = [module.path for module in modules]
         known = sum(curves[path].point(formats[path]).kl_nats for path in paths)
         if known > 0 and name in ends.alone:
             seen = share * ends.beside[name] + (1 - share) * ends.alone[name]
             factor = min(max(seen / known, 1 / _MOST_CHANGE), _MOST_CHANGE)
-            scaled |= {path: _scaled(curves[path], factor) for path in paths}
-    return replace(measurement, curves=tuple(scaled[c.path] for c in measurement.curves))
+            changed |= {path: scaled(curves[path], factor) for path in paths}
+    return replace(measurement, curves=tuple(changed[c.path] for c in measurement.curves))
 
 
 def anchored(
@@ -87,7 +88,7 @@ def anchored(
     if known <= 0 or kl_nats <= 0:
         return measurement
     factor = kl_nats / known
-    return replace(measurement, curves=tuple(_scaled(c, factor) for c in measurement.curves))
+    return replace(measurement, curves=tuple(scaled(c, factor) for c in measurement.curves))
 
 
 def judged(measurement: Measurement, best: Allocation, chosen: Allocation) -> Allocation:
@@ -111,6 +112,7 @@ def _cost(measurement: Measurement, formats: Mapping[str, Format]) -> float:
     return sum(c.point(formats[c.path]).kl_nats for c in measurement.curves)
 
 
-def _scaled(curve: Curve, factor: float) -> Curve:
+def scaled(curve: Curve, factor: float) -> Curve:
+    """Return the curve with every cost multiplied by `factor`."""
     points = tuple(replace(point, kl_nats=point.kl_nats * factor) for point in curve.points)
     return replace(curve, points=points)

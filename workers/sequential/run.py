@@ -2,7 +2,7 @@
 
 Modules of a layer are coded in the order they are called, those with the same input together.
 Linear modules that are called once, and read 8192 values at most, are coded against the inputs they
-will have (`shifted`); stacked experts, embeddings, heads and other kinds as their curves were. Two
+will have (`shifted`); embeddings, heads and other kinds as their curves were. Two
 layers are in memory at a time; hidden states lie on disk, and a killed walk goes on at the layer it
 was at.
 """
@@ -143,9 +143,7 @@ class _Run:
 
     def _is_shifted(self, path: str) -> bool:
         module, known = self.modules.get(path), self.plan.statistics.get(path)
-        if module is None or known is None or len(module.shape) > 2:  # noqa: PLR2004 - experts
-            return False
-        if module.shape[-1] > _WIDEST:
+        if module is None or known is None or module.shape[-1] > _WIDEST:
             return False
         format_ = self.plan.formats[path]
         single = len(known.terms) == 1 and format_ != KEEP
