@@ -37,14 +37,14 @@ def tasks(tmp_path: Path) -> list[TensorTask]:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
-    with (
-        warnings.catch_warnings(),
-        distributed.LocalCluster(
-            n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
-        ) as running,
-    ):
+    # Any free port: without an address, the scheduler's pages want port 8787, as another one's may.
+    pages = "127.0.0.1:0"
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        yield running
+        with distributed.LocalCluster(
+            n_workers=2, threads_per_worker=1, processes=True, dashboard_address=pages
+        ) as running:
+            yield running
 
 
 def numbers(results: Iterator[MeasuredTensor]) -> dict[str, tuple[Any, str]]:

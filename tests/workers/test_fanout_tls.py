@@ -108,7 +108,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     tmp_path = tmp_path_factory.mktemp("cluster")
     certificates = Certificates.made(tmp_path / "tls")
     place, tls = tmp_path / "scheduler.json", certificates.arguments()
-    quiet = ("--no-dashboard", "--protocol", "tls", "--host", "127.0.0.1")
+    quiet = ("--dashboard-address", "127.0.0.1:0", "--protocol", "tls", "--host", "127.0.0.1")
     module = "distributed.cli.dask_scheduler"
     name = (module, "--port", "0", "--scheduler-file", str(place))
     with process(*name, *quiet, *tls, log=tmp_path / "scheduler.log"):
