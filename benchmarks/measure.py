@@ -41,8 +41,8 @@ from workers.fanout import measure_on_processes
 from workers.models.headers import TensorRef, read_header
 from workers.native import loader
 from workers.native.arrays import Array, to_float32
+from workers.native.threads import default_threads
 from workers.streaming import Measuring, TensorTask, measure_tensors
-from workers.streaming.pipeline import default_threads
 from workers.sweep import kernel, measure_weight
 from workers.sweep.plan import plan_sweep
 from workers.sweep.reference import affine_error

@@ -3,33 +3,22 @@
 GPTQ (arXiv 2210.17323): minimise tr(dW A dW^T) column by column with the Cholesky factor of A^-1.
 YAQA (arXiv 2505.22988): minimise tr(B dW A dW^T); blocks of rows are coded one after the other, and
 each block's target is moved by the errors of the blocks before it.
-
-All formats of a module share A, so they are coded side by side; products are made format by format,
-so that a format coded alone gets the same bits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
-from app.core.dtypes import Dtype
-from app.core.formats import Format
-from workers.encoders.coded import Coded
-from workers.encoders.groups import fit_groups
+__all__ = ["Feedback", "inverse_factor", "row_feedback"]
 
-__all__ = ["compensate", "inverse_factor", "row_feedback"]
-
-_COLUMNS: Final = 32
-"""Columns coded between two updates of all that follow: the smallest group size."""
-_ROWS: Final = 64
-"""Rows coded side by side before their errors are fed to the rows after them."""
-_FREE_ROWS: Final = 512
-"""Rows coded side by side where no row waits for another: bounds the working memory."""
+_ROWS: Final = 32
+"""Rows coded side by side before their errors go to the rows after them: the kernel's panel."""
 _DAMPING: Final = 0.01
 """Added to A's diagonal, relative to its mean (GPTQ's default)."""
+_ROW_DAMPING: Final = 0.03
 _MOST_DAMPING: Final = 1e3
 
 
@@ -53,7 +42,7 @@ def inverse_factor(second_moment: np.ndarray, damping: float = _DAMPING) -> np.n
     return np.eye(len(matrix), dtype=np.float32)
 
 
-def row_feedback(rows: np.ndarray, damping: float = 0.03) -> np.ndarray:
+def row_feedback(rows: np.ndarray, damping: float = _ROW_DAMPING) -> np.ndarray:
     """Return what the error of row k adds to the target of a later row i, float32 (out, out).
 
     From the Cholesky factor of B^-1, as `inverse_factor`: strictly upper, U_ki / U_kk.
@@ -64,104 +53,41 @@ def row_feedback(rows: np.ndarray, damping: float = 0.03) -> np.ndarray:
     return result
 
 
-def compensate(
-    weight: np.ndarray,
-    factor: np.ndarray,
-    formats: Sequence[Format],
-    dtype: Dtype,
-    feedback: np.ndarray | None = None,
-) -> list[Coded]:
-    """Code `weight` (float32 (out, in)) in each of the affine `formats`.
+@dataclass(frozen=True, slots=True)
+class Feedback:
+    """What the error of a weight adds to the targets of those that are coded after it.
 
-    `factor` is `inverse_factor` of A; `feedback` is `row_feedback` of B, or None for GPTQ.
+    Attributes:
+        pull: float32 (in, in): row c is what a unit of error in each earlier column adds to c.
+        importance: float32 (in,): what an error costs that later columns make up for.
+        links: float32 (out, out): row k is what a unit of difference between a row's target and
+            its stored values adds to rows in later blocks; None for GPTQ.
     """
-    out = len(weight)
-    step = _FREE_ROWS if feedback is None else _ROWS
-    targets = np.repeat(weight[None], len(formats), axis=0)
-    parts: list[list[Coded]] = [[] for _ in formats]
-    for begin in range(0, out, step):
-        end = min(begin + step, out)
-        block = np.broadcast_to(
-            targets[..., begin:end, :], (len(formats), *weight[begin:end].shape)
-        )
-        coded = _columns(block, factor, formats, dtype)
-        for index, part in enumerate(coded):
-            parts[index].append(part)
-        if feedback is not None and end < out:
-            _feed(targets, coded, feedback, begin, end)
-    return [_stacked(part) for part in parts]
+
+    pull: np.ndarray
+    importance: np.ndarray
+    links: np.ndarray | None
+
+    @classmethod
+    def against(cls, moment: np.ndarray, rows: np.ndarray) -> Feedback:
+        """Return the feedback for A, and for B where that is more than a diagonal."""
+        factor = inverse_factor(moment)
+        diagonal = np.diagonal(factor)
+        pull = np.triu(-factor / diagonal[:, None], 1).T
+        links = _links(row_feedback(rows)) if rows.ndim > 1 else None
+        return cls(np.ascontiguousarray(pull, np.float32), 1 / np.square(diagonal), links)
 
 
-def _feed(
-    targets: np.ndarray, coded: Sequence[Coded], feedback: np.ndarray, begin: int, end: int
-) -> None:
-    """Move the targets of the rows after `end` by the errors of the rows from `begin`.
+def _links(feedback: np.ndarray) -> np.ndarray:
+    """Return `Feedback.links`.
 
-    Within the block the errors e solve e_k = d_k + sum over earlier rows, by forward substitution
+    Within a block the errors e solve e_k = d_k + sum over earlier rows, by forward substitution
     of the block of U, so that the feedback is exact between blocks.
     """
-    inner = feedback[begin:end, begin:end] + np.eye(end - begin, dtype=np.float32)
-    carry = np.linalg.solve(inner.T.astype(np.float64), np.eye(end - begin)).astype(np.float32)
-    link = feedback[begin:end, end:].T @ carry
-    for index, part in enumerate(coded):
-        targets[index, end:] -= link @ (targets[index, begin:end] - part.values)
-
-
-def _columns(
-    targets: np.ndarray, factor: np.ndarray, formats: Sequence[Format], dtype: Dtype
-) -> list[Coded]:
-    """Code `targets` (formats, rows, columns)."""
-    count, rows, width = targets.shape
-    work = np.array(targets.swapaxes(1, 2), order="C")
-    codes = np.empty((count, width, rows), np.uint8)
-    most = np.array([[2.0**f.bits - 1] for f in formats], np.float32)
-    scales = [np.empty((width // f.group_size, rows), np.float32) for f in formats]
-    biases = [np.empty((width // f.group_size, rows), np.float32) for f in formats]
-    scale, bias = np.empty((count, rows), np.float32), np.empty((count, rows), np.float32)
-    diagonal = np.diagonal(factor)
-    for begin in range(0, width, _COLUMNS):
-        end = begin + _COLUMNS
-        for index, format_ in enumerate(formats):
-            if begin % format_.group_size == 0:
-                columns = slice(begin, begin + format_.group_size)
-                importance = 1 / np.square(diagonal[columns])
-                fitted = fit_groups(work[index, columns], format_.bits, dtype, importance)
-                group = begin // format_.group_size
-                scale[index], bias[index] = scales[index][group], biases[index][group] = fitted
-        block = slice(begin, end)
-        _block(work[:, block], codes[:, block], factor[block, block], (scale, bias, most))
-        if end < width:
-            work[:, end:] -= factor[block, end:].T @ work[:, block]
-    return [
-        Coded(np.ascontiguousarray(codes[i].T), scales[i].T.copy(), biases[i].T.copy())
-        for i in range(count)
-    ]
-
-
-def _block(
-    work: np.ndarray,
-    codes: np.ndarray,
-    factor: np.ndarray,
-    grid: tuple[np.ndarray, np.ndarray, np.ndarray],
-) -> None:
-    """Code `work` (formats, columns, rows) in order; leaves the scaled errors in it."""
-    scale, bias, most = grid
-    inverse = 1 / scale
-    for j in range(work.shape[1]):
-        column = work[:, j]
-        code = np.clip(np.rint((column - bias) * inverse), 0, most)
-        codes[:, j] = code
-        error = (column - (code * scale + bias)) / factor[j, j]
-        work[:, j] = error
-        if j + 1 < work.shape[1]:
-            work[:, j + 1 :] -= factor[j, j + 1 :, None] * error[:, None]
-
-
-def _stacked(parts: Sequence[Coded]) -> Coded:
-    if len(parts) == 1:
-        return parts[0]
-    return Coded(
-        np.concatenate([p.codes for p in parts]),
-        np.concatenate([p.scales for p in parts]),
-        np.concatenate([p.biases for p in parts]),
-    )
+    links = np.zeros_like(feedback)
+    for begin in range(0, len(feedback), _ROWS):
+        block = slice(begin, begin + _ROWS)
+        own = feedback[block, block].astype(np.float64)
+        inner = np.eye(len(own)) + own
+        links[block, begin + _ROWS :] = -np.linalg.solve(inner, feedback[block, begin + _ROWS :])
+    return links

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 
@@ -13,16 +12,13 @@ from app.core.errors import InvalidRequestError
 from app.core.formats import Format, Mode
 from app.core.measurement import Encoder
 from workers.encoders.coded import Coded
-from workers.encoders.compensated import compensate, inverse_factor, row_feedback
-from workers.encoders.descent import descend
+from workers.encoders.compensated import Feedback
+from workers.encoders.descent import code_weight
 from workers.encoders.packing import pack
 from workers.encoders.quadratic import Term, damped_term
 from workers.fisher.statistics import ModuleStatistics
 
 __all__ = ["ModuleEncoder", "Target", "encode_gptq"]
-
-_WORKING_BYTES: Final = 1 << 28
-"""Working copy of the weights of all formats coded together."""
 
 
 def encode_gptq(
@@ -78,16 +74,9 @@ class Target:
         self, weight: np.ndarray, formats: Sequence[Format], dtype: Dtype
     ) -> dict[Format, Coded]:
         """Return the float32 `weight` (out, in) coded in every affine format."""
-        factor = inverse_factor(self.moment)
-        feedback = row_feedback(self.rows) if self.rows.ndim > 1 else None
-        together = max(1, _WORKING_BYTES // (4 * weight.size))
-        result: dict[Format, Coded] = {}
-        for start in range(0, len(formats), together):
-            chosen = formats[start : start + together]
-            first = compensate(weight, factor, chosen, dtype, feedback)
-            coded = descend(weight, first, chosen, dtype, self.terms)
-            result |= dict(zip(chosen, coded, strict=True))
-        return result
+        feedback = Feedback.against(self.moment, self.rows)
+        coded = code_weight(weight, formats, dtype, feedback, self.terms)
+        return dict(zip(formats, coded, strict=True))
 
 
 class ModuleEncoder:

@@ -1,5 +1,6 @@
 // Everything that the Python side calls. See vector.h for how results stay the same on every machine.
 #include "columns.h"
+#include "descent.h"
 #include "encode.h"
 #include "floats.h"
 #include "probe.h"
@@ -96,5 +97,28 @@ EXPORT void bitbudget_columns(const void *weights, i64 rows, i64 width, i64 offs
   with_storage(storage, [&](auto type) {
     using Type = decltype(type);
     add_columns<Type>((const typename Type::Element *)weights, rows, width, offset, stride, energies, errors);
+  });
+}
+
+// Code a weight (width, rows) of `rows`, a multiple of PANEL, by error feedback; see feed_back.
+EXPORT void bitbudget_feed_back(const float *weight, i64 width, i64 rows, int bits, int group, int storage,
+                                const float *pull, const float *importance, const float *links, float *left,
+                                u8 *codes, float *scales, float *biases, float *scratch) {
+  with_storage(storage, [&](auto type) {
+    feed_back<decltype(type)>({width, rows, bits, group}, weight, pull, importance, links, left,
+                              {codes, scales, biases}, scratch);
+  });
+}
+
+// Lower the objective of one term, or of two, by `sweeps` sweeps; see descend.
+EXPORT void bitbudget_descend(i64 width, i64 rows, int bits, int group, int storage, int count, const float **factors,
+                              int sweeps, float *error, u8 *codes, float *scales, float *biases, float *scratch) {
+  Terms terms = {{}, count, false};
+  for (int t = 0; t < count; ++t) {
+    terms.of[t] = {factors[3 * t], factors[3 * t + 1], factors[3 * t + 2]};
+    terms.coupled |= terms.of[t].rows != nullptr;
+  }
+  with_storage(storage, [&](auto type) {
+    descend<decltype(type)>({width, rows, bits, group}, terms, error, {codes, scales, biases}, sweeps, scratch);
   });
 }

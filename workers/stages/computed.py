@@ -21,9 +21,9 @@ from app.core.formats import KEEP, Format
 from app.core.inventory import Module
 from workers.models import Checkpoint
 from workers.models.headers import TensorRef
+from workers.native.threads import default_threads
 from workers.streaming import Measuring
 from workers.streaming.digest import digest_of_segments, segment_digest
-from workers.streaming.pipeline import default_threads
 from workers.streaming.results import place_of
 from workers.streaming.store import ResultStore
 from workers.sweep import WeightErrors

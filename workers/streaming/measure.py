@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator
 
-from workers.streaming.pipeline import Finished, Pipeline, Read, default_threads
+from workers.native.threads import default_threads
+from workers.streaming.pipeline import Finished, Pipeline, Read
 from workers.streaming.progress import Progress, ProgressMeter
 from workers.streaming.store import MeasuredTensor, Measuring, ResultStore, for_task
 from workers.streaming.tensors import TensorTask

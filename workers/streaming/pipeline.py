@@ -7,7 +7,6 @@ buffer is in use, so memory does not depend on the model.
 
 from __future__ import annotations
 
-import os
 import queue
 import threading
 from collections.abc import Callable, Collection, Iterator
@@ -27,18 +26,11 @@ from workers.sweep.kernel import SegmentSums, sweep_segment
 from workers.sweep.measure import WeightErrors
 from workers.sweep.plan import SweepPlan
 
-__all__ = ["FileHashed", "Finished", "Pipeline", "Read", "default_threads"]
+__all__ = ["FileHashed", "Finished", "Pipeline", "Read"]
 
 READERS: Final = 2
 SPARE_BUFFERS: Final = 2
 _WAIT_SECONDS: Final = 0.1
-
-
-def default_threads() -> int:
-    """Return how many processors this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 @dataclass(frozen=True, slots=True)

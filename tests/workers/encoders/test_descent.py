@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from app.core.dtypes import Dtype
 from app.core.formats import AFFINE_FORMATS, Format, parse_format
 from app.core.measurement import Encoder
+from tests.workers.encoders.objective import fed_back, objective, stored
 from workers.encoders.coded import Coded
-from workers.encoders.compensated import compensate, inverse_factor, row_feedback
-from workers.encoders.descent import descend
+from workers.encoders.compensated import Feedback
+from workers.encoders.descent import code_weight
 from workers.encoders.gptq import ModuleEncoder
-from workers.encoders.groups import stored
-from workers.encoders.quadratic import Term, damped_term, objective
+from workers.encoders.quadratic import Term, damped_term
 from workers.fisher import KroneckerTerm, ModuleStatistics
 
 FORMATS = tuple(parse_format(f"affine{bits}g{group}") for bits in (2, 3, 5) for group in (32, 64))
@@ -32,13 +32,49 @@ def both(
     weight: np.ndarray, terms: tuple[Term, ...], dtype: Dtype
 ) -> tuple[list[Coded], list[Coded]]:
     """Return the weight as coded by the feedback pass, and as the descent leaves it."""
-    feedback = row_feedback(terms[0].rows) if terms[0].is_coupled else None
-    first = compensate(weight, inverse_factor(terms[0].columns), FORMATS, dtype, feedback)
-    return first, descend(weight, first, FORMATS, dtype, terms)
+    feedback = Feedback.against(terms[0].columns, terms[0].rows)
+    first, last = (
+        code_weight(weight, FORMATS, dtype, feedback, terms, sweeps=sweeps) for sweeps in (0, None)
+    )
+    return first, last
 
 
-def errors(weight: np.ndarray, coded: list[Coded]) -> np.ndarray:
-    return np.stack([(part.values - weight).T for part in coded])
+def objectives(weight: np.ndarray, coded: list[Coded], terms: tuple[Term, ...]) -> np.ndarray:
+    return np.array([objective(terms, part.values - weight) for part in coded])
+
+
+def test_codes_of_the_feedback_pass_are_those_of_the_reference() -> None:
+    rng = np.random.default_rng(4)
+    weight = stored(rng.normal(size=(21, 256)).astype(np.float32), Dtype.BF16)
+    feedback = Feedback.against(moment(rng, 256), np.ones(21, np.float32))
+    term = damped_term(np.eye(256), np.ones(21))
+    coded = code_weight(weight, FORMATS, Dtype.BF16, feedback, (term,), sweeps=0)
+    for part, format_ in zip(coded, FORMATS, strict=True):
+        most = 2**format_.bits - 1
+        expected = fed_back(weight, feedback, part.scales, part.biases, most)
+        # A tie that float32 rounds the other way moves what comes after it in its row.
+        assert (part.codes == expected).mean() > 0.97
+
+
+@pytest.mark.parametrize("out", [24, 72])
+@pytest.mark.parametrize("is_coupled", [False, True])
+def test_no_single_code_could_be_better_after_many_sweeps(out: int, is_coupled: bool) -> None:  # noqa: FBT001 - a parameter
+    rng = np.random.default_rng(11)
+    weight = stored(rng.normal(size=(out, 64)).astype(np.float32), Dtype.BF16)
+    terms = (damped_term(moment(rng, 64), moment(rng, out) if is_coupled else np.ones(out)),)
+    feedback = Feedback.against(terms[0].columns, terms[0].rows)
+    (part,) = code_weight(weight, FORMATS[2:3], Dtype.BF16, feedback, terms, sweeps=60)
+    error, scale = part.values - weight, np.repeat(part.scales, 32, 1)
+    rows = terms[0].rows if is_coupled else np.eye(out)
+    gradient = rows @ error @ terms[0].columns
+    bend = np.outer(np.diagonal(rows), np.diagonal(terms[0].columns))
+    gain = np.zeros_like(error)
+    for step in (-1, 1):
+        moved = part.codes.astype(int) + step
+        can = (moved >= 0) & (moved <= 7)
+        change = step * scale
+        gain = np.minimum(gain, np.where(can, change * gradient + 0.5 * change**2 * bend, 0))
+    assert -gain.sum() < 0.1 * objective(terms, error)
 
 
 @settings(max_examples=25, deadline=None)
@@ -60,8 +96,7 @@ def test_objective_never_rises_and_grids_are_stored(
         "two uses": (damped_term(columns, diagonal), damped_term(moment(rng, 64), 1 - diagonal)),
     }.get(kind, (damped_term(columns, moment(rng, out, rank)),))
     first, last = both(weight, terms, dtype)
-    before = objective(terms, errors(weight, first))
-    after = objective(terms, errors(weight, last))
+    before, after = objectives(weight, first, terms), objectives(weight, last, terms)
     assert (after <= before * (1 + 1e-5)).all()
     for part, format_ in zip(last, FORMATS, strict=True):
         assert part.codes.max() < 2**format_.bits
@@ -78,8 +113,8 @@ def test_descent_lowers_the_objective_clearly(is_coupled: bool) -> None:  # noqa
     rows = moment(rng, 96) if is_coupled else np.ones(96, np.float32)
     terms = (damped_term(moment(rng, 64), rows),)
     first, last = both(weight, terms, Dtype.BF16)
-    before = objective(terms, errors(weight, first))
-    assert (objective(terms, errors(weight, last)) < 0.98 * before).all()
+    before = objectives(weight, first, terms)
+    assert (objectives(weight, last, terms) < 0.95 * before).all()
 
 
 def test_zeros_and_constants_stay_exact() -> None:

@@ -9,14 +9,16 @@ from hypothesis import strategies as st
 
 from app.core.dtypes import Dtype
 from app.core.errors import InvalidRequestError
-from app.core.formats import AFFINE_FORMATS, FLOAT_FORMATS, KEEP, Format, parse_format
+from app.core.formats import AFFINE_FORMATS, FLOAT_FORMATS, KEEP, Format, Mode, parse_format
 from app.core.inventory import Module, ModuleKind
 from app.core.measurement import Encoder
+from tests.workers.encoders.objective import stored
 from workers.curves import as_float32, decode, is_compensated, kl_curve
 from workers.encoders import encode
-from workers.encoders.compensated import inverse_factor
+from workers.encoders.compensated import Feedback, inverse_factor
+from workers.encoders.descent import code_weight
 from workers.encoders.gptq import ModuleEncoder, encode_gptq
-from workers.encoders.groups import fit_groups, stored
+from workers.encoders.quadratic import Term
 from workers.fisher import KroneckerTerm, ModuleStatistics
 
 RNG = np.random.default_rng(0)
@@ -146,15 +148,17 @@ def test_float_formats_are_refused() -> None:
 @given(st.integers(0, 2**31), st.sampled_from([2, 3, 4, 5, 6, 8]), st.floats(-30, 10))
 def test_groups_are_never_worse_than_their_range(seed: int, bits: int, log_scale: float) -> None:
     rng = np.random.default_rng(seed)
-    values = (rng.normal(size=(32, 5)) * 2.0**log_scale).astype(np.float32)
-    values[:, 0] = values[0, 0]
-    scale, bias = fit_groups(values, bits, Dtype.BF16, np.ones(32, np.float32))
-    assert np.isfinite(scale).all()
-    assert (scale != 0).all()
-    codes = np.clip(np.rint((values - bias) / scale), 0, 2**bits - 1)
-    low, high = values.min(0), values.max(0)
-    start = stored(np.maximum((high - low) / np.float32(2**bits - 1), 1e-7), Dtype.BF16)
-    anchor = stored(low, Dtype.BF16)
+    values = (rng.normal(size=(5, 32)) * 2.0**log_scale).astype(np.float32)
+    values[0] = values[0, 0]
+    alone = Feedback(np.zeros((32, 32)), np.ones(32), None)
+    term = Term(np.eye(32, dtype=np.float32), np.ones(5, np.float32))
+    format_ = Format(Mode.AFFINE, bits, 32)
+    (ours,) = code_weight(values, (format_,), Dtype.BF16, alone, (term,), sweeps=0)
+    assert np.isfinite(ours.scales).all()
+    assert (ours.scales != 0).all()
+    low, high = values.min(1), values.max(1)
+    start = stored(np.maximum((high - low) / np.float32(2**bits - 1), 1e-7), Dtype.BF16)[:, None]
+    anchor = stored(low, Dtype.BF16)[:, None]
     peer = np.clip(np.rint((values - anchor) / start), 0, 2**bits - 1) * start + anchor - values
-    ours = codes * scale + bias - values
-    assert (np.square(ours).sum(0) <= (1 + 1e-4) * np.square(peer).sum(0) + 1e-20).all()
+    squared = np.square(ours.values - values).sum(1)
+    assert (squared <= (1 + 1e-4) * np.square(peer).sum(1) + 1e-20).all()

@@ -40,6 +40,14 @@ static float signs[WIDTH], probes[WIDTH * 16], scratch[WIDTH * 8], image[WIDTH *
 constexpr i64 SOME = 1 << 13;
 static double energies[COUNT / CHUNK], stored[SOME / CHUNK][FORMATS], careful[SOME / CHUNK][FORMATS];
 
+
+// A weight of 64 rows that an encoder with error feedback codes.
+constexpr i64 INPUTS = 256, OUTPUTS = 64;
+static float columns[INPUTS * INPUTS], rows[OUTPUTS * OUTPUTS], diagonal[OUTPUTS], pull[INPUTS * INPUTS];
+static float importance[INPUTS], links[OUTPUTS * OUTPUTS], turned[INPUTS * OUTPUTS], left[INPUTS * OUTPUTS];
+static float grids[2][INPUTS / 32 * OUTPUTS], panels[4 * INPUTS * PANEL];
+static u8 chosen[INPUTS * OUTPUTS];
+
 static void put(const void *data, long size) {
   const char *from = (const char *)data;
   while (size > 0) {
@@ -88,6 +96,40 @@ static void run(int storage, i64 count) {
   put(probes_noise, sizeof probes_noise);
 }
 
+// Factors that fall off with the distance from the diagonal.
+static void make_factors() {
+  for (int i = 0; i < INPUTS; ++i) {
+    importance[i] = 1.0f + i % 3;
+    for (int j = 0; j < INPUTS; ++j) {
+      columns[i * INPUTS + j] = 1.0f / (1 + (i < j ? j - i : i - j));
+      pull[i * INPUTS + j] = j < i ? -0.25f / (i - j) : 0.0f;
+    }
+  }
+  for (int i = 0; i < OUTPUTS; ++i) {
+    diagonal[i] = 1.0f;
+    for (int j = 0; j < OUTPUTS; ++j) {
+      rows[i * OUTPUTS + j] = i == j ? 1.0f : 0.125f / (i < j ? j - i : i - j);
+      links[i * OUTPUTS + j] = i / PANEL < j / PANEL ? -0.0625f / (j - i) : 0.0f;
+    }
+  }
+  for (int i = 0; i < INPUTS; ++i)
+    for (int j = 0; j < OUTPUTS; ++j) {
+      u32 bits = (u32)weights[j * INPUTS + i] << 16;
+      __builtin_memcpy(&turned[i * OUTPUTS + j], &bits, sizeof bits);
+    }
+}
+
+static void run_coding(int storage, int bits, int group, bool coupled) {
+  bitbudget_feed_back(turned, INPUTS, OUTPUTS, bits, group, storage, pull, importance, coupled ? links : nullptr, left,
+                      chosen, grids[0], grids[1], panels);
+  put(chosen, sizeof chosen);
+  put(left, sizeof left);
+  const float *factors[3] = {columns, coupled ? rows : nullptr, diagonal};
+  bitbudget_descend(INPUTS, OUTPUTS, bits, group, storage, 1, factors, 2, left, chosen, grids[0], grids[1], panels);
+  put(chosen, sizeof chosen);
+  put(grids, sizeof grids);
+}
+
 extern "C" void run_all() {
   char *to = (char *)weights;
   long left = sizeof weights;
@@ -102,5 +144,9 @@ extern "C" void run_all() {
   run(STORAGE_BF16, COUNT);
   run(STORAGE_F16, COUNT);
   run(STORAGE_F32, COUNT / 2);
+  make_factors();
+  for (int storage = STORAGE_BF16; storage <= STORAGE_F32; ++storage)
+    for (int coupled = 0; coupled < 2; ++coupled)
+      for (int group = 32; group <= 128; group *= 2) run_coding(storage, group == 32 ? 2 : 4, group, coupled);
   call(EXIT, 0, 0, 0);
 }
