@@ -14,6 +14,7 @@ from app.core.measurement import Encoder
 from workers.encoders.coded import Coded
 from workers.encoders.compensated import Feedback
 from workers.encoders.descent import code_weight
+from workers.encoders.order import Order
 from workers.encoders.packing import pack
 from workers.encoders.quadratic import Term, damped_term
 from workers.fisher.statistics import ModuleStatistics
@@ -74,9 +75,11 @@ class Target:
         self, weight: np.ndarray, formats: Sequence[Format], dtype: Dtype
     ) -> dict[Format, Coded]:
         """Return the float32 `weight` (out, in) coded in every affine format."""
-        feedback = Feedback.against(self.moment, self.rows)
-        coded = code_weight(weight, formats, dtype, feedback, self.terms)
-        return dict(zip(formats, coded, strict=True))
+        order = Order.by_cost(self.moment, self.rows)
+        feedback = Feedback.against(order.across(self.moment), order.down(self.rows))
+        terms = [order.term(term) for term in self.terms]
+        coded = code_weight(order.weight(weight), formats, dtype, feedback, terms)
+        return {f: order.undone(part, f) for f, part in zip(formats, coded, strict=True)}
 
 
 class ModuleEncoder:
