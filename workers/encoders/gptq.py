@@ -99,11 +99,12 @@ class ModuleEncoder:
         self, weight: np.ndarray, dtype: Dtype, formats: Sequence[Format], index: tuple[int, ...]
     ) -> dict[Format, Coded]:
         """Return one expert's float32 weight coded in every format."""
-        return self._target(index, len(weight)).code(np.asarray(weight, np.float32), formats, dtype)
+        return self.target(index, len(weight)).code(np.asarray(weight, np.float32), formats, dtype)
 
-    def _target(self, index: tuple[int, ...], out: int) -> Target:
-        """Return the target. `gptq` sees no B; the two uses of an embedding have their own terms.
+    def target(self, index: tuple[int, ...], out: int) -> Target:
+        """Return what one expert is judged by.
 
+        `gptq` sees no B; the two uses of an embedding have their own terms.
         A diagonal B of a single use changes nothing, as it weighs rows that do not meet.
         """
         moment = self.moment[index]
