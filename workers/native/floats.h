@@ -15,9 +15,9 @@ INLINE Vec with_sign_of(Vec size, Vec x) { return (Vec)((Word)size | ((Word)x & 
 // The nearest value to `x`, which is not negative, with `MANTISSA` bits after the leading one, subnormal
 // below `normal`, at most `largest`; ties to even. Adding 1.5 * 2^(23 - MANTISSA) times the power of two
 // at or below x leaves that many bits.
-template <int MANTISSA> INLINE Vec nearest_float(Vec x, float normal, float largest) {
-  Vec bounded = minimum(x, all(largest));
-  Vec power = (Vec)(greater_bits(bounded, all(normal)) & 0x7F800000);
+template <int MANTISSA> INLINE Vec nearest_float(Vec x, Vec normal, Vec largest) {
+  Vec bounded = (Vec)lesser_bits(x, largest);
+  Vec power = (Vec)(greater_bits(bounded, normal) & 0x7F800000);
   Vec shift = power * all(1.5f * (float)(1 << (23 - MANTISSA)));
   return (bounded + shift) - shift;
 }
@@ -27,7 +27,8 @@ template <int MANTISSA> INLINE Vec nearest_float(Vec x, float normal, float larg
 struct E2M1 {
   static constexpr float LARGEST = LARGEST_E2M1;
   static constexpr int BITS_PER_CODE = 4;
-  INLINE Vec value(Vec x) { return nearest_float<1>(x, 1.0f, LARGEST); }
+  INLINE Vec value(Vec x, Vec unit) { return nearest_float<1>(x, unit, unit * all(LARGEST)); }
+  INLINE Vec value(Vec x) { return value(x, all(1.0f)); }
   INLINE Int code(Vec value) {
     Vec a = magnitude(value);
     Vec number = a <= all(2.0f) ? a + a : a <= all(4.0f) ? a + all(2.0f) : all(7.0f);
@@ -39,7 +40,8 @@ struct E2M1 {
 struct E4M3 {
   static constexpr float LARGEST = LARGEST_E4M3;
   static constexpr int BITS_PER_CODE = 8;
-  INLINE Vec value(Vec x) { return nearest_float<3>(x, 0x1p-6f, LARGEST); }
+  INLINE Vec value(Vec x, Vec unit) { return nearest_float<3>(x, unit * all(0x1p-6f), unit * all(LARGEST)); }
+  INLINE Vec value(Vec x) { return value(x, all(1.0f)); }
   INLINE Int code(Vec value) {
     Vec a = magnitude(value);
     Int normal = (Int)((Word)a >> 20) - (120 << 3);
@@ -50,6 +52,7 @@ struct E4M3 {
 
 // Scales: `nearest` is MLX's choice for a group; `other` a neighbour that may fit better.
 struct E8M0 {
+  static constexpr bool IS_POWER = true;
   static constexpr int NEIGHBOURS = 1;
   INLINE Vec nearest(Vec x) {
     Word exponent = ((Word)x + 0x7FFFFFu) >> 23;
@@ -63,6 +66,7 @@ struct E8M0 {
 };
 
 struct ScaleE4M3 {
+  static constexpr bool IS_POWER = false;
   static constexpr int NEIGHBOURS = 2;
   INLINE Vec nearest(Vec x) { return E4M3::value(x); }
   INLINE Vec other(Vec scale, int which) {
@@ -136,21 +140,50 @@ INLINE void choose_scales(Rows<Format> &r, const typename Type::Element *from, i
   }
 }
 
-// Squared error of sixteen groups that stand side by side, each with the best of some scales.
-template <class Format, int CANDIDATES> INLINE Vec best_errors(const Vec *columns) {
-  Vec largest = {}, best = {};
-  for (int i = 0; i < Format::SIZE; ++i) largest = maximum(largest, magnitude(columns[i]));
-  const Vec first = Format::Scale::nearest(largest / all(Format::Element::LARGEST));
-  for (int c = 0; c < CANDIDATES; ++c) {
-    Vec scale = c ? Format::Scale::other(first, c - 1) : first, inverse = inverse_scale(scale), total = {};
-    for (int i = 0; i < Format::SIZE; ++i) {
-      Vec x = magnitude(columns[i]), element = Format::Element::value(x * inverse);
-      Vec error = fma(-element, scale, x);
-      total = fma(error, error, total);
+// Squared errors of sixteen groups that stand side by side in columns, with some scales.
+template <class Format, int CANDIDATES> struct FloatErrors {
+  using Element = typename Format::Element;
+  Vec scale[CANDIDATES], inverse[CANDIDATES], total[CANDIDATES];
+
+  INLINE void start(FloatErrors &f, const Vec *columns) {
+    Vec largest = {};
+    for (int i = 0; i < Format::SIZE; ++i) largest = maximum(largest, magnitude(columns[i]));
+    const Vec first = Format::Scale::nearest(largest / all(Format::Element::LARGEST));
+    for (int c = 0; c < CANDIDATES; ++c) {
+      f.scale[c] = c ? Format::Scale::other(first, c - 1) : first;
+      f.inverse[c] = inverse_scale(f.scale[c]);
+      f.total[c] = Vec{};
     }
-    best = c ? minimum(best, total) : total;
   }
-  return best;
+  // A scale that is a power of two moves the grid instead of the weight, which gives the same bits: what
+  // underflows then has a square of zero.
+  INLINE Vec error(const FloatErrors &f, int c, Vec x) {
+    if constexpr (Format::Scale::IS_POWER)
+      return x - Element::value(x, f.scale[c]);
+    else
+      return fma(-Element::value(x * f.inverse[c], all(1.0f)), f.scale[c], x);
+  }
+  INLINE void add(FloatErrors &f, Vec weight) {
+    Vec x = magnitude(weight);
+    for (int c = 0; c < CANDIDATES; ++c) {
+      Vec e = error(f, c, x);
+      f.total[c] = fma(e, e, f.total[c]);
+    }
+  }
+  INLINE Vec best(const FloatErrors &f) {
+    Vec least = f.total[0];
+    for (int c = 1; c < CANDIDATES; ++c) least = minimum(least, f.total[c]);
+    return least;
+  }
+};
+
+// Add to `total` the squared errors of `SETS` times sixteen groups, each with the best of some scales.
+template <class Format, int CANDIDATES, int SETS> INLINE void add_best_errors(const Vec *columns, Vec &total) {
+  FloatErrors<Format, CANDIDATES> sets[SETS];
+  for (int s = 0; s < SETS; ++s) sets[s].start(sets[s], columns + s * Format::SIZE);
+  for (int i = 0; i < Format::SIZE; ++i)
+    for (int s = 0; s < SETS; ++s) sets[s].add(sets[s], columns[s * Format::SIZE + i]);
+  for (int s = 0; s < SETS; ++s) total += sets[s].best(sets[s]);
 }
 
 template <class Type, class Format>

@@ -43,8 +43,11 @@ INLINE void read_tile(const typename Type::Element *from, i64 stride, int groups
   constexpr int PER_WORD = 4 / sizeof(*from);
   for (int first = 0; first < TILE; first += LANES * PER_WORD) {
     Word rows[LANES], words[LANES];
-    for (int lane = 0; lane < LANES; ++lane)
-      rows[lane] = lane < groups ? load_as<Word>(from + lane * stride + first) : Word{};
+    if (groups >= LANES)
+      for (int lane = 0; lane < LANES; ++lane) rows[lane] = load_as<Word>(from + lane * stride + first);
+    else
+      for (int lane = 0; lane < LANES; ++lane)
+        rows[lane] = lane < groups ? load_as<Word>(from + lane * stride + first) : Word{};
     transpose(rows, words);
     for (int i = 0; i < LANES; ++i)
       for (int part = 0; part < PER_WORD; ++part)
