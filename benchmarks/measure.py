@@ -97,7 +97,7 @@ def peers(weight: Array) -> Iterator[Row]:
 
     def numpy_loop() -> None:
         for format_ in AFFINE_FORMATS:
-            affine_error(few, Dtype.BF16, format_, Encoder.MINMAX)
+            affine_error(few, Dtype.BF16, format_)
 
     yield timed("NumPy loop, 18 affine formats", few.nbytes, numpy_loop, 1)
     if importlib.util.find_spec("mlx") is not None:

@@ -48,7 +48,7 @@ def _against_reference(weight: Array) -> dict[str, float]:
     found = {}
     t2 = measure_weight([weight], Dtype.BF16, AFFINE_FORMATS, Encoder.MINMAX).t2
     for format_ in AFFINE_FORMATS:
-        exact = affine_error(weight, Dtype.BF16, format_, Encoder.MINMAX) / energy
+        exact = affine_error(weight, Dtype.BF16, format_) / energy
         found[format_] = abs(t2[format_] / exact - 1)
     few = max(off for format_, off in found.items() if format_.bits <= 5)  # noqa: PLR2004, bits
     return {"reference": max(found.values()), "reference up to 5 bits": few}

@@ -40,15 +40,15 @@ INLINE void read_columns(Columns &c, const typename Type::Element *from, int gro
 }
 
 // A choice of parameters for each lane: `code_*` are the ones that codes are taken against, `scale` and
-// `bias` the stored ones. `plain_error` is that of the stored minmax parameters.
+// `bias` the stored ones.
 struct Choice {
-  Vec code_scale, code_bias, scale, bias, error, plain_error;
+  Vec code_scale, code_bias, scale, bias, error;
 };
 
 struct MinMax {
   template <class Type> INLINE Choice choose(const Columns &c, int, float steps) {
     Affine p = minmax_parameters(c.low, c.high, steps);
-    return {p.scale, p.bias, Type::round(p.scale), Type::round(p.bias), Vec{}, Vec{}};
+    return {p.scale, p.bias, Type::round(p.scale), Type::round(p.bias), Vec{}};
   }
 };
 
@@ -57,47 +57,70 @@ INLINE Part quick_code(Part x, Part reciprocal, Part bias, Part top) {
   return (Part)greater_bits((Part)lesser_bits(fma(x - bias, reciprocal, rounding), top), rounding) - rounding;
 }
 
-INLINE Vec squared_error(const Columns &c, int size, float steps, Vec scales, Vec biases) {
-  const Vec reciprocals = all(1.0f) / scales;
+#if defined(__AVX2__) && !defined(__AVX512F__)
+constexpr int IN_FLIGHT = 1; // choices of parameters that are summed together, as sums wait for themselves
+#else
+constexpr int IN_FLIGHT = 2;
+#endif
+
+// The squared errors of `SETS` choices of parameters.
+template <int SETS>
+INLINE void squared_errors(const Columns &c, int size, float steps, const Vec *scales, const Vec *biases, Vec *errors) {
+  constexpr int TOGETHER = SETS < IN_FLIGHT ? SETS : IN_FLIGHT;
   const Part top = constant<Part>(ROUNDING) + constant<Part>(steps);
-  Part sums[PARTS];
-  for (int part = 0; part < PARTS; ++part) {
-    const Part reciprocal = part_of(reciprocals, part), scale = part_of(scales, part), bias = part_of(biases, part);
-    Part total[2] = {};
-    for (int i = 0; i < size; i += 2)
-      for (int j = 0; j < 2; ++j) {
-        Part x = part_of(c.x[i + j], part), code = quick_code(x, reciprocal, bias, top);
-        Part error = fma(-code, scale, x - bias);
-        total[j] = fma(error, error, total[j]);
+  Vec reciprocals[SETS];
+  for (int s = 0; s < SETS; ++s) reciprocals[s] = all(1.0f) / scales[s];
+  for (int first = 0; first < SETS; first += TOGETHER)
+    for (int part = 0; part < PARTS; ++part) {
+      Part reciprocal[TOGETHER], scale[TOGETHER], bias[TOGETHER], total[TOGETHER][2] = {};
+      for (int s = 0; s < TOGETHER; ++s) {
+        reciprocal[s] = part_of(reciprocals[first + s], part);
+        scale[s] = part_of(scales[first + s], part);
+        bias[s] = part_of(biases[first + s], part);
       }
-    sums[part] = total[0] + total[1];
-  }
-  return load_as<Vec>(sums);
+      for (int i = 0; i < size; i += 2)
+        for (int j = 0; j < 2; ++j)
+          for (int s = 0; s < TOGETHER; ++s) {
+            Part x = part_of(c.x[i + j], part), code = quick_code(x, reciprocal[s], bias[s], top);
+            Part error = fma(-code, scale[s], x - bias[s]);
+            total[s][j] = fma(error, error, total[s][j]);
+          }
+      for (int s = 0; s < TOGETHER; ++s) put_part(errors[first + s], part, total[s][0] + total[s][1]);
+    }
 }
 
 struct CodeSums {
   Vec codes, squares, products;
 };
 
-INLINE CodeSums sum_codes(const Columns &c, int size, float steps, Vec scales, Vec biases) {
-  const Vec reciprocals = all(1.0f) / scales;
+template <int SETS>
+INLINE void sum_codes(const Columns &c, int size, float steps, const Vec *scales, const Vec *biases, CodeSums *sums) {
+  constexpr int TOGETHER = SETS < IN_FLIGHT ? SETS : IN_FLIGHT;
   const Part top = constant<Part>(ROUNDING) + constant<Part>(steps);
-  Part codes[PARTS], squares[PARTS], products[PARTS];
-  for (int part = 0; part < PARTS; ++part) {
-    const Part reciprocal = part_of(reciprocals, part), bias = part_of(biases, part);
-    Part sum[2] = {}, square[2] = {}, product[2] = {};
-    for (int i = 0; i < size; i += 2)
-      for (int j = 0; j < 2; ++j) {
-        Part x = part_of(c.x[i + j], part), code = quick_code(x, reciprocal, bias, top);
-        sum[j] += code;
-        square[j] = fma(code, code, square[j]);
-        product[j] = fma(code, x, product[j]);
+  Vec reciprocals[SETS];
+  for (int s = 0; s < SETS; ++s) reciprocals[s] = all(1.0f) / scales[s];
+  for (int first = 0; first < SETS; first += TOGETHER)
+    for (int part = 0; part < PARTS; ++part) {
+      Part reciprocal[TOGETHER], bias[TOGETHER];
+      Part codes[TOGETHER][2] = {}, squares[TOGETHER][2] = {}, products[TOGETHER][2] = {};
+      for (int s = 0; s < TOGETHER; ++s) {
+        reciprocal[s] = part_of(reciprocals[first + s], part);
+        bias[s] = part_of(biases[first + s], part);
       }
-    codes[part] = sum[0] + sum[1];
-    squares[part] = square[0] + square[1];
-    products[part] = product[0] + product[1];
-  }
-  return {load_as<Vec>(codes), load_as<Vec>(squares), load_as<Vec>(products)};
+      for (int i = 0; i < size; i += 2)
+        for (int j = 0; j < 2; ++j)
+          for (int s = 0; s < TOGETHER; ++s) {
+            Part x = part_of(c.x[i + j], part), code = quick_code(x, reciprocal[s], bias[s], top);
+            codes[s][j] += code;
+            squares[s][j] = fma(code, code, squares[s][j]);
+            products[s][j] = fma(code, x, products[s][j]);
+          }
+      for (int s = 0; s < TOGETHER; ++s) {
+        put_part(sums[first + s].codes, part, codes[s][0] + codes[s][1]);
+        put_part(sums[first + s].squares, part, squares[s][0] + squares[s][1]);
+        put_part(sums[first + s].products, part, products[s][0] + products[s][1]);
+      }
+    }
 }
 
 // Codes against stored parameters, found by alternating least squares: codes for given (scale, bias),
@@ -105,56 +128,69 @@ INLINE CodeSums sum_codes(const Columns &c, int size, float steps, Vec scales, V
 // the bias and of the scale that suits it are tried, and the minmax parameters as well.
 struct Careful {
   static constexpr int ROUNDS = 4;
-  static constexpr float STARTS[2] = {1.0f, 0.9f}; // parts of the range
+  static constexpr int BEGINNINGS = 2;
+  static constexpr float STARTS[BEGINNINGS] = {1.0f, 0.9f}; // parts of the range
   static constexpr float LEAST = 1e-12f;
 
-  INLINE void consider(Choice &best, const Columns &c, int size, float steps, Vec scale, Vec bias) {
-    Vec error = squared_error(c, size, steps, scale, bias);
+  INLINE void consider(Choice &best, Vec error, Vec scale, Vec bias) {
     Int better = error < best.error;
     best.error = better ? error : best.error;
     best.scale = better ? scale : best.scale;
     best.bias = better ? bias : best.bias;
   }
 
-  INLINE Affine alternate(const Columns &c, int size, float steps, Affine p) {
+  INLINE void alternate(const Columns &c, int size, float steps, Vec *scales, Vec *biases) {
     Vec length = all((float)size);
     for (int round = 0; round < ROUNDS; ++round) {
-      CodeSums q = sum_codes(c, size, steps, p.scale, p.bias);
-      Vec determinant = fma(-q.codes, q.codes, length * q.squares);
-      Vec scale = fma(-q.codes, c.sum, length * q.products) / determinant;
-      Vec bias = fma(-scale, q.codes, c.sum) / length;
-      Int usable = (determinant > all(1e-6f)) & (magnitude(scale) > all(LEAST));
-      p.scale = usable ? scale : p.scale;
-      p.bias = usable ? bias : p.bias;
+      CodeSums sums[BEGINNINGS];
+      sum_codes<BEGINNINGS>(c, size, steps, scales, biases, sums);
+      for (int s = 0; s < BEGINNINGS; ++s) {
+        const CodeSums &q = sums[s];
+        Vec determinant = fma(-q.codes, q.codes, length * q.squares);
+        Vec scale = fma(-q.codes, c.sum, length * q.products) / determinant;
+        Vec bias = fma(-scale, q.codes, c.sum) / length;
+        Int usable = (determinant > all(1e-6f)) & (magnitude(scale) > all(LEAST));
+        scales[s] = usable ? scale : scales[s];
+        biases[s] = usable ? bias : biases[s];
+      }
     }
-    return p;
   }
 
+  // Every rounding of the bias with every rounding of the scale that suits it.
   template <class Type>
-  INLINE void store_best(Choice &best, const Columns &c, int size, float steps, Affine p) {
-    Vec nearest = Type::round(p.bias);
-    Vec biases[2] = {nearest, Type::towards(nearest, p.bias)};
-    constexpr int ROUNDINGS = sizeof(typename Type::Element) == 4 ? 1 : 2;
-    for (int i = 0; i < ROUNDINGS; ++i) {
-      CodeSums q = sum_codes(c, size, steps, p.scale, biases[i]);
-      Vec scale = fma(-biases[i], q.codes, q.products) / q.squares;
-      scale = magnitude(scale) > all(LEAST) ? scale : p.scale;
-      Vec rounded = Type::round(scale);
-      consider(best, c, size, steps, rounded, biases[i]);
-      if (ROUNDINGS == 2) consider(best, c, size, steps, Type::towards(rounded, scale), biases[i]);
+  INLINE void store_best(Choice &best, const Columns &c, int size, float steps, Vec scale, Vec bias) {
+    constexpr int WAYS = sizeof(typename Type::Element) == 4 ? 1 : 2;
+    Vec exact[WAYS], rounded_bias[WAYS], scales[WAYS * WAYS], biases[WAYS * WAYS], errors[WAYS * WAYS];
+    CodeSums sums[WAYS];
+    for (int i = 0; i < WAYS; ++i) {
+      exact[i] = scale;
+      rounded_bias[i] = i ? Type::towards(rounded_bias[0], bias) : Type::round(bias);
     }
+    sum_codes<WAYS>(c, size, steps, exact, rounded_bias, sums);
+    for (int i = 0; i < WAYS; ++i) {
+      Vec fitting = fma(-rounded_bias[i], sums[i].codes, sums[i].products) / sums[i].squares;
+      fitting = magnitude(fitting) > all(LEAST) ? fitting : scale;
+      Vec rounded = Type::round(fitting);
+      for (int j = 0; j < WAYS; ++j) {
+        scales[i * WAYS + j] = j ? Type::towards(rounded, fitting) : rounded;
+        biases[i * WAYS + j] = rounded_bias[i];
+      }
+    }
+    squared_errors<WAYS * WAYS>(c, size, steps, scales, biases, errors);
+    for (int i = 0; i < WAYS * WAYS; ++i) consider(best, errors[i], scales[i], biases[i]);
   }
 
   template <class Type> INLINE Choice choose(const Columns &c, int size, float steps) {
     Affine plain = minmax_parameters(c.low, c.high, steps);
-    Choice best = {{}, {}, Type::round(plain.scale), Type::round(plain.bias), {}, {}};
-    best.error = best.plain_error = squared_error(c, size, steps, best.scale, best.bias);
-    Vec range = maximum(c.high - c.low, all(SMALLEST_SCALE));
-    for (float part : STARTS) {
-      Vec margin = range * all((1.0f - part) * 0.5f);
-      Affine start = {range * all(part) / all(steps), c.low + margin};
-      store_best<Type>(best, c, size, steps, alternate(c, size, steps, start));
+    Choice best = {{}, {}, Type::round(plain.scale), Type::round(plain.bias), {}};
+    squared_errors<1>(c, size, steps, &best.scale, &best.bias, &best.error);
+    Vec range = maximum(c.high - c.low, all(SMALLEST_SCALE)), scales[BEGINNINGS], biases[BEGINNINGS];
+    for (int s = 0; s < BEGINNINGS; ++s) {
+      scales[s] = range * all(STARTS[s]) / all(steps);
+      biases[s] = c.low + range * all((1.0f - STARTS[s]) * 0.5f);
     }
+    alternate(c, size, steps, scales, biases);
+    for (int s = 0; s < BEGINNINGS; ++s) store_best<Type>(best, c, size, steps, scales[s], biases[s]);
     best.code_scale = best.scale;
     best.code_bias = best.bias;
     return best;

@@ -9,30 +9,34 @@
 #include "sweep.h"
 
 // Add the errors and power sums of `count` weights (a multiple of 32) to `out`. Bit i of `sizes` asks
-// for groups of 32 << i, bit i of `modes` for float mode i. `careful` takes codes against the stored
-// parameters and float scales among their neighbours. `energies` takes the sum of squares of every CHUNK.
+// for the errors of minmax in groups of 32 << i, bit i of `modes` for float mode i. `careful` takes float
+// scales among their neighbours. `known`, unless it is null, takes KNOWN rows (see put_known) of as many
+// chunks as fill whole blocks.
 EXPORT void bitbudget_sweep(const void *weights, i64 count, int storage, int sizes, int modes, int careful,
-                            double *energies, SweepResult *out) {
+                            float *known, SweepResult *out) {
   BlockState state;
+  Double totals[KNOWN] = {};
+  const i64 stride = (count + BLOCK - 1) / BLOCK * CHUNKS;
   with_storage(storage, [&](auto type) {
     using Type = decltype(type);
     auto from = (const typename Type::Element *)weights;
     for (i64 at = 0; at < count; at += BLOCK) {
       int length = count - at < BLOCK ? (int)(count - at) : BLOCK;
-      sweep_block<Type>(state, from + at, length, sizes, careful, *out);
-      put_energies(state, length, energies + at / CHUNK);
+      if (begin_block<Type>(state, from + at, length, *out)) {
+        add_affine_errors<Type>(state, length, sizes, out->errors);
+        if (known) put_known(state, stride, known + at / CHUNK, totals);
+      }
       add_float_errors(state, length, modes, careful, *out);
     }
   });
+  for (int i = 0; i < KNOWN; ++i) out->known[i] += sum_lanes(totals[i]);
 }
 
-// Add to every CHUNK of `count` weights (a multiple of 32) its errors by `careful`, and those with codes
-// against the stored minmax parameters.
-EXPORT void bitbudget_careful(const void *weights, i64 count, int storage, int sizes, double (*stored)[FORMATS],
-                              double (*careful)[FORMATS]) {
+// Add to every CHUNK of `count` weights (a multiple of 32) its errors by `careful`.
+EXPORT void bitbudget_careful(const void *weights, i64 count, int storage, int sizes, double (*errors)[FORMATS]) {
   with_storage(storage, [&](auto type) {
     using Type = decltype(type);
-    careful_errors<Type>((const typename Type::Element *)weights, count, sizes, stored, careful);
+    careful_errors<Type>((const typename Type::Element *)weights, count, sizes, errors);
   });
 }
 

@@ -8,6 +8,7 @@
 
 constexpr int BLOCK = 4096;
 constexpr int CHUNK = 128; // what `careful` is sampled by: one of the largest groups
+constexpr int CHUNKS = BLOCK / CHUNK;
 constexpr int SMALLEST_GROUP = 32;
 constexpr int SIZES = 3; // group sizes 32, 64 and 128
 constexpr int FORMATS = WIDTHS * SIZES;
@@ -15,6 +16,8 @@ constexpr int GROUPS = BLOCK / SMALLEST_GROUP;
 constexpr int KURTOSIS_BINS = 512;
 constexpr int KURTOSIS_BINS_PER_OCTAVE = 64;
 constexpr int CACHE_LINE = 64;
+constexpr int FEW_BITS = 3; // widths at which groups lose more than their extremes: the first of BITS
+constexpr int KNOWN = SIZES * (1 + FEW_BITS); // numbers that a chunk is known by
 
 #if defined(__AVX512F__)
 constexpr int AT_ONCE = 6; // formats whose sums live in registers together
@@ -42,6 +45,7 @@ struct SweepResult {
   double floats[MODES];
   PowerSums sums;
   double kurtosis_histogram[KURTOSIS_BINS]; // groups of 128, by log2 of E[w^4] / E[w^2]^2
+  double known[KNOWN];                      // of all chunks, see `put_known`
 };
 
 // Groups of 32 stand in tiles of sixteen, one to a lane. Parameters are those of the present group size,
@@ -158,9 +162,9 @@ template <int SIZE> INLINE void repeat(float *to, Vec v) {
 }
 
 // Whether codes of this width have to be those of a division on ties, which are common because weights
-// have few bits: where the scale is rounded after codes are chosen, two codes of a tie differ in error.
-// At 2 bits that is less than 1e-6 of the error, at 6 less than 1e-3, at 8 it would be more.
-template <bool AGAINST_STORED> constexpr bool has_rest(int bits) { return !AGAINST_STORED && bits != 2 && bits != 6; }
+// have few bits: as the scale is rounded after codes are chosen, two codes of a tie differ in error. At 2
+// bits that is less than 1e-6 of the error, at 6 less than 1e-3, at 8 it would be more.
+constexpr bool has_rest(int bits) { return bits != 2 && bits != 6; }
 
 // What takes the place of divisions in one pass over all widths: reciprocals of the range and the edge.
 struct Inverses {
@@ -179,7 +183,7 @@ INLINE Affine quick_parameters(const Extremes &e, const Inverses &inverse, float
 
 // Fill the parameters of every width for groups of one size. A group so small that the floor of the
 // scale turns it into zeros is one at every width: its bias is then 0 and not its edge.
-template <class Type, int SIZE, bool AGAINST_STORED> static void prepare(BlockState &s) {
+template <class Type, int SIZE> static void prepare(BlockState &s) {
   for (int g = 0; g < GROUPS >> SIZE; g += LANES) {
     const Extremes e = Extremes::of(load(s.low[SIZE] + g), load(s.high[SIZE] + g));
     const Inverses inverse = {all(1.0f) / e.range, all(1.0f) / e.edge};
@@ -187,14 +191,9 @@ template <class Type, int SIZE, bool AGAINST_STORED> static void prepare(BlockSt
     for (int k = 0; k < WIDTHS; ++k) {
       Vec reciprocal;
       Affine p = quick_parameters(e, inverse, levels(BITS[k]), reciprocal);
-      Vec stored = Type::round(p.scale);
-      if constexpr (AGAINST_STORED)
-        reciprocal = all(1.0f) / stored;
-      else
-        reciprocal = fma(fma(-reciprocal, p.scale, all(1.0f)), reciprocal, reciprocal);
-      if (has_rest<AGAINST_STORED>(BITS[k]))
-        repeat<SIZE>(s.rest[k] + at, fma(-reciprocal, p.scale, all(1.0f)) * reciprocal);
-      repeat<SIZE>(s.scale[k] + at, stored);
+      reciprocal = fma(fma(-reciprocal, p.scale, all(1.0f)), reciprocal, reciprocal);
+      if (has_rest(BITS[k])) repeat<SIZE>(s.rest[k] + at, fma(-reciprocal, p.scale, all(1.0f)) * reciprocal);
+      repeat<SIZE>(s.scale[k] + at, Type::round(p.scale));
       repeat<SIZE>(s.reciprocal[k] + at, reciprocal);
       if (k == 0) repeat<SIZE>(s.bias + at, p.bias);
     }
@@ -208,8 +207,7 @@ template <bool HAS_REST> INLINE Part code_of(Part x, Part reciprocal, Part rest,
   return (Part)lesser_bits(code, constant<Part>(steps));
 }
 
-template <int FIRST, bool AGAINST_STORED>
-static void add_errors(const BlockState &s, int size, int count, double *errors) {
+template <int FIRST> static void add_errors(const BlockState &s, int size, int count, double *errors) {
   Part total[AT_ONCE][PARTS] = {};
   for (int tile = 0; tile < tiles_of(count); ++tile)
     for (int part = 0; part < PARTS; ++part) {
@@ -228,8 +226,8 @@ static void add_errors(const BlockState &s, int size, int count, double *errors)
 #pragma clang loop unroll(full)
         for (int k = 0; k < AT_ONCE; ++k) {
           const float steps = levels(BITS[FIRST + k]);
-          Part code = has_rest<AGAINST_STORED>(BITS[FIRST + k]) ? code_of<true>(x, reciprocal[k], rest[k], steps)
-                                                                : code_of<false>(x, reciprocal[k], rest[k], steps);
+          Part code = has_rest(BITS[FIRST + k]) ? code_of<true>(x, reciprocal[k], rest[k], steps)
+                                                : code_of<false>(x, reciprocal[k], rest[k], steps);
           Part error = fma(-code, scale[k], x);
           sum[k] = fma(error, error, sum[k]);
         }
@@ -237,25 +235,18 @@ static void add_errors(const BlockState &s, int size, int count, double *errors)
       for (int k = 0; k < AT_ONCE; ++k) total[k][part] = sum[k];
     }
   for (int k = 0; k < AT_ONCE; ++k) errors[(FIRST + k) * SIZES + size] += sum_lanes(load_as<Vec>(total[k]));
-  if constexpr (FIRST + AT_ONCE < WIDTHS) add_errors<FIRST + AT_ONCE, AGAINST_STORED>(s, size, count, errors);
+  if constexpr (FIRST + AT_ONCE < WIDTHS) add_errors<FIRST + AT_ONCE>(s, size, count, errors);
 }
 
-template <class Type, int SIZE, bool AGAINST_STORED>
-static void add_size(BlockState &s, int count, double *errors) {
-  prepare<Type, SIZE, AGAINST_STORED>(s);
-  add_errors<0, AGAINST_STORED>(s, SIZE, count, errors);
+template <class Type, int SIZE> static void add_size(BlockState &s, int count, double *errors) {
+  prepare<Type, SIZE>(s);
+  add_errors<0>(s, SIZE, count, errors);
 }
 
-template <class Type, bool AGAINST_STORED>
-static void add_sizes(BlockState &s, int count, int sizes, double *errors) {
-  if (sizes & 1) add_size<Type, 0, AGAINST_STORED>(s, count, errors);
-  if (sizes & 2) add_size<Type, 1, AGAINST_STORED>(s, count, errors);
-  if (sizes & 4) add_size<Type, 2, AGAINST_STORED>(s, count, errors);
-}
-
+// Read a block and add its power sums; whether all of it is finite, without which nothing else is worth
+// knowing.
 template <class Type>
-static void sweep_block(BlockState &s, const typename Type::Element *from, int count, int sizes,
-                        bool against_stored, SweepResult &out) {
+static bool begin_block(BlockState &s, const typename Type::Element *from, int count, SweepResult &out) {
   PowerSums block = {};
   read_block<Type>(s, from, count, block);
   double squares = block.squares;
@@ -263,23 +254,57 @@ static void sweep_block(BlockState &s, const typename Type::Element *from, int c
   count_kurtosis(s, count, out.kurtosis_histogram);
   if (!(squares < __builtin_inf())) {
     count_broken(s, count, out.sums);
-    return;
+    return false;
   }
   out.sums.outliers += count_outliers(s, count, squares);
   merge_groups(s);
-  if (against_stored)
-    add_sizes<Type, true>(s, count, sizes, out.errors);
-  else
-    add_sizes<Type, false>(s, count, sizes, out.errors);
+  return true;
 }
 
-// The sum of squares of every chunk of a block that `sweep_block` has just read.
-static void put_energies(const BlockState &s, int count, double *energies) {
-  constexpr int TOGETHER = CHUNK / SMALLEST_GROUP;
-  for (int first = 0; first < count / SMALLEST_GROUP; first += TOGETHER) {
-    double energy = 0;
-    for (int g = first; g < first + TOGETHER && g < count / SMALLEST_GROUP; ++g) energy += (double)s.squares[g];
-    energies[first / TOGETHER] = energy;
+// The block's errors by minmax in the group sizes of the mask.
+template <class Type> static void add_affine_errors(BlockState &s, int count, int sizes, double *errors) {
+  if (sizes & 1) add_size<Type, 0>(s, count, errors);
+  if (sizes & 2) add_size<Type, 1>(s, count, errors);
+  if (sizes & 4) add_size<Type, 2>(s, count, errors);
+}
+
+// What the error of `careful` in a group of `length` goes with: half the square of its range, as that of
+// many bits does, and at few bits the noise of so many steps as far as it stays below the energy of all
+// but the extremes, which is lost at most.
+INLINE void known_of_groups(Vec low, Vec high, Vec squares, int length, Vec *known) {
+  const Vec range = high - low, spread = all(0.5f) * range * range;
+  const Vec inner = maximum(squares - fma(low, low, high * high), all(0.0f));
+  known[0] = spread;
+  for (int k = 0; k < FEW_BITS; ++k) {
+    const float steps = levels(BITS[k]), per_noise = 6.0f * steps * steps / (float)length;
+    known[1 + k] = inner * (spread / maximum(fma(inner, all(per_noise), spread), all(__FLT_MIN__)));
+  }
+}
+
+// Sum neighbours until `count` values have become `wanted`.
+INLINE void sum_neighbours(float *values, int count, int wanted) {
+  for (; count > wanted; count /= 2)
+    for (int at = 0; at < count / 2; at += LANES) store(values + at, join_pairs<Add>(values + 2 * at));
+}
+
+// Put what is known of every chunk of a block that was begun into rows of `stride` chunks, one of the spread
+// and FEW_BITS of noise for each group size, and add it to `totals`.
+static void put_known(const BlockState &s, i64 stride, float *known, Double *totals) {
+  alignas(64) float squares[GROUPS], found[1 + FEW_BITS][GROUPS];
+  __builtin_memcpy(squares, s.squares, sizeof squares);
+  for (int size = 0; size < SIZES; ++size) {
+    const int groups = GROUPS >> size;
+    for (int g = 0; g < groups; g += LANES) {
+      Vec of_groups[1 + FEW_BITS], energy = load(squares + g);
+      known_of_groups(load(s.low[size] + g), load(s.high[size] + g), energy, SMALLEST_GROUP << size, of_groups);
+      for (int i = 0; i <= FEW_BITS; ++i) store(found[i] + g, of_groups[i]);
+    }
+    for (int i = 0; i <= FEW_BITS; ++i, known += stride, ++totals) {
+      sum_neighbours(found[i], groups, CHUNKS);
+      __builtin_memcpy(known, found[i], CHUNKS * sizeof(float));
+      for (int at = 0; at < CHUNKS; at += LANES) *totals += __builtin_convertvector(load(found[i] + at), Double);
+    }
+    sum_neighbours(squares, groups, groups / 2);
   }
 }
 
@@ -306,9 +331,9 @@ static void add_float_errors(const BlockState &s, int count, int modes, bool car
   }
 }
 
+// Add to every CHUNK of `count` weights (a multiple of 32) its errors by `careful`.
 template <class Type>
-static void careful_errors(const typename Type::Element *from, i64 count, int sizes, double (*stored)[FORMATS],
-                           double (*careful)[FORMATS]) {
+static void careful_errors(const typename Type::Element *from, i64 count, int sizes, double (*errors)[FORMATS]) {
   Columns c;
   for (int size = 0; size < SIZES; ++size) {
     if (!(sizes >> size & 1)) continue;
@@ -319,11 +344,8 @@ static void careful_errors(const typename Type::Element *from, i64 count, int si
       read_columns<Type>(c, from + first * length, present, length);
       for (int k = 0; k < WIDTHS; ++k) {
         Choice choice = Careful::choose<Type>(c, length, levels(BITS[k]));
-        for (int lane = 0; lane < present; ++lane) {
-          i64 chunk = (first + lane) * length / CHUNK;
-          stored[chunk][k * SIZES + size] += (double)choice.plain_error[lane];
-          careful[chunk][k * SIZES + size] += (double)choice.error[lane];
-        }
+        for (int lane = 0; lane < present; ++lane)
+          errors[(first + lane) * length / CHUNK][k * SIZES + size] += (double)choice.error[lane];
       }
     }
   }

@@ -18,6 +18,7 @@ using Int = i32 __attribute__((vector_size(LANES * 4)));
 using Word = u32 __attribute__((vector_size(LANES * 4)));
 using Short = u16 __attribute__((vector_size(LANES * 2)));
 using Half = _Float16 __attribute__((vector_size(LANES * 2)));
+using Double = double __attribute__((vector_size(LANES * 8)));
 using Byte = u8 __attribute__((vector_size(LANES)));
 
 // A register: lanes that are worked on together where sixteen at once would not leave enough of them.
@@ -52,11 +53,17 @@ template <class T> INLINE T load_as(const void *from) {
 INLINE Vec load(const float *from) { return load_as<Vec>(from); }
 INLINE Part part_of(const Vec &v, int part) { return load_as<Part>((const float *)&v + part * PART); }
 template <class T> INLINE void store(void *to, T value) { __builtin_memcpy(to, &value, sizeof value); }
+INLINE void put_part(Vec &v, int part, Part value) { store((float *)&v + part * PART, value); }
 
 // Sum of the lanes in float64, in a fixed order.
 INLINE double sum_lanes(Vec v) {
   double total = 0;
   for (int lane = 0; lane < LANES; ++lane) total += (double)v[lane];
+  return total;
+}
+INLINE double sum_lanes(const Double &v) {
+  double total = 0;
+  for (int lane = 0; lane < LANES; ++lane) total += v[lane];
   return total;
 }
 

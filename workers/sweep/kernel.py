@@ -18,12 +18,13 @@ from workers.native.arrays import Array, address, storage_code
 from workers.native.loader import kernels
 from workers.sweep.columns import ColumnSums, sum_columns
 from workers.sweep.plan import SweepPlan
-from workers.sweep.sampling import CHUNK_WEIGHTS, SampleSums, draw_chunks
+from workers.sweep.sampling import CHUNK_WEIGHTS, KNOWN, SampleSums, draw_chunks, spreads_of
 from workers.sweep.spectrum import SpectrumSums, probe_segment
 
 __all__ = ["POWER_SUMS", "SegmentSums", "rotate", "sweep_segment"]
 
 Doubles = npt.NDArray[np.float64]
+Floats = npt.NDArray[np.float32]
 
 POWER_SUMS: Final = (
     "count",
@@ -40,6 +41,7 @@ KURTOSIS_BINS: Final = 512
 _PADDING: Final = 32
 _SIGNS_SEED: Final = 20260102
 _FORMATS: Final = len(AFFINE_FORMATS)
+_BLOCK_WEIGHTS: Final = 4096
 
 
 class _Result(ctypes.Structure):
@@ -48,6 +50,7 @@ class _Result(ctypes.Structure):
         ("floats", ctypes.c_double * len(MODE_CODES)),
         ("sums", ctypes.c_double * len(POWER_SUMS)),
         ("kurtosis", ctypes.c_double * KURTOSIS_BINS),
+        ("known", ctypes.c_double * KNOWN),
     )
 
 
@@ -55,9 +58,9 @@ class _Result(ctypes.Structure):
 class SegmentSums:
     """Sums over some of a weight: squared errors by format, powers of the weights, kurtoses.
 
-    `errors` (18,) belong to codes against the reference parameters of the encoder, `floats` (3,) to
-    FLOAT_FORMATS; formats that the plan does not ask for have 0. `kurtosis` counts groups of 128 by
-    the bin of E[w^4]/E[w^2]^2.
+    `errors` (18,) are those of `minmax`, `floats` (3,) belong to FLOAT_FORMATS; formats that the
+    plan does not ask for have 0. `sample` is what `careful` is estimated from. `kurtosis` counts
+    groups of 128 by the bin of E[w^4]/E[w^2]^2.
     """
 
     errors: Doubles = field(default_factory=lambda: np.zeros(_FORMATS))
@@ -104,23 +107,29 @@ def sweep_segment(segment: Array, plan: SweepPlan, start: int = 0) -> SegmentSum
     missing = -weights.size % _PADDING
     if missing:
         weights = np.concatenate([weights, np.zeros(missing, weights.dtype)])
-    storage = storage_code(plan.dtype)
-    energies = np.empty(-(-weights.size // CHUNK_WEIGHTS))
-    result = _Result()
     careful = plan.encoder is Encoder.CAREFUL
-    masks = (plan.group_sizes_mask, _modes_mask(plan))
-    count = ctypes.c_longlong(weights.size)
+    samples = careful and plan.group_sizes_mask > 0
+    known = _room_for_known(weights.size) if samples else None
+    result = _Result()
     call = kernels().bitbudget_sweep
     call.restype = None
-    pointer = ctypes.byref(result)
-    call(address(weights), count, storage, *masks, int(careful), address(energies), pointer)
+    call(
+        address(weights),
+        ctypes.c_longlong(weights.size),
+        storage_code(plan.dtype),
+        0 if careful else plan.group_sizes_mask,
+        _modes_mask(plan),
+        int(careful),
+        None if known is None else address(known),
+        ctypes.byref(result),
+    )
     powers = np.array(result.sums)
     powers[POWER_SUMS.index("count")] -= missing
     by_code = np.array(result.floats)
     floats = np.array([by_code[MODE_CODES[format_.mode]] for format_ in FLOAT_FORMATS])
     sums = SegmentSums(np.array(result.errors), floats, powers, np.array(result.kurtosis))
-    if careful and plan.group_sizes_mask and np.isfinite(sums.power("squares")):
-        sums.sample = _sample(weights, plan, energies, sums.errors)
+    if known is not None and np.isfinite(sums.power("squares")):
+        sums.sample = _sample(weights, plan, known, np.array(result.known))
     first_row = start // max(plan.width, 1)
     sums.spectrum = probe_segment(weights[: segment.size], plan, first_row)
     sums.columns = sum_columns(weights[: segment.size], plan, first_row)
@@ -149,12 +158,19 @@ def _modes_mask(plan: SweepPlan) -> int:
     return sum(1 << MODE_CODES[format_.mode] for format_ in plan.float_formats)
 
 
-def _sample(weights: Array, plan: SweepPlan, energies: Doubles, errors: Doubles) -> SampleSums:
-    drawn = draw_chunks(energies, plan.draws(weights.size))
+def _room_for_known(weights: int) -> Floats:
+    """Return rows for what is known of each chunk, of as many chunks as fill whole blocks."""
+    return np.empty(
+        (KNOWN, -(-weights // _BLOCK_WEIGHTS) * _BLOCK_WEIGHTS // CHUNK_WEIGHTS), np.float32
+    )
+
+
+def _sample(weights: Array, plan: SweepPlan, known: Floats, whole: Doubles) -> SampleSums:
+    spreads = spreads_of(known[:, : -(-weights.size // CHUNK_WEIGHTS)])
+    drawn = draw_chunks(spreads, plan.draws(weights.size))
     chosen = np.concatenate([drawn.certain, drawn.drawn])
     chunks = weights if not drawn.drawn.size else _gathered(weights, chosen)
-    stored = np.zeros((chosen.size, _FORMATS))
-    careful = np.zeros((chosen.size, _FORMATS))
+    errors = np.zeros((chosen.size, _FORMATS))
     call = kernels().bitbudget_careful
     call.restype = None
     call(
@@ -162,10 +178,9 @@ def _sample(weights: Array, plan: SweepPlan, energies: Doubles, errors: Doubles)
         ctypes.c_longlong(chunks.size),
         storage_code(plan.dtype),
         plan.group_sizes_mask,
-        address(stored),
-        address(careful),
+        address(errors),
     )
-    return SampleSums.of(energies, errors, drawn, stored, careful)
+    return SampleSums.of(whole, drawn, known[:, chosen].T.astype(np.float64), errors)
 
 
 def _gathered(weights: Array, chunks: npt.NDArray[np.int64]) -> Array:

@@ -13,7 +13,6 @@ import numpy.typing as npt
 
 from app.core.dtypes import Dtype
 from app.core.formats import Format
-from app.core.measurement import Encoder
 from workers.native.arrays import Array, from_float32, to_float32
 
 __all__ = ["affine_codes", "affine_error", "affine_parameters", "stored"]
@@ -48,17 +47,13 @@ def stored(values: Floats, dtype: Dtype) -> Floats:
     return to_float32(from_float32(values, dtype), dtype)
 
 
-def affine_error(weight: Array, dtype: Dtype, format_: Format, encoder: Encoder) -> float:
-    """Return the squared error with stored scales and biases, product exact, summed in float64.
+def affine_error(weight: Array, dtype: Dtype, format_: Format) -> float:
+    """Return the squared error of `minmax`, product exact, summed in float64.
 
-    Codes are taken against the unrounded parameters for `minmax` and against the stored ones for
-    `careful`, whose reference this is before alternating least squares.
+    Codes are taken against the unrounded parameters, values from the stored ones.
     """
     groups = to_float32(weight, dtype).reshape(-1, format_.group_size)
     scale, bias = affine_parameters(groups, format_.bits)
-    stored_scale, stored_bias = stored(scale, dtype), stored(bias, dtype)
-    if encoder is Encoder.CAREFUL:
-        scale, bias = stored_scale, stored_bias
     codes = affine_codes(groups, scale, bias, format_.bits)
-    values = codes.astype(np.float64) * stored_scale + stored_bias
+    values = codes.astype(np.float64) * stored(scale, dtype) + stored(bias, dtype)
     return float(((values - groups) ** 2).sum())

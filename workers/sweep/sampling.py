@@ -1,12 +1,13 @@
 """Estimate the errors of `careful` on a large weight from some of its chunks of 128 weights.
 
-What is known of every chunk, its energy and its errors with codes against the stored minmax
-parameters in all formats, explains most of the variation of `careful`'s error between chunks. A
-regression on their totals over the weight is therefore precise with few chunks (Cochran, Sampling
-Techniques, chapters 7 and 9A; Sarndal, Swensson and Wretman, Model Assisted Survey Sampling,
-chapter 6). Within a segment chunks are drawn systematically, in order of energy and with a
-probability in proportion to it; those whose energy asks for more than one draw, the outliers, are
-encoded by right.
+What the sweep knows of every chunk from the extremes and energies of its groups explains most of
+the variation of `careful`'s error between chunks: the squares of the ranges, and at few bits the
+noise of so many steps, bounded by the energy that lies between the extremes. A regression on the
+totals over the weight is therefore precise with few chunks (Cochran, Sampling Techniques, chapters
+7 and 9A; Sarndal, Swensson and Wretman, Model Assisted Survey Sampling, chapter 6). Within a
+segment chunks are drawn systematically, in order of spread, the sum of the squared ranges of their
+groups, and with a probability in proportion to it; those whose spread asks for more than one draw,
+the outliers, are encoded by right.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import numpy.typing as npt
 from workers.native.arrays import address
 from workers.native.loader import kernels
 
-__all__ = ["CHUNK_WEIGHTS", "Drawn", "SampleSums", "draw_chunks", "estimate"]
+__all__ = ["CHUNK_WEIGHTS", "KNOWN", "Drawn", "SampleSums", "draw_chunks", "estimate", "spreads_of"]
 
 Doubles = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
@@ -29,7 +30,13 @@ Indices = npt.NDArray[np.int64]
 CHUNK_WEIGHTS: Final = 128
 """One group of the largest size; `CHUNK` of the kernels."""
 
+KNOWN: Final = 12
+"""Numbers that a chunk is known by: for each of the group sizes the spread, and the bounded noise
+of 2, 3 and 4 bits."""
+
 CHUNKS_PER_PREDICTOR: Final = 8
+
+_SPREADS: Final = slice(None, None, 4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +52,9 @@ class Drawn:
 class SampleSums:
     """What was seen of a weight's chunks.
 
-    `known_*` (19,) are the energy and the eighteen reference errors: of all chunks (`known_whole`),
-    of those that are in by right (`known_certain`) and of single chunks (`known`, (n, 19)) that
-    stand for `stands_for` (n,). `careful_certain` (18,) and `careful` (n, 18) are its errors.
+    `known_*` (12,) are what chunks are known by: of all chunks (`known_whole`), of those that are
+    in by right (`known_certain`) and of single chunks (`known`, (n, 12)) that stand for
+    `stands_for` (n,). `careful_certain` (18,) and `careful` (n, 18) are its errors.
     """
 
     known_whole: Doubles
@@ -58,18 +65,13 @@ class SampleSums:
     stands_for: Doubles
 
     @classmethod
-    def of(
-        cls, energies: Doubles, errors: Doubles, drawn: Drawn, stored: Doubles, careful: Doubles
-    ) -> SampleSums:
+    def of(cls, whole: Doubles, drawn: Drawn, known: Doubles, careful: Doubles) -> SampleSums:
         """Return the sums of a segment.
 
-        `energies` are those of all its chunks and `errors` (18,) its reference errors; `stored` and
-        `careful` (chosen, 18) belong to the chosen chunks, the certain ones first.
+        `whole` (12,) is known of all its chunks; `known` (chosen, 12) and `careful` (chosen, 18)
+        belong to the chosen chunks, the certain ones first.
         """
         count = drawn.certain.size
-        chosen = np.concatenate([drawn.certain, drawn.drawn])
-        known = np.concatenate([energies[chosen, None], stored], axis=1)
-        whole = np.concatenate([energies.sum(keepdims=True), errors])
         certain = known[:count].sum(0), careful[:count].sum(0)
         return cls(whole, *certain, known[count:], careful[count:], drawn.stands_for)
 
@@ -85,17 +87,23 @@ class SampleSums:
         )
 
 
-def draw_chunks(energies: Doubles, draws: int) -> Drawn:
-    """Return which of the chunks with these energies are encoded; all of them when `draws` is 0."""
-    if not draws or draws >= energies.size:
-        return Drawn(np.arange(energies.size), np.empty(0, np.int64), np.empty(0))
-    order = _rising(energies)
-    rising = energies[order]
+def spreads_of(known: npt.NDArray[np.float32]) -> Doubles:
+    """Return the spread of each chunk, over groups of all sizes, of what is known (12, n)."""
+    spreads: Doubles = known[_SPREADS].sum(0, np.float64)
+    return spreads
+
+
+def draw_chunks(spreads: Doubles, draws: int) -> Drawn:
+    """Return which of the chunks with these spreads are encoded; all of them when `draws` is 0."""
+    if not draws or draws >= spreads.size:
+        return Drawn(np.arange(spreads.size), np.empty(0, np.int64), np.empty(0))
+    order = _rising(spreads)
+    rising = spreads[order]
     sums = np.cumsum(rising)
     left = draws - np.arange(draws)
     is_less = left * rising[::-1][:draws] <= sums[::-1][:draws]
     certain = int(is_less.argmax()) if is_less.any() else draws
-    rest, remaining = energies.size - certain, draws - certain
+    rest, remaining = spreads.size - certain, draws - certain
     total = float(sums[rest - 1])
     if not remaining or not total:
         return Drawn(np.sort(order[rest:]), np.empty(0, np.int64), np.empty(0))
@@ -105,14 +113,14 @@ def draw_chunks(energies: Doubles, draws: int) -> Drawn:
     return Drawn(np.sort(order[rest:]), order[places], stands_for)
 
 
-def _rising(energies: Doubles) -> Indices:
-    """Return the order of rising energies as float32, ties by place.
+def _rising(spreads: Doubles) -> Indices:
+    """Return the order of rising spreads as float32, ties by place.
 
-    Energies that are not negative are in the order of their bits, and sorting integers that hold
-    the place as well is ten times as quick as a stable argsort.
+    Numbers that are not negative are in the order of their bits, and sorting integers that hold the
+    place as well is ten times as quick as a stable argsort.
     """
-    bits = energies.astype(np.float32).view(np.uint32).astype(np.uint64)
-    keys = bits << np.uint64(32) | np.arange(energies.size, dtype=np.uint64)
+    bits = spreads.astype(np.float32).view(np.uint32).astype(np.uint64)
+    keys = bits << np.uint64(32) | np.arange(spreads.size, dtype=np.uint64)
     keys.sort()
     return (keys & np.uint64(0xFFFFFFFF)).astype(np.int64)
 
@@ -136,23 +144,27 @@ def estimate(sample: SampleSums) -> tuple[Doubles, Doubles]:
 
 
 def _regression(known: Doubles, careful: Doubles) -> tuple[Doubles, Doubles]:
-    """Return coefficients (19, 18) and residuals (n, 18) of `careful` on what is known.
+    """Return coefficients (12, 18) and residuals (n, 18) of `careful` on what is known.
 
-    Chunks count by the inverse of their energy, as their errors spread in proportion to it. With
-    few chunks the energy alone is used.
+    Chunks count by the inverse of their spread, as their errors vary in proportion to it. With few
+    chunks the spread alone is used.
     """
-    count = len(known)
-    used = known.shape[1] if count >= CHUNKS_PER_PREDICTOR * known.shape[1] else 1
-    energies = known[:, :1]
-    rows = np.concatenate([known[:, :used], careful], axis=1) / energies
-    products = np.empty((used, rows.shape[1]))
+    spreads = known[:, _SPREADS].sum(1, keepdims=True)
+    is_rich = len(known) >= CHUNKS_PER_PREDICTOR * known.shape[1]
+    predictors = known if is_rich else spreads
+    count = predictors.shape[1]
+    rows = np.concatenate([predictors, careful], axis=1) / spreads
+    products = np.empty((count, rows.shape[1]))
     call = kernels().bitbudget_regress
     call.restype = None
-    sizes = map(ctypes.c_longlong, (count, used, rows.shape[1]))
+    sizes = map(ctypes.c_longlong, (len(rows), count, rows.shape[1]))
     call(address(rows), *sizes, address(products))
+    residuals = rows[:, count:] * spreads
+    if is_rich:
+        return products[:, count:], residuals
     coefficients = np.zeros((known.shape[1], careful.shape[1]))
-    coefficients[:used] = products[:, used:]
-    return coefficients, rows[:, used:] * energies
+    coefficients[_SPREADS] = products[:, count:]
+    return coefficients, residuals
 
 
 def _divided(numerator: Doubles, denominator: Doubles) -> Doubles:

@@ -38,7 +38,8 @@ static u32 codes[COUNT];
 static u8 small_scales[COUNT];
 static float signs[WIDTH], probes[WIDTH * 16], scratch[WIDTH * 8], image[WIDTH * 16], probes_noise[WIDTH];
 constexpr i64 SOME = 1 << 13;
-static double energies[COUNT / CHUNK], stored[SOME / CHUNK][FORMATS], careful[SOME / CHUNK][FORMATS];
+static double careful[SOME / CHUNK][FORMATS];
+static float known[KNOWN][COUNT / CHUNK];
 
 
 // A weight of 64 rows that an encoder with error feedback codes.
@@ -59,16 +60,14 @@ static void put(const void *data, long size) {
 }
 
 static void run(int storage, i64 count) {
-  for (int against_stored = 0; against_stored < 2; ++against_stored) {
+  for (int with_neighbours = 0; with_neighbours < 2; ++with_neighbours) {
     SweepResult result = {};
-    bitbudget_sweep(weights, count, storage, 7, 7, against_stored, energies, &result);
+    bitbudget_sweep(weights, count, storage, 7, 7, with_neighbours, known[0], &result);
     put(&result, sizeof result);
-    put(energies, count / CHUNK * sizeof *energies);
+    put(known, sizeof known);
   }
-  __builtin_memset(stored, 0, sizeof stored);
   __builtin_memset(careful, 0, sizeof careful);
-  bitbudget_careful(weights, SOME, storage, 7, stored, careful);
-  put(stored, sizeof stored);
+  bitbudget_careful(weights, SOME, storage, 7, careful);
   put(careful, sizeof careful);
   for (int bits : BITS)
     for (int size = 32; size <= 128; size *= 2) {
