@@ -15,7 +15,7 @@ from app.core.formats import KEEP, Format, Mode
 from app.core.inventory import Inventory, Module
 from app.core.measurement import Curve, Encoder, Measurement, Sensitivity, Verification
 from app.core.requests import AllocationRequest
-from workers.calibrate import calibrated, fit_power_law
+from workers.calibrate import common_factor
 from workers.coding import coded_model, coded_weights, float32_weight
 from workers.evaluate import Evaluation
 from workers.fisher.statistics import ModuleStatistics
@@ -30,8 +30,6 @@ _ROLLOUTS: Final = 8
 _LEVEL_ROLLOUTS: Final = 32
 """Rollouts that a whole checkpoint is measured on: 8 alone put the level 5 % (one sigma) off."""
 _LEVEL_BITS: Final = 4.5
-_MOST_CHANGE: Final = 3.0
-"""No measurement is scaled by more than this, up or down."""
 _SEED: Final = 0x7E57
 _CENTRES: Final = (3.5, 4.0, 4.5, 5.0, 5.5, 6.0, 7.0, 8.0)
 """Mean bits of the allocations; a module draws its width within 1.5 bits of it."""
@@ -47,15 +45,16 @@ def verify(
     seed: int,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[dict[str, Curve], Verification]:
-    """Return the curves corrected by 8 random allocations, and how well they predict such.
+    """Return the curves scaled to what was measured, and how they predict 8 random allocations.
 
     `curves` by module path hold the prediction; `statistics` are those they were made with. KL is
-    measured on fresh rollouts of the model. Each allocation is predicted by curves that were
-    corrected without it.
+    measured on fresh rollouts of the model. Each random allocation, of modules coded one by one,
+    is predicted by curves that were scaled to the others.
 
-    Last, what is allocated at 4.5 bits per weight is coded as a finished checkpoint is, against the
+    What is allocated at 4.5 bits per weight is coded as a finished checkpoint is, against the
     inputs that coded layers pass on, and measured on 32 rollouts: all curves are scaled by what
-    that is over its prediction.
+    that is over its prediction. One factor for all leaves the ranking of allocations as it is; a
+    correction per width trades widths wrongly and costs more than it explains.
     """
     picks = [
         _draw(inventory.modules, curves, centre, seed + i) for i, centre in enumerate(_CENTRES)
@@ -81,22 +80,20 @@ def verify(
         if progress is not None:
             progress(index + 1, len(weights))
     raw = [_predicted(curves, pick) for pick in picks]
-    predicted = []
-    for index, pick in enumerate(picks):
-        others = [i for i in range(len(picks)) if i != index]
-        law = fit_power_law([raw[i] for i in others], [measured[i] for i in others])
-        predicted.append(_predicted(calibrated(curves, law), pick))
+    predicted = [
+        p * common_factor(raw[:i] + raw[i + 1 :], measured[:i] + measured[i + 1 :])
+        for i, p in enumerate(raw)
+    ]
     bits = [_bits(inventory, pick) for pick in picks]
-    found = calibrated(curves, fit_power_law(raw, measured))
-    formats = _allocated(checkpoint, inventory, found, encoder)
+    factor = common_factor(raw, measured)
+    formats = _allocated(checkpoint, inventory, curves, encoder)
     if formats:
         whole = coded_model(checkpoint, inventory, formats, encoder, statistics)
         arrays = [(f"{path}.weight", mx.array(values)) for path, values in whole.items()]
         original.load_weights(arrays, strict=False)
         level = _over_all(evaluation.sets(original, "a whole checkpoint"))
-        factor = level / max(_predicted(found, formats), 1e-30)
-        factor = min(max(factor, 1 / _MOST_CHANGE), _MOST_CHANGE)
-        found = {path: scaled(curve, factor) for path, curve in found.items()}
+        factor = common_factor([_predicted(curves, formats)], [level])
+    found = {path: scaled(curve, factor) for path, curve in curves.items()}
     original.load_weights(list(kept.items()), strict=False)
     return found, agreement(predicted, measured, bits)
 
