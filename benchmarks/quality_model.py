@@ -12,11 +12,11 @@ import numpy as np
 from app.core.allocate import allocate
 from app.core.errors import InfeasibleBudgetError
 from app.core.formats import ALL_FORMATS, KEEP, Format
-from app.core.inventory import Inventory
+from app.core.inventory import Inventory, Module
 from app.core.measurement import Curve, Encoder, Measurement, Sensitivity
 from app.core.requests import AllocationRequest
-from workers.coding import coded_in_sequence, coded_weights, float32_weight
-from workers.curves import kl_curve
+from workers.coding import arrays_alone, coded_in_sequence, float32_weight
+from workers.curves import decode, kl_curve
 from workers.evaluate import Evaluation
 from workers.fisher import Statistics, collect_statistics, default_tokens, sample_tokens
 from workers.fisher.probe import probe_alphas
@@ -55,7 +55,7 @@ class Model:
     evaluation: Evaluation
     measurements: dict[Ours, Measurement] = field(default_factory=dict)
     reports: dict[Any, dict[str, Any]] = field(default_factory=dict)
-    coded: dict[tuple[str, Encoder, Format], np.ndarray] = field(default_factory=dict)
+    coded: dict[tuple[str, Encoder, Format], dict[str, np.ndarray]] = field(default_factory=dict)
 
     def weights(self, path: str) -> np.ndarray:
         """Return a module's float32 weight."""
@@ -122,8 +122,9 @@ class Model:
     def _evaluate(self, formats: dict[str, Format], encoder: Encoder) -> dict[str, Any]:
         model = self.evaluation.original
         self.evaluation.taught  # noqa: B018 - before the weights are replaced
-        arrays = {path: self._values(path, formats[path], encoder) for path in formats}
-        arrays |= self._sequential(formats, encoder)
+        arrays = self._sequential(formats, encoder)
+        for path in formats.keys() - arrays.keys():
+            arrays[path] = self._values(path, formats[path], encoder)
         model.load_weights([(f"{p}.weight", mx.array(a)) for p, a in arrays.items()], strict=False)
         report = self.evaluation.sets(model, "ours")["text"]
         originals = [(f"{path}.weight", mx.array(self.weights(path))) for path in formats]
@@ -131,24 +132,28 @@ class Model:
         return report
 
     def _sequential(self, formats: dict[str, Format], encoder: Encoder) -> dict[str, np.ndarray]:
-        """Return the values of the modules that are coded against their coded inputs."""
+        """Return the values of what is coded layer by layer."""
         plan = Plan(
             self.inventory,
             formats,
             encoder,
             self.statistics,
-            lambda module, format_: self._values(module.path, format_, encoder),
+            lambda module, format_: self._arrays(module, format_, encoder),
         )
         return coded_in_sequence(self.checkpoint.folder, plan)
 
     def _values(self, path: str, format_: Format, encoder: Encoder) -> np.ndarray:
         if format_ == KEEP:
             return self.weights(path)
-        key = (path, encoder, format_)
+        module = self.inventory.module(path)
+        return decode(self._arrays(module, format_, encoder), format_, module.dtype)
+
+    def _arrays(self, module: Module, format_: Format, encoder: Encoder) -> dict[str, np.ndarray]:
+        key = (module.path, encoder, format_)
         if key not in self.coded:
-            module, known = self.inventory.module(path), self.statistics[path]
-            found = coded_weights(module, self.weights(path), [format_], encoder, known)
-            self.coded[key] = found[format_]
+            self.coded[key] = arrays_alone(
+                self.checkpoint, module, format_, encoder, self.statistics
+            )
         return self.coded[key]
 
 

@@ -2,14 +2,15 @@
 
 Modules of a layer are coded in the order they are called, those with the same input together.
 Linear modules that are called once, and read 8192 values at most, are coded against the inputs they
-will have (`shifted`); embeddings, heads and other kinds as their curves were. Two
-layers are in memory at a time; hidden states lie on disk, and a killed walk goes on at the layer it
-was at.
+will have (`shifted`), routers among them; embeddings, heads, stacked experts and other kinds as
+their curves were. Two layers are in memory at a time; hidden states lie on disk, and a killed walk
+goes on at the layer it was at.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -26,24 +27,28 @@ from workers.fisher import Statistics, load_float32
 from workers.fisher.store import PassStore
 from workers.fisher.taps import Call, Tape, tapped
 from workers.fisher.walk import Walk, module_paths
+from workers.native.threads import default_threads
 from workers.sequential.shifted import Halves, Moments, shifted
 
 __all__ = ["Plan", "code_sequentially", "read_coded"]
 
 _ORIGINAL, _CODED = "hidden", "coded"
 _WIDEST: Final = 8192
-"""Input width up to which a module is coded again: moments of a wider one would fill memory."""
+"""Input width up to which a module is shifted: moments of a wider one would fill memory."""
+
+_Coded = dict[str, dict[str, np.ndarray]]
+"""Arrays by suffix, by path."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is coded how: `plain` gives the float32 values of a module coded on its own."""
+    """What is coded how: `plain` gives the arrays of a module coded on its own, by suffix."""
 
     inventory: Inventory
     formats: Mapping[str, Format]
     encoder: Encoder
     statistics: Statistics
-    plain: Callable[[Module, Format], np.ndarray]
+    plain: Callable[[Module, Format], dict[str, np.ndarray]]
 
 
 def code_sequentially(
@@ -52,7 +57,7 @@ def code_sequentially(
     place: Path,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Path]:
-    """Return the file that holds the arrays of each module that was coded against its inputs.
+    """Return the file that holds the arrays of each module that is not kept, by path.
 
     Args:
         folder: A checkpoint that mlx-lm can build.
@@ -60,12 +65,10 @@ def code_sequentially(
         place: Where hidden states and finished layers are kept; a second call goes on there.
         progress: Told layers done and in all.
 
-    Empty when the encoder compensates nothing, the layers form no chain, or experts are stacked: a
-    router's flipped choice is no drift that a linear map undoes.
+    Empty when the encoder compensates nothing, or the layers form no chain.
     """
     text = plan.statistics.text
-    routed = any(len(module.shape) > 2 for module in plan.inventory.modules)  # noqa: PLR2004
-    if plan.encoder not in COMPENSATED or text is None or routed:
+    if plan.encoder not in COMPENSATED or text is None:
         return {}
     run = _Run(Walk(lambda: load_float32(folder), text), plan, PassStore(place))
     if not run.walk.is_chain():
@@ -104,25 +107,41 @@ class _Run:
         groups = pair.groups(self._is_shifted)
         pair.pass_original(groups)
         alone = set(pair.weights) & set(self.modules) - {p for group in groups for p in group}
-        pair.replace({path: self._plain(path) for path in sorted(alone)})
-        arrays: dict[str, np.ndarray] = {}
+        coded = self._alone(sorted(alone))
+        pair.replace({path: self._decoded(path, arrays) for path, arrays in coded.items()})
         for group in groups:
-            moments = pair.moments(group[0])
-            for path in group:
-                found = self._code(path, pair.original(path), moments)
-                arrays |= {f"{path}|{suffix}": array for suffix, array in found.items()}
-                module = self.modules[path]
-                pair.replace({path: decode(found, self.plan.formats[path], module.dtype)})
-        self._save(index, arrays)
+            found = self._together(pair, group)
+            pair.replace({path: self._decoded(path, arrays) for path, arrays in found.items()})
+            coded |= found
+        self._save(index + 1, coded)
         pair.pass_coded()
         for name in (_ORIGINAL, _CODED, *(group[0] for group in groups)):
             self.store.drop_state(name, index)
 
+    def _alone(self, paths: Sequence[str]) -> _Coded:
+        """Return the arrays of those modules that lose something, each coded on its own."""
+        formats = self.plan.formats
+        lossy = [path for path in paths if formats[path] != KEEP]
+        return {path: self.plan.plain(self.modules[path], formats[path]) for path in lossy}
+
+    def _together(self, pair: _Pair, group: Sequence[str]) -> _Coded:
+        """Return the arrays of modules with one input, coded side by side against it."""
+        moments = pair.moments(group[0])
+        weights = [pair.original(path) for path in group]
+
+        def code(path: str, weight: np.ndarray) -> dict[str, np.ndarray]:
+            coder = ModuleEncoder(self.plan.statistics[path], self.plan.encoder)
+            coder.moment = _unit_trace(moments[0].own + moments[1].own)
+            dtype, format_ = self.modules[path].dtype, self.plan.formats[path]
+            return coder.encode(shifted(weight, *moments), dtype, format_)
+
+        with ThreadPoolExecutor(default_threads()) as pool:
+            return dict(zip(group, pool.map(code, group, weights), strict=True))
+
     def finish(self) -> dict[str, Path]:
         """Return the file of each module."""
         found: dict[str, Path] = {}
-        for index in range(len(self.walk.layers)):
-            file = self._file(index)
+        for file in (self._file(index) for index in range(len(self.walk.layers) + 1)):
             with np.load(file) as data:
                 found |= {name.split("|")[0]: file for name in data.files}
         return found
@@ -132,8 +151,9 @@ class _Run:
         if not self.store.has_state(_ORIGINAL, 0):
             self.store.write_state(_ORIGINAL, 0, self._first_hidden())
         inside = f"{self.walk.prefix}."
-        outside = [path for path in self.modules if not path.startswith(inside)]
-        coded = [(f"{path}.weight", mx.array(self._plain(path))) for path in outside]
+        found = self._alone([path for path in self.modules if not path.startswith(inside)])
+        self._save(0, found)
+        coded = [(f"{path}.weight", mx.array(self._decoded(path, a))) for path, a in found.items()]
         self.walk.model.load_weights(coded, strict=False)
         self.store.write_state(_CODED, 0, self._first_hidden())
 
@@ -149,24 +169,18 @@ class _Run:
         single = len(known.terms) == 1 and format_ != KEEP
         return single and is_compensated(format_, self.plan.encoder, known)
 
-    def _plain(self, path: str) -> np.ndarray:
-        return self.plan.plain(self.modules[path], self.plan.formats[path])
+    def _decoded(self, path: str, arrays: dict[str, np.ndarray]) -> np.ndarray:
+        return decode(arrays, self.plan.formats[path], self.modules[path].dtype)
 
-    def _code(
-        self, path: str, weight: np.ndarray, moments: tuple[Moments, Moments]
-    ) -> dict[str, np.ndarray]:
-        coder = ModuleEncoder(self.plan.statistics[path], self.plan.encoder)
-        coder.moment = _unit_trace(moments[0].own + moments[1].own)
-        module = self.modules[path]
-        return coder.encode(shifted(weight, *moments), module.dtype, self.plan.formats[path])
-
-    def _save(self, index: int, arrays: Mapping[str, np.ndarray]) -> None:
+    def _save(self, index: int, coded: _Coded) -> None:
         file = self._file(index)
         partial = file.with_suffix(".partial.npz")
+        arrays = {f"{p}|{suffix}": a for p, found in coded.items() for suffix, a in found.items()}
         np.savez(partial, allow_pickle=False, **arrays)
         partial.replace(file)
 
     def _file(self, index: int) -> Path:
+        """Return where layer `index - 1` is kept; 0 is what lies outside the layers."""
         return self.store.place / f"coded-{index:04d}.npz"
 
 

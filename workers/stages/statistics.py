@@ -16,7 +16,7 @@ from app.core.inventory import Inventory, Module
 from app.core.manifest import Manifest
 from app.core.measurement import Encoder, ModelIdentity, Sensitivity
 from app.core.requests import Rotation
-from workers.coding import coded_alone
+from workers.coding import arrays_alone
 from workers.curves import COMPENSATED, as_float32, is_compensated
 from workers.encoders import encode
 from workers.encoders.gptq import ModuleEncoder
@@ -96,7 +96,7 @@ def manifest_encoder(
         {path: choice.format for path, choice in manifest.modules.items()},
         manifest.encoder,
         statistics,
-        lambda module, format_: coded_alone(
+        lambda module, format_: arrays_alone(
             checkpoint, module, format_, manifest.encoder, statistics
         ),
     )
@@ -161,23 +161,28 @@ def _tokens(
 class _Compensating:
     """Encodes parts of modules that are not in the files `coded` already.
 
-    It holds the statistics of one module at a time.
+    It holds the statistics, or what is coded, of one module at a time.
     """
 
     def __init__(self, statistics: Statistics, encoder: Encoder, coded: Mapping[str, Path]) -> None:
         self.statistics, self.encoder, self.coded = statistics, encoder, coded
         self.module: ModuleEncoder | None = None
+        self.read: tuple[str, dict[str, npt.NDArray[Any]]] = ("", {})
 
     def encode_part(
         self, module: Module, index: int, weight: npt.NDArray[Any], format_: Format
     ) -> dict[str, npt.NDArray[Any]]:
+        is_stacked = len(module.shape) > 2  # noqa: PLR2004 - stacked experts
         if module.path in self.coded:
-            return read_coded(self.coded[module.path], module.path)
+            if self.read[0] != module.path:
+                self.read = module.path, read_coded(self.coded[module.path], module.path)
+            lead = len(module.shape) - 2
+            return {s: a.reshape(-1, *a.shape[lead:])[index] for s, a in self.read[1].items()}
         if module.path not in self.statistics.paths:
             return encode(weight, module.dtype, format_, Encoder.CAREFUL)
         if self.module is None or self.module.statistics.path != module.path:
             self.module = ModuleEncoder(self.statistics[module.path], self.encoder)
         if not is_compensated(format_, self.encoder, self.module.statistics):
             return encode(weight, module.dtype, format_, Encoder.CAREFUL)
-        part = (index,) if len(module.shape) > 2 else ()  # noqa: PLR2004 - stacked experts
+        part = (index,) if is_stacked else ()
         return self.module.encode(as_float32(weight, module.dtype), module.dtype, format_, part)

@@ -13,7 +13,8 @@ import pytest
 from app.core.formats import KEEP, Format, parse_format
 from app.core.inventory import Inventory
 from app.core.measurement import Encoder
-from workers.coding import coded_alone, coded_model
+from tests.workers.models.tiny import write_tiny
+from workers.coding import arrays_alone, coded_alone, coded_model
 from workers.evaluate import Evaluation
 from workers.fisher import Statistics, collect_statistics, sample_tokens
 from workers.models import Checkpoint, build_inventory, open_checkpoint
@@ -52,7 +53,7 @@ def _plan(
     statistics: Statistics,
     encoder: Encoder = Encoder.GPTQ,
 ) -> Plan:
-    alone = partial(coded_alone, checkpoint, encoder=encoder, statistics=statistics)
+    alone = partial(arrays_alone, checkpoint, encoder=encoder, statistics=statistics)
     return Plan(
         inventory, formats, encoder, statistics, lambda module, f: alone(module=module, format_=f)
     )
@@ -101,7 +102,7 @@ def test_a_killed_walk_goes_on_and_ends_the_same(
         code_sequentially(checkpoint.folder, plan, tmp_path / "killed", kill)
     finished = {file: file.stat().st_mtime_ns for file in (tmp_path / "killed").glob("coded-*")}
     again = code_sequentially(checkpoint.folder, plan, tmp_path / "killed")
-    assert len(finished) == 3
+    assert len(finished) == 1 + 3, "what lies outside the layers, and three of them"
     assert all(file.stat().st_mtime_ns == when for file, when in finished.items())
     assert whole.keys() == again.keys()
     for path, file in whole.items():
@@ -110,7 +111,7 @@ def test_a_killed_walk_goes_on_and_ends_the_same(
         assert all(np.array_equal(one[suffix], other[suffix]) for suffix in one)
 
 
-def test_only_modules_of_layers_that_lose_something_are_coded_again(
+def test_every_module_that_loses_something_is_coded_once(
     checkpoint: Checkpoint,
     inventory: Inventory,
     formats: dict[str, Format],
@@ -122,8 +123,7 @@ def test_only_modules_of_layers_that_lose_something_are_coded_again(
     found = code_sequentially(
         checkpoint.folder, _plan(checkpoint, inventory, formats, small), tmp_path
     )
-    expected = {path for path, format_ in formats.items() if format_ != KEEP and ".layers." in path}
-    assert found.keys() == expected
+    assert found.keys() == {path for path, format_ in formats.items() if format_ != KEEP}
     assert not list((tmp_path / "states").glob("*self_attn*"))
 
 
@@ -137,3 +137,30 @@ def test_encoders_that_compensate_nothing_code_modules_alone(
     for encoder in (Encoder.MINMAX, Encoder.CAREFUL):
         plan = _plan(checkpoint, inventory, formats, statistics, encoder)
         assert code_sequentially(checkpoint.folder, plan, tmp_path) == {}
+
+
+@pytest.fixture(scope="module")
+def mixture(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    return open_checkpoint(write_tiny(tmp_path_factory.mktemp("mixture"), "qwen3_moe"))
+
+
+def test_routers_see_their_coded_input_and_experts_are_coded_as_alone(
+    mixture: Checkpoint, tmp_path: Path
+) -> None:
+    inventory = build_inventory(mixture)
+    text = np.random.default_rng(0).integers(0, 128, (4, 32)).astype(np.int32)
+    statistics = collect_statistics(mixture, text, seed=0)
+    formats = {module.path: parse_format("affine3g32") for module in inventory.modules}
+    plan = _plan(mixture, inventory, formats, statistics, Encoder.YAQA)
+    found = code_sequentially(mixture.folder, plan, tmp_path)
+    assert found.keys() == formats.keys()
+    changed = set()
+    for module in inventory.modules:
+        coded = read_coded(found[module.path], module.path)
+        alone = arrays_alone(mixture, module, formats[module.path], Encoder.YAQA, statistics)
+        assert {s: a.shape for s, a in coded.items()} == {s: a.shape for s, a in alone.items()}
+        if any(not np.array_equal(coded[suffix], alone[suffix]) for suffix in alone):
+            changed.add(module.path)
+    shifted = {path for path in formats if "switch_mlp" not in path and ".layers." in path}
+    assert any(path.endswith("mlp.gate") for path in shifted)
+    assert changed == shifted
