@@ -90,6 +90,11 @@ EXPORT double bitbudget_probe(const void *weights, i64 rows, i64 width, i64 offs
   return fourths;
 }
 
+// See multiply_images.
+EXPORT void bitbudget_multiply_images(const float *probes, const float *image, i64 width, double *products) {
+  multiply_images(probes, image, width, products);
+}
+
 // See regress.
 EXPORT void bitbudget_regress(double *rows, i64 count, i64 predictors, i64 width, double *products) {
   regress(rows, count, (int)predictors, (int)width, products);

@@ -35,6 +35,7 @@ SKETCH_RANK: Final = 256
 ENERGY_RANKS: Final = (1, 16, 64, 256)
 _SEED: Final = 20260101
 _ROWS_AT_ONCE: Final = 8
+_PADDING: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,7 @@ def probe_segment(weights: Array, plan: SweepPlan, first_row: int) -> SpectrumSu
     if width % PROBES or not width or not weights.size:
         return None
     image = np.zeros((width, PROBES), np.float32)
-    scratch = np.empty(_ROWS_AT_ONCE * width, np.float32)
+    scratch = np.empty(_ROWS_AT_ONCE * (width + _PADDING), np.float32)
     call = kernels().bitbudget_probe
     call.restype = ctypes.c_double
     rows = weights.size // width
@@ -123,14 +124,25 @@ def spectrum_features(sums: SpectrumSums, energy: float) -> dict[str, float]:
 
 def _squared_norm(image: Floats) -> float:
     """Estimate |A|_F^2 from A Z, Z the probes of this width."""
-    images, probes = image.astype(np.float64), _probes(len(image)).astype(np.float64)
     half = PROBES // 2
-    basis, tests = images[:, :half], probes[:, half:]
-    core = np.linalg.pinv(probes[:, :half].T @ basis, rcond=1e-6, hermitian=False)
-    approximated = basis @ (core @ (basis.T @ tests))
-    product = core @ (basis.T @ basis)
-    rest = (images[:, half:] ** 2).sum(0) - (approximated**2).sum(0)
+    by_probes, by_images = _products(image)
+    core = np.linalg.pinv(by_probes[:half, :half], rcond=1e-6, hermitian=False)
+    inner = by_images[:half, :half]
+    approximated = core @ by_probes[half:, :half].T
+    known = (approximated * (inner @ approximated)).sum(0)
+    rest = np.diagonal(by_images)[half:] - known
+    product = core @ inner
     return float(np.trace(product @ product) + rest.mean())
+
+
+def _products(image: Floats) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return Z^T A Z and (A Z)^T A Z, both (16, 16)."""
+    products = np.empty((2 * PROBES, PROBES))
+    call = kernels().bitbudget_multiply_images
+    call.restype = None
+    width = ctypes.c_longlong(len(image))
+    call(address(_probes(len(image))), address(image), width, address(products))
+    return products[:PROBES], products[PROBES:]
 
 
 def _leading_eigenvalues(sketch: Floats) -> npt.NDArray[np.float64]:
