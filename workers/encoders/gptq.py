@@ -50,7 +50,7 @@ def encode_gptq(
     for index in np.ndindex(*lead):
         moment = second_moment[index]
         own = np.ones(weight.shape[-2], np.float32) if rows is None else rows[index]
-        target = Target(moment, (damped_term(moment, own),), own)
+        target = Target(moment, ((moment, own),), own)
         coded = target.code(np.asarray(weight[index], np.float32), (format_,), dtype)
         arrays.append(_arrays(coded[format_], format_, dtype))
     return {
@@ -63,31 +63,49 @@ def encode_gptq(
 class Target:
     """What one expert's errors are judged by.
 
-    `moment` is A and `rows` B (or a diagonal) of the feedback pass, `terms` the objective of the
-    descent that follows it.
+    `moment` is A and `rows` B (or a diagonal) of the feedback pass, `factors` pairs of A and B: the
+    objective of the descent that follows it, once damped.
     """
 
     moment: np.ndarray
-    terms: tuple[Term, ...]
+    factors: tuple[tuple[np.ndarray, np.ndarray], ...]
     rows: np.ndarray
 
+    @property
+    def terms(self) -> tuple[Term, ...]:
+        """The objective of the descent: copies, which are not held beside the factoring of A."""
+        return tuple(damped_term(*pair) for pair in self.factors)
+
     def code(
-        self, weight: np.ndarray, formats: Sequence[Format], dtype: Dtype
+        self,
+        weight: np.ndarray,
+        formats: Sequence[Format],
+        dtype: Dtype,
+        *,
+        sweeps: int | None = None,
     ) -> dict[Format, Coded]:
-        """Return the float32 `weight` (out, in) coded in every affine format."""
+        """Return the float32 `weight` (out, in) coded in every affine format.
+
+        `sweeps` of the descent are as many as pay at this width where they are not given.
+        """
         order = Order.by_cost(self.moment, self.rows)
         feedback = Feedback.against(order.across(self.moment), order.down(self.rows))
         terms = [order.term(term) for term in self.terms]
-        coded = code_weight(order.weight(weight), formats, dtype, feedback, terms)
+        coded = code_weight(order.weight(weight), formats, dtype, feedback, terms, sweeps=sweeps)
         return {f: order.undone(part, f) for f, part in zip(formats, coded, strict=True)}
 
 
 class ModuleEncoder:
-    """`gptq` or `yaqa` with one module's statistics, whose experts share a pooled moment."""
+    """`gptq` or `yaqa` with one module's statistics, whose experts share a pooled moment.
 
-    def __init__(self, statistics: ModuleStatistics, encoder: Encoder) -> None:
+    `moment` replaces that of the statistics, which are then those of a part of the module.
+    """
+
+    def __init__(
+        self, statistics: ModuleStatistics, encoder: Encoder, moment: np.ndarray | None = None
+    ) -> None:
         self.statistics, self.encoder = statistics, encoder
-        self.moment = statistics.second_moment
+        self.moment = statistics.second_moment if moment is None else moment
 
     def encode(
         self, weight: np.ndarray, dtype: Dtype, format_: Format, index: tuple[int, ...] = ()
@@ -113,10 +131,9 @@ class ModuleEncoder:
         if self.encoder is not Encoder.YAQA:
             parts = []
         if len(parts) > 1:
-            terms = tuple(damped_term(part.columns, part.rows) for part in parts)
-            return Target(moment, terms, free)
+            return Target(moment, tuple((part.columns, part.rows) for part in parts), free)
         rows = parts[0].rows if parts and parts[0].rows.ndim > 1 else free
-        return Target(moment, (damped_term(moment, rows),), rows)
+        return Target(moment, ((moment, rows),), rows)
 
 
 def _arrays(part: Coded, format_: Format, dtype: Dtype) -> dict[str, np.ndarray]:

@@ -1,0 +1,44 @@
+"""The factor of wide inverses, strip by strip."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from workers.encoders import compensated
+from workers.encoders.triangular import inverse_factor_of
+
+
+def moment(size: int) -> np.ndarray:
+    rng = np.random.default_rng(size)
+    x = rng.normal(size=(size, size // 3)) * np.exp(rng.normal(size=(size, 1)))
+    result: np.ndarray = (x @ x.T).astype(np.float32)
+    return result
+
+
+@pytest.mark.parametrize("size", [5, 256, 300, 1500])
+def test_it_is_the_upper_factor_of_the_inverse(size: int) -> None:
+    matrix = moment(size)
+    mean = float(np.trace(matrix)) / size
+    upper = inverse_factor_of(matrix, 1 / mean, 0.01).astype(np.float64)
+    assert np.array_equal(upper, np.triu(upper))
+    assert (np.diagonal(upper) > 0).all()
+    product = upper.T @ upper @ (matrix / mean + 0.01 * np.eye(size))
+    assert np.abs(product - np.eye(size)).max() < 1e-2
+
+
+def test_wide_and_narrow_matrices_get_the_same_factor(monkeypatch: pytest.MonkeyPatch) -> None:
+    matrix = moment(400)
+    narrow = compensated.Feedback.against(matrix, moment(300))
+    monkeypatch.setattr(compensated, "_WIDE", 0)
+    wide = compensated.Feedback.against(matrix, moment(300))
+    assert np.abs(narrow.pull - wide.pull).max() < 1e-4
+    assert narrow.importance == pytest.approx(wide.importance, rel=1e-4)
+    assert narrow.links is not None
+    assert wide.links is not None
+    assert np.abs(narrow.links - wide.links).max() < 1e-4
+
+
+def test_a_matrix_that_is_not_positive_is_refused() -> None:
+    with pytest.raises(np.linalg.LinAlgError):
+        inverse_factor_of(-np.eye(300, dtype=np.float32), 1.0, 0.01)
