@@ -15,7 +15,15 @@ from workers.encoders import encode
 from workers.encoders.gptq import ModuleEncoder
 from workers.fisher.statistics import ModuleStatistics
 
-__all__ = ["COMPENSATED", "as_carried", "as_float32", "decode", "is_compensated", "kl_curve"]
+__all__ = [
+    "COMPENSATED",
+    "as_carried",
+    "as_float32",
+    "coding_errors",
+    "decode",
+    "is_compensated",
+    "kl_curve",
+]
 
 COMPENSATED = frozenset({Encoder.GPTQ, Encoder.YAQA})
 """Encoders that need a module's statistics."""
@@ -42,7 +50,9 @@ def kl_curve(
     power = float(np.sum(np.square(values), dtype=np.float64)) or 1.0
     errors = {format_: 0.0 for format_ in formats if format_ != KEEP}
     costs = dict(errors)
-    for index, format_, error in _errors(values, module.dtype, list(errors), encoder, statistics):
+    for index, format_, error in coding_errors(
+        values, module.dtype, list(errors), encoder, statistics
+    ):
         errors[format_] += float(np.sum(np.square(error), dtype=np.float64))
         for term in statistics.terms:
             costs[format_] += term.part(index).kl_nats(error)
@@ -54,17 +64,22 @@ def kl_curve(
     return [*points, KEEP_POINT]
 
 
-def _errors(
+def coding_errors(
     values: np.ndarray,
     dtype: Dtype,
-    formats: list[Format],
+    formats: Sequence[Format],
     encoder: Encoder,
     statistics: ModuleStatistics,
+    *,
+    moment: np.ndarray | None = None,
 ) -> Iterator[tuple[tuple[int, ...], Format, np.ndarray]]:
-    """Yield (expert index, format, dequantized - original)."""
+    """Yield (expert index, format, dequantized - original) of a float32 weight (..., out, in).
+
+    `moment` is what a compensated encoder works against where `statistics` are of a part only.
+    """
     together = [f for f in formats if is_compensated(f, encoder, statistics)]
     if together:
-        module = ModuleEncoder(statistics, encoder)
+        module = ModuleEncoder(statistics, encoder, moment)
         for index in np.ndindex(*values.shape[:-2]):
             for format_, part in module.code(values[index], dtype, together, index).items():
                 yield index, format_, part.values - values[index]

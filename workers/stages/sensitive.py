@@ -29,6 +29,7 @@ from workers.curves import kl_curve
 from workers.fisher import ModuleStatistics
 from workers.fisher.probe import PROBE_TOKENS, probe_alphas
 from workers.models import Checkpoint
+from workers.sampled_curves import SAMPLE, sampled_curve
 from workers.stages.home import Home
 from workers.stages.journal import Journal
 from workers.stages.kv import every_full_layer, probe_kv_curves
@@ -161,7 +162,12 @@ def _points(
     parts: list[npt.NDArray[Any]],
     statistics: ModuleStatistics,
 ) -> list[CurvePoint]:
-    """Return the cost of the deployed encoder's own error in every format."""
+    """Return the cost of the deployed encoder's own error in every format.
+
+    Of a large module it is estimated: coding it whole in every format takes minutes to hours.
+    """
+    if statistics.terms and SAMPLE.takes(module.shape):
+        return sampled_curve(module, parts, formats, encoder, statistics)
     weight = (parts[0] if len(parts) == 1 else np.stack(parts)).reshape(module.shape)
     points = kl_curve(module, weight, formats, encoder, statistics)
     return [point for point in points if point.format != KEEP]
@@ -180,8 +186,9 @@ def verified(
 
     With them comes a warning when the two ends disagree: errors interact at few bits.
     """
+    sampled = _sampled(inventory, curves, known)
     if not known.modules or inventory.weights > MOST_WEIGHTS:
-        return curves, None, ()
+        return curves, None, sampled
     corrected, found = verify(
         checkpoint,
         inventory,
@@ -191,7 +198,27 @@ def verified(
         seed=options.seed,
         progress=lambda done, total: report.progress(done, total, "allocations", "verification"),
     )
-    return corrected, found, _doubts(found)
+    return corrected, found, (*sampled, *_doubts(found))
+
+
+def _sampled(
+    inventory: Inventory, curves: Mapping[str, Curve], known: Sensitivities
+) -> tuple[str, ...]:
+    """Return what a reader must know of curves that were estimated."""
+    seen = frozenset(known.modules)
+    errors = [
+        max(point.t2_relative_error for point in curves[module.path].points)
+        for module in inventory.modules
+        if module.path in seen and SAMPLE.takes(module.shape)
+    ]
+    if not errors:
+        return ()
+    middle, most = 100 * float(np.median(errors)), 100 * max(errors)
+    note = (
+        f"the curves of {len(errors)} large modules are estimated from some of their rows and"
+        f" columns: standard error {middle:.1f} % for the median module, {most:.1f} % at most"
+    )
+    return (note,)
 
 
 def _doubts(verification: Verification) -> tuple[str, ...]:
