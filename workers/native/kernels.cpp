@@ -90,9 +90,9 @@ EXPORT double bitbudget_probe(const void *weights, i64 rows, i64 width, i64 offs
   return fourths;
 }
 
-// See multiply_images.
-EXPORT void bitbudget_multiply_images(const float *probes, const float *image, i64 width, double *products) {
-  multiply_images(probes, image, width, products);
+// See squared_norm.
+EXPORT double bitbudget_squared_norm(const float *probes, const float *image, i64 width) {
+  return squared_norm(probes, image, width);
 }
 
 // See regress.

@@ -1,6 +1,6 @@
 // Random probes of the matrix W^T W: the images of sixteen vectors of signs, from some of the rows.
 #pragma once
-#include "vector.h"
+#include "regress.h"
 
 #if defined(__AVX512F__)
 constexpr int ROWS_AT_ONCE = 8; // whose products live in registers together
@@ -58,4 +58,31 @@ static void multiply_images(const float *probes, const float *image, i64 width, 
     }
     for (int i = 0; i < TOGETHER; ++i) store(products + (first + i) * LANES, sums[i]);
   }
+}
+
+// Estimate |A|_F^2 from A Z (width x 16): that of the approximation which the first half of the probes gives,
+// and of what it leaves, which the second half tests.
+static double squared_norm(const float *probes, const float *image, i64 width) {
+  constexpr int HALF = LANES / 2, WIDTH = 3 * HALF;
+  constexpr double NOISE = 1e-6; // of images in float32
+  double products[2 * LANES * LANES], system[HALF * WIDTH], norm = 0, rest = 0;
+  multiply_images(probes, image, width, products);
+  const double *by_images = products + LANES * LANES;
+  for (int i = 0; i < HALF; ++i)
+    for (int j = 0; j < HALF; ++j) {
+      system[i * WIDTH + j] = products[i * LANES + j];
+      system[i * WIDTH + HALF + j] = products[(HALF + j) * LANES + i];
+      system[i * WIDTH + 2 * HALF + j] = by_images[i * LANES + j];
+    }
+  eliminate(system, HALF, WIDTH, NOISE);
+  for (int i = 0; i < HALF; ++i)
+    for (int j = 0; j < HALF; ++j) norm += system[i * WIDTH + 2 * HALF + j] * system[j * WIDTH + 2 * HALF + i];
+  for (int test = 0; test < HALF; ++test) {
+    const double *approximated = system + HALF + test;
+    rest += by_images[(HALF + test) * (LANES + 1)];
+    for (int i = 0; i < HALF; ++i)
+      for (int j = 0; j < HALF; ++j)
+        rest -= approximated[i * WIDTH] * by_images[i * LANES + j] * approximated[j * WIDTH];
+  }
+  return norm + rest / HALF;
 }

@@ -23,7 +23,7 @@ from workers.sweep.segments import cut_into_segments
 
 __all__ = ["SWEEP_VERSION", "WeightErrors", "errors_from_sums", "measure_weight"]
 
-SWEEP_VERSION: Final = 8
+SWEEP_VERSION: Final = 9
 """Raised whenever a change alters a number that a cache may hold."""
 
 _VANISHING: Final = 2.0**-60

@@ -124,25 +124,10 @@ def spectrum_features(sums: SpectrumSums, energy: float) -> dict[str, float]:
 
 def _squared_norm(image: Floats) -> float:
     """Estimate |A|_F^2 from A Z, Z the probes of this width."""
-    half = PROBES // 2
-    by_probes, by_images = _products(image)
-    core = np.linalg.pinv(by_probes[:half, :half], rcond=1e-6, hermitian=False)
-    inner = by_images[:half, :half]
-    approximated = core @ by_probes[half:, :half].T
-    known = (approximated * (inner @ approximated)).sum(0)
-    rest = np.diagonal(by_images)[half:] - known
-    product = core @ inner
-    return float(np.trace(product @ product) + rest.mean())
-
-
-def _products(image: Floats) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Return Z^T A Z and (A Z)^T A Z, both (16, 16)."""
-    products = np.empty((2 * PROBES, PROBES))
-    call = kernels().bitbudget_multiply_images
-    call.restype = None
-    width = ctypes.c_longlong(len(image))
-    call(address(_probes(len(image))), address(image), width, address(products))
-    return products[:PROBES], products[PROBES:]
+    call = kernels().bitbudget_squared_norm
+    call.restype = ctypes.c_double
+    probes = _probes(len(image))
+    return float(call(address(probes), address(image), ctypes.c_longlong(len(image))))
 
 
 def _leading_eigenvalues(sketch: Floats) -> npt.NDArray[np.float64]:

@@ -37,7 +37,6 @@ static u16 weights[COUNT], rotated[COUNT], scales[COUNT], biases[COUNT];
 static u32 codes[COUNT];
 static u8 small_scales[COUNT];
 static float signs[WIDTH], probes[WIDTH * 16], scratch[(WIDTH + PADDING) * 8], image[WIDTH * 16], probes_noise[WIDTH];
-static double products[32 * 16];
 constexpr i64 SOME = 1 << 13;
 static double careful[SOME / CHUNK][FORMATS];
 static float known[KNOWN][COUNT / CHUNK];
@@ -91,8 +90,8 @@ static void run(int storage, i64 count) {
   double fourths = bitbudget_probe(weights, count / WIDTH, WIDTH, 1, 3, storage, probes, scratch, image);
   put(&fourths, sizeof fourths);
   put(image, sizeof image);
-  bitbudget_multiply_images(probes, image, WIDTH, products);
-  put(products, sizeof products);
+  double norm = bitbudget_squared_norm(probes, image, WIDTH);
+  put(&norm, sizeof norm);
   bitbudget_columns(weights, count / WIDTH, WIDTH, 1, 3, storage, image, probes_noise);
   put(image, WIDTH * sizeof(float));
   put(probes_noise, sizeof probes_noise);
