@@ -15,6 +15,10 @@ __all__ = ["KroneckerTerm", "ModuleStatistics", "Statistics"]
 
 _FEW_TOKENS: Final = 0.25
 """An expert's own second moment counts as much as the pooled one at this many tokens per input."""
+_FEW_FOR_COLUMNS: Final = 1.0
+_FEW_FOR_ROWS: Final = 4.0
+"""What an expert's two factors hold off their diagonals counts half at this many tokens per input
+and per output: codes fit what a few tokens happen to link, which other tokens do not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,13 +91,35 @@ class ModuleStatistics:
         """The input-side matrix (..., in, in) that a compensating encoder works against.
 
         The terms' columns weighted with the trace of their rows; an expert that saw few tokens
-        is pulled towards the mean of all experts, and gets that mean when it saw none.
+        is pulled towards the mean of all experts, gets that mean when it saw none, and is pulled
+        towards its diagonal.
         """
         moments = [term.columns * _trace(term.rows)[..., None, None] for term in self.terms]
         total: np.ndarray = np.asarray(sum(moments), np.float32)
         if total.ndim == 2:  # noqa: PLR2004 - a matrix, not a stack of experts
             return total
         return _pooled(total, self.tokens)
+
+    def expert_rows(self, index: tuple[int, ...]) -> np.ndarray:
+        """The output-side matrix (out, out) that an encoder works against, or its diagonal (out,).
+
+        That of an expert is pulled towards its diagonal, the more the fewer tokens it saw.
+        """
+        rows: np.ndarray = self.terms[0].part(index).rows
+        if not index or rows.ndim == 1:
+            return rows
+        return _steadied(rows, float(self.tokens[index]), _FEW_FOR_ROWS)
+
+
+def _steadied(moment: np.ndarray, tokens: float, few: float) -> np.ndarray:
+    """Return a matrix (n, n) whose elements off the diagonal count less where tokens are few.
+
+    `tokens` is how many it is a mean of; at `few` times n of them these elements count half.
+    """
+    share = tokens / max(tokens + few * len(moment), 1e-30)
+    result: np.ndarray = moment * np.float32(share)
+    np.fill_diagonal(result, np.diagonal(moment))
+    return result
 
 
 def _trace(rows: np.ndarray) -> np.ndarray:
@@ -113,8 +139,13 @@ def _pooled(moments: np.ndarray, tokens: np.ndarray) -> np.ndarray:
     unit = moments / np.where(seen, traces, 1)[:, None, None]
     share = np.where(seen, tokens, 0).astype(np.float32)
     mean = np.einsum("e,eij->ij", share / share.sum(), unit)
-    own = (share / (share + _FEW_TOKENS * width))[:, None, None]
-    return np.asarray(own * unit + (1 - own) * mean, np.float32)
+    own = share / (share + np.float32(_FEW_TOKENS * width))
+    noise = own**2 / np.maximum(share, 1) + (1 - own) ** 2 / share.sum()
+    pooled = [
+        _steadied(weight * moment + (1 - weight) * mean, float(1 / variance), _FEW_FOR_COLUMNS)
+        for weight, moment, variance in zip(own, unit, noise, strict=True)
+    ]
+    return np.asarray(pooled, np.float32)
 
 
 @dataclass(frozen=True, slots=True)
