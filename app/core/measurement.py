@@ -31,7 +31,7 @@ __all__ = [
     "usable_encoder",
 ]
 
-METRIC_VERSION: Final = 6
+METRIC_VERSION: Final = 7
 """Raised whenever a change makes stored numbers incomparable with new ones."""
 
 
