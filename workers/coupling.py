@@ -58,6 +58,7 @@ def coupling_gains(
     moment: np.ndarray,
     rows: np.ndarray,
     *,
+    seen: np.ndarray,
     width: int,
 ) -> Mapping[Format, Gain]:
     """Return the gain in each affine format.
@@ -67,36 +68,38 @@ def coupling_gains(
         dtype: What scales and biases are stored in.
         formats: Affine.
         moment: A of these columns.
-        rows: B (out, out).
+        rows: B (out, out), by which errors are priced.
+        seen: B as the encoder takes it.
         width: Columns of the whole weight: it is swept as often.
     """
     diagonal, sweeps = np.ascontiguousarray(np.diagonal(rows)), default_sweeps(width)
-    alone = _costs(weight, dtype, formats, moment, diagonal, sweeps=sweeps)
-    together = _costs(weight, dtype, formats, moment, rows, sweeps=sweeps)
-    found = {}
-    for format_, before, after in zip(formats, alone, together, strict=True):
+    free = np.ones(len(rows), np.float32)
+    found = []
+    for own, price in ((free, diagonal), (seen, rows)):
+        target = Target(moment, ((moment, own),), own)
+        found.append(_costs(target, weight, dtype, formats, price, sweeps=sweeps))
+    gains = {}
+    for format_, before, after in zip(formats, *found, strict=True):
         is_known = min(*before, *after) > 0
-        found[format_] = Gain(after[0] / before[0], after[1] / before[1]) if is_known else Gain()
-    return found
+        gains[format_] = Gain(after[0] / before[0], after[1] / before[1]) if is_known else Gain()
+    return gains
 
 
 def _costs(
+    target: Target,
     weight: np.ndarray,
     dtype: Dtype,
     formats: Sequence[Format],
-    moment: np.ndarray,
     rows: np.ndarray,
     *,
     sweeps: int,
 ) -> list[tuple[float, float]]:
-    """Return tr(B dW A dW^T) and the sum of squares of dW for each format."""
-    is_coupled = rows.ndim > 1
-    seen = rows if is_coupled else np.ones(len(rows), np.float32)
-    coded = Target(moment, ((moment, seen),), seen).code(weight, formats, dtype, sweeps=sweeps)
+    """Return tr(B dW A dW^T) for B or its diagonal, and the sum of squares of dW, by format."""
+    coded = target.code(weight, formats, dtype, sweeps=sweeps)
     results = []
     for format_ in formats:
         error = coded[format_].values - weight
-        left = rows @ error if is_coupled else error * rows[:, None]
-        cost = float(np.einsum("ij,ij->", left, error @ moment, dtype=np.float64))
+        left = rows @ error if rows.ndim > 1 else error * rows[:, None]
+        cost = float(np.einsum("ij,ij->", left, error @ target.moment, dtype=np.float64))
         results.append((cost, float(np.einsum("ij,ij->", error, error, dtype=np.float64))))
     return results

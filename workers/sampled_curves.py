@@ -158,7 +158,10 @@ class _Work:
         some = typical_columns(moment)
         values = as_float32(part.weight[:, some], part.dtype)
         inner = np.ascontiguousarray(moment[some, some])
-        return coupling_gains(values, part.dtype, coupled, inner, terms[0].rows, width=width)
+        seen = self.statistics.expert_rows(part.index)
+        return coupling_gains(
+            values, part.dtype, coupled, inner, terms[0].rows, seen=seen, width=width
+        )
 
     def _moment(self, index: tuple[int, ...]) -> np.ndarray:
         """Return what errors are fed back against; of one term alone A does as well as a copy."""

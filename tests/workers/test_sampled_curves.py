@@ -133,7 +133,9 @@ def test_gains_come_from_columns_that_carry_something() -> None:
 def test_without_couplings_there_is_no_gain() -> None:
     rng = np.random.default_rng(4)
     weight, rows = rng.normal(size=(64, 128)).astype(np.float32), np.eye(64, dtype=np.float32)
-    gains = coupling_gains(weight, Dtype.BF16, FORMATS[:3], moment(rng, 128), rows, width=512)
+    gains = coupling_gains(
+        weight, Dtype.BF16, FORMATS[:3], moment(rng, 128), rows, seen=rows, width=512
+    )
     for gain in gains.values():
         assert gain.kl == pytest.approx(1, abs=0.02)
         assert gain.doubt < 0.01
