@@ -168,10 +168,13 @@ class _Work:
         terms = self.statistics.terms
         if not index and len(terms) == 1:
             return terms[0].columns
-        moment: np.ndarray = self._moments[index]
-        return moment
+        return self._moments[index]
 
     @cached_property
-    def _moments(self) -> np.ndarray:
-        """The moments (..., in, in) of all experts, those of rare ones drawn to the mean."""
-        return self.statistics.second_moment
+    def _moments(self) -> Mapping[tuple[int, ...], np.ndarray]:
+        """The moments (in, in) of the experts that were drawn, those of rare ones near the mean."""
+        drawn = np.unique(self.frame.experts[self.drawn.units])
+        indices = [self.weights[expert].index for expert in drawn]
+        if indices == [()]:
+            return {(): self.statistics.second_moment}
+        return self.statistics.expert_moments(indices)

@@ -93,6 +93,17 @@ def test_an_expert_without_tokens_costs_nothing() -> None:
         assert point.kl_nats == pytest.approx(exact.kl_nats, rel=0.03)
 
 
+def test_moments_of_some_experts_are_those_of_all() -> None:
+    _, _, known = problem(5, (8, 16, 64), whole=True)
+    known.tokens[2:4] = 0, 5
+    some = known.expert_moments([(1,), (2,), (3,)])
+    for index, moment_of_one in some.items():
+        expected = known.second_moment[index]
+        assert np.abs(moment_of_one - expected).max() < 1e-5 * np.abs(expected).max()
+    known.tokens[:] = 0
+    assert np.array_equal(known.expert_moments([(4,)])[4,], np.eye(64))
+
+
 def test_the_sample_is_the_same_on_every_run() -> None:
     module, parts, known = problem(2, (256, 128), whole=True)
     first, second = (

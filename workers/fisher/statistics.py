@@ -110,6 +110,40 @@ class ModuleStatistics:
             return rows
         return _steadied(rows, float(self.tokens[index]), _FEW_FOR_ROWS)
 
+    def expert_moments(
+        self, experts: Collection[tuple[int, ...]]
+    ) -> dict[tuple[int, ...], np.ndarray]:
+        """Return `second_moment` of some experts of a stack, without making that of all.
+
+        What it holds beside the statistics is those and a few matrices (in, in).
+        """
+        weights = [_trace(term.rows) for term in self.terms]
+
+        def own(index: tuple[int, ...]) -> np.ndarray:
+            pairs = zip(self.terms, weights, strict=True)
+            return np.asarray(sum(term.columns[index] * by[index] for term, by in pairs))
+
+        pairs = zip(self.terms, weights, strict=True)
+        traces = sum(np.trace(term.columns, axis1=-2, axis2=-1) * by for term, by in pairs)
+        traces = np.asarray(traces)
+        width = self.terms[0].columns.shape[-1]
+        share = np.where((self.tokens > 0) & (traces > 0), self.tokens, 0).astype(np.float32)
+        if not share.any():
+            return {index: np.eye(width, dtype=np.float32) for index in experts}
+        mean = np.zeros((width, width), np.float32)
+        for index in zip(*np.nonzero(share), strict=True):
+            mean += own(index) * (share[index] / share.sum() / traces[index])
+        own_share = share / (share + np.float32(_FEW_TOKENS * width))
+        noise = own_share**2 / np.maximum(share, 1) + (1 - own_share) ** 2 / share.sum()
+        found = {}
+        for index in experts:
+            kept = own_share[index]
+            mixed = (1 - kept) * mean
+            if kept:
+                mixed += own(index) * np.float32(kept / traces[index])
+            found[index] = _steadied(mixed, float(1 / noise[index]), _FEW_FOR_COLUMNS)
+        return found
+
 
 def _steadied(moment: np.ndarray, tokens: float, few: float) -> np.ndarray:
     """Return a matrix (n, n) whose elements off the diagonal count less where tokens are few.
