@@ -158,16 +158,13 @@ class _Work:
         some = typical_columns(moment)
         values = as_float32(part.weight[:, some], part.dtype)
         inner = np.ascontiguousarray(moment[some, some])
-        seen = self.statistics.expert_rows(part.index)
+        seen = self.statistics.feedback_rows(part.index)
         return coupling_gains(
             values, part.dtype, coupled, inner, terms[0].rows, seen=seen, width=width
         )
 
     def _moment(self, index: tuple[int, ...]) -> np.ndarray:
-        """Return what errors are fed back against; of one term alone A does as well as a copy."""
-        terms = self.statistics.terms
-        if not index and len(terms) == 1:
-            return terms[0].columns
+        """Return what errors are fed back against."""
         return self._moments[index]
 
     @cached_property

@@ -132,7 +132,7 @@ class ModuleEncoder:
             parts = []
         if len(parts) > 1:
             return Target(moment, tuple((part.columns, part.rows) for part in parts), free)
-        rows = self.statistics.expert_rows(index) if parts else free
+        rows = self.statistics.feedback_rows(index) if parts else free
         rows = rows if rows.ndim > 1 else free
         return Target(moment, ((moment, rows),), rows)
 

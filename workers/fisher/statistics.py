@@ -17,8 +17,8 @@ _FEW_TOKENS: Final = 0.25
 """An expert's own second moment counts as much as the pooled one at this many tokens per input."""
 _FEW_FOR_COLUMNS: Final = 1.0
 _FEW_FOR_ROWS: Final = 4.0
-"""What an expert's two factors hold off their diagonals counts half at this many tokens per input
-and per output: codes fit what a few tokens happen to link, which other tokens do not."""
+"""What the two factors hold off their diagonals counts half at this many tokens per input and per
+output: codes fit what a few tokens happen to link, which other tokens do not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,23 +90,24 @@ class ModuleStatistics:
     def second_moment(self) -> np.ndarray:
         """The input-side matrix (..., in, in) that a compensating encoder works against.
 
-        The terms' columns weighted with the trace of their rows; an expert that saw few tokens
-        is pulled towards the mean of all experts, gets that mean when it saw none, and is pulled
-        towards its diagonal.
+        The terms' columns weighted with the trace of their rows, pulled towards the diagonal where
+        tokens were few; an expert that saw few is pulled towards the mean of all experts before,
+        and gets that mean when it saw none.
         """
         moments = [term.columns * _trace(term.rows)[..., None, None] for term in self.terms]
         total: np.ndarray = np.asarray(sum(moments), np.float32)
         if total.ndim == 2:  # noqa: PLR2004 - a matrix, not a stack of experts
-            return total
+            return _steadied(total, float(self.tokens), _FEW_FOR_COLUMNS)
         return _pooled(total, self.tokens)
 
-    def expert_rows(self, index: tuple[int, ...]) -> np.ndarray:
+    def feedback_rows(self, index: tuple[int, ...]) -> np.ndarray:
         """The output-side matrix (out, out) that an encoder works against, or its diagonal (out,).
 
-        That of an expert is pulled towards its diagonal, the more the fewer tokens it saw.
+        Of one expert, or of the whole for `()`; pulled towards its diagonal, the more the fewer
+        tokens it saw.
         """
         rows: np.ndarray = self.terms[0].part(index).rows
-        if not index or rows.ndim == 1:
+        if rows.ndim == 1:
             return rows
         return _steadied(rows, float(self.tokens[index]), _FEW_FOR_ROWS)
 

@@ -166,34 +166,30 @@ def test_groups_are_never_worse_than_their_range(seed: int, bits: int, log_scale
     assert (squared <= (1 + 1e-4) * np.square(peer).sum(1) + 1e-20).all()
 
 
-def test_what_a_few_tokens_link_is_not_fitted_in_an_expert() -> None:
+@pytest.mark.parametrize("is_expert", [False, True])
+def test_what_a_few_tokens_happen_to_link_is_not_fitted(*, is_expert: bool) -> None:
     width, tokens = 64, 160
     rng = np.random.default_rng(5)
     seen = [rng.standard_normal((tokens, width)).astype(np.float32) for _ in range(2)]
     columns, rows = (x.T @ x / tokens for x in seen)
     weight = weights(width, width)
-    expert = replace(module_statistics(columns[None], rows[None]), tokens=np.array([tokens]))
-    fitted = module_statistics(columns, rows)
-    formats = [parse_format("affine3g32")]
-    errors = [
-        next(
-            iter(
-                ModuleEncoder(known, Encoder.YAQA).code(weight, Dtype.BF16, formats, index).values()
-            )
-        ).values
-        - weight
-        for known, index in ((expert, (0,)), (fitted, ()))
-    ]
-    own = [fitted.kl_nats(error) for error in errors]
-    true = [float(np.square(error).sum()) for error in errors]
-    assert own[0] > own[1]
-    assert true[0] < 0.97 * true[1], "of inputs and outputs that nothing links"
+    lead = (1,) * is_expert
+    own = module_statistics(columns.reshape(*lead, width, width), rows.reshape(*lead, width, width))
+    lost = []
+    for count in (tokens, 10**9):
+        known = replace(own, tokens=np.full(lead, count))
+        formats, index = [parse_format("affine3g32")], (0,) * is_expert
+        coded = ModuleEncoder(known, Encoder.YAQA).code(weight, Dtype.BF16, formats, index)
+        error = coded[formats[0]].values - weight
+        lost.append((known.terms[0].part(index).kl_nats(error), float(np.square(error).sum())))
+    assert lost[0][0] > lost[1][0]
+    assert lost[0][1] < 0.97 * lost[1][1], "of inputs and outputs that nothing links"
 
 
 def test_many_tokens_leave_an_expert_its_own_factors() -> None:
     columns, rows = moment(32, 2), moment(32, 2)
     known = replace(module_statistics(columns, rows), tokens=np.full(2, 10_000_000))
-    np.testing.assert_allclose(known.expert_rows((1,)), rows[1], rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(known.feedback_rows((1,)), rows[1], rtol=1e-4, atol=1e-6)
     unit = columns[0] / np.trace(columns[0])
     np.testing.assert_allclose(known.second_moment[0], unit, rtol=1e-3, atol=1e-6)
 
@@ -201,6 +197,6 @@ def test_many_tokens_leave_an_expert_its_own_factors() -> None:
 def test_an_expert_that_saw_one_token_has_rows_that_nothing_links() -> None:
     columns, rows = moment(32, 2), moment(32, 2)
     known = replace(module_statistics(columns, rows), tokens=np.array([1, 1000]))
-    found = known.expert_rows((0,))
+    found = known.feedback_rows((0,))
     np.testing.assert_array_equal(np.diagonal(found), np.diagonal(rows[0]))
     assert np.abs(found - np.diag(np.diagonal(found))).max() < 0.01 * np.abs(rows[0]).max()
