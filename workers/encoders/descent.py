@@ -67,6 +67,7 @@ def code_weight(
     together = max(1, min(default_threads(), _WORKING_BYTES // (5 * max(weight.size, 1))))
     if together == 1 or len(formats) == 1:
         return [problem.code(format_, count) for format_ in formats]
+    kernels()  # loaded, and if need be compiled, by one thread
     with ThreadPoolExecutor(together) as pool:
         return list(pool.map(lambda format_: problem.code(format_, count), formats))
 

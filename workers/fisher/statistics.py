@@ -38,6 +38,13 @@ class KroneckerTerm:
         """Return the factors of one expert; `()` is all of them."""
         return KroneckerTerm(self.columns[index], self.rows[index]) if index else self
 
+    @property
+    def row_trace(self) -> np.ndarray:
+        """The sum of B_ii, float32 (...)."""
+        is_full = self.rows.ndim == self.columns.ndim
+        sums = np.trace(self.rows, axis1=-2, axis2=-1) if is_full else self.rows.sum(-1)
+        return np.asarray(sums, np.float32)
+
     def kl_nats(self, error: np.ndarray) -> float:
         """Return 1/2 tr(B dW A dW^T) for a weight error of shape (..., out, in)."""
         lead = error.shape[:-2]
@@ -94,8 +101,9 @@ class ModuleStatistics:
         tokens were few; an expert that saw few is pulled towards the mean of all experts before,
         and gets that mean when it saw none.
         """
-        moments = [term.columns * _trace(term.rows)[..., None, None] for term in self.terms]
-        total: np.ndarray = np.asarray(sum(moments), np.float32)
+        total = np.zeros_like(self.terms[0].columns, np.float32)
+        for term in self.terms:
+            total += term.columns * term.row_trace[..., None, None]
         if total.ndim == 2:  # noqa: PLR2004 - a matrix, not a stack of experts
             return _steadied(total, float(self.tokens), _FEW_FOR_COLUMNS)
         return _pooled(total, self.tokens)
@@ -109,7 +117,7 @@ class ModuleStatistics:
         rows: np.ndarray = self.terms[0].part(index).rows
         if rows.ndim == 1:
             return rows
-        return _steadied(rows, float(self.tokens[index]), _FEW_FOR_ROWS)
+        return _steadied(rows.copy(), float(self.tokens[index]), _FEW_FOR_ROWS)
 
     def expert_moments(
         self, experts: Collection[tuple[int, ...]]
@@ -118,7 +126,7 @@ class ModuleStatistics:
 
         What it holds beside the statistics is those and a few matrices (in, in).
         """
-        weights = [_trace(term.rows) for term in self.terms]
+        weights = [term.row_trace for term in self.terms]
 
         def own(index: tuple[int, ...]) -> np.ndarray:
             pairs = zip(self.terms, weights, strict=True)
@@ -147,21 +155,15 @@ class ModuleStatistics:
 
 
 def _steadied(moment: np.ndarray, tokens: float, few: float) -> np.ndarray:
-    """Return a matrix (n, n) whose elements off the diagonal count less where tokens are few.
+    """Make the elements of a matrix (n, n) off its diagonal count less where tokens are few.
 
     `tokens` is how many it is a mean of; at `few` times n of them these elements count half.
     """
     share = tokens / max(tokens + few * len(moment), 1e-30)
-    result: np.ndarray = moment * np.float32(share)
-    np.fill_diagonal(result, np.diagonal(moment))
-    return result
-
-
-def _trace(rows: np.ndarray) -> np.ndarray:
-    """Return sum_i B_ii of a full or diagonal B."""
-    if rows.ndim > 1 and rows.shape[-1] == rows.shape[-2]:
-        return np.asarray(np.trace(rows, axis1=-2, axis2=-1), np.float32)
-    return np.asarray(rows.sum(-1), np.float32)
+    diagonal = np.diagonal(moment).copy()
+    moment *= np.float32(share)
+    np.fill_diagonal(moment, diagonal)
+    return moment
 
 
 def _pooled(moments: np.ndarray, tokens: np.ndarray) -> np.ndarray:
