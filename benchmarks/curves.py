@@ -30,7 +30,7 @@ from workers.encoders.compensated import Feedback
 from workers.fisher.moments import FULL_ROWS
 from workers.fisher.statistics import KroneckerTerm, ModuleStatistics
 from workers.native.arrays import from_float32
-from workers.sampled_curves import sampled_curve
+from workers.sampled import sampled_curve
 
 LAYER = {
     "q_proj": (4096, 4096),

@@ -29,7 +29,7 @@ from workers.curves import kl_curve
 from workers.fisher import ModuleStatistics
 from workers.fisher.probe import PROBE_TOKENS, probe_alphas
 from workers.models import Checkpoint
-from workers.sampled_curves import SAMPLE, sampled_curve
+from workers.sampled import SAMPLE, sampled_curve
 from workers.stages.home import Home
 from workers.stages.journal import Journal
 from workers.stages.kv import every_full_layer, probe_kv_curves

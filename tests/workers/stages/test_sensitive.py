@@ -17,7 +17,7 @@ from workers.coding import float32_weight
 from workers.curves import kl_curve
 from workers.fisher import KroneckerTerm, ModuleStatistics
 from workers.models import Checkpoint, build_inventory, open_checkpoint
-from workers.sampled_curves import SampleSize
+from workers.sampled import SampleSize
 from workers.stages import sensitive
 from workers.stages.journal import Journal
 from workers.stages.options import MeasureOptions

@@ -21,11 +21,11 @@ import numpy.typing as npt
 from app.core.formats import KEEP, Format
 from app.core.inventory import Module
 from app.core.measurement import CurvePoint, Encoder
-from workers.coupling import Gain, coupling_gains, typical_columns
 from workers.curves import as_float32, coding_errors, is_compensated
 from workers.fisher.statistics import KroneckerTerm, ModuleStatistics
-from workers.row_costs import Frame, Part, Predicted, diagonal_of, frame_of
-from workers.row_sample import Drawn, draw, estimate, random_start
+from workers.sampled.costs import Frame, Part, Predicted, diagonal_of, frame_of
+from workers.sampled.coupling import Gain, coupling_gains, typical_columns
+from workers.sampled.draw import Drawn, draw, estimate, random_start
 
 __all__ = ["SAMPLE", "SampleSize", "sampled_curve"]
 

@@ -9,11 +9,11 @@ from app.core.dtypes import Dtype
 from app.core.formats import FLOAT_FORMATS, KEEP, Format, parse_format
 from app.core.inventory import Module, ModuleKind
 from app.core.measurement import CurvePoint, Encoder
-from workers.coupling import COLUMNS, coupling_gains, typical_columns
 from workers.curves import as_float32, kl_curve
 from workers.fisher import KroneckerTerm, ModuleStatistics
 from workers.native.arrays import from_float32
-from workers.sampled_curves import SAMPLE, SampleSize, sampled_curve
+from workers.sampled import SAMPLE, SampleSize, sampled_curve
+from workers.sampled.coupling import COLUMNS, coupling_gains, typical_columns
 
 FORMATS = (*(parse_format(name) for name in ("affine2g64", "affine4g32", "affine6g128")), KEEP)
 SMALL = SampleSize(more_than=0, rows=64, experts=12, expert_rows=16)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from workers.row_sample import draw, estimate, random_start
+from workers.sampled.draw import draw, estimate, random_start
 
 
 def test_probabilities_are_in_proportion_to_size_and_add_up() -> None:
