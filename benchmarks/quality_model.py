@@ -76,7 +76,7 @@ class Model:
             )
         paths = [module.path for module in self.inventory.modules]
         curves = {path: self._curve(path, way.encoder) for path in paths}
-        found, verification = verify(
+        found = verify(
             self.checkpoint, self.inventory, curves, way.encoder, self.statistics, seed=0
         )
         return Measurement(
@@ -84,9 +84,10 @@ class Model:
             self.inventory,
             way.encoder,
             Sensitivity.FISHER,
-            tuple(found.values()),
+            tuple(found.curves.values()),
             "self",
-            verification=verification,
+            verification=found.verification,
+            calibration=found.calibration,
         )
 
     def _alphas(self, sensitivity: str) -> dict[str, float]:

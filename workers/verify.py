@@ -3,36 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from dataclasses import dataclass
+from itertools import count
+from typing import Final
 
-import mlx.core as mx
 import numpy as np
 
-from app.core.allocate import allocate
-from app.core.ends import scaled
-from app.core.errors import InfeasibleBudgetError
+from app.core.calibration import Calibration
 from app.core.formats import KEEP, Format, Mode
 from app.core.inventory import Inventory, Module
 from app.core.measurement import Curve, Encoder, Measurement, Sensitivity, Verification
-from app.core.requests import AllocationRequest
-from workers.calibrate import common_factor
-from workers.coding import coded_model, coded_weights, float32_weight
-from workers.evaluate import Evaluation
+from workers.calibrate import CHECKPOINTS, calibrated, common_factor
 from workers.fisher.statistics import ModuleStatistics
 from workers.models import Checkpoint
+from workers.trials import Trials
 
-__all__ = ["ALLOCATIONS", "MOST_WEIGHTS", "agreement", "verify"]
+__all__ = ["ALLOCATIONS", "MOST_WEIGHTS", "Verified", "agreement", "verify"]
 
 ALLOCATIONS: Final = 8
 MOST_WEIGHTS: Final = 50_000_000
 """Weights up to which a measurement is verified by default: all allocations are held at once."""
-_ROLLOUTS: Final = 8
-_LEVEL_ROLLOUTS: Final = 32
-"""Rollouts that a whole checkpoint is measured on: 8 alone put the level 5 % (one sigma) off."""
-_LEVEL_BITS: Final = 4.5
 _SEED: Final = 0x7E57
 _CENTRES: Final = (3.5, 4.0, 4.5, 5.0, 5.5, 6.0, 7.0, 8.0)
 """Mean bits of the allocations; a module draws its width within 1.5 bits of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """Curves scaled to what was measured, how they predict, what their sums are corrected by."""
+
+    curves: dict[str, Curve]
+    verification: Verification
+    calibration: Calibration
 
 
 def verify(
@@ -44,83 +46,38 @@ def verify(
     *,
     seed: int,
     progress: Callable[[int, int], None] | None = None,
-) -> tuple[dict[str, Curve], Verification]:
-    """Return the curves scaled to what was measured, and how they predict 8 random allocations.
+) -> Verified:
+    """Return the curves calibrated by whole checkpoints, and how they predict 8 random allocations.
 
     `curves` by module path hold the prediction; `statistics` are those they were made with. KL is
     measured on fresh rollouts of the model. Each random allocation, of modules coded one by one,
-    is predicted by curves that were scaled to the others.
-
-    What is allocated at 4.5 bits per weight is coded as a finished checkpoint is, against the
-    inputs that coded layers pass on, and measured on 32 rollouts: all curves are scaled by what
-    that is over its prediction. One factor for all leaves the ranking of allocations as it is; a
-    correction per width trades widths wrongly and costs more than it explains.
+    is predicted by curves that were scaled to the others. Whole checkpoints are coded as finished
+    ones are, against the inputs that coded layers pass on.
     """
     picks = [
         _draw(inventory.modules, curves, centre, seed + i) for i, centre in enumerate(_CENTRES)
     ]
-    evaluation = Evaluation(checkpoint.folder, rollouts=_LEVEL_ROLLOUTS, seed=seed + _SEED)
-    rollouts = evaluation.windows["rollouts"]
-    evaluation.windows = {"few": rollouts[:_ROLLOUTS], "more": rollouts[_ROLLOUTS:]}
-    weights: list[dict[str, mx.array]] = [{} for _ in picks]
-    for module in inventory.modules:
-        values = float32_weight(checkpoint, module)
-        wanted = {pick[module.path] for pick in picks} - {KEEP}
-        coded = coded_weights(module, values, sorted(wanted), encoder, statistics.get(module.path))
-        for pick, chosen in zip(picks, weights, strict=True):
-            chosen[f"{module.path}.weight"] = mx.array(coded.get(pick[module.path], values))
-    measured = []
-    original = evaluation.original
-    kept = {f"{m.path}.weight": mx.array(float32_weight(checkpoint, m)) for m in inventory.modules}
-    evaluation.taught  # noqa: B018 - the original's pass comes before its weights are replaced
-    for index, chosen in enumerate(weights):
-        original.load_weights(list(chosen.items()), strict=False)
-        report = evaluation.sets(original, f"random allocation {index}", ("few",))
-        measured.append(report["few"]["kl_nats_per_token"])
+    trials = Trials(checkpoint, inventory, encoder, statistics, seed=seed + _SEED)
+    steps = count(1)
+
+    def told(kl: float) -> float:
         if progress is not None:
-            progress(index + 1, len(weights))
+            progress(next(steps), len(picks) + CHECKPOINTS)
+        return kl
+
+    measured = [told(kl) for kl in trials.probed(picks)]
     raw = [_predicted(curves, pick) for pick in picks]
     predicted = [
         p * common_factor(raw[:i] + raw[i + 1 :], measured[:i] + measured[i + 1 :])
         for i, p in enumerate(raw)
     ]
     bits = [_bits(inventory, pick) for pick in picks]
-    factor = common_factor(raw, measured)
-    formats = _allocated(checkpoint, inventory, curves, encoder)
-    if formats:
-        whole = coded_model(checkpoint, inventory, formats, encoder, statistics)
-        arrays = [(f"{path}.weight", mx.array(values)) for path, values in whole.items()]
-        original.load_weights(arrays, strict=False)
-        level = _over_all(evaluation.sets(original, "a whole checkpoint"))
-        factor = common_factor([_predicted(curves, formats)], [level])
-    found = {path: scaled(curve, factor) for path, curve in curves.items()}
-    original.load_weights(list(kept.items()), strict=False)
-    return found, agreement(predicted, measured, bits)
-
-
-def _allocated(
-    checkpoint: Checkpoint, inventory: Inventory, curves: Mapping[str, Curve], encoder: Encoder
-) -> Mapping[str, Format]:
-    """Return the allocation of 4.5 bits per weight, empty where that is infeasible."""
-    nbytes = sum(array.nbytes for array in inventory.passthrough)
-    for module in inventory.modules:
-        can = set(module.legal_formats()) - {KEEP}
-        kept = KEEP.data_bytes(module.shape, module.dtype)
-        nbytes += int(_LEVEL_BITS * module.weights / 8) if can else kept
-    measurement = Measurement(
-        checkpoint.identity(), inventory, encoder, Sensitivity.FISHER, tuple(curves.values()), ""
+    identity = checkpoint.identity()
+    uncalibrated = Measurement(
+        identity, inventory, encoder, Sensitivity.FISHER, tuple(curves.values())
     )
-    try:
-        return allocate(measurement, AllocationRequest(budget=nbytes, sqnr_floor_db=0)).formats
-    except InfeasibleBudgetError:
-        return {}
-
-
-def _over_all(report: Mapping[str, Mapping[str, Any]]) -> float:
-    """Return the mean KL over the windows of every set."""
-    windows = sum(part["windows"] for part in report.values())
-    total = sum(part["kl_nats_per_token"] * part["windows"] for part in report.values())
-    return float(total / windows)
+    found, calibration = calibrated(uncalibrated, lambda at: told(trials.kl_as_written(at)))
+    return Verified(found, agreement(predicted, measured, bits), calibration)
 
 
 def _predicted(curves: Mapping[str, Curve], pick: Mapping[str, Format]) -> float:

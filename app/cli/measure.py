@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -51,6 +52,7 @@ def measure(
         "modules": len(measurement.curves),
         "weights": measurement.inventory.weights,
         "verification": _verification(measurement),
+        "calibration": asdict(measurement.calibration),
     }
     say(document, as_json=as_json, render=lambda console: _print(console, measurement, document))
 
@@ -128,6 +130,10 @@ def _print(console: Console, measurement: Measurement, document: dict[str, Any])
         rows["predicted against measured"] = (
             f"R2 {found.r_squared:.3f}, Spearman {found.spearman:.3f}, slope {found.slope:.2f}"
         )
+    if measurement.calibration.costs:
+        costs, kl = measurement.calibration.costs, measurement.calibration.measured
+        shares = ", ".join(f"{m / c:.2f} at {m:.2g}" for c, m in zip(costs, kl, strict=True))
+        rows["whole checkpoints"] = f"KL over the sum of the curves {shares}"
     console.print(facts(rows))
     table = Table(
         box=None, header_style="dim", title="Most sensitive modules", title_justify="left"

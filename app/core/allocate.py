@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Final
 
 from app.core.allocation import Allocation
+from app.core.calibration import Calibration
 from app.core.choices import DecisionGroup, Rules, decision_groups
 from app.core.conditions import DECODE_ROW, Conditions, conditions_of
 from app.core.errors import InfeasibleBudgetError
@@ -116,7 +117,7 @@ def _allocate(
             stopped_by=next((a.stopped_by for _, a in answers if a.stopped_by), ""),
         )
     notes = _notes(measurement, request, conditions)
-    return _allocation(groups, conditions, solution, notes)
+    return _allocation(groups, conditions, solution, measurement.calibration, notes)
 
 
 def _solve(
@@ -169,8 +170,13 @@ def _allocation(
     groups: tuple[DecisionGroup, ...],
     conditions: Conditions,
     solution: Solution,
+    calibration: Calibration,
     notes: tuple[str, ...],
 ) -> Allocation:
+    """Return the solution in the words of the request, its certificate in nats of expected KL.
+
+    The calibration rises, so a bound on costs is one on KL.
+    """
     chosen = (solution.choice - conditions.problem.offsets[:-1]).tolist()[1:]
     formats: dict[str, Format] = {}
     kv_formats: dict[int, KvFormat] = {}
@@ -180,14 +186,15 @@ def _allocation(
     for kv, index in zip(conditions.kv, chosen[len(groups) :], strict=True):
         kv_formats[kv.layer] = kv.formats[index]
         kv_bytes += kv.bytes[index]
+    predicted, bound = calibration.kl(solution.objective), calibration.kl(solution.bound)
     return Allocation(
         formats=formats,
         file_bytes=solution.bytes - kv_bytes,
         budget_bytes=min(conditions.file_limit, conditions.budget - kv_bytes),
-        predicted_kl_nats_per_token=solution.objective,
-        bound=solution.bound,
-        gap=solution.gap,
-        shadow_price_nats_per_byte=solution.price,
+        predicted_kl_nats_per_token=predicted,
+        bound=bound,
+        gap=(predicted - bound) / predicted if predicted > 0 else 0.0,
+        shadow_price_nats_per_byte=solution.price * calibration.slope(solution.objective),
         status=solution.status.value,
         solver=solution.solver,
         stopped_by=solution.stopped_by,

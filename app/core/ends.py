@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from app.core.allocation import Allocation
+from app.core.calibration import UNCALIBRATED
 from app.core.formats import KEEP, Format
 from app.core.inventory import Inventory
 from app.core.measurement import Curve, Measurement
@@ -66,7 +67,8 @@ def relinearized(
 ) -> Measurement:
     """Return the measurement with each group's curves scaled to what its error was seen to cost.
 
-    `share` is the weight of the end beside the other errors, 0 to 1.
+    `share` is the weight of the end beside the other errors, 0 to 1. What was seen is KL already:
+    the result is not calibrated.
     """
     curves = {curve.path: curve for curve in measurement.curves}
     changed = dict(curves)
@@ -77,23 +79,25 @@ def relinearized(
             seen = share * ends.beside[name] + (1 - share) * ends.alone[name]
             factor = min(max(seen / known, 1 / _MOST_CHANGE), _MOST_CHANGE)
             changed |= {path: scaled(curves[path], factor) for path in paths}
-    return replace(measurement, curves=tuple(changed[c.path] for c in measurement.curves))
+    found = tuple(changed[c.path] for c in measurement.curves)
+    return replace(measurement, curves=found, calibration=UNCALIBRATED)
 
 
 def anchored(
     measurement: Measurement, formats: Mapping[str, Format], kl_nats: float
 ) -> Measurement:
     """Return the measurement scaled so that `formats` cost `kl_nats` per token."""
-    known = _cost(measurement, formats)
+    known = measurement.cost(formats)
     if known <= 0 or kl_nats <= 0:
         return measurement
     factor = kl_nats / known
-    return replace(measurement, curves=tuple(scaled(c, factor) for c in measurement.curves))
+    found = tuple(scaled(c, factor) for c in measurement.curves)
+    return replace(measurement, curves=found, calibration=UNCALIBRATED)
 
 
 def judged(measurement: Measurement, best: Allocation, chosen: Allocation) -> Allocation:
     """Return `chosen` with its certificate in terms of `measurement`, whose optimum is `best`."""
-    predicted = _cost(measurement, chosen.formats)
+    predicted = measurement.predicted_kl(chosen.formats)
     if dict(chosen.formats) == dict(best.formats):
         return replace(best, notes=chosen.notes)
     bound = min(best.bound, predicted)
@@ -106,10 +110,6 @@ def judged(measurement: Measurement, best: Allocation, chosen: Allocation) -> Al
         status="feasible",
         stopped_by="the least measured KL was chosen",
     )
-
-
-def _cost(measurement: Measurement, formats: Mapping[str, Format]) -> float:
-    return sum(c.point(formats[c.path]).kl_nats for c in measurement.curves)
 
 
 def scaled(curve: Curve, factor: float) -> Curve:

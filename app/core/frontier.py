@@ -37,11 +37,11 @@ class MarkedPoint(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Frontier:
-    """The lower convex frontier, and the recipes that others use.
+    """The lower frontier, and the recipes that others use.
 
-    Every breakpoint is an allocation. Between two neighbours the line is a lower bound on the KL of
-    any allocation, and its slope the price of a byte. `breakpoints` rise in bytes; the first one is
-    every module in its smallest offered format.
+    Every breakpoint is an allocation. It is convex in what curves add up to: between two neighbours
+    the line is a lower bound on that of any allocation, and its slope the price of a byte.
+    `breakpoints` rise in bytes; the first one is every module in its smallest offered format.
     """
 
     breakpoints: tuple[FrontierPoint, ...]
@@ -74,7 +74,7 @@ def frontier(
     count = prepared.reached_bytes.size
     kept = np.unique(np.linspace(0, count - 1, min(count, max_points)).round().astype(np.int64))
     bytes_ = prepared.reached_bytes[kept].tolist()
-    costs = (least + prepared.excess_cost[kept]).tolist()
+    costs = map(measurement.calibration.kl, (least + prepared.excess_cost[kept]).tolist())
     return Frontier(
         breakpoints=tuple(map(FrontierPoint._make, zip(bytes_, costs, strict=True))),
         uniform=_uniform_points(measurement, layout),
@@ -95,7 +95,8 @@ def solve_budgets(
     fixed = plan_checkpoint(measurement.inventory).fixed_bytes
     prepared = prepare(as_problem(decision_groups(measurement, rules or Rules()), fixed))
     many = solve_many(prepared, budgets, Limits(relative_gap=relative_gap))
-    points = zip(many.bytes.tolist(), many.objective.tolist(), strict=True)
+    expected = map(measurement.calibration.kl, many.objective.tolist())
+    points = zip(many.bytes.tolist(), expected, strict=True)
     return tuple(map(FrontierPoint._make, points))
 
 
@@ -127,7 +128,8 @@ def _marked(
         cost = _cost(curves, formats)
         if cost is not None:
             total = sum(sizes.of(m, formats[m.path]) for m in layout.inventory.modules)
-            points.append(MarkedPoint(name, layout.fixed_bytes + total, cost))
+            expected = measurement.calibration.kl(cost)
+            points.append(MarkedPoint(name, layout.fixed_bytes + total, expected))
     return tuple(points)
 
 

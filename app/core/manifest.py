@@ -6,6 +6,7 @@ machine or the path of the run. `manifest.schema.json` beside this file is its J
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -151,8 +152,14 @@ class Manifest(_Part):
         request: AllocationRequest,
         allocation: Allocation,
     ) -> Manifest:
-        """Record `allocation` of `measurement`."""
+        """Record `allocation` of `measurement`.
+
+        Where KL is calibrated each choice has its share of the predicted, so that they add up.
+        """
         modules = {}
+        kv_costs = _kv_costs(measurement, allocation)
+        cost = measurement.cost(allocation.formats) + sum(kv_costs.values())
+        share = measurement.calibration.share(cost)
         curves = {curve.path: curve for curve in measurement.curves}
         for module in layout.inventory.modules:
             format_ = allocation.formats[module.path]
@@ -161,7 +168,7 @@ class Manifest(_Part):
                 format=format_,
                 bytes=module_bytes(module, format_),
                 t2=point.t2,
-                kl_nats=point.kl_nats,
+                kl_nats=point.kl_nats * share,
             )
         return cls(
             model=ManifestModel(
@@ -190,26 +197,40 @@ class Manifest(_Part):
                 stopped_by=allocation.stopped_by,
             ),
             modules=modules,
-            kv_cache=_kv_choices(measurement, request, allocation),
+            kv_cache=_kv_choices(measurement, request, allocation, kv_costs, share),
             notes=allocation.notes,
         )
 
 
+def _kv_costs(measurement: Measurement, allocation: Allocation) -> dict[int, float]:
+    """Return what each chosen cache adds to the cost of the curves."""
+    inventory = measurement.inventory
+    curves = {curve.layer: curve for curve in measurement.kv_curves}
+    caches = {cache.layer: cache for cache in inventory.architecture.cache}
+    return {
+        layer: kv_options(inventory, curves[layer], caches[layer])[format_].kl_nats
+        for layer, format_ in (allocation.kv_formats or {}).items()
+    }
+
+
 def _kv_choices(
-    measurement: Measurement, request: AllocationRequest, allocation: Allocation
+    measurement: Measurement,
+    request: AllocationRequest,
+    allocation: Allocation,
+    costs: Mapping[int, float],
+    share: float,
 ) -> dict[int, KvChoice] | None:
     if allocation.kv_formats is None:
         return None
     inventory = measurement.inventory
-    curves = {curve.layer: curve for curve in measurement.kv_curves}
+    width = element_bytes(inventory)
     caches = {cache.layer: cache for cache in inventory.architecture.cache}
-    choices = {}
-    for layer, format_ in allocation.kv_formats.items():
-        cache = caches[layer]
-        choices[layer] = KvChoice(
+    return {
+        layer: KvChoice(
             bits=format_.bits,
             group_size=format_.group_size,
-            bytes=kv_format_bytes(cache, request.context or 0, format_, element_bytes(inventory)),
-            kl_nats=kv_options(inventory, curves[layer], cache)[format_].kl_nats,
+            bytes=kv_format_bytes(caches[layer], request.context or 0, format_, width),
+            kl_nats=costs[layer] * share,
         )
-    return choices
+        for layer, format_ in allocation.kv_formats.items()
+    }

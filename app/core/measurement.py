@@ -10,6 +10,7 @@ from typing import Annotated, Final
 
 from pydantic import Field, FiniteFloat, TypeAdapter
 
+from app.core.calibration import UNCALIBRATED, Calibration
 from app.core.canonical import canonical_json, sha256_of
 from app.core.formats import KEEP, Format, FormatName
 from app.core.inventory import Inventory
@@ -31,7 +32,7 @@ __all__ = [
     "usable_encoder",
 ]
 
-METRIC_VERSION: Final = 7
+METRIC_VERSION: Final = 8
 """Raised whenever a change makes stored numbers incomparable with new ones."""
 
 
@@ -166,6 +167,7 @@ class Measurement:
     `rotation` is `none`, `folded` or `fused`; `rotation_kl_nats` is the KL in nats per token of the
     rotated model before it is quantized. `text` says which tokens sensitivity used: `self` (sampled
     from the model), `none` or the SHA-256 of the user's file; `tokens` how many.
+    `calibration` turns what curves add up to into the KL to expect.
     """
 
     model: ModelIdentity
@@ -179,6 +181,7 @@ class Measurement:
     rotation_kl_nats: NotNegative = 0.0
     metric_version: int = METRIC_VERSION
     verification: Verification | None = None
+    calibration: Calibration = UNCALIBRATED
     warnings: tuple[str, ...] = ()
     kv_curves: tuple[KvCurve, ...] = ()
 
@@ -195,6 +198,14 @@ class Measurement:
             if curve.path == path:
                 return curve
         raise KeyError(path)
+
+    def cost(self, formats: Mapping[str, Format]) -> float:
+        """Return what the curves of an allocation add up to, in nats per token."""
+        return math.fsum(c.point(formats[c.path]).kl_nats for c in self.curves)
+
+    def predicted_kl(self, formats: Mapping[str, Format]) -> float:
+        """Return the KL in nats per token that an allocation is expected to have."""
+        return self.calibration.kl(self.cost(formats))
 
     def to_json(self) -> bytes:
         """Return canonical JSON, the stored and uploaded form."""

@@ -6,6 +6,7 @@ from datetime import datetime
 
 from pydantic import BaseModel, Field
 
+from app.core.calibration import Calibration
 from app.core.measurement import Encoder, Sensitivity, Verification
 
 __all__ = ["MeasurementSummary", "Model"]
@@ -21,6 +22,9 @@ class MeasurementSummary(BaseModel):
     text: str = Field(description="`self`, `none` or the SHA-256 of the user's text.")
     tokens: int
     verification: Verification | None
+    calibration: Calibration = Field(
+        description="KL measured of whole checkpoints, by what their curves add up to."
+    )
     warnings: tuple[str, ...]
     created_at: datetime
 

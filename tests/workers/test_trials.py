@@ -20,7 +20,12 @@ def test_small_errors_add_up_from_both_ends_and_nothing_is_left_behind(tmp_path:
     kept = {module.path: KEEP for module in inventory.modules}
     assert trials.kl(kept) == pytest.approx(0, abs=1e-6)
     few = dict.fromkeys(kept, parse_format("affine4g64"))
+    fewer = dict.fromkeys(kept, parse_format("affine3g64"))
+    probed = list(trials.probed([few, kept, fewer]))
+    assert 0 < 2 * probed[0] < probed[2]
+    assert probed[1] == pytest.approx(0, abs=1e-6)
     before = trials.kl(few)
+    assert before == pytest.approx(probed[0], rel=0.2)
     told: list[tuple[int, int]] = []
     ends = trials.ends(few, lambda done, total: told.append((done, total)))
     groups = inventory.decision_groups()

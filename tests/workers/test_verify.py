@@ -42,7 +42,8 @@ def test_random_allocations_cost_what_is_predicted(sample_model: Path) -> None:
             statistics[module.path],
         )
         curves[module.path] = Curve(module.path, 1.0, tuple(points))
-    corrected, found = verify(checkpoint, inventory, curves, Encoder.CAREFUL, statistics, seed=0)
+    checked = verify(checkpoint, inventory, curves, Encoder.CAREFUL, statistics, seed=0)
+    corrected, found = checked.curves, checked.verification
     assert len(found.measured) == 8
     assert found.spearman >= 0.95
     assert 0.8 < found.slope < 1.3
@@ -56,3 +57,6 @@ def test_random_allocations_cost_what_is_predicted(sample_model: Path) -> None:
     }
     assert len(factors) == 1, "one factor for all leaves the ranking of allocations as it is"
     assert all(0.5 < factor < 2 for factor in factors)
+    assert len(checked.calibration.costs) == 5
+    middle = checked.calibration.costs[2]
+    assert checked.calibration.kl(middle) == pytest.approx(middle)

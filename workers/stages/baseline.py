@@ -50,12 +50,11 @@ def uniform_manifest(measurement: Measurement, format_: Format) -> Manifest:
     layout = plan_checkpoint(measurement.inventory)
     formats = uniform_formats(measurement.inventory, format_)
     nbytes = layout.file_bytes(formats)
-    curves = (measurement.curve(path).point(chosen).kl_nats for path, chosen in formats.items())
     allocation = Allocation(
         formats=formats,
         file_bytes=nbytes,
         budget_bytes=nbytes,
-        predicted_kl_nats_per_token=sum(curves),
+        predicted_kl_nats_per_token=measurement.predicted_kl(formats),
         bound=0.0,
         gap=1.0,
         shadow_price_nats_per_byte=0.0,

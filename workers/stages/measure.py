@@ -107,7 +107,7 @@ class _Work:
         else:
             found = self._streamed(home, lambda module: known.alphas[module.path])
         curves = {curve.path: curve for curve in found}
-        corrected, verification, doubts = verified(
+        checked, doubts = verified(
             self.checkpoint,
             self.inventory,
             curves,
@@ -115,9 +115,12 @@ class _Work:
             known=known,
             report=self.report,
         )
-        measurement = self._measurement(home, corrected, known)
+        measurement = self._measurement(home, checked.curves if checked else curves, known)
+        measurement = replace(measurement, warnings=(*measurement.warnings, *doubts))
+        if checked is None:
+            return measurement
         return replace(
-            measurement, verification=verification, warnings=(*measurement.warnings, *doubts)
+            measurement, verification=checked.verification, calibration=checked.calibration
         )
 
     def _rotation_kl(self) -> float:

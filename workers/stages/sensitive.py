@@ -39,7 +39,7 @@ from workers.stages.statistics import take_statistics
 from workers.stages.streamed import plain_encoder
 from workers.streaming.digest import digest_of_parts
 from workers.sweep import measure_weight
-from workers.verify import MOST_WEIGHTS, verify
+from workers.verify import MOST_WEIGHTS, Verified, verify
 
 __all__ = ["Sensitivities", "curves_by_error", "take_sensitivities", "verified"]
 
@@ -181,15 +181,15 @@ def verified(
     *,
     known: Sensitivities,
     report: StageReport,
-) -> tuple[Mapping[str, Curve], Verification | None, tuple[str, ...]]:
+) -> tuple[Verified | None, tuple[str, ...]]:
     """Return corrected curves and how they predict, of a model that fits in memory several times.
 
     With them comes a warning when the two ends disagree: errors interact at few bits.
     """
     sampled = _sampled(inventory, curves, known)
     if not known.modules or inventory.weights > MOST_WEIGHTS:
-        return curves, None, sampled
-    corrected, found = verify(
+        return None, sampled
+    found = verify(
         checkpoint,
         inventory,
         curves,
@@ -198,7 +198,7 @@ def verified(
         seed=options.seed,
         progress=lambda done, total: report.progress(done, total, "allocations", "verification"),
     )
-    return corrected, found, (*sampled, *_doubts(found))
+    return found, (*sampled, *_doubts(found.verification))
 
 
 def _sampled(

@@ -39,10 +39,9 @@ def answer_figures(solved: Solved, measured: Sequence[Point] = ()) -> dict[str, 
     formats = {path: choice.format for path, choice in manifest.modules.items()}
     predicted = manifest.certificate.predicted_kl_nats_per_token
     ours = Point("this answer", manifest.file_bytes, predicted)
-    found = measurement.verification
     return {
         "frontier": frontier_figure(solved.trade.line, [ours], solved.trade.uniform, measured),
         "heatmap": heatmap(measurement.inventory, formats),
         "parts": file_parts(measurement.inventory, formats, manifest.budget_bytes),
-        "verification": None if found is None else verification_figure(found),
+        "verification": verification_figure(measurement),
     }

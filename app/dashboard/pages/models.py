@@ -79,7 +79,6 @@ def model_page(
     error: str = "",
 ) -> dict[str, Any]:
     """Return a model's page at one budget; without `solved`, `error` says why."""
-    found = measurement.verification
     page: dict[str, Any] = {
         "title": words.name_of(measurement.model.name),
         "section": "Models",
@@ -99,7 +98,7 @@ def model_page(
         "compare": f"/compare?{urlencode({'allocations': f'{measurement.key}@{at.budget}'})}",
         "tensor": None,
         "tensor_tiles": [],
-        "verification": None if found is None else verification_figure(found),
+        "verification": verification_figure(measurement),
     }
     if solved is not None:
         page |= answer_figures(solved)

@@ -3,16 +3,18 @@ from __future__ import annotations
 import csv
 import io
 import json
+from dataclasses import replace
 
 import pytest
 
+from app.core.calibration import Calibration
 from app.core.choices import DEFAULT_SQNR_FLOOR_DB
 from app.core.formats import KEEP, parse_format
 from app.core.frontier import frontier
 from app.core.layout import plan_checkpoint
 from app.core.measurement import Measurement, Verification
 from app.core.recipes import uniform_formats
-from app.dashboard.figures.figure import Figure, Series
+from app.dashboard.figures.figure import Figure
 from app.dashboard.figures.frontier import Point, frontier_figure, thinned
 from app.dashboard.figures.heatmap import heatmap
 from app.dashboard.figures.parts import bar, file_parts
@@ -111,12 +113,22 @@ def test_the_frontier_figure_speaks_of_the_nearest_uniform(measurement: Measurem
     assert all(y > 0 for series in figure.series for y in series.y)  # the axis is logarithmic
 
 
-def test_predicted_against_measured_has_a_line_of_equality() -> None:
+def test_predicted_against_measured_has_a_line_of_equality(measurement: Measurement) -> None:
+    assert verification_figure(measurement) is None
     found = Verification((0.01, 0.1), (0.011, 0.09), (4.5, 3.5), 0.99, 1.0, 0.95)
-    figure = verification_figure(found)
-    line: Series = figure.series[0]
+    checked = replace(measurement, verification=found)
+    figure = verification_figure(checked)
+    assert figure is not None
+    line, allocations = figure.series
     assert list(line.x) == list(line.y) == [0.01, 0.1]
+    assert list(allocations.y) == [0.011, 0.09]
     assert "slope 0.95" in figure.summary
+    law = Calibration((0.02, 0.2), (0.018, 0.3))
+    figure = verification_figure(replace(checked, calibration=law))
+    assert figure is not None
+    assert [row[0] for row in figure.rows] == ["random allocation"] * 2 + ["whole checkpoint"] * 2
+    assert list(figure.series[0].x) == [0.01, 0.3]
+    assert "2 whole checkpoints" in figure.summary
 
 
 def test_rivals_are_compared_at_equal_bytes() -> None:
