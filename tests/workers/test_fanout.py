@@ -10,15 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from app.core.dtypes import Dtype
 from app.core.errors import InvalidModelError, InvalidRequestError
 from app.core.formats import KEEP
 from app.core.measurement import Encoder
 from tests.workers.streaming.conftest import random_weight, task_of, write_safetensors
-from workers.fanout import balanced_batches, fan_out, measure_on_cluster, measure_on_processes
+from workers.fanout import fan_out, measure_on_cluster, measure_on_processes
 from workers.models.headers import TensorRef
 from workers.streaming import MeasuredTensor, Measuring, Progress, TensorTask, measure_tensors
 from workers.streaming.files import ReadError
@@ -105,31 +103,20 @@ def test_a_failing_disk_is_given_up_after_some_attempts(tmp_path: Path) -> None:
 def test_an_absent_scheduler_is_a_wrong_request(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("workers.fanout.CONNECT_SECONDS", 0.2)
+    monkeypatch.setattr("workers.spread.CONNECT_SECONDS", 0.2)
     with pytest.raises(InvalidRequestError, match="found no answer"):
         list(measure_on_cluster("tcp://127.0.0.1:9", [], Measuring(tmp_path, Encoder.CAREFUL)))
+
+
+def test_a_folder_that_a_worker_does_not_see_is_named(
+    tmp_path: Path, tasks: list[TensorTask], cluster: Any
+) -> None:
+    absent = Measuring(tmp_path / "elsewhere", Encoder.CAREFUL)
+    with pytest.raises(InvalidRequestError, match=r"found nothing at .*/elsewhere, expected"):
+        list(measure_on_cluster(cluster.scheduler_address, tasks, absent))
 
 
 def test_errors_travel_between_processes() -> None:
     error = ReadError(file="a", nbytes=1, offset=2, reason="broken")
     copy = pickle.loads(pickle.dumps(error))  # noqa: S301 - made one line above
     assert (str(copy), copy.fields, type(copy)) == (str(error), error.fields, ReadError)
-
-
-@given(
-    sizes=st.lists(st.integers(0, 10**6), max_size=40),
-    count=st.integers(1, 8),
-)
-def test_batches_are_balanced(sizes: list[int], count: int) -> None:
-    tasks = [
-        TensorTask(str(i), (TensorRef("f", "t", Dtype.U8, (n,), 0, n),), Dtype.U8, ())
-        for i, n in enumerate(sizes)
-    ]
-    batches = balanced_batches(tasks, count)
-    assert sorted(task.path for batch in batches for task in batch) == sorted(
-        task.path for task in tasks
-    )
-    loads = [sum(task.nbytes for task in batch) for batch in batches]
-    assert len(batches) <= count
-    if loads:
-        assert max(loads) <= sum(sizes) / count + max(sizes)

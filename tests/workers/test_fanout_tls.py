@@ -163,7 +163,7 @@ def test_the_command_measures_on_the_cluster(
 def test_a_stranger_is_not_let_in(
     tmp_path: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("workers.fanout.CONNECT_SECONDS", 2.0)
+    monkeypatch.setattr("workers.spread.CONNECT_SECONDS", 2.0)
     stranger = Certificates.made(tmp_path / "stranger").settings()
     trusted = str(cluster.certificates.authority)
     settings = {**stranger, "distributed.comm.tls.ca-file": trusted}
