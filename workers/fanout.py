@@ -91,7 +91,7 @@ def fan_out(
                 continue
             meter.advance(task.path, task.nbytes, read=False)
             yield known
-        remotely = replace(how, cache=None)
+        remotely = replace(how, folder=how.folder.absolute(), cache=None)
         dealt = balanced_batches(missing, workers * BATCHES_PER_WORKER, lambda task: task.nbytes)
         batches = [TensorBatch(tasks, remotely) for tasks in dealt]
         for batch, results in completed(executor, _measure_batch, batches):

@@ -108,6 +108,15 @@ def test_an_absent_scheduler_is_a_wrong_request(
         list(measure_on_cluster("tcp://127.0.0.1:9", [], Measuring(tmp_path, Encoder.CAREFUL)))
 
 
+def test_workers_in_another_folder_find_a_relative_one(
+    tmp_path: Path, tasks: list[TensorTask], cluster: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    how = Measuring(Path(), Encoder.CAREFUL)
+    spread = numbers(measure_on_cluster(cluster.scheduler_address, tasks, how))
+    assert spread == numbers(measure_tensors(tasks, how))
+
+
 def test_a_folder_that_a_worker_does_not_see_is_named(
     tmp_path: Path, tasks: list[TensorTask], cluster: Any
 ) -> None:
