@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -17,16 +16,16 @@ from pydantic import TypeAdapter, ValidationError
 from app.core.errors import NO_ROOM, BitbudgetError, InvalidRequestError
 from app.leases.schemas import Event, FitTask, MeasureTask, Problem, Task
 from workers.models.library import defer_package
+from workers.parent import end_with_parent
 
 __all__ = ["answer"]
 
-_PARENT_CHECK_SECONDS: Final = 0.5
 _TASK: Final[TypeAdapter[Task]] = TypeAdapter(Task)
 
 
 def answer() -> int:
     """Run the task on standard input; return the exit code of the command line."""
-    _end_with_parent()
+    end_with_parent()
     emit = _take_standard_output()
     defer_package()
     home = Path(tempfile.gettempdir())
@@ -57,17 +56,6 @@ def _run(task: Task, emit: Callable[[Event], None]) -> dict[str, Any]:
     from workers.stages.tasks import run_task  # noqa: PLC0415, as above
 
     return run_task(task, emit)
-
-
-def _end_with_parent() -> None:
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(_PARENT_CHECK_SECONDS)
-        os._exit(1)
-
-    threading.Thread(target=watch, name="parent-watch", daemon=True).start()
 
 
 def _take_standard_output() -> Callable[[Event], None]:

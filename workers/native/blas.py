@@ -16,11 +16,21 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
 
 from workers.native.build import NativeBuildError, targets
 from workers.native.loader import library
+from workers.native.threads import default_threads
 
-__all__ = ["preload_environment"]
+__all__ = ["THREADS_VARIABLE", "blas_threads", "preload_environment"]
+
+THREADS_VARIABLE: Final = "OPENBLAS_NUM_THREADS"
+
+
+def blas_threads(environment: Mapping[str, str]) -> int:
+    """Return how many threads OpenBLAS has in a process of this `environment`."""
+    given = environment.get(THREADS_VARIABLE, "")
+    return int(given) if given.isdecimal() and int(given) else default_threads()
 
 
 def preload_environment(environment: Mapping[str, str]) -> dict[str, str]:
@@ -29,7 +39,7 @@ def preload_environment(environment: Mapping[str, str]) -> dict[str, str]:
     No preload on macOS, where `scipy-openblas32` is missing, and where a library's path holds a
     character that LD_PRELOAD separates by.
     """
-    child = {"OPENBLAS_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // 2)), **environment}
+    child = {THREADS_VARIABLE: str(max(1, (os.cpu_count() or 1) // 2)), **environment}
     present = child.get("LD_PRELOAD", "").replace(":", " ").split()
     wanted = [str(path) for path in _libraries()]
     if wanted and not any(" " in path or ":" in path for path in wanted):
