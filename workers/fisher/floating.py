@@ -15,7 +15,6 @@ import mlx.core as mx
 from mlx import nn
 from mlx.utils import tree_unflatten
 from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchLinear
-from mlx_lm.utils import load_model
 
 from bitbudget.loading import model_classes
 from bitbudget.rotated_model import RotatedLinear, RotatedQuantizedLinear
@@ -27,6 +26,8 @@ __all__ = ["dequantized_weight", "load_float32"]
 
 def load_float32(folder: Path) -> nn.Module:
     """Return the model in `folder` with float32 arrays, nothing evaluated yet."""
+    from mlx_lm.utils import load_model  # noqa: PLC0415, it brings all tokenizers along
+
     model, _ = load_model(
         folder,
         lazy=True,
