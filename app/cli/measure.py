@@ -31,7 +31,7 @@ def measure(
     ] = None,
     features: Annotated[str, typer.Option(help="default or full.")] = "default",
     cluster: Annotated[
-        str | None, typer.Option(help="Dask scheduler, tls://scheduler:8786.")
+        str | None, typer.Option(help="Dask scheduler whose workers measure, tls://scheduler:8786.")
     ] = None,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Also write the measurement here.")

@@ -208,8 +208,20 @@ class Statistics(Mapping[str, ModuleStatistics]):
 
     def without(self, paths: Collection[str]) -> Statistics:
         """Return the statistics of the other modules."""
-        modules = {path: entry for path, entry in self.modules.items() if path not in paths}
-        files = {path: file for path, file in self.files.items() if path not in paths}
+        return self._some(self.paths.difference(paths))
+
+    def only(self, paths: Collection[str]) -> Statistics:
+        """Return the statistics of those of these modules that have any, without the text.
+
+        Files are at absolute paths: another process finds them from anywhere.
+        """
+        some = self._some(self.paths.intersection(paths))
+        files = {path: file.absolute() for path, file in some.files.items()}
+        return replace(some, files=files, text=None)
+
+    def _some(self, paths: Collection[str]) -> Statistics:
+        modules = {path: entry for path, entry in self.modules.items() if path in paths}
+        files = {path: file for path, file in self.files.items() if path in paths}
         return replace(self, modules=modules, files=files)
 
     def __getitem__(self, path: str) -> ModuleStatistics:

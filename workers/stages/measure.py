@@ -12,6 +12,7 @@ from app.core.measurement import Curve, Measurement, Sensitivity
 from app.core.requests import Rotation
 from app.leases.schemas import Stage
 from workers.models import Checkpoint
+from workers.spread import check_cluster
 from workers.stages.home import Home, write_whole
 from workers.stages.journal import Journal
 from workers.stages.options import MeasureOptions
@@ -94,19 +95,20 @@ class _Work:
         return self._measurement(home, {curve.path: curve for curve in curves})
 
     def _by_running(self, home: Home) -> Measurement:
-        from workers.stages.sensitive import (  # noqa: PLC0415, imports the whole of mlx-lm
-            curves_by_error,
-            take_sensitivities,
-            verified,
-        )
+        from workers.stages.by_error import curves_by_error  # noqa: PLC0415, all of mlx-lm
+        from workers.stages.sensitive import take_sensitivities, verified  # noqa: PLC0415, as above
 
+        self._check_cluster(home)
         place = (self.checkpoint, self.inventory, self.options)
         known = take_sensitivities(*place, home, self.report)
         if known.modules:
-            found = curves_by_error(*place, known, journal=self._journal, report=self.report)
+            found = curves_by_error(
+                *place, known, home=home, journal=self._journal, report=self.report
+            )
         else:
             found = self._streamed(home, lambda module: known.alphas[module.path])
-        curves = {curve.path: curve for curve in found}
+        made = {curve.path: curve for curve in found}
+        curves = {module.path: made[module.path] for module in self.inventory.modules}
         checked, doubts = verified(
             self.checkpoint,
             self.inventory,
@@ -122,6 +124,15 @@ class _Work:
         return replace(
             measurement, verification=checked.verification, calibration=checked.calibration
         )
+
+    def _check_cluster(self, home: Home) -> None:
+        """Find out that workers lack what they need before hours are spent on sensitivities."""
+        if self.options.cluster is None:
+            return
+        folders = [self.checkpoint.folder]
+        if self.options.sensitivity is Sensitivity.FISHER:
+            folders.append(home.folder)
+        check_cluster(self.options.cluster, [folder.absolute() for folder in folders])
 
     def _rotation_kl(self) -> float:
         if self.options.rotation is Rotation.NONE:

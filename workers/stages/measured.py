@@ -11,9 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from app.core.measurement import Sensitivity
 from app.core.requests import Rotation
-from app.leases.schemas import Event, MeasureTask, Stage
+from app.leases.schemas import Event, MeasureTask
 from workers.models import Checkpoint
 from workers.stages.fetch import fetch
 from workers.stages.home import Home
@@ -23,7 +22,7 @@ from workers.stages.options import MeasureOptions
 from workers.stages.report import Reporter
 from workers.stages.survey import survey
 
-__all__ = ["run_measure", "unused_cluster"]
+__all__ = ["run_measure"]
 
 
 def run_measure(task: MeasureTask, emit: Callable[[Event], None]) -> dict[str, Any]:
@@ -39,7 +38,6 @@ def run_measure(task: MeasureTask, emit: Callable[[Event], None]) -> dict[str, A
         identify=options.needs_whole_model,
     )
     paths = {}
-    unused = unused_cluster(options, reporter)
     for rotation, twin in _twins(checkpoint, options, home, reporter).items():
         chosen = replace(options, rotation=rotation)
         look = partial(survey, twin, options=chosen, home=home, reporter=reporter)
@@ -58,20 +56,8 @@ def run_measure(task: MeasureTask, emit: Callable[[Event], None]) -> dict[str, A
         },
         "modules": len(measurement.curves),
         "tokens": measurement.tokens,
-        "warnings": [*measurement.warnings, *unused],
+        "warnings": list(measurement.warnings),
     }
-
-
-def unused_cluster(options: MeasureOptions, reporter: Reporter) -> list[str]:
-    """Say that a cluster was given to a measurement that has no use for it."""
-    if options.cluster is None or options.sensitivity is not Sensitivity.FISHER:
-        return []
-    found = (
-        f"the cluster {options.cluster} is not used: with sensitivity fisher every curve needs "
-        "statistics that are on this machine; weights and probe spread over a cluster"
-    )
-    reporter.stage(Stage.MEASURE).log(found)
-    return [found]
 
 
 def _twins(

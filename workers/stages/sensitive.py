@@ -1,4 +1,4 @@
-"""What the stage measure learns by running the model: sensitivities, and curves that need them.
+"""What the stage measure learns by running the model: sensitivities, and how curves predict.
 
 Importing this imports the whole of mlx-lm, which takes seconds; measuring by weights alone does
 without.
@@ -6,44 +6,27 @@ without.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-import numpy.typing as npt
-from pydantic import TypeAdapter
 
-from app.core.formats import KEEP, Format
-from app.core.inventory import Inventory, Module
-from app.core.measurement import (
-    KEEP_POINT,
-    Curve,
-    CurvePoint,
-    Encoder,
-    KvCurve,
-    Sensitivity,
-    Verification,
-)
-from workers.curves import kl_curve
-from workers.fisher import ModuleStatistics
+from app.core.inventory import Inventory
+from app.core.measurement import Curve, KvCurve, Sensitivity, Verification
+from workers.fisher import Statistics
 from workers.fisher.probe import PROBE_TOKENS, probe_alphas
 from workers.models import Checkpoint
-from workers.sampled import SAMPLE, sampled_curve
+from workers.sampled import SAMPLE
 from workers.stages.home import Home
-from workers.stages.journal import Journal
 from workers.stages.kv import every_full_layer, probe_kv_curves
 from workers.stages.options import MeasureOptions
 from workers.stages.report import StageReport
 from workers.stages.statistics import take_statistics
-from workers.stages.streamed import plain_encoder
-from workers.streaming.digest import digest_of_parts
-from workers.sweep import measure_weight
 from workers.verify import MOST_WEIGHTS, Verified, verify
 
-__all__ = ["Sensitivities", "curves_by_error", "take_sensitivities", "verified"]
+__all__ = ["Sensitivities", "take_sensitivities", "verified"]
 
-_CURVE = TypeAdapter(Curve)
 _DISAGREEMENT: Final = 1.5
 """Ratio between the two ends from which a measurement carries a warning."""
 
@@ -54,7 +37,7 @@ class Sensitivities:
 
     tokens: int
     alphas: Mapping[str, float]
-    modules: Mapping[str, ModuleStatistics]
+    modules: Statistics
     notes: tuple[str, ...] = ()
     kv_curves: tuple[KvCurve, ...] = ()
 
@@ -79,7 +62,9 @@ def take_sensitivities(
             progress=lambda done, total: report.progress(done, total, "modules", "probe"),
         )
         kv = probe_kv_curves(checkpoint, inventory, options.seed, report)
-        return Sensitivities(PROBE_TOKENS, alphas, {}, kv_curves=every_full_layer(inventory, kv))
+        return Sensitivities(
+            PROBE_TOKENS, alphas, Statistics(0), kv_curves=every_full_layer(inventory, kv)
+        )
     found = take_statistics(checkpoint, inventory, options, home, report)
     paths = [module.path for module in inventory.modules]
     alphas = {path: found[path].alpha_nats if path in found else 0.0 for path in paths}
@@ -100,77 +85,6 @@ def take_sensitivities(
         (*found.notes, note),
         kv,
     )
-
-
-def curves_by_error(
-    checkpoint: Checkpoint,
-    inventory: Inventory,
-    options: MeasureOptions,
-    known: Sensitivities,
-    *,
-    journal: Journal,
-    report: StageReport,
-) -> Iterator[Curve]:
-    """Yield the curves of the deployed encoder's own errors; finished ones are in the journal."""
-    finished = {curve.path: curve for curve in map(_CURVE.validate_python, journal)}
-    total = sum(_source_bytes(module) for module in inventory.modules)
-    done = 0
-    for module in inventory.modules:
-        curve = finished.get(module.path)
-        if curve is None:
-            curve = _curve(checkpoint, module, options, known)
-            journal.append(_CURVE.dump_python(curve, mode="json"))
-        yield curve
-        done += _source_bytes(module)
-        report.progress(done, total, detail=module.path)
-
-
-def _curve(
-    checkpoint: Checkpoint, module: Module, options: MeasureOptions, known: Sensitivities
-) -> Curve:
-    formats = tuple(f for f in module.legal_formats(options.formats) if f != KEEP)
-    parts = list(checkpoint.parts(module.path))
-    statistics = known.modules.get(module.path)
-    full = options.features == "full"
-    encoder = plain_encoder(options.encoder) if statistics is None else Encoder.MINMAX
-    errors = measure_weight(
-        parts,
-        module.dtype,
-        formats if statistics is None or full else (),
-        encoder,
-        name=module.path,
-        full=full,
-        gains=checkpoint.norm_gains.get(module.path),
-    )
-    alpha = known.alphas[module.path]
-    if statistics is None:
-        uncertain = errors.t2_relative_error
-        points = [
-            CurvePoint(f, errors.t2[f], alpha * errors.t2[f], uncertain.get(f, 0.0))
-            for f in formats
-        ]
-    else:
-        points = _points(module, formats, options.encoder, parts, statistics)
-    digest = digest_of_parts(parts)
-    return Curve(module.path, alpha, (*points, KEEP_POINT), digest, errors.features)
-
-
-def _points(
-    module: Module,
-    formats: tuple[Format, ...],
-    encoder: Encoder,
-    parts: list[npt.NDArray[Any]],
-    statistics: ModuleStatistics,
-) -> list[CurvePoint]:
-    """Return the cost of the deployed encoder's own error in every format.
-
-    Of a large module it is estimated: coding it whole in every format takes minutes to hours.
-    """
-    if statistics.terms and SAMPLE.takes(module.shape):
-        return sampled_curve(module, parts, formats, encoder, statistics)
-    weight = (parts[0] if len(parts) == 1 else np.stack(parts)).reshape(module.shape)
-    points = kl_curve(module, weight, formats, encoder, statistics)
-    return [point for point in points if point.format != KEEP]
 
 
 def verified(
@@ -232,7 +146,3 @@ def _doubts(verification: Verification) -> tuple[str, ...]:
         return ()
     found = f"{low:.2f} at {pairs[0][0]:.1f} bits per weight, {high:.2f} at {pairs[-1][0]:.1f}"
     return (f"measured over predicted KL is {found}: read predictions between with that",)
-
-
-def _source_bytes(module: Module) -> int:
-    return module.weights * module.dtype.itemsize

@@ -15,14 +15,16 @@ from app.core.requests import Rotation
 from app.leases.schemas import Stage
 from workers.coding import float32_weight
 from workers.curves import kl_curve
-from workers.fisher import KroneckerTerm, ModuleStatistics
+from workers.fisher import KroneckerTerm, ModuleStatistics, Statistics
 from workers.models import Checkpoint, build_inventory, open_checkpoint
 from workers.sampled import SampleSize
-from workers.stages import sensitive
+from workers.stages import curve, sensitive
+from workers.stages.by_error import curves_by_error
+from workers.stages.home import Home
 from workers.stages.journal import Journal
 from workers.stages.options import MeasureOptions
 from workers.stages.report import Reporter
-from workers.stages.sensitive import Sensitivities, curves_by_error, verified
+from workers.stages.sensitive import Sensitivities, verified
 
 SMALL, LARGE = "model.layers.0.self_attn.k_proj", "model.layers.0.mlp.up_proj"
 OPTIONS = MeasureOptions(
@@ -59,14 +61,16 @@ def inventory(checkpoint: Checkpoint) -> Inventory:
 @pytest.fixture
 def known(inventory: Inventory) -> Sensitivities:
     modules = {module.path: made_up(module) for module in inventory.modules}
-    return Sensitivities(1000, dict.fromkeys(modules, 1.0), modules)
+    return Sensitivities(1000, dict.fromkeys(modules, 1.0), Statistics(1000, modules))
 
 
 def curves(
     checkpoint: Checkpoint, inventory: Inventory, known: Sensitivities, folder: Path
 ) -> dict[str, Curve]:
     journal = Journal(folder / "curves.jsonl")
-    found = curves_by_error(checkpoint, inventory, OPTIONS, known, journal=journal, report=REPORT)
+    found = curves_by_error(
+        checkpoint, inventory, OPTIONS, known, home=Home(folder), journal=journal, report=REPORT
+    )
     return {curve.path: curve for curve in found}
 
 
@@ -84,7 +88,8 @@ def test_only_large_modules_are_estimated_and_that_is_said(
             module, float32_weight(checkpoint, module), OPTIONS.formats, Encoder.YAQA, statistics
         )
         assert exact[module.path].points == tuple(points)
-    monkeypatch.setattr(sensitive, "SAMPLE", SampleSize(more_than=40_000, rows=64))
+    for user in (curve, sensitive):
+        monkeypatch.setattr(user, "SAMPLE", SampleSize(more_than=40_000, rows=64))
     monkeypatch.setattr(sensitive, "MOST_WEIGHTS", 0)
     found = curves(checkpoint, inventory, known, tmp_path / "sampled")
     assert found[SMALL] == exact[SMALL]

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -11,9 +9,7 @@ from app.core.formats import KEEP
 from app.core.measurement import Encoder, Sensitivity
 from app.core.requests import Rotation
 from workers.models import Checkpoint, build_inventory, open_checkpoint
-from workers.stages.measured import unused_cluster
 from workers.stages.options import MeasureOptions
-from workers.stages.report import Reporter
 from workers.stages.streamed import StreamedModule, measure_streamed, plain_encoder
 from workers.streaming.digest import digest_of_parts
 from workers.sweep import measure_weight
@@ -99,16 +95,3 @@ def test_full_features_reach_the_curves(sample_model: Path, tmp_path: Path) -> N
 def test_compensated_encoders_are_stood_for_by_careful() -> None:
     assert plain_encoder(Encoder.YAQA) is plain_encoder(Encoder.GPTQ) is Encoder.CAREFUL
     assert plain_encoder(Encoder.MINMAX) is Encoder.MINMAX
-
-
-@pytest.mark.parametrize("sensitivity", list(Sensitivity))
-def test_a_cluster_that_statistics_leave_idle_is_named(sensitivity: Sensitivity) -> None:
-    events: list[Any] = []
-    chosen = replace(options(), sensitivity=sensitivity, cluster="tls://scheduler:8786")
-    warnings = unused_cluster(chosen, Reporter(events.append))
-    if sensitivity is not Sensitivity.FISHER:
-        assert (warnings, events) == ([], [])
-        return
-    (warning,) = warnings
-    assert warning.startswith("the cluster tls://scheduler:8786 is not used: ")
-    assert any(warning in str(event) for event in events)
