@@ -16,7 +16,7 @@ from workers.hub.client import Hub, HubModel
 from workers.hub.download import Downloader, Progress, model_folder
 from workers.hub.headers import RemoteHeaders, read_remote_headers, weight_files
 from workers.hub.shards import ShardStore
-from workers.models import Checkpoint, checkpoint_from_headers
+from workers.models import Checkpoint, TensorRef, checkpoint_from_headers
 from workers.models.arrays import load_files
 
 __all__ = ["open_remote", "open_remote_headers"]
@@ -77,13 +77,14 @@ def open_remote(
             raise _limit_too_low(disk_limit_bytes, total)
         return load_files([downloader.folder / name for name in names])
 
-    return replace(
-        outline,
-        folder=downloader.folder,
-        load=load,
-        outline=outline.load,
-        hold=store.hold,
-    )
+    here = replace(outline, folder=downloader.folder, load=load)
+    if not streamed:
+        return here
+
+    def peek(tensor: TensorRef) -> bytes:
+        return hub.read(model, tensor.file, tensor.offset, tensor.offset + tensor.nbytes)
+
+    return replace(here, outline=outline.load, hold=store.hold, peek=peek)
 
 
 def _outline(known: RemoteHeaders) -> Checkpoint:

@@ -14,7 +14,15 @@ from app.core.dtypes import Dtype
 from app.core.errors import InvalidModelError
 from workers.models.headers import TensorRef
 
-__all__ = ["MLX_DTYPES", "dtype_of", "load_files", "numpy_of", "read_tensor", "slices"]
+__all__ = [
+    "MLX_DTYPES",
+    "array_from",
+    "dtype_of",
+    "load_files",
+    "numpy_of",
+    "read_tensor",
+    "slices",
+]
 
 MLX_DTYPES: Final[dict[Dtype, mx.Dtype]] = {
     Dtype.F64: mx.float64,
@@ -83,6 +91,14 @@ def read_tensor(folder: Path, source: TensorRef) -> npt.NDArray[Any]:
             remedy="start again when the model folder is complete",
         )
     return array.reshape(source.shape) if source.dtype in _NUMPY else array
+
+
+def array_from(data: bytes, source: TensorRef) -> mx.array | None:
+    """Return the bytes of one tensor as an array, None where NumPy has no such floats."""
+    if source.dtype not in _NUMPY:
+        return None
+    array = mx.array(np.frombuffer(data, _NUMPY[source.dtype]).reshape(source.shape))
+    return array.view(mx.bfloat16) if source.dtype is Dtype.BF16 else array
 
 
 def load_files(paths: Sequence[Path]) -> dict[str, mx.array]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,12 +18,12 @@ from mlx import nn
 from app.core.errors import BitbudgetError, InvalidModelError, UnsupportedModelError
 from app.core.measurement import ModelIdentity
 from bitbudget import rotated_model
-from workers.models.arrays import numpy_of, read_tensor, slices
+from workers.models.arrays import array_from, numpy_of, read_tensor, slices
 from workers.models.digests import folder_digest
 from workers.models.folder import float8_names, packed_layout
 from workers.models.headers import SourceFile, TensorRef
 from workers.models.library import model_classes
-from workers.models.norms import norm_gains
+from workers.models.norms import norm_gains, norm_readers
 from workers.models.sanitize import Sanitized, sanitize
 from workers.models.unevaluated import Unevaluated
 
@@ -45,8 +45,9 @@ class Checkpoint:
     weights calls `weights` anew and drops it.
 
     Weight files that come and go are given by `hold`, which keeps one on the disk while it is read;
-    `outline` then stands in for `load` where shapes are enough. `digest` is the identity where the
-    files' digests are known without reading them.
+    `outline` then stands in for `load` where shapes are enough, and `peek` reads a small tensor
+    without its file. `digest` is the identity where the files' digests are known without reading
+    them.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Checkpoint:
     load: Callable[[], dict[str, mx.array]] = field(repr=False)
     outline: Callable[[], dict[str, mx.array]] | None = field(default=None, repr=False)
     hold: Callable[[str], AbstractContextManager[Path]] | None = field(default=None, repr=False)
+    peek: Callable[[TensorRef], bytes] | None = field(default=None, repr=False)
     digest: str = ""
 
     def identity(self, cache: Path | None = None) -> ModelIdentity:
@@ -170,9 +172,28 @@ class Checkpoint:
     def norm_gains(self) -> Mapping[str, npt.NDArray[np.float32]]:
         """How a norm scales the inputs (in,) of the module at a path, where one feeds it.
 
-        Empty where the weight files come and go: norms are not worth a download of all of them.
+        Where the weight files come and go, norms that the model computes are left out.
         """
-        return {} if self.outline is not None else norm_gains(self.model())
+        if self.outline is None:
+            return norm_gains(self.model())
+        outline = self.outline()
+        readers = norm_readers(self._model(outline))
+        stored = self._peeked(sorted(set(readers.values())))
+        outline |= {tensor.name: array for tensor, array in stored.values()}
+        known = norm_gains(self._model(outline)) if stored else {}
+        return {path: gains for path, gains in known.items() if readers[path] in stored}
+
+    def _peeked(self, modules: Sequence[str]) -> dict[str, tuple[TensorRef, mx.array]]:
+        """Return the stored weight of each of these modules that has a single one."""
+        found = {}
+        for path in modules:
+            sources = self.sources(f"{path}.weight")
+            if self.peek is None or sources is None or len(sources) > 1:
+                continue
+            array = array_from(self.peek(sources[0]), sources[0])
+            if array is not None:
+                found[path] = sources[0], array
+        return found
 
     def sources(self, path: str) -> list[TensorRef] | None:
         """Return the source tensors of the weight of the module at `path`, or of the array `path`.

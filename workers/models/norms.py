@@ -13,7 +13,7 @@ from mlx import nn
 
 from workers.models.trace import trace_model
 
-__all__ = ["norm_gains"]
+__all__ = ["norm_gains", "norm_readers"]
 
 Gains = npt.NDArray[np.float32]
 
@@ -21,36 +21,42 @@ Gains = npt.NDArray[np.float32]
 def norm_gains(model: nn.Module) -> Mapping[str, Gains]:
     """Return the gains (in,) of a norm's channels by the path of each module that reads it.
 
-    One lazy forward pass shows it: a module is called with the very array that a norm returned.
     The gain is half the difference between what the norm makes of alternating signs and of their
     negative, so that biases and offsets (Gemma's 1 + weight) are understood without rules.
     """
+    norms = dict(model.named_modules())
+    read = norm_readers(model)
+    known = {path: _gains(norms[path]) for path in set(read.values())}
+    found = {path: known[norm] for path, norm in read.items()}
+    return {path: gains for path, gains in found.items() if gains is not None}
+
+
+def norm_readers(model: nn.Module) -> Mapping[str, str]:
+    """Return the path of the norm that each module reads, by the path of the module.
+
+    One lazy forward pass shows it: a module is called with the very array that a norm returned.
+    """
     modules = [(path, module) for path, module in model.named_modules() if path]
-    norms = [module for _, module in modules if _is_norm(module)]
+    norms = {id(module): path for path, module in modules if _is_norm(module)}
     readers = {id(module): path for path, module in modules if hasattr(module, "to_quantized")}
-    made: dict[int, tuple[mx.array, nn.Module]] = {}
-    read: dict[str, nn.Module] = {}
+    made: dict[int, tuple[mx.array, str]] = {}
+    read: dict[str, str] = {}
 
     def returned(module: nn.Module, output: Any) -> None:
-        if isinstance(output, mx.array) and _is_norm(module):
-            made[id(output)] = (output, module)
+        if isinstance(output, mx.array) and id(module) in norms:
+            made[id(output)] = (output, norms[id(module)])
 
     def called(module: nn.Module, inputs: Any) -> None:
         if id(inputs) in made and id(module) in readers:
             read[readers[id(module)]] = made[id(inputs)][1]
 
     with ExitStack() as stack:
-        for kind in {type(module) for module in norms}:
+        for kind in {type(module) for _, module in modules if id(module) in norms}:
             stack.enter_context(_watched(kind, returned=returned))
         for kind in {type(module) for _, module in modules if id(module) in readers}:
             stack.enter_context(_watched(kind, called=called))
         trace_model(model)
-    known: dict[int, Gains | None] = {}
-    for norm in read.values():
-        if id(norm) not in known:
-            known[id(norm)] = _gains(norm)
-    found = {path: known[id(norm)] for path, norm in read.items()}
-    return {path: gains for path, gains in found.items() if gains is not None}
+    return read
 
 
 def _is_norm(module: Any) -> bool:

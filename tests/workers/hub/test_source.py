@@ -68,6 +68,20 @@ def test_module_by_module_a_fraction_of_the_disk_is_enough(
         remote.model()
 
 
+@pytest.mark.parametrize("share", [0.5, 2.0])
+def test_norms_are_known_with_any_room_on_the_disk(
+    server: HubServer, hub: Hub, sharded: Path, tmp_path: Path, share: float
+) -> None:
+    server.repository("org/name").put_folder(sharded)
+    nbytes = sum(path.stat().st_size for path in sharded.glob("*.safetensors"))
+    remote = open_remote(hub, ID, tmp_path, disk_limit_bytes=int(share * nbytes))
+    before = server.bytes_sent
+    found, expected = remote.norm_gains, open_checkpoint(sharded).norm_gains
+    assert server.bytes_sent - before < 50_000
+    assert found.keys() == expected.keys()
+    assert all(np.array_equal(found[path], expected[path]) for path in expected)
+
+
 def test_a_step_that_needs_everything_is_refused_before_any_download(
     server: HubServer, hub: Hub, sharded: Path, tmp_path: Path
 ) -> None:

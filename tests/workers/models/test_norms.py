@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import mlx.core as mx
@@ -8,6 +9,8 @@ import pytest
 
 from tests.workers.models.tiny import write_tiny
 from workers.models import open_checkpoint
+from workers.models.arrays import read_tensor
+from workers.models.headers import TensorRef
 
 FED = {"q_proj", "k_proj", "v_proj", "gate_proj", "up_proj"}
 
@@ -40,3 +43,22 @@ def test_other_families_have_gains_of_the_right_width(tmp_path: Path, family: st
     for path, gains in checkpoint.norm_gains.items():
         assert gains.shape == shapes[f"{path}.weight"][-1:]
         assert np.isfinite(gains).all()
+
+
+def test_norms_in_files_that_are_away_are_read_by_themselves_or_left_out(tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(write_tiny(tmp_path, "qwen3"))
+    read: list[str] = []
+
+    def peek(source: TensorRef) -> bytes:
+        read.append(source.name)
+        return bytes(read_tensor(checkpoint.folder, source).tobytes())
+
+    def outline() -> dict[str, mx.array]:
+        return {name: mx.zeros_like(array) for name, array in checkpoint.load().items()}
+
+    away = replace(checkpoint, outline=outline, peek=peek)
+    found, expected = away.norm_gains, checkpoint.norm_gains
+    assert found.keys() == expected.keys()
+    assert all(np.array_equal(found[path], expected[path]) for path in expected)
+    assert len(read) == 4
+    assert replace(away, peek=None).norm_gains == {}
