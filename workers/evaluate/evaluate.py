@@ -15,7 +15,6 @@ from typing import Any, Final
 import mlx.core as mx
 import numpy as np
 from mlx import nn
-from mlx_lm.models.cache import make_prompt_cache
 
 from app.core.errors import InvalidModelError, InvalidRequestError
 from workers.evaluate.statistics import summary
@@ -29,6 +28,7 @@ from workers.evaluate.teacher import (
 )
 from workers.evaluate.windows import digest, rollout_windows, text_windows
 from workers.fisher.floating import load_float32
+from workers.fisher.unheld import Forward, Unheld, empty_cache, open_forward
 
 __all__ = ["DEFAULT_ROLLOUTS", "Evaluation", "evaluate"]
 
@@ -87,25 +87,31 @@ class Evaluation:
 
     @cached_property
     def original(self) -> nn.Module:
-        """The reference in float32."""
+        """The reference in float32, whole."""
         return load_float32(self.reference)
+
+    @cached_property
+    def _teacher(self) -> Forward:
+        """The reference, which is read at every pass where two do not fit in memory."""
+        found = open_forward(self.reference, copies=2)
+        return found if isinstance(found, Unheld) else self.original
 
     @cached_property
     def taught(self) -> dict[str, list[TeacherBatch]]:
         """The original's predictions on every window."""
         return {
             name: [
-                teach(self.original, batch, str(self.reference))
-                for batch in _batches(windows, _vocabulary(self.original, windows))
+                teach(self._teacher, batch, str(self.reference))
+                for batch in _batches(windows, _vocabulary(self._teacher, windows))
             ]
             for name, windows in self.windows.items()
         }
 
     def report(self, checkpoint: Path) -> dict[str, Any]:
         """Return the report of one checkpoint."""
-        return self.report_model(load_float32(checkpoint), str(checkpoint))
+        return self.report_model(open_forward(checkpoint, copies=2), str(checkpoint))
 
-    def report_model(self, candidate: nn.Module, name: str) -> dict[str, Any]:
+    def report_model(self, candidate: Forward, name: str) -> dict[str, Any]:
         """Return the report of a float32 model called `name`.
 
         Raises InvalidModelError on NaN activations and when the vocabularies differ.
@@ -132,10 +138,10 @@ class Evaluation:
 
     def sets_of(self, checkpoint: Path) -> dict[str, dict[str, Any]]:
         """Return the numbers of each set of windows for one checkpoint."""
-        return self.sets(load_float32(checkpoint), str(checkpoint))
+        return self.sets(open_forward(checkpoint, copies=2), str(checkpoint))
 
     def sets(
-        self, candidate: nn.Module, name: str, parts: Collection[str] | None = None
+        self, candidate: Forward, name: str, parts: Collection[str] | None = None
     ) -> dict[str, dict[str, Any]]:
         """Return the numbers of each set of windows (of those in `parts`), without noise floor."""
         sets: dict[str, dict[str, Any]] = {}
@@ -160,14 +166,13 @@ class Evaluation:
         do; else decoding token by token in float32.
         """
         ids = next(iter(self.windows.values()))[:1, :_FLOOR_TOKENS]
-        batch = teach(self.original, ids, str(self.reference))
+        batch = teach(self._teacher, ids, str(self.reference))
         try:
-            other = load_float32(self.reference)
-            other.set_dtype(mx.bfloat16)
+            other = open_forward(self.reference, copies=3, dtype=mx.bfloat16)
             log_q = log_probabilities(other, ids, str(self.reference))
             return {"kl_nats_per_token": _mean_kl(batch, log_q), "path": "bfloat16 computation"}
         except (RuntimeError, ValueError, InvalidModelError):
-            log_q = _decoded(self.original, ids)
+            log_q = _decoded(self._teacher, ids)
             return {"kl_nats_per_token": _mean_kl(batch, log_q), "path": "decoding in float32"}
 
 
@@ -175,8 +180,8 @@ def _mean_kl(batch: TeacherBatch, log_q: mx.array) -> float:
     return max(float(score(batch, log_q).kl.mean()), 0.0)
 
 
-def _decoded(model: nn.Module, ids: np.ndarray) -> mx.array:
-    cache = make_prompt_cache(model)
+def _decoded(model: Forward, ids: np.ndarray) -> mx.array:
+    cache = empty_cache(model)
     steps = [
         model(mx.array(ids[:, position : position + 1]), cache=cache).astype(mx.float32)
         for position in range(ids.shape[1] - 1)
@@ -185,7 +190,7 @@ def _decoded(model: nn.Module, ids: np.ndarray) -> mx.array:
     return logits - mx.logsumexp(logits, axis=-1, keepdims=True)
 
 
-def _score(candidate: nn.Module, batch: TeacherBatch, name: str) -> TokenScores:
+def _score(candidate: Forward, batch: TeacherBatch, name: str) -> TokenScores:
     if int(batch.ids.max()) >= (found := _vocabulary(candidate, batch.ids[:1, :1] * 0)) or (
         found != batch.vocabulary
     ):
@@ -198,7 +203,7 @@ def _score(candidate: nn.Module, batch: TeacherBatch, name: str) -> TokenScores:
     return score(batch, log_probabilities(candidate, batch.ids, name))
 
 
-def _vocabulary(model: nn.Module, ids: np.ndarray) -> int:
+def _vocabulary(model: Forward, ids: np.ndarray) -> int:
     return int(model(mx.array(ids[:1, :1])).shape[-1])
 
 

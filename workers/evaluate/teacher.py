@@ -7,9 +7,9 @@ from typing import Final
 
 import mlx.core as mx
 import numpy as np
-from mlx import nn
 
 from app.core.errors import InvalidModelError
+from workers.fisher.unheld import Forward
 
 __all__ = ["TOP_K", "TeacherBatch", "TokenScores", "log_probabilities", "score", "teach"]
 
@@ -48,7 +48,7 @@ class TokenScores:
     candidate_loss: np.ndarray
 
 
-def log_probabilities(model: nn.Module, ids: np.ndarray, where: str) -> mx.array:
+def log_probabilities(model: Forward, ids: np.ndarray, where: str) -> mx.array:
     """Return float32 log-probabilities (windows, length - 1, vocabulary) of the next token.
 
     Raises InvalidModelError when an activation is NaN.
@@ -65,7 +65,7 @@ def log_probabilities(model: nn.Module, ids: np.ndarray, where: str) -> mx.array
     return result
 
 
-def teach(model: nn.Module, ids: np.ndarray, where: str) -> TeacherBatch:
+def teach(model: Forward, ids: np.ndarray, where: str) -> TeacherBatch:
     """Return the original's predictions for the windows `ids`."""
     log_p = log_probabilities(model, ids, where)
     vocabulary = log_p.shape[-1]

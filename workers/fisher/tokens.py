@@ -9,10 +9,8 @@ from typing import Any, Final
 
 import mlx.core as mx
 import numpy as np
-from mlx import nn
-from mlx_lm.models.cache import make_prompt_cache
 
-from workers.fisher.floating import load_float32
+from workers.fisher.unheld import Forward, empty_cache, open_writer
 from workers.models.checkpoint import Checkpoint
 
 __all__ = ["SEQUENCE_LENGTH", "default_tokens", "first_token", "sample_tokens"]
@@ -55,7 +53,7 @@ def sample_tokens(
     *,
     seed: int,
     batch: int = 64,
-    model: nn.Module | None = None,
+    model: Forward | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> np.ndarray:
     """Return int32 (count, length): sequences the model wrote at temperature 1 from BOS.
@@ -65,7 +63,7 @@ def sample_tokens(
     `progress` is told sequences done and wanted.
     """
     folder = checkpoint if isinstance(checkpoint, Path) else checkpoint.folder
-    model = load_float32(folder) if model is None else model
+    model = open_writer(folder) if model is None else model
     begin = first_token(folder)
     done = []
     for start in range(0, count, batch):
@@ -76,10 +74,8 @@ def sample_tokens(
     return np.concatenate(done)
 
 
-def _sample_batch(
-    model: nn.Module, rows: int, length: int, begin: int, key: mx.array
-) -> np.ndarray:
-    cache = make_prompt_cache(model)
+def _sample_batch(model: Forward, rows: int, length: int, begin: int, key: mx.array) -> np.ndarray:
+    cache = empty_cache(model)
     keys = mx.random.split(key, length)
     current = mx.full((rows, 1), begin, dtype=mx.int32)
     columns = [current]
