@@ -31,7 +31,8 @@ _SEED: Final = 0xE4D5
 class Trials:
     """One original with its rollouts, whose weights are replaced by what allocations store.
 
-    `encoder` codes them; `statistics` are those it needs.
+    `encoder` codes them; `statistics` are those it needs. Without `judging` rollouts allocations
+    can only be probed.
     """
 
     def __init__(
@@ -42,19 +43,18 @@ class Trials:
         statistics: Mapping[str, ModuleStatistics],
         *,
         seed: int,
+        judging: int = JUDGING_ROLLOUTS,
     ) -> None:
         self.checkpoint, self.inventory = checkpoint, inventory
         self.encoder, self.statistics = encoder, statistics
-        rollouts = PROBING_ROLLOUTS + JUDGING_ROLLOUTS
+        rollouts = PROBING_ROLLOUTS + judging
         self._evaluation = Evaluation(checkpoint.folder, rollouts=rollouts, seed=seed + _SEED)
         windows = self._evaluation.windows["rollouts"]
-        self._evaluation.windows = {
-            "probing": windows[:PROBING_ROLLOUTS],
-            "judging": windows[PROBING_ROLLOUTS:],
-        }
+        parts = {"probing": windows[:PROBING_ROLLOUTS], "judging": windows[PROBING_ROLLOUTS:]}
+        self._evaluation.windows = {name: part for name, part in parts.items() if part.size}
         self._taught = self._evaluation.taught
-        self._originals = {m.path: float32_weight(checkpoint, m) for m in inventory.modules}
-        self._now: dict[str, Format] = dict.fromkeys(self._originals, KEEP)
+        self._originals: dict[str, np.ndarray] = {}
+        self._now: dict[str, Format] = {module.path: KEEP for module in inventory.modules}
         self._coded: dict[str, dict[Format, np.ndarray]] = {}
 
     def kl(self, formats: Mapping[str, Format]) -> float:
@@ -68,8 +68,8 @@ class Trials:
         A module is coded in all its formats at once, which are held until the last one.
         """
         for module in self.inventory.modules:
-            wanted = {pick[module.path] for pick in picks} - {KEEP}
-            self._coded[module.path] = self._code(module, sorted(wanted))
+            if wanted := {pick[module.path] for pick in picks} - {KEEP}:
+                self._coded[module.path] = self._code(module, sorted(wanted))
         for pick in picks:
             self._store(self.inventory.modules, pick)
             yield self._kl("probing")
@@ -87,9 +87,11 @@ class Trials:
             [(f"{path}.weight", mx.array(value)) for path, value in values.items()], strict=False
         )
         found = self._kl("judging")
-        originals = [(f"{path}.weight", mx.array(w)) for path, w in self._originals.items()]
+        originals = [
+            (f"{m.path}.weight", mx.array(self._original(m))) for m in self.inventory.modules
+        ]
         self._evaluation.original.load_weights(originals, strict=False)
-        self._now = dict.fromkeys(self._originals, KEEP)
+        self._now = dict.fromkeys(self._now, KEEP)
         return found
 
     def ends(
@@ -98,7 +100,7 @@ class Trials:
         """Return what each decision group's error costs alone and beside the others."""
         groups = self.inventory.decision_groups()
         everything = self.inventory.modules
-        kept = dict.fromkeys(self._originals, KEEP)
+        kept = dict.fromkeys(self._now, KEEP)
         total, done = 2 * len(groups), 0
         costs: list[dict[str, float]] = []
         self._store(everything, formats)
@@ -131,9 +133,8 @@ class Trials:
         self._now |= {module.path: formats[module.path] for module in changed}
 
     def _values(self, module: Module, format_: Format) -> np.ndarray:
-        original = self._originals[module.path]
         if format_ == KEEP:
-            return original
+            return self._original(module)
         known = self._coded.get(module.path, {})
         if format_ not in known:
             known = self._coded[module.path] = self._code(module, [format_])
@@ -141,4 +142,9 @@ class Trials:
 
     def _code(self, module: Module, formats: Sequence[Format]) -> dict[Format, np.ndarray]:
         known = self.statistics.get(module.path)
-        return coded_weights(module, self._originals[module.path], formats, self.encoder, known)
+        return coded_weights(module, self._original(module), formats, self.encoder, known)
+
+    def _original(self, module: Module) -> np.ndarray:
+        if module.path not in self._originals:
+            self._originals[module.path] = float32_weight(self.checkpoint, module)
+        return self._originals[module.path]

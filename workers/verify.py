@@ -9,20 +9,22 @@ from typing import Final
 
 import numpy as np
 
-from app.core.calibration import Calibration
+from app.core.calibration import UNCALIBRATED, Calibration
+from app.core.ends import scaled
 from app.core.formats import KEEP, Format, Mode
 from app.core.inventory import Inventory, Module
 from app.core.measurement import Curve, Encoder, Measurement, Sensitivity, Verification
 from workers.calibrate import CHECKPOINTS, calibrated, common_factor
 from workers.fisher.statistics import ModuleStatistics
 from workers.models import Checkpoint
-from workers.trials import Trials
+from workers.trials import JUDGING_ROLLOUTS, Trials
 
 __all__ = ["ALLOCATIONS", "MOST_WEIGHTS", "Verified", "agreement", "verify"]
 
 ALLOCATIONS: Final = 8
 MOST_WEIGHTS: Final = 50_000_000
-"""Weights up to which a measurement is verified by default: all allocations are held at once."""
+"""Weights up to which whole checkpoints are measured, and of a larger model's parts: all that is
+quantized for 8 allocations is held at once."""
 _SEED: Final = 0x7E57
 _CENTRES: Final = (3.5, 4.0, 4.5, 5.0, 5.5, 6.0, 7.0, 8.0)
 """Mean bits of the allocations; a module draws its width within 1.5 bits of it."""
@@ -53,31 +55,60 @@ def verify(
     measured on fresh rollouts of the model. Each random allocation, of modules coded one by one,
     is predicted by curves that were scaled to the others. Whole checkpoints are coded as finished
     ones are, against the inputs that coded layers pass on.
+
+    Of a model of more than `MOST_WEIGHTS` each allocation is of a random part of about that many,
+    the rest is kept; no checkpoint is made whole, and curves are scaled to the parts.
     """
+    parts = [_part(inventory, seed + i) for i in range(ALLOCATIONS)]
+    kept = dict.fromkeys((module.path for module in inventory.modules), KEEP)
     picks = [
-        _draw(inventory.modules, curves, centre, seed + i) for i, centre in enumerate(_CENTRES)
+        kept | _draw(part, curves, centre, seed + i)
+        for i, (part, centre) in enumerate(zip(parts, _CENTRES, strict=True))
     ]
-    trials = Trials(checkpoint, inventory, encoder, statistics, seed=seed + _SEED)
-    steps = count(1)
+    is_whole = inventory.weights <= MOST_WEIGHTS
+    judging = JUDGING_ROLLOUTS if is_whole else 0
+    place = (checkpoint, inventory, encoder, statistics)
+    trials = Trials(*place, seed=seed + _SEED, judging=judging)
+    steps, total = count(1), len(picks) + is_whole * CHECKPOINTS
 
     def told(kl: float) -> float:
         if progress is not None:
-            progress(next(steps), len(picks) + CHECKPOINTS)
+            progress(next(steps), total)
         return kl
 
-    measured = [told(kl) for kl in trials.probed(picks)]
     raw = [_predicted(curves, pick) for pick in picks]
-    predicted = [
+    measured = [told(kl) for kl in trials.probed(picks)]
+    bits = [_bits(part, pick) for part, pick in zip(parts, picks, strict=True)]
+    verification = agreement(_scaled_to_others(raw, measured), measured, bits)
+    if not is_whole:
+        factor = common_factor(raw, measured)
+        found = {path: scaled(curve, factor) for path, curve in curves.items()}
+        return Verified(found, verification, UNCALIBRATED)
+    identity, listed = checkpoint.identity(), tuple(curves.values())
+    measurement = Measurement(identity, inventory, encoder, Sensitivity.FISHER, listed)
+    found, law = calibrated(measurement, lambda formats: told(trials.kl_as_written(formats)))
+    return Verified(found, verification, law)
+
+
+def _scaled_to_others(raw: list[float], measured: list[float]) -> list[float]:
+    """Return each prediction times what the others were off by."""
+    return [
         p * common_factor(raw[:i] + raw[i + 1 :], measured[:i] + measured[i + 1 :])
         for i, p in enumerate(raw)
     ]
-    bits = [_bits(inventory, pick) for pick in picks]
-    identity = checkpoint.identity()
-    uncalibrated = Measurement(
-        identity, inventory, encoder, Sensitivity.FISHER, tuple(curves.values())
-    )
-    found, calibration = calibrated(uncalibrated, lambda at: told(trials.kl_as_written(at)))
-    return Verified(found, agreement(predicted, measured, bits), calibration)
+
+
+def _part(inventory: Inventory, seed: int) -> tuple[Module, ...]:
+    """Return all modules, of a large model those of random decision groups."""
+    if inventory.weights <= MOST_WEIGHTS:
+        return inventory.modules
+    groups = list(inventory.decision_groups().values())
+    drawn: list[Module] = []
+    for index in np.random.default_rng(seed).permutation(len(groups)):
+        drawn += groups[index]
+        if sum(module.weights for module in drawn) >= MOST_WEIGHTS:
+            break
+    return tuple(drawn)
 
 
 def _predicted(curves: Mapping[str, Curve], pick: Mapping[str, Format]) -> float:
@@ -115,6 +146,6 @@ def _draw(
     return picks
 
 
-def _bits(inventory: Inventory, pick: Mapping[str, Format]) -> float:
-    nbytes = sum(pick[m.path].data_bytes(m.shape, m.dtype) for m in inventory.modules)
-    return 8 * nbytes / inventory.weights
+def _bits(modules: Sequence[Module], pick: Mapping[str, Format]) -> float:
+    nbytes = sum(pick[m.path].data_bytes(m.shape, m.dtype) for m in modules)
+    return 8 * nbytes / sum(module.weights for module in modules)

@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import workers.verify
+from app.core.calibration import UNCALIBRATED
 from app.core.formats import AFFINE_FORMATS, KEEP
 from app.core.measurement import Curve, Encoder
 from workers.curves import as_float32, kl_curve
-from workers.fisher import collect_statistics, sample_tokens
+from workers.fisher import Statistics, collect_statistics, sample_tokens
 from workers.models import build_inventory, open_checkpoint
 from workers.verify import agreement, verify
 
@@ -26,11 +28,16 @@ def test_agreement_of_a_perfect_and_of_a_scaled_prediction() -> None:
     assert halved.r_squared < 0
 
 
-def test_random_allocations_cost_what_is_predicted(sample_model: Path) -> None:
+@pytest.fixture(scope="module")
+def statistics(sample_model: Path) -> Statistics:
+    tokens = sample_tokens(sample_model, 16, 128, seed=0)
+    return collect_statistics(sample_model, tokens, seed=0)
+
+
+@pytest.fixture(scope="module")
+def curves(sample_model: Path, statistics: Statistics) -> dict[str, Curve]:
     checkpoint = open_checkpoint(sample_model)
     inventory = build_inventory(checkpoint)
-    tokens = sample_tokens(sample_model, 16, 128, seed=0)
-    statistics = collect_statistics(checkpoint, tokens, seed=0)
     curves = {}
     for module in inventory.modules:
         weight = np.stack([as_float32(p, module.dtype) for p in checkpoint.parts(module.path)])
@@ -42,21 +49,61 @@ def test_random_allocations_cost_what_is_predicted(sample_model: Path) -> None:
             statistics[module.path],
         )
         curves[module.path] = Curve(module.path, 1.0, tuple(points))
+    return curves
+
+
+def factors(corrected: dict[str, Curve], curves: dict[str, Curve]) -> list[float]:
+    assert corrected.keys() == curves.keys()
+    found = {
+        round(new.kl_nats / old.kl_nats, 9)
+        for path, curve in corrected.items()
+        for new, old in zip(curve.points, curves[path].points, strict=True)
+        if old.kl_nats > 0
+    }
+    assert len(found) == 1, "one factor for all leaves the ranking of allocations as it is"
+    return list(found)
+
+
+def test_random_allocations_cost_what_is_predicted(
+    sample_model: Path, statistics: Statistics, curves: dict[str, Curve]
+) -> None:
+    checkpoint = open_checkpoint(sample_model)
+    inventory = build_inventory(checkpoint)
     checked = verify(checkpoint, inventory, curves, Encoder.CAREFUL, statistics, seed=0)
     corrected, found = checked.curves, checked.verification
     assert len(found.measured) == 8
     assert found.spearman >= 0.95
     assert 0.8 < found.slope < 1.3
     assert all(3 < bits < 10 for bits in found.bits_per_weight)
-    assert corrected.keys() == curves.keys()
-    factors = {
-        round(new.kl_nats / old.kl_nats, 9)
-        for path, curve in corrected.items()
-        for new, old in zip(curve.points, curves[path].points, strict=True)
-        if old.kl_nats > 0
-    }
-    assert len(factors) == 1, "one factor for all leaves the ranking of allocations as it is"
-    assert all(0.5 < factor < 2 for factor in factors)
+    assert 0.5 < factors(corrected, curves)[0] < 2
     assert len(checked.calibration.costs) == 5
     middle = checked.calibration.costs[2]
     assert checked.calibration.kl(middle) == pytest.approx(middle)
+
+
+def test_of_a_large_model_random_parts_are_quantized(
+    sample_model: Path,
+    statistics: Statistics,
+    curves: dict[str, Curve],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    checkpoint = open_checkpoint(sample_model)
+    inventory = build_inventory(checkpoint)
+    monkeypatch.setattr(workers.verify, "MOST_WEIGHTS", inventory.weights // 8)
+    told: list[tuple[int, int]] = []
+    checked = verify(
+        checkpoint,
+        inventory,
+        curves,
+        Encoder.CAREFUL,
+        statistics,
+        seed=0,
+        progress=lambda done, total: told.append((done, total)),
+    )
+    assert told == [(i, 8) for i in range(1, 9)]
+    found = checked.verification
+    assert found.spearman >= 0.9
+    assert 0.7 < found.slope < 1.4
+    assert max(found.measured) < sum(c.points[0].kl_nats for c in checked.curves.values()) / 4
+    assert 0.5 < factors(checked.curves, curves)[0] < 2
+    assert checked.calibration == UNCALIBRATED

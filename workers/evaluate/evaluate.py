@@ -28,7 +28,7 @@ from workers.evaluate.teacher import (
 )
 from workers.evaluate.windows import digest, rollout_windows, text_windows
 from workers.fisher.floating import load_float32
-from workers.fisher.unheld import Forward, Unheld, empty_cache, open_forward
+from workers.fisher.unheld import Forward, Unheld, empty_cache, fits_whole, open_forward
 
 __all__ = ["DEFAULT_ROLLOUTS", "Evaluation", "evaluate"]
 
@@ -93,8 +93,7 @@ class Evaluation:
     @cached_property
     def _teacher(self) -> Forward:
         """The reference, which is read at every pass where two do not fit in memory."""
-        found = open_forward(self.reference, copies=2)
-        return found if isinstance(found, Unheld) else self.original
+        return self.original if fits_whole(self.reference, copies=2) else Unheld(self.reference)
 
     @cached_property
     def taught(self) -> dict[str, list[TeacherBatch]]:

@@ -14,7 +14,7 @@ from mlx_lm.models.cache import make_prompt_cache
 
 from workers.fisher.floating import load_float32
 
-__all__ = ["Forward", "Unheld", "empty_cache", "open_forward", "open_writer"]
+__all__ = ["Forward", "Unheld", "empty_cache", "fits_whole", "open_forward", "open_writer"]
 
 _SHARE = 2
 """One in this many bytes of memory is for models; the rest is for everything else."""
@@ -56,6 +56,11 @@ class Unheld:
         return empty_cache(load_float32(self.folder))
 
 
+def fits_whole(folder: Path, *, copies: int = 1, memory_bytes: int | None = None) -> bool:
+    """Whether `copies` of the model in `folder` in float32 fit in half of the memory."""
+    return copies * _float32_bytes(load_float32(folder)) <= _room(memory_bytes)
+
+
 def open_forward(
     folder: Path,
     *,
@@ -67,9 +72,9 @@ def open_forward(
 
     `memory_bytes` is by default this machine's. A model that does not fit is read at every call.
     """
-    model = load_float32(folder)
-    if copies * _float32_bytes(model) > _room(memory_bytes):
+    if not fits_whole(folder, copies=copies, memory_bytes=memory_bytes):
         return Unheld(folder, dtype)
+    model = load_float32(folder)
     model.set_dtype(dtype)
     found: Forward = model
     return found

@@ -16,6 +16,7 @@ from app.core.inventory import Inventory
 from app.core.measurement import Curve, KvCurve, Sensitivity, Verification
 from workers.fisher import Statistics
 from workers.fisher.probe import PROBE_TOKENS, probe_alphas
+from workers.fisher.unheld import fits_whole
 from workers.models import Checkpoint
 from workers.sampled import SAMPLE
 from workers.stages.home import Home
@@ -23,10 +24,14 @@ from workers.stages.kv import every_full_layer, probe_kv_curves
 from workers.stages.options import MeasureOptions
 from workers.stages.report import StageReport
 from workers.stages.statistics import take_statistics
-from workers.verify import MOST_WEIGHTS, Verified, verify
+from workers.verify import Verified, verify
 
 __all__ = ["Sensitivities", "take_sensitivities", "verified"]
 
+_UNVERIFIED: Final = (
+    "predictions are not verified: in float32 the model takes more than half of this machine's"
+    " memory; bitbudget run measures the checkpoint that it writes"
+)
 _DISAGREEMENT: Final = 1.5
 """Ratio between the two ends from which a measurement carries a warning."""
 
@@ -96,13 +101,15 @@ def verified(
     known: Sensitivities,
     report: StageReport,
 ) -> tuple[Verified | None, tuple[str, ...]]:
-    """Return corrected curves and how they predict, of a model that fits in memory several times.
+    """Return corrected curves and how they predict, of a model that fits in half of the memory.
 
     With them comes a warning when the two ends disagree: errors interact at few bits.
     """
     sampled = _sampled(inventory, curves, known)
-    if not known.modules or inventory.weights > MOST_WEIGHTS:
+    if not known.modules:
         return None, sampled
+    if not fits_whole(checkpoint.folder):
+        return None, (*sampled, _UNVERIFIED)
     found = verify(
         checkpoint,
         inventory,
