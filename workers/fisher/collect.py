@@ -28,7 +28,7 @@ from workers.models.checkpoint import Checkpoint
 
 __all__ = ["collect_statistics"]
 
-_VERSION: Final = 2
+_VERSION: Final = 3
 """Raised when a pass leaves something else behind."""
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from workers.fisher.blame import first_broken
 from workers.fisher.chain import LayerCall, replaced_layers
 from workers.fisher.kv import KvTaps
 from workers.fisher.moments import ModuleMoments
+from workers.fisher.statistics import ModuleStatistics
 from workers.fisher.store import PassStore
 from workers.fisher.taps import Gradients, Tape, backward, tapped
 from workers.fisher.walk import Walk, module_paths
@@ -201,12 +202,15 @@ class Pass(Walk):
     def _save(
         self, name: str, moments: dict[str, ModuleMoments], root: nn.Module, prefix: str
     ) -> None:
-        modules, finished = module_paths(root, prefix), {}
-        while moments:
-            path, moment = moments.popitem()
-            power = float(mx.square(modules[path].weight).mean())
-            finished[path] = moment.finish(power, int(self.tokens.size))
-        self.store.write_modules(name, finished)
+        modules = module_paths(root, prefix)
+
+        def finished() -> Iterator[ModuleStatistics]:
+            while moments:
+                path, moment = moments.popitem()
+                power = float(mx.square(modules[path].weight).mean())
+                yield moment.finish(power, int(self.tokens.size))
+
+        self.store.write_modules(name, finished())
 
 
 def _sampled_loss(logits: mx.array, key: mx.array) -> mx.array:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
@@ -10,6 +10,7 @@ from typing import Final
 import numpy as np
 
 from app.core.measurement import KvCurve
+from workers.fisher.symmetric import packed, unpacked
 
 __all__ = ["KroneckerTerm", "ModuleStatistics", "Statistics"]
 
@@ -237,17 +238,21 @@ class Statistics(Mapping[str, ModuleStatistics]):
         return len(self.modules) + len(self.files)
 
 
-def write_modules(file: Path, modules: Mapping[str, ModuleStatistics]) -> None:
+def write_modules(file: Path, modules: Iterable[ModuleStatistics]) -> None:
     """Write the statistics of some modules to one .npz file, whole or not at all."""
     arrays: dict[str, np.ndarray] = {}
-    for path, module in modules.items():
+    for module in modules:
+        path = module.path
         arrays[f"{path}|alpha"] = np.asarray(module.alpha_nats)
         arrays[f"{path}|row_sums"] = module.row_sums
         arrays[f"{path}|column_sums"] = module.column_sums
         arrays[f"{path}|tokens"] = module.tokens
         for index, term in enumerate(module.terms):
-            arrays[f"{path}|columns{index}"] = term.columns
-            arrays[f"{path}|rows{index}"] = term.rows
+            arrays[f"{path}|columns{index}"] = packed(term.columns)
+            if term.rows.ndim == term.columns.ndim:
+                arrays[f"{path}|rows{index}"] = packed(term.rows)
+            else:
+                arrays[f"{path}|diagonal{index}"] = term.rows
     partial = file.with_suffix(".partial.npz")
     np.savez(partial, allow_pickle=False, **arrays)
     partial.replace(file)
@@ -263,15 +268,15 @@ def read_module(file: Path, path: str) -> ModuleStatistics:
     """Read one module from a file of `write_modules`; KeyError when it is not there."""
     with np.load(file) as data:
         count = sum(name.startswith(f"{path}|columns") for name in data.files)
-        terms = tuple(
-            KroneckerTerm(data[f"{path}|columns{index}"], data[f"{path}|rows{index}"])
-            for index in range(count)
-        )
-        return ModuleStatistics(
-            path,
-            float(data[f"{path}|alpha"]),
-            data[f"{path}|row_sums"],
-            data[f"{path}|column_sums"],
-            terms,
-            data[f"{path}|tokens"],
-        )
+        row_sums, column_sums = data[f"{path}|row_sums"], data[f"{path}|column_sums"]
+        terms = []
+        for index in range(count):
+            columns = unpacked(data[f"{path}|columns{index}"], column_sums.shape[-1])
+            name = f"{path}|rows{index}"
+            is_full = name in data.files
+            rows = unpacked(data[name], row_sums.shape[-1]) if is_full else None
+            terms.append(
+                KroneckerTerm(columns, data[f"{path}|diagonal{index}"] if rows is None else rows)
+            )
+        alpha, tokens = float(data[f"{path}|alpha"]), data[f"{path}|tokens"]
+        return ModuleStatistics(path, alpha, row_sums, column_sums, tuple(terms), tokens)

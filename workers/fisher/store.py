@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
@@ -78,18 +78,13 @@ class PassStore:
         """Whether the statistics of the part `name` (a layer, head, lookup) are finished."""
         return self._modules(name).exists()
 
-    def write_modules(self, name: str, modules: dict[str, ModuleStatistics]) -> None:
-        """Store the statistics of one part; InvalidModelError when an alpha is not finite."""
-        for path, entry in modules.items():
-            if not np.isfinite(entry.alpha_nats):
-                raise InvalidModelError(
-                    where=f"the gradient of {path}",
-                    found="NaN or infinite values",
-                    expected="finite gradients in float32",
-                    remedy="check its weights, or use --sensitivity probe, which needs no gradient",
-                )
+    def write_modules(self, name: str, modules: Iterable[ModuleStatistics]) -> None:
+        """Store the statistics of one part; InvalidModelError when an alpha is not finite.
+
+        Each module is taken when the one before is packed: a layer's are not held twice.
+        """
         self.place.mkdir(parents=True, exist_ok=True)
-        write_modules(self._modules(name), modules)
+        write_modules(self._modules(name), map(_checked, modules))
 
     def write_kv(self, index: int, data: bytes) -> None:
         """Store what the KV caches of layer `index` cost."""
@@ -125,7 +120,7 @@ class PassStore:
                     tied[path] = read_module(files[path], path).plus(read_module(file, path))
                 files[path] = file
         if tied and not self.has_modules("tied"):
-            self.write_modules("tied", tied)
+            self.write_modules("tied", tied.values())
         return files | dict.fromkeys(tied, self._modules("tied"))
 
     def _put(self, name: str, data: bytes) -> None:
@@ -139,3 +134,14 @@ class PassStore:
 
     def _modules(self, name: str) -> Path:
         return self.place / f"{name}.npz"
+
+
+def _checked(entry: ModuleStatistics) -> ModuleStatistics:
+    if np.isfinite(entry.alpha_nats):
+        return entry
+    raise InvalidModelError(
+        where=f"the gradient of {entry.path}",
+        found="NaN or infinite values",
+        expected="finite gradients in float32",
+        remedy="check its weights, or use --sensitivity probe, which needs no gradient",
+    )

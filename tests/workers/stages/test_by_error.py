@@ -74,7 +74,7 @@ def stored(inventory: Inventory, home: Path, but: str = "") -> Sensitivities:
     paths = [module.path for module in inventory.modules]
     known = {m.path: made_up(m, i) for i, m in enumerate(inventory.modules) if m.path != but}
     file = home / "layers.npz"
-    write_modules(file, known)
+    write_modules(file, known.values())
     found = Statistics(1000, files=dict.fromkeys(known, file))
     return Sensitivities(1000, {path: i + 0.5 for i, path in enumerate(paths)}, found)
 
