@@ -32,7 +32,7 @@ class Trials:
     """One original with its rollouts, whose weights are replaced by what allocations store.
 
     `encoder` codes them; `statistics` are those it needs. Without `judging` rollouts allocations
-    can only be probed.
+    can only be probed. `windows`, int32 (sequences, length), take the place of rollouts.
     """
 
     def __init__(
@@ -44,13 +44,15 @@ class Trials:
         *,
         seed: int,
         judging: int = JUDGING_ROLLOUTS,
+        windows: np.ndarray | None = None,
     ) -> None:
         self.checkpoint, self.inventory = checkpoint, inventory
         self.encoder, self.statistics = encoder, statistics
-        rollouts = PROBING_ROLLOUTS + judging
-        self._evaluation = Evaluation(checkpoint.folder, rollouts=rollouts, seed=seed + _SEED)
-        windows = self._evaluation.windows["rollouts"]
-        parts = {"probing": windows[:PROBING_ROLLOUTS], "judging": windows[PROBING_ROLLOUTS:]}
+        total = PROBING_ROLLOUTS + judging
+        given = {"rollouts": total} if windows is None else {"windows": windows[:total]}
+        self._evaluation = Evaluation(checkpoint.folder, **given, seed=seed + _SEED)
+        (both,) = self._evaluation.windows.values()
+        parts = {"probing": both[:PROBING_ROLLOUTS], "judging": both[PROBING_ROLLOUTS:]}
         self._evaluation.windows = {name: part for name, part in parts.items() if part.size}
         self._taught = self._evaluation.taught
         self._originals: dict[str, np.ndarray] = {}

@@ -17,14 +17,15 @@ from app.core.measurement import Curve, Encoder, Measurement, Sensitivity, Verif
 from workers.calibrate import CHECKPOINTS, calibrated, common_factor
 from workers.fisher.statistics import ModuleStatistics
 from workers.models import Checkpoint
-from workers.trials import JUDGING_ROLLOUTS, Trials
+from workers.trials import JUDGING_ROLLOUTS, PROBING_ROLLOUTS, Trials
 
-__all__ = ["ALLOCATIONS", "MOST_WEIGHTS", "Verified", "agreement", "verify"]
+__all__ = ["ALLOCATIONS", "MOST_WEIGHTS", "VERIFYING_WINDOWS", "Verified", "agreement", "verify"]
 
 ALLOCATIONS: Final = 8
 MOST_WEIGHTS: Final = 50_000_000
 """Weights up to which whole checkpoints are measured, and of a larger model's parts: all that is
 quantized for 8 allocations is held at once."""
+VERIFYING_WINDOWS: Final = PROBING_ROLLOUTS + JUDGING_ROLLOUTS
 _SEED: Final = 0x7E57
 _CENTRES: Final = (3.5, 4.0, 4.5, 5.0, 5.5, 6.0, 7.0, 8.0)
 """Mean bits of the allocations; a module draws its width within 1.5 bits of it."""
@@ -47,12 +48,14 @@ def verify(
     statistics: Mapping[str, ModuleStatistics],
     *,
     seed: int,
+    windows: np.ndarray | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Verified:
     """Return the curves calibrated by whole checkpoints, and how they predict 8 random allocations.
 
     `curves` by module path hold the prediction; `statistics` are those they were made with. KL is
-    measured on fresh rollouts of the model. Each random allocation, of modules coded one by one,
+    measured on fresh rollouts of the model, or on `VERIFYING_WINDOWS` of a text, int32
+    (sequences, length). Each random allocation, of modules coded one by one,
     is predicted by curves that were scaled to the others. Whole checkpoints are coded as finished
     ones are, against the inputs that coded layers pass on.
 
@@ -68,7 +71,7 @@ def verify(
     is_whole = inventory.weights <= MOST_WEIGHTS
     judging = JUDGING_ROLLOUTS if is_whole else 0
     place = (checkpoint, inventory, encoder, statistics)
-    trials = Trials(*place, seed=seed + _SEED, judging=judging)
+    trials = Trials(*place, seed=seed + _SEED, judging=judging, windows=windows)
     steps, total = count(1), len(picks) + is_whole * CHECKPOINTS
 
     def told(kl: float) -> float:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from app.core.formats import KEEP, parse_format
@@ -36,3 +38,16 @@ def test_small_errors_add_up_from_both_ends_and_nothing_is_left_behind(tmp_path:
     middle = (sum(ends.alone.values()) + sum(ends.beside.values())) / 2
     assert middle == pytest.approx(ends.whole, rel=0.1)
     assert trials.kl(dict.fromkeys(kept, parse_format("affine2g64"))) > 4 * before
+
+
+def test_allocations_are_tried_on_the_windows_that_are_given(tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(write_tiny(tmp_path, "llama"))
+    inventory = build_inventory(checkpoint)
+    place: Any = (checkpoint, inventory, Encoder.CAREFUL, {})
+    few = {module.path: parse_format("affine4g64") for module in inventory.modules}
+    ids = np.random.default_rng(0).integers(0, 128, (32, 256), np.int32)
+    one, same, other = (
+        next(Trials(*place, seed=0, windows=windows).probed([few]))
+        for windows in (ids, ids.copy(), ids[::-1].copy())
+    )
+    assert one == same != other

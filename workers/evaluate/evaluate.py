@@ -58,8 +58,9 @@ def evaluate(
 class Evaluation:
     """An original with the windows it is judged on; the original's pass is made once.
 
-    `text` is a file of text; `rollouts` counts sequences the original writes itself. With both,
-    the top of the report is about the text and `sets` holds each. `seed` fixes rollouts and
+    `text` is a file of text, `windows` are token ids, int32 (sequences, length), and `rollouts`
+    counts sequences the original writes itself. With several, the top of the report is about the
+    first of these and `sets` holds each. `seed` fixes rollouts and
     bootstrap.
     """
 
@@ -69,6 +70,7 @@ class Evaluation:
         *,
         text: str | Path | None = None,
         rollouts: int = 0,
+        windows: np.ndarray | None = None,
         seed: int = 0,
         progress: Progress | None = None,
     ) -> None:
@@ -80,7 +82,9 @@ class Evaluation:
             self.windows["text"] = text_windows(
                 self.reference, _read_text(Path(text)), where=str(text)
             )
-        if text is None and rollouts == 0:
+        if windows is not None:
+            self.windows["windows"] = windows
+        if not self.windows and rollouts == 0:
             rollouts = DEFAULT_ROLLOUTS
         if rollouts:
             self.windows["rollouts"] = rollout_windows(self.reference, rollouts, seed=seed)

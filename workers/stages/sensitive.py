@@ -24,7 +24,8 @@ from workers.stages.kv import every_full_layer, probe_kv_curves
 from workers.stages.options import MeasureOptions
 from workers.stages.report import StageReport
 from workers.stages.statistics import take_statistics
-from workers.verify import Verified, verify
+from workers.stages.tokens import unused_text
+from workers.verify import VERIFYING_WINDOWS, Verified, verify
 
 __all__ = ["Sensitivities", "take_sensitivities", "verified"]
 
@@ -117,6 +118,7 @@ def verified(
         options.encoder,
         known.modules,
         seed=options.seed,
+        windows=unused_text(checkpoint.folder, inventory.weights, options, VERIFYING_WINDOWS),
         progress=lambda done, total: report.progress(done, total, "allocations", "verification"),
     )
     return found, (*sampled, *_doubts(found.verification))

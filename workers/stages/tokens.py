@@ -13,20 +13,39 @@ from workers.fisher.tokens import SEQUENCE_LENGTH, first_token
 from workers.models.tokenizer import open_tokenizer
 from workers.stages.options import MeasureOptions
 
-__all__ = ["measurement_tokens"]
+__all__ = ["measurement_tokens", "unused_text"]
 
 
 def measurement_tokens(
     folder: Path, weights: int, options: MeasureOptions
 ) -> npt.NDArray[np.int32]:
     """Return int32 (sequences, length): the model's own text, or the user's cut to windows."""
-    count = max(1, default_tokens(weights) // SEQUENCE_LENGTH)
+    count = _sequences(weights)
     if options.text is None:
         return np.asarray(sample_tokens(folder, count, seed=options.seed), np.int32)
-    return _windows(folder, options.text_bytes().decode(errors="replace"), count)
+    return _windows(folder, options, count)
 
 
-def _windows(folder: Path, text: str, count: int) -> npt.NDArray[np.int32]:
+def unused_text(
+    folder: Path, weights: int, options: MeasureOptions, count: int
+) -> npt.NDArray[np.int32] | None:
+    """Return int32 (count, length): what follows `measurement_tokens` in the user's text.
+
+    None without a text, and where it ends before.
+    """
+    if options.text is None:
+        return None
+    used = _sequences(weights)
+    found = _windows(folder, options, used + count)[used:]
+    return found if len(found) == count else None
+
+
+def _sequences(weights: int) -> int:
+    return max(1, default_tokens(weights) // SEQUENCE_LENGTH)
+
+
+def _windows(folder: Path, options: MeasureOptions, count: int) -> npt.NDArray[np.int32]:
+    text = options.text_bytes().decode(errors="replace")
     ids = np.asarray(open_tokenizer(folder).encode(text, add_special_tokens=False), np.int32)
     width = SEQUENCE_LENGTH - 1
     rows = min(count, ids.size // width)

@@ -13,7 +13,7 @@ from app.core.requests import Rotation
 from tests.workers.models.tiny import write_tiny
 from workers.fisher import tokens
 from workers.stages.options import MeasureOptions
-from workers.stages.tokens import measurement_tokens
+from workers.stages.tokens import measurement_tokens, unused_text
 
 
 def options(text: Path | None) -> MeasureOptions:
@@ -66,3 +66,17 @@ def test_a_tokenizer_that_cannot_be_read_is_named(sample_model: Path, tmp_path: 
     (model / "tokenizer.json").write_text("{")
     with pytest.raises(InvalidModelError, match="cannot be read"):
         measurement_tokens(model, 1000, options(written(tmp_path, "Once upon a time")))
+
+
+def test_what_follows_in_the_text_is_left_for_verifying(
+    sample_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tokens, "_MOST_TOKENS", 512)
+    text = written(tmp_path, "".join(f"There were {i} little dogs. " for i in range(200)))
+    used = measurement_tokens(sample_model, 1000, options(text))
+    rest = unused_text(sample_model, 1000, options(text), 2)
+    assert rest is not None
+    assert used.shape == rest.shape == (2, 256)
+    assert not (rest[:, None] == used).all(-1).any()
+    assert unused_text(sample_model, 1000, options(text), 99) is None
+    assert unused_text(sample_model, 1000, options(None), 2) is None
