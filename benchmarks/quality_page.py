@@ -73,6 +73,8 @@ def _interval(row: dict[str, Any]) -> str:
 
 def _ways(rows: Rows) -> list[str]:
     """Return KL by way and budget; a way is an encoder and a sensitivity."""
+    if not rows:
+        return []
     budgets = sorted({float(key.rsplit(" ", 1)[1]) for key in rows})
     names = list(dict.fromkeys(key.rsplit(" ", 1)[0] for key in rows))
     lines = [
