@@ -30,7 +30,7 @@ def optiq(model: nn.Module, config: dict[str, Any], _: mx.array, options: list[s
         _float32_copy(Path(source), single)
         command = [program, "convert", str(single), "--target-bpw", bits_per_weight]
         command += ["--candidate-bits", bits, "--n-calibration", "6", "--skip-baselines"]
-        subprocess.run([*command, "-o", str(found)], check=True, stdout=sys.stderr)
+        _run([*command, "-o", str(found)])
         chosen = json.loads(next(found.rglob("config.json")).read_text())["quantization"]
 
     def predicate(path: str, module: nn.Module) -> Any:
@@ -40,6 +40,16 @@ def optiq(model: nn.Module, config: dict[str, Any], _: mx.array, options: list[s
         return {key: wanted[key] for key in ("bits", "group_size")}
 
     return quantize_model(model, config, group_size=64, bits=4, quant_predicate=predicate)
+
+
+def _run(command: list[str], env: dict[str, str] | None = None) -> None:
+    """Run a program, its output to standard error; RuntimeError says its last line if it fails."""
+    done = subprocess.run(command, check=False, stdout=sys.stderr, stderr=subprocess.PIPE, env=env)
+    said = done.stderr.decode(errors="replace")
+    sys.stderr.write(said)
+    if done.returncode:
+        last = said.strip().splitlines()[-1:] or [f"ended with {done.returncode}"]
+        raise RuntimeError(f"{Path(command[0]).name}: {last[0]}")
 
 
 def _float32_copy(source: Path, target: Path) -> None:
@@ -66,7 +76,7 @@ def autoround(_model: nn.Module, _config: dict[str, Any], _: mx.array, options: 
         command += ["--batch_size", "4", "--disable_torch_compile", "--output_dir", str(found)]
         offline = os.environ | {"HF_HUB_OFFLINE": "1"}
         offline.pop("LD_PRELOAD", None)
-        subprocess.run(command, check=True, stdout=sys.stderr, env=offline)
+        _run(command, env=offline)
         made = next(found.rglob("config.json")).parent
         quantized, config = load_model(made)
         mx.eval(quantized.parameters())
