@@ -70,9 +70,11 @@ def verify(
     ]
     is_whole = inventory.weights <= MOST_WEIGHTS
     judging = JUDGING_ROLLOUTS if is_whole else 0
+    steps, total = count(1), len(picks) + is_whole * CHECKPOINTS
+    if progress is not None:
+        progress(0, total)
     place = (checkpoint, inventory, encoder, statistics)
     trials = Trials(*place, seed=seed + _SEED, judging=judging, windows=windows)
-    steps, total = count(1), len(picks) + is_whole * CHECKPOINTS
 
     def told(kl: float) -> float:
         if progress is not None:

@@ -87,7 +87,9 @@ class Evaluation:
         if not self.windows and rollouts == 0:
             rollouts = DEFAULT_ROLLOUTS
         if rollouts:
-            self.windows["rollouts"] = rollout_windows(self.reference, rollouts, seed=seed)
+            self.windows["rollouts"] = rollout_windows(
+                self.reference, rollouts, seed=seed, progress=self.progress
+            )
 
     @cached_property
     def original(self) -> nn.Module:

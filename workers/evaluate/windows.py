@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -77,9 +78,16 @@ def _windows(documents: list[list[int]], begin: int, length: int) -> list[list[i
     return windows
 
 
-def rollout_windows(folder: Path, count: int, *, seed: int, length: int = WINDOW) -> np.ndarray:
+def rollout_windows(
+    folder: Path,
+    count: int,
+    *,
+    seed: int,
+    length: int = WINDOW,
+    progress: Callable[[int, int], None] | None = None,
+) -> np.ndarray:
     """Return int32 (count, length): what the model in `folder` writes from BOS."""
-    return sample_tokens(folder, count, length, seed=seed + ROLLOUT_SEED)
+    return sample_tokens(folder, count, length, seed=seed + ROLLOUT_SEED, progress=progress)
 
 
 def digest(windows: np.ndarray) -> str:

@@ -60,22 +60,32 @@ def sample_tokens(
 
     The same seed gives the same tokens on the same machine. End of text does not stop a sequence:
     what the model writes after it is its text, too. `model` spares loading it once more.
-    `progress` is told sequences done and wanted.
+    `progress` is told tokens written and wanted.
     """
     folder = checkpoint if isinstance(checkpoint, Path) else checkpoint.folder
     model = open_writer(folder) if model is None else model
     begin = first_token(folder)
     done = []
     for start in range(0, count, batch):
-        key = mx.random.key(seed * 1_000_003 + start)
-        done.append(_sample_batch(model, min(batch, count - start), length, begin, key))
-        if progress is not None:
-            progress(min(start + batch, count), count)
+        key, rows = mx.random.key(seed * 1_000_003 + start), min(batch, count - start)
+
+        def wrote(columns: int, before: int = start, rows: int = rows) -> None:
+            if progress is not None:
+                progress(before * length + columns * rows, count * length)
+
+        done.append(_sample_batch(model, (rows, length), begin, key, wrote))
     return np.concatenate(done)
 
 
-def _sample_batch(model: Forward, rows: int, length: int, begin: int, key: mx.array) -> np.ndarray:
+def _sample_batch(
+    model: Forward,
+    shape: tuple[int, int],
+    begin: int,
+    key: mx.array,
+    wrote: Callable[[int], None],
+) -> np.ndarray:
     cache = empty_cache(model)
+    rows, length = shape
     keys = mx.random.split(key, length)
     current = mx.full((rows, 1), begin, dtype=mx.int32)
     columns = [current]
@@ -84,4 +94,5 @@ def _sample_batch(model: Forward, rows: int, length: int, begin: int, key: mx.ar
         current = mx.random.categorical(logits, key=keys[step])[:, None].astype(mx.int32)
         mx.async_eval(current)
         columns.append(current)
+        wrote(len(columns))
     return np.array(mx.concatenate(columns, axis=1), dtype=np.int32)

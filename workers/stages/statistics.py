@@ -150,7 +150,12 @@ def _tokens(
     if not path.is_file():
         if options.text is None:
             report.log("the model writes the text that sensitivity is measured on")
-        tokens = measurement_tokens(checkpoint.folder, inventory.weights, options)
+        tokens = measurement_tokens(
+            checkpoint.folder,
+            inventory.weights,
+            options,
+            lambda done, total: report.progress(done, total, "tokens", "the model's own text"),
+        )
         folder.mkdir(parents=True, exist_ok=True)
         draft = path.with_suffix(".part.npy")
         np.save(draft, tokens)

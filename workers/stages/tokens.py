@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +18,18 @@ __all__ = ["measurement_tokens", "unused_text"]
 
 
 def measurement_tokens(
-    folder: Path, weights: int, options: MeasureOptions
+    folder: Path,
+    weights: int,
+    options: MeasureOptions,
+    progress: Callable[[int, int], None] | None = None,
 ) -> npt.NDArray[np.int32]:
-    """Return int32 (sequences, length): the model's own text, or the user's cut to windows."""
+    """Return int32 (sequences, length): the model's own text, or the user's cut to windows.
+
+    `progress` is told tokens that the model wrote and will write.
+    """
     count = _sequences(weights)
     if options.text is None:
-        return np.asarray(sample_tokens(folder, count, seed=options.seed), np.int32)
+        return sample_tokens(folder, count, seed=options.seed, progress=progress)
     return _windows(folder, options, count)
 
 

@@ -56,9 +56,14 @@ def test_a_pass_holds_a_part_of_the_model(sample_model: Path) -> None:
 def test_the_text_of_a_large_model_is_its_own(
     sample_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    expected = sample_tokens(sample_model, 2, 12, seed=3)
+    told: list[tuple[int, int]] = []
+    expected = sample_tokens(
+        sample_model, 2, 12, seed=3, batch=1, progress=lambda *step: told.append(step)
+    )
+    assert told[0] == (2, 24)
+    assert told[-1] == (24, 24)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=LITTLE))
-    assert np.array_equal(sample_tokens(sample_model, 2, 12, seed=3), expected)
+    assert np.array_equal(sample_tokens(sample_model, 2, 12, seed=3, batch=1), expected)
 
 
 def test_a_4_bit_copy_writes_where_the_model_does_not_fit(sample_model: Path) -> None:
