@@ -16,14 +16,16 @@ from app.core.calibration import Calibration
 from app.core.ends import scaled
 from app.core.errors import InfeasibleBudgetError
 from app.core.formats import KEEP, Format
+from app.core.layout import plan_checkpoint
 from app.core.measurement import Curve, Measurement
 from app.core.requests import AllocationRequest
 
 __all__ = ["CHECKPOINTS", "calibrated", "common_factor"]
 
 _MIDDLE_BITS: Final = 4.5
-_BITS: Final = (3.0, 3.75, _MIDDLE_BITS, 6.0, 8.0)
-"""Bits per weight of the checkpoints that are measured whole; below, runs measure each answer."""
+_BITS: Final = (3.0, _MIDDLE_BITS, 8.0)
+"""Bits per weight of the checkpoints that are measured whole; where bits are few, runs measure each
+answer. Each costs what quantizing the model does."""
 CHECKPOINTS: Final = len(_BITS)
 _MOST: Final = 3.0
 """No prediction is corrected by a larger factor than this, up or down."""
@@ -66,7 +68,7 @@ def _near(cost: float, kl: float) -> float:
 def _allocations(measurement: Measurement) -> Iterator[tuple[float, Mapping[str, Format]]]:
     """Yield the allocation of each of the sizes, where it is feasible."""
     inventory = measurement.inventory
-    fixed = sum(array.nbytes for array in inventory.passthrough)
+    fixed = plan_checkpoint(inventory).fixed_bytes
     movable = 0
     for module in inventory.modules:
         if set(module.legal_formats()) - {KEEP}:
