@@ -23,8 +23,8 @@ __all__ = ["ALLOCATIONS", "MOST_WEIGHTS", "VERIFYING_WINDOWS", "Verified", "agre
 
 ALLOCATIONS: Final = 8
 MOST_WEIGHTS: Final = 50_000_000
-"""Weights up to which whole checkpoints are measured, and of a larger model's parts: all that is
-quantized for 8 allocations is held at once."""
+"""Weights up to which whole checkpoints are measured, all allocations held at once; about as many
+are quantized at a time of a larger model."""
 VERIFYING_WINDOWS: Final = PROBING_ROLLOUTS + JUDGING_ROLLOUTS
 _SEED: Final = 0x7E57
 _CENTRES: Final = (3.5, 4.0, 4.5, 5.0, 5.5, 6.0, 7.0, 8.0)
@@ -82,7 +82,8 @@ def verify(
         return kl
 
     raw = [_predicted(curves, pick) for pick in picks]
-    measured = [told(kl) for kl in trials.probed(picks)]
+    together = [picks] if is_whole else [[pick] for pick in picks]
+    measured = [told(kl) for some in together for kl in trials.probed(some)]
     bits = [_bits(part, pick) for part, pick in zip(parts, picks, strict=True)]
     verification = agreement(_scaled_to_others(raw, measured), measured, bits)
     if not is_whole:
