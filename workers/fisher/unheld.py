@@ -58,7 +58,7 @@ class Unheld:
 
 def fits_whole(folder: Path, *, copies: int = 1, memory_bytes: int | None = None) -> bool:
     """Whether `copies` of the model in `folder` in float32 fit in half of the memory."""
-    return copies * _float32_bytes(load_float32(folder)) <= _room(memory_bytes)
+    return _fits(load_float32(folder), copies, _room(memory_bytes))
 
 
 def open_forward(
@@ -72,9 +72,9 @@ def open_forward(
 
     `memory_bytes` is by default this machine's. A model that does not fit is read at every call.
     """
-    if not fits_whole(folder, copies=copies, memory_bytes=memory_bytes):
-        return Unheld(folder, dtype)
     model = load_float32(folder)
+    if not _fits(model, copies, _room(memory_bytes)):
+        return Unheld(folder, dtype)
     model.set_dtype(dtype)
     found: Forward = model
     return found
@@ -87,10 +87,9 @@ def open_writer(folder: Path, *, memory_bytes: int | None = None) -> Forward:
     each, unless a 4-bit copy of it fits. That one's text is not quite the model's.
     """
     model, room = load_float32(folder), _room(memory_bytes)
-    needed = _float32_bytes(model)
-    if needed > room and needed / 4 * _WRITER_BYTES_PER_WEIGHT > room:
-        return Unheld(folder)
-    if needed > room:
+    if not _fits(model, 1, room):
+        if _float32_bytes(model) / 4 * _WRITER_BYTES_PER_WEIGHT > room:
+            return Unheld(folder)
         _quantize(model)
     found: Forward = model
     return found
@@ -101,6 +100,10 @@ def empty_cache(model: Forward) -> list[Any]:
     whole: Any = model
     cache: list[Any] = make_prompt_cache(whole)
     return cache
+
+
+def _fits(model: nn.Module, copies: int, room: int) -> bool:
+    return copies * _float32_bytes(model) <= room
 
 
 def _room(memory_bytes: int | None) -> int:
