@@ -51,10 +51,11 @@ def calibrated(
     curves leaves the ranking of allocations as it is; a correction per width trades widths wrongly
     and costs more than it explains.
     """
-    found: dict[float, tuple[float, float]] = {}
-    for bits, formats in _allocations(measurement):
-        found[bits] = measurement.cost(formats), measure(formats)
-    middle = [found[bits] for bits in found if bits == _MIDDLE_BITS] or list(found.values())
+    found = {
+        bits: (measurement.cost(formats), measure(formats))
+        for bits, formats in _allocations(measurement)
+    }
+    middle = [found[_MIDDLE_BITS]] if _MIDDLE_BITS in found else list(found.values())
     factor = common_factor(*zip(*middle, strict=True)) if middle else 1.0
     curves = {curve.path: scaled(curve, factor) for curve in measurement.curves}
     pairs = ((cost * factor, _near(cost * factor, kl)) for cost, kl in found.values())

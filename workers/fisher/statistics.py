@@ -273,10 +273,10 @@ def read_module(file: Path, path: str) -> ModuleStatistics:
         for index in range(count):
             columns = unpacked(data[f"{path}|columns{index}"], column_sums.shape[-1])
             name = f"{path}|rows{index}"
-            is_full = name in data.files
-            rows = unpacked(data[name], row_sums.shape[-1]) if is_full else None
-            terms.append(
-                KroneckerTerm(columns, data[f"{path}|diagonal{index}"] if rows is None else rows)
-            )
+            if name in data.files:
+                rows = unpacked(data[name], row_sums.shape[-1])
+            else:
+                rows = data[f"{path}|diagonal{index}"]
+            terms.append(KroneckerTerm(columns, rows))
         alpha, tokens = float(data[f"{path}|alpha"]), data[f"{path}|tokens"]
         return ModuleStatistics(path, alpha, row_sums, column_sums, tuple(terms), tokens)

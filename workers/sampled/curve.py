@@ -139,7 +139,7 @@ class _Work:
         terms = tuple(KroneckerTerm(term.columns, diagonal_of(term)[rows]) for term in whole)
         own = replace(self.statistics, terms=terms)
         job = (values, part.dtype, formats, self.encoder, own)
-        for _, format_, error in coding_errors(*job, moment=self._moment(part.index)):
+        for _, format_, error in coding_errors(*job, moment=self._moments[part.index]):
             cost = sum(
                 np.einsum("ij,ij->i", error @ term.columns, error, dtype=np.float64) * term.rows
                 for term in terms
@@ -154,7 +154,7 @@ class _Work:
         has_rows = len(terms) == 1 and terms[0].rows.ndim > 1
         if self.encoder is not Encoder.YAQA or not has_rows or not coupled:
             return {}
-        moment, width = self._moment(part.index), part.weight.shape[1]
+        moment, width = self._moments[part.index], part.weight.shape[1]
         some = typical_columns(moment)
         values = as_float32(part.weight[:, some], part.dtype)
         inner = np.ascontiguousarray(moment[some, some])
@@ -163,13 +163,9 @@ class _Work:
             values, part.dtype, coupled, inner, terms[0].rows, seen=seen, width=width
         )
 
-    def _moment(self, index: tuple[int, ...]) -> np.ndarray:
-        """Return what errors are fed back against."""
-        return self._moments[index]
-
     @cached_property
     def _moments(self) -> Mapping[tuple[int, ...], np.ndarray]:
-        """The moments (in, in) of the experts that were drawn, those of rare ones near the mean."""
+        """What errors of the experts that were drawn are fed back against, (in, in) each."""
         drawn = np.unique(self.frame.experts[self.drawn.units])
         indices = [self.weights[expert].index for expert in drawn]
         if indices == [()]:
