@@ -19,7 +19,7 @@ serve: install
 	$(BIN)/bitbudget serve
 
 test: install lint
-	$(BIN)/python -m workers.native.preload -m pytest -n 2
+	$(BIN)/python -m bitbudget.workers.native.preload -m pytest -n 2
 
 lint: install
 	$(BIN)/ruff check .
@@ -30,4 +30,4 @@ lint: install
 bench: install
 	$(BIN)/python -m benchmarks.allocation
 	$(BIN)/python -m benchmarks.measure
-	$(BIN)/python -m workers.native.preload -m benchmarks.quality
+	$(BIN)/python -m bitbudget.workers.native.preload -m benchmarks.quality

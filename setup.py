@@ -12,7 +12,7 @@ from setuptools.command.build import build
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from workers.native.build import build as build_native
+from bitbudget.workers.native.build import build as build_native
 
 
 class BuildNative(Command):

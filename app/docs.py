@@ -9,9 +9,9 @@ from fastapi import APIRouter, FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import HTMLResponse, Response
 
-from app.core.manifest import Manifest
-from app.jobs.schemas import JobEvent
-from app.problems import ProblemDetails
+from bitbudget.app.core.manifest import Manifest
+from bitbudget.app.jobs.schemas import JobEvent
+from bitbudget.app.problems import ProblemDetails
 
 __all__ = ["install"]
 

@@ -1,10 +1,10 @@
-"""Errors that only a server has; the tree they belong to is drawn in `app.core.errors`."""
+"""Errors that only a server has; `app.core.errors` draws the tree they belong to."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from app.core.errors import BitbudgetError
+from bitbudget.app.core.errors import BitbudgetError
 
 __all__ = [
     "DigestMismatchError",

@@ -10,10 +10,10 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from app.database import Database
-from app.ids import Clock
-from app.jobs import repository as jobs
-from app.machines import repository as machines
+from bitbudget.app.database import Database
+from bitbudget.app.ids import Clock
+from bitbudget.app.jobs import repository as jobs
+from bitbudget.app.workers import repository as machines
 
 __all__ = ["Metrics"]
 

@@ -12,9 +12,9 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
-import migrations
-from app.database import Database, one_at_a_time
-from app.tables import Base
+from bitbudget import migrations
+from bitbudget.app.database import Database, one_at_a_time
+from bitbudget.app.tables import Base
 
 __all__ = ["downgrade", "head_revision", "is_current", "schema_differences", "upgrade"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from app.core.errors import InvalidRequestError
-from app.core.hub_id import HubId
+from bitbudget.app.core.errors import InvalidRequestError
+from bitbudget.app.core.hub_id import HubId
 
 __all__ = ["ModelGate"]
 

@@ -12,7 +12,7 @@ from fastapi import Query
 from pydantic import Field
 from pydantic.json_schema import SkipJsonSchema
 
-from app.core.errors import NotFoundError
+from bitbudget.app.core.errors import NotFoundError
 
 __all__ = ["Cursor", "Limit", "cut_page", "decode_cursor", "encode_cursor", "storable"]
 

@@ -16,8 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
-from app.core.errors import NO_ROOM, BitbudgetError
-from app.errors import UnavailableError
+from bitbudget.app.core.errors import NO_ROOM, BitbudgetError
+from bitbudget.app.errors import UnavailableError
 
 __all__ = ["ProblemDetails", "Responses", "install", "problem_response", "problems"]
 

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-from app.artifacts import repository as artifacts
-from app.artifacts.store import ArtifactStore
-from app.database import Database
-from app.ids import utc_now
-from app.jobs import repository as jobs
-from app.machines import repository as machines
-from app.settings import Settings
+from bitbudget.app.artifacts import repository as artifacts
+from bitbudget.app.artifacts.store import ArtifactStore
+from bitbudget.app.database import Database
+from bitbudget.app.ids import utc_now
+from bitbudget.app.jobs import repository as jobs
+from bitbudget.app.settings import Settings
+from bitbudget.app.workers import repository as machines
 
 __all__ = ["Collected", "collect", "collect_garbage"]
 

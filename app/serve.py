@@ -12,13 +12,13 @@ from typing import Final
 import uvicorn
 from fastapi import FastAPI
 
-from app import migrate
-from app.errors import UnsafeBindError
-from app.jobs.pulse import Pulse
-from app.logs import configure_logging
-from app.main import create_app
-from app.services import Services
-from app.settings import Settings
+from bitbudget.app import migrate
+from bitbudget.app.errors import UnsafeBindError
+from bitbudget.app.jobs.notifications import Pulse
+from bitbudget.app.logs import configure_logging
+from bitbudget.app.main import create_app
+from bitbudget.app.services import Services
+from bitbudget.app.settings import Settings
 
 __all__ = ["prepare", "serve"]
 

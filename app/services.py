@@ -7,25 +7,25 @@ from typing import Annotated, Self
 
 from fastapi import Depends, Request
 
-from app.artifacts.store import ArtifactStore
-from app.auth.quota import RequestQuota
-from app.auth.service import KeyService
-from app.database import Database
-from app.fit.headers import HeaderReader
-from app.fit.service import FitService
-from app.ids import Clock
-from app.jobs.polls import JobPolls
-from app.jobs.pulse import Pulse
-from app.jobs.service import JobService
-from app.leases.intake import Intake
-from app.leases.service import LeaseService
-from app.machines.service import Intervals, MachineService
-from app.measurements.library import MeasurementLibrary
-from app.measurements.service import MeasurementService
-from app.metrics import Metrics
-from app.model_paths import ModelGate
-from app.models.service import ModelService
-from app.settings import Settings
+from bitbudget.app.artifacts.store import ArtifactStore
+from bitbudget.app.auth.quota import RequestQuota
+from bitbudget.app.auth.service import KeyService
+from bitbudget.app.database import Database
+from bitbudget.app.fit.headers import HeaderReader
+from bitbudget.app.fit.service import FitService
+from bitbudget.app.ids import Clock
+from bitbudget.app.jobs.cached_polls import JobPolls
+from bitbudget.app.jobs.notifications import Pulse
+from bitbudget.app.jobs.service import JobService
+from bitbudget.app.leases.intake import Intake
+from bitbudget.app.leases.service import LeaseService
+from bitbudget.app.measurements.cache import MeasurementLibrary
+from bitbudget.app.measurements.service import MeasurementService
+from bitbudget.app.metrics import Metrics
+from bitbudget.app.model_paths import ModelGate
+from bitbudget.app.models.service import ModelService
+from bitbudget.app.settings import Settings
+from bitbudget.app.workers.service import Intervals, MachineService
 
 __all__ = ["Services", "ServicesDependency"]
 

@@ -9,11 +9,11 @@ from fastapi import APIRouter, Response
 from pydantic import BaseModel
 from sqlalchemy.exc import SQLAlchemyError
 
-from app.auth.dependencies import JobsReader
-from app.errors import UnavailableError
-from app.migrate import is_current
-from app.problems import Responses, problems
-from app.services import Services, ServicesDependency
+from bitbudget.app.auth.dependencies import JobsReader
+from bitbudget.app.errors import UnavailableError
+from bitbudget.app.migrate import is_current
+from bitbudget.app.problems import Responses, problems
+from bitbudget.app.services import Services, ServicesDependency
 
 __all__ = ["router"]
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from app.artifacts.tables import ArtifactRow
-from app.auth.tables import KeyRow
-from app.database import Base
-from app.jobs.tables import EventRow, JobRow
-from app.leases.tables import LeaseRow
-from app.machines.tables import WorkerRow
-from app.measurements.tables import MeasurementNameRow, MeasurementRow, TensorRow
-from app.models.tables import ModelNameRow, ModelRow
+from bitbudget.app.artifacts.tables import ArtifactRow
+from bitbudget.app.auth.tables import KeyRow
+from bitbudget.app.database import Base
+from bitbudget.app.jobs.tables import EventRow, JobRow
+from bitbudget.app.leases.tables import LeaseRow
+from bitbudget.app.measurements.tables import MeasurementNameRow, MeasurementRow, TensorRow
+from bitbudget.app.models.tables import ModelNameRow, ModelRow
+from bitbudget.app.workers.tables import WorkerRow
 
 __all__ = [
     "ArtifactRow",

@@ -26,9 +26,6 @@ from typing import Any, Final
 
 import numpy as np
 
-from app.core.frontier import frontier
-from app.core.mckp import Limits, Problem, Row, prepare, solve_prepared, solve_problem
-from app.core.mckp.many import solve_many
 from benchmarks.allocation_models import headers_30b, measured
 from benchmarks.allocation_peers import (
     NOISE,
@@ -40,6 +37,9 @@ from benchmarks.allocation_peers import (
     mint_greedy,
     optiq,
 )
+from bitbudget.app.core.frontier import frontier
+from bitbudget.app.core.mckp import Limits, Problem, Row, prepare, solve_prepared, solve_problem
+from bitbudget.app.core.mckp.many import solve_many
 
 CLOCK: Final = os.environ.get("BENCHMARK_CLOCK", "wall")
 """`cpu` times this process alone, for a machine that is busy with other work."""
@@ -216,7 +216,7 @@ def _fit() -> dict[str, Any]:
     seconds, fits = [], 0
     with tempfile.TemporaryDirectory() as folder:
         model = headers_30b(Path(folder))
-        command = [sys.executable, "-m", "app.cli", "fit", str(model)]
+        command = [sys.executable, "-m", "bitbudget.app.cli", "fit", str(model)]
         for _ in range(5):
             started = time.perf_counter()
             done = subprocess.run(

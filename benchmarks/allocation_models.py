@@ -10,8 +10,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from app.core.formats import ALL_FORMATS, KEEP
-from app.core.measurement import (
+from bitbudget.app.core.formats import ALL_FORMATS, KEEP
+from bitbudget.app.core.measurement import (
     KEEP_POINT,
     Curve,
     CurvePoint,
@@ -20,7 +20,7 @@ from app.core.measurement import (
     ModelIdentity,
     Sensitivity,
 )
-from workers.models import build_inventory, open_checkpoint
+from bitbudget.workers.models import build_inventory, open_checkpoint
 
 __all__ = ["headers_30b", "measured"]
 

@@ -16,9 +16,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from app.core.dtypes import Dtype
-from app.core.formats import ALL_FORMATS, KEEP, Format, Mode
-from app.core.mckp import Problem
+from bitbudget.app.core.dtypes import Dtype
+from bitbudget.app.core.formats import ALL_FORMATS, KEEP, Format, Mode
+from bitbudget.app.core.mckp import Problem
 
 __all__ = ["NOISE", "Instance", "budget_of", "cp_sat", "highs", "instance", "mint_greedy", "optiq"]
 

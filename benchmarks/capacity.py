@@ -19,22 +19,21 @@ from typing import Any, Final
 import httpx
 import psutil
 
-from app.client import Client
-from app.core.allocate import allocate
-from app.core.layout import plan_checkpoint
-from app.core.manifest import Manifest
-from app.core.measurement import Measurement, ModelIdentity
-from app.core.requests import JobRequest
-from app.leases.schemas import (
+from benchmarks.load import model_8b, running_server
+from bitbudget.app.client.client import Client
+from bitbudget.app.contract.events import Progress, Stage
+from bitbudget.app.contract.leases import (
     Capabilities,
     LeaseGrant,
     LeaseResult,
-    Progress,
-    Stage,
     WorkerRegistration,
     WorkerWelcome,
 )
-from benchmarks.load import model_8b, running_server
+from bitbudget.app.core.allocate import allocate
+from bitbudget.app.core.layout import plan_checkpoint
+from bitbudget.app.core.manifest import Manifest
+from bitbudget.app.core.measurement import Measurement, ModelIdentity
+from bitbudget.app.core.requests import JobRequest
 
 _MODELS_PER_DAY: Final = 1000
 _SECONDS_PER_DAY: Final = 86_400

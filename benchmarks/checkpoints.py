@@ -15,8 +15,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from app.core.dtypes import Dtype
-from workers.native.arrays import from_float32
+from bitbudget.app.core.dtypes import Dtype
+from bitbudget.workers.native.arrays import from_float32
 
 __all__ = ["SHAPES", "Shape", "write_checkpoint"]
 

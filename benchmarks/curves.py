@@ -21,16 +21,16 @@ from typing import Any
 
 import numpy as np
 
-from app.core.dtypes import Dtype
-from app.core.formats import AFFINE_FORMATS, Format
-from app.core.inventory import Module, ModuleKind
-from app.core.measurement import Encoder
-from workers.curves import as_float32, kl_curve
-from workers.encoders.compensated import Feedback
-from workers.fisher.moments import FULL_ROWS
-from workers.fisher.statistics import KroneckerTerm, ModuleStatistics
-from workers.native.arrays import from_float32
-from workers.sampled import sampled_curve
+from bitbudget.app.core.dtypes import Dtype
+from bitbudget.app.core.formats import AFFINE_FORMATS, Format
+from bitbudget.app.core.inventory import Module, ModuleKind
+from bitbudget.app.core.measurement import Encoder
+from bitbudget.workers.curves.exact import as_float32, kl_curve
+from bitbudget.workers.curves.sampled import sampled_curve
+from bitbudget.workers.encoders.compensated import Feedback
+from bitbudget.workers.fisher.moments import FULL_ROWS
+from bitbudget.workers.fisher.statistics import KroneckerTerm, ModuleStatistics
+from bitbudget.workers.native.arrays import from_float32
 
 LAYER = {
     "q_proj": (4096, 4096),

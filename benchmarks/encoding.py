@@ -1,6 +1,7 @@
-"""What each part of a compensated encoder wins, and what it costs.
+r"""What each part of a compensated encoder wins, and what it costs.
 
-    python -m workers.native.preload -m benchmarks.encoding [--fixture FOLDER] [--modules 14]
+    python -m bitbudget.workers.native.preload -m benchmarks.encoding \
+        [--fixture FOLDER] [--modules 14]
 
 For the first modules of a model, the two-sided objective 1/2 tr(B dW A dW^T) relative to what is
 deployed, as a mean over modules, and the processor time a weight. Statistics come from text that
@@ -20,17 +21,17 @@ from typing import Final
 
 import numpy as np
 
-from app.core.dtypes import Dtype
-from app.core.formats import Format, parse_format
-from app.core.measurement import Encoder
-from workers.coding import float32_weight
-from workers.encoders.compensated import Feedback
-from workers.encoders.descent import code_weight, default_sweeps
-from workers.encoders.gptq import ModuleEncoder, Target
-from workers.encoders.order import Order
-from workers.fisher import KroneckerTerm, collect_statistics, default_tokens, sample_tokens
-from workers.fisher.tokens import SEQUENCE_LENGTH
-from workers.models import build_inventory, open_checkpoint
+from bitbudget.app.core.dtypes import Dtype
+from bitbudget.app.core.formats import Format, parse_format
+from bitbudget.app.core.measurement import Encoder
+from bitbudget.workers.encoders.compensated import Feedback
+from bitbudget.workers.encoders.descent import code_weight, default_sweeps
+from bitbudget.workers.encoders.gptq import ModuleEncoder, Target
+from bitbudget.workers.encoders.order import Order
+from bitbudget.workers.fisher import KroneckerTerm, collect_statistics
+from bitbudget.workers.models import build_inventory, open_checkpoint
+from bitbudget.workers.quantize.coding import float32_weight
+from bitbudget.workers.running.tokens import SEQUENCE_LENGTH, default_tokens, sample_tokens
 
 FORMATS: Final = tuple(map(parse_format, ("affine2g32", "affine3g64", "affine4g64", "affine6g64")))
 SWEEPS: Final = (0, 1, 3, 8, 16)

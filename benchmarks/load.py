@@ -26,11 +26,12 @@ from typing import Any, Final
 import httpx
 import psutil
 
-from app.client import Client
-from app.core.dtypes import Dtype
-from app.core.formats import KEEP, Format
-from app.core.inventory import Architecture, Inventory, Module, ModuleKind
-from app.core.measurement import (
+from bitbudget.app.client.client import Client
+from bitbudget.app.contract.leases import Capabilities, WorkerRegistration
+from bitbudget.app.core.dtypes import Dtype
+from bitbudget.app.core.formats import KEEP, Format
+from bitbudget.app.core.inventory import Architecture, Inventory, Module, ModuleKind
+from bitbudget.app.core.measurement import (
     KEEP_POINT,
     Curve,
     CurvePoint,
@@ -39,11 +40,10 @@ from app.core.measurement import (
     ModelIdentity,
     Sensitivity,
 )
-from app.core.requests import AllocationRequest, JobRequest
-from app.leases.schemas import Capabilities, WorkerRegistration
+from bitbudget.app.core.requests import AllocationRequest, JobRequest
 
 _PROGRAM: Final = (
-    "from app.serve import serve; from app.settings import Settings; "
+    "from bitbudget.app.serve import serve; from bitbudget.app.settings import Settings; "
     "serve(Settings(), on_listening=lambda url: print(url, flush=True))"
 )
 _UNLOADED_REQUESTS: Final = 1000

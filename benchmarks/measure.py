@@ -30,22 +30,22 @@ from typing import Any, Final
 
 import numpy as np
 
-from app.core.dtypes import Dtype
-from app.core.formats import AFFINE_FORMATS, ALL_FORMATS, FLOAT_FORMATS, Format
-from app.core.measurement import Encoder
 from benchmarks.checkpoints import SHAPES, write_checkpoint
 from benchmarks.measure_errors import measured_errors, replaced
 from benchmarks.measure_targets import Row, outcomes
-from workers.encoders import encode
-from workers.fanout import measure_on_processes
-from workers.models.headers import TensorRef, read_header
-from workers.native import loader
-from workers.native.arrays import Array, to_float32
-from workers.native.threads import default_threads
-from workers.streaming import Measuring, TensorTask, measure_tensors
-from workers.sweep import kernel, measure_weight
-from workers.sweep.plan import plan_sweep
-from workers.sweep.reference import affine_error
+from bitbudget.app.core.dtypes import Dtype
+from bitbudget.app.core.formats import AFFINE_FORMATS, ALL_FORMATS, FLOAT_FORMATS, Format
+from bitbudget.app.core.measurement import Encoder
+from bitbudget.workers.cluster.tensors import measure_on_processes
+from bitbudget.workers.encoders import encode
+from bitbudget.workers.models.headers import TensorRef, read_header
+from bitbudget.workers.native import loader
+from bitbudget.workers.native.arrays import Array, to_float32
+from bitbudget.workers.native.threads import default_threads
+from bitbudget.workers.streaming import Measuring, TensorTask, measure_tensors
+from bitbudget.workers.sweep import kernel, measure_weight
+from bitbudget.workers.sweep.plan import plan_sweep
+from bitbudget.workers.sweep.reference import affine_error
 
 GB: Final = 1e9
 REPEATS: Final = 5
@@ -226,7 +226,7 @@ def from_disk(path: Path, label: str) -> Iterator[Row]:
 
 def whole_command(path: Path, label: str) -> Row:
     """Time `bitbudget measure --sensitivity weights`, process start included."""
-    code = "from app.cli.main import main; main()"
+    code = "from bitbudget.app.cli.main import main; main()"
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     with tempfile.TemporaryDirectory() as home:
         arguments = ["-c", code, "measure", str(path.parent), "--sensitivity", "weights", "--json"]
@@ -244,7 +244,7 @@ def whole_command(path: Path, label: str) -> Row:
 MEMORY = """
 import sys
 from pathlib import Path
-from app.core.measurement import Encoder
+from bitbudget.app.core.measurement import Encoder
 from benchmarks.measure import peak_rss_bytes, streamed
 streamed(Path(sys.argv[1]), Encoder.CAREFUL)
 print(peak_rss_bytes())

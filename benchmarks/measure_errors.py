@@ -8,13 +8,13 @@ from typing import Any, Final
 
 import numpy as np
 
-from app.core.dtypes import Dtype
-from app.core.formats import AFFINE_FORMATS
-from app.core.measurement import Encoder
-from workers.native.arrays import Array, to_float32
-from workers.sweep import measure_weight
-from workers.sweep import plan as plan_module
-from workers.sweep.reference import affine_error
+from bitbudget.app.core.dtypes import Dtype
+from bitbudget.app.core.formats import AFFINE_FORMATS
+from bitbudget.app.core.measurement import Encoder
+from bitbudget.workers.native.arrays import Array, to_float32
+from bitbudget.workers.sweep import measure_weight
+from bitbudget.workers.sweep import plan as plan_module
+from bitbudget.workers.sweep.reference import affine_error
 
 __all__ = ["measured_errors", "replaced"]
 

@@ -21,7 +21,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from metal_kernels import KERNELS, Kernel
+from bitbudget.metal_kernels import KERNELS, Kernel
 from tests.metal_emulator.signature import generate
 from tests.metal_emulator.source import to_opencl
 from tests.metal_emulator.toolchain import compiler, include_folders

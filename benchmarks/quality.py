@@ -16,13 +16,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from app.core.measurement import Encoder
 from benchmarks.drawing import picture
 from benchmarks.peer_programs import PROGRAMS
 from benchmarks.quality_model import Model, Ours, file_bytes, judge, prepare
 from benchmarks.quality_page import page
 from benchmarks.quality_recovered import Made, made_at
-from workers.evaluate import compare
+from bitbudget.app.core.measurement import Encoder
+from bitbudget.workers.evaluate import compare
 
 FIXTURES = ("tinyqwen3-dense", "tinyqwen3-moe", "babyllama105-llama", "stories260K-llama")
 BUDGETS = (2.5, 3.0, 3.5, 4.0, 4.5, 5.0, 6.0)

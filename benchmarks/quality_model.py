@@ -9,21 +9,21 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from app.core.allocate import allocate
-from app.core.errors import InfeasibleBudgetError
-from app.core.formats import ALL_FORMATS, KEEP, Format
-from app.core.inventory import Inventory, Module
-from app.core.measurement import Curve, Encoder, Measurement, Sensitivity
-from app.core.requests import AllocationRequest
-from workers.coding import arrays_alone, coded_in_sequence, float32_weight
-from workers.curves import decode, kl_curve
-from workers.evaluate import Evaluation
-from workers.fisher import Statistics, collect_statistics, default_tokens, sample_tokens
-from workers.fisher.probe import probe_alphas
-from workers.fisher.tokens import SEQUENCE_LENGTH
-from workers.models import Checkpoint, build_inventory, open_checkpoint
-from workers.sequential import Plan
-from workers.verify import verify
+from bitbudget.app.core.allocate import allocate
+from bitbudget.app.core.errors import InfeasibleBudgetError
+from bitbudget.app.core.formats import ALL_FORMATS, KEEP, Format
+from bitbudget.app.core.inventory import Inventory, Module
+from bitbudget.app.core.measurement import Curve, Encoder, Measurement, Sensitivity
+from bitbudget.app.core.requests import AllocationRequest
+from bitbudget.workers.curves.exact import decode, kl_curve
+from bitbudget.workers.evaluate import Evaluation
+from bitbudget.workers.fisher import Statistics, collect_statistics
+from bitbudget.workers.models import Checkpoint, build_inventory, open_checkpoint
+from bitbudget.workers.prediction.verification import verify
+from bitbudget.workers.probe.noise import probe_alphas
+from bitbudget.workers.quantize.coding import arrays_alone, coded_in_sequence, float32_weight
+from bitbudget.workers.running.tokens import SEQUENCE_LENGTH, default_tokens, sample_tokens
+from bitbudget.workers.sequential import Plan
 
 __all__ = ["Model", "Ours", "file_bytes", "judge", "prepare"]
 

@@ -68,7 +68,7 @@ def _quantize(folder: Path, made: Made, out: Path, scratch: Path) -> str:
 
 def _bitbudget(arguments: Sequence[str], scratch: Path) -> str:
     scratch.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "app.cli", *arguments, "--json"]
+    command = [sys.executable, "-m", "bitbudget.app.cli", *arguments, "--json"]
     environment = {**os.environ, "BITBUDGET_HOME": str((scratch / "home").resolve())}
     with (scratch / "log.txt").open("a") as log:
         done = subprocess.run(

@@ -1,10 +1,10 @@
 """What a rotation buys at the same bytes: KL of rotated against unrotated models, with intervals.
 
-`python -m workers.native.preload -m benchmarks.rotation` measures every fixture as it is, folded
-and fused, allocates each within the same file bytes, encodes and evaluates. The head that folding
-unties is paid for out of the same budget. `auto` is the choice a job makes: the lower predicted KL
-of `none` and `folded`. Ratios are paired: both models on the same resamples of the same text.
-Sensitivities come from text the model writes; KL is measured on held-out text.
+`python -m bitbudget.workers.native.preload -m benchmarks.rotation` measures every fixture as it is,
+folded and fused, allocates each within the same file bytes, encodes and evaluates. The head that
+folding unties is paid for out of the same budget. `auto` is the choice a job makes: the lower
+predicted KL of `none` and `folded`. Ratios are paired: both models on the same resamples of the
+same text. Sensitivities come from text the model writes; KL is measured on held-out text.
 """
 
 from __future__ import annotations
@@ -21,18 +21,19 @@ from typing import Any
 
 import mlx.core as mx
 
-from app.core.allocate import allocate
-from app.core.errors import InfeasibleBudgetError, UnsupportedModelError
-from app.core.formats import Format
-from app.core.measurement import Encoder, Measurement
-from app.core.requests import AllocationRequest, Rotation
-from app.core.rotation import best_of
 from benchmarks.quality_model import Model, Ours
-from workers.evaluate import Evaluation, compare
-from workers.fisher import collect_statistics, default_tokens, load_float32, sample_tokens
-from workers.fisher.tokens import SEQUENCE_LENGTH
-from workers.models import Checkpoint, build_inventory, open_checkpoint
-from workers.rotate import rotate_checkpoint, rotation_kl
+from bitbudget.app.core.allocate import allocate
+from bitbudget.app.core.errors import InfeasibleBudgetError, UnsupportedModelError
+from bitbudget.app.core.formats import Format
+from bitbudget.app.core.measurement import Encoder, Measurement
+from bitbudget.app.core.requests import AllocationRequest, Rotation
+from bitbudget.app.core.rotation_choice import best_of
+from bitbudget.workers.evaluate import Evaluation, compare
+from bitbudget.workers.fisher import collect_statistics
+from bitbudget.workers.models import Checkpoint, build_inventory, open_checkpoint
+from bitbudget.workers.rotate import rotate_checkpoint, rotation_kl
+from bitbudget.workers.running.float32 import load_float32
+from bitbudget.workers.running.tokens import SEQUENCE_LENGTH, default_tokens, sample_tokens
 
 FIXTURES = ("stories260K-llama", "babyllama105-llama", "tinyqwen3-moe", "tinyqwen3-dense")
 BUDGETS = (3.5, 4.0, 4.5, 5.0, 6.0, 8.0, 10.0)

@@ -1,8 +1,8 @@
 """Peak memory of rotating a model against its size: a layer or a shard, not the model.
 
-`python -m workers.native.preload -m benchmarks.rotation_memory` writes synthetic models of the
-same layers in different numbers, rotates each in a process of its own that is told it has little
-memory, and prints the peak of that process.
+`python -m bitbudget.workers.native.preload -m benchmarks.rotation_memory` writes synthetic models
+of the same layers in different numbers, rotates each in a process of its own that is told it has
+little memory, and prints the peak of that process.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from app.core.requests import Rotation
 from benchmarks.checkpoints import Shape, write_checkpoint
-from workers.models import open_checkpoint
-from workers.rotate import rotate_checkpoint
+from bitbudget.app.core.requests import Rotation
+from bitbudget.workers.models import open_checkpoint
+from bitbudget.workers.rotate import rotate_checkpoint
 
 SHAPE = Shape(1024, 3072, 0, 16, 8, 128, 16384, tied=True)
 MEMORY_BYTES = 2**20

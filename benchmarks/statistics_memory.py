@@ -22,7 +22,7 @@ import numpy as np
 from mlx.utils import tree_flatten
 from mlx_lm.models import llama
 
-from workers.fisher import collect_statistics
+from bitbudget.workers.fisher import collect_statistics
 
 __all__ = ["Bound", "Shape", "measure_peak", "write_model"]
 

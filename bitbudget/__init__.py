@@ -8,7 +8,14 @@ from typing import Any
 
 __all__ = ["__version__", "load", "load_model", "make_cache"]
 
-__version__ = version("bitbudget")
+__version__: str
+
+
+def __getattr__(name: str) -> Any:
+    """Look the version up when it is asked for: a build imports this before it is installed."""
+    if name == "__version__":
+        return version("bitbudget")
+    raise AttributeError(name)
 
 
 def load(path: str | Path) -> tuple[Any, Any]:

@@ -8,8 +8,8 @@ from typing import Any
 
 import mlx.core as mx
 
-from app.core.errors import InvalidModelError
 from bitbudget import rotated_model
+from bitbudget.app.core.errors import InvalidModelError
 from bitbudget.kv_cache import MANIFEST_NAME, chosen_formats, make_cache
 from bitbudget.rotated_model import RotationError
 

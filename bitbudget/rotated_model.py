@@ -22,7 +22,7 @@ import mlx.core as mx
 from mlx import nn
 
 try:
-    import metal_kernels
+    from bitbudget import metal_kernels
 except ImportError:  # a checkpoint on a machine without bitbudget
     metal_kernels = None  # type: ignore[assignment]
 

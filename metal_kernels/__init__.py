@@ -1,12 +1,12 @@
 """Metal kernels, their launchers and their references in MLX operations."""
 
-from metal_kernels.kernel import Kernel, SelfTest, metal_available, self_test
-from metal_kernels.prefill import prefers_rht_qmm
-from metal_kernels.rd_sweep import rd_sweep
-from metal_kernels.rht32 import rht32
-from metal_kernels.rht_matmul import rht_qmm, rht_qmv
-from metal_kernels.rms_norm_rht import residual_rms_norm_rht, rms_norm_rht
-from metal_kernels.swiglu_rht import swiglu_rht
+from bitbudget.metal_kernels.kernel import Kernel, SelfTest, metal_available, self_test
+from bitbudget.metal_kernels.prefill import prefers_rht_qmm
+from bitbudget.metal_kernels.rd_sweep import rd_sweep
+from bitbudget.metal_kernels.rht32 import rht32
+from bitbudget.metal_kernels.rht_matmul import rht_qmm, rht_qmv
+from bitbudget.metal_kernels.rms_norm_rht import residual_rms_norm_rht, rms_norm_rht
+from bitbudget.metal_kernels.swiglu_rht import swiglu_rht
 
 __all__ = [
     "KERNELS",

@@ -10,7 +10,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from metal_kernels.launch import Launch
+from bitbudget.metal_kernels.launch import Launch
 
 __all__ = [
     "TOLERANCE",

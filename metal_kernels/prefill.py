@@ -9,9 +9,9 @@ from functools import lru_cache
 
 import mlx.core as mx
 
-from metal_kernels.blocks import butterfly
-from metal_kernels.kernel import metal_available, self_test
-from metal_kernels.rht_matmul import rht_qmm
+from bitbudget.metal_kernels.blocks import butterfly
+from bitbudget.metal_kernels.kernel import metal_available, self_test
+from bitbudget.metal_kernels.rht_matmul import rht_qmm
 
 __all__ = ["is_faster", "prefers_rht_qmm"]
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
-from metal_kernels.blocks import BLOCK, KernelInputError, butterfly, check_blocks
-from metal_kernels.kernel import TOLERANCE, Case, Kernel
-from metal_kernels.launch import Launch, Source
+from bitbudget.metal_kernels.blocks import BLOCK, KernelInputError, butterfly, check_blocks
+from bitbudget.metal_kernels.kernel import TOLERANCE, Case, Kernel
+from bitbudget.metal_kernels.launch import Launch, Source
 
 __all__ = ["BITS", "GROUP_SIZES", "rht_qmm", "rht_qmv"]
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import mlx.core as mx
 
-from metal_kernels.blocks import KernelInputError, butterfly, check_blocks
-from metal_kernels.kernel import TOLERANCE, Case, Kernel
-from metal_kernels.launch import Launch, Source
+from bitbudget.metal_kernels.blocks import KernelInputError, butterfly, check_blocks
+from bitbudget.metal_kernels.kernel import TOLERANCE, Case, Kernel
+from bitbudget.metal_kernels.launch import Launch, Source
 
 __all__ = ["ACTIVATIONS", "swiglu_rht"]
 

@@ -7,8 +7,8 @@ from typing import Final
 
 import mlx.core as mx
 
-from metal_kernels.kernel import TOLERANCE, Case, Kernel
-from metal_kernels.rht_matmul import BITS, GROUP_SIZES, product_case
+from bitbudget.metal_kernels.kernel import TOLERANCE, Case, Kernel
+from bitbudget.metal_kernels.rht_matmul import BITS, GROUP_SIZES, product_case
 
 __all__ = ["thorough_cases"]
 

@@ -7,7 +7,7 @@ from datetime import datetime
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from app.artifacts.tables import ArtifactRow
+from bitbudget.app.artifacts.tables import ArtifactRow
 
 __all__ = ["find", "of_job", "referenced_digests", "save"]
 

@@ -13,8 +13,8 @@ from typing import Final
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
-from app.core.canonical import sha256_of
-from app.core.errors import NotFoundError
+from bitbudget.app.core.canonical import sha256_of
+from bitbudget.app.core.errors import NotFoundError
 
 __all__ = ["ArtifactStore", "Blob"]
 

@@ -8,9 +8,9 @@ from anyio import to_thread
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
-from app.auth.principal import ANYONE, Principal, Scope
-from app.errors import ForbiddenError, UnauthorizedError
-from app.services import ServicesDependency
+from bitbudget.app.auth.principal import ANYONE, Principal, Scope
+from bitbudget.app.errors import ForbiddenError, UnauthorizedError
+from bitbudget.app.services import ServicesDependency
 
 __all__ = [
     "TOKEN_COOKIE",

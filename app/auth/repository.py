@@ -8,9 +8,9 @@ from datetime import datetime
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from app.auth.tables import KeyRow
-from app.core.errors import NotFoundError
-from app.ids import is_id
+from bitbudget.app.auth.tables import KeyRow
+from bitbudget.app.core.errors import NotFoundError
+from bitbudget.app.ids import is_id
 
 __all__ = ["all_keys", "find", "get", "has_usable"]
 

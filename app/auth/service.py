@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-from app.auth import repository
-from app.auth.principal import Principal, Scope
-from app.auth.tables import KeyRow
-from app.auth.tokens import Token, TokenKind, hash_secret, new_secret, secret_matches
-from app.core.errors import InvalidRequestError
-from app.database import Database
-from app.errors import UnauthorizedError
-from app.ids import Clock, new_id
-from app.leases import repository as leases
-from app.machines import repository as machines
+from bitbudget.app.auth import repository
+from bitbudget.app.auth.principal import Principal, Scope
+from bitbudget.app.auth.tables import KeyRow
+from bitbudget.app.auth.tokens import Token, TokenKind, hash_secret, new_secret, secret_matches
+from bitbudget.app.core.errors import InvalidRequestError
+from bitbudget.app.database import Database
+from bitbudget.app.errors import UnauthorizedError
+from bitbudget.app.ids import Clock, new_id
+from bitbudget.app.leases import repository as leases
+from bitbudget.app.workers import repository as machines
 
 __all__ = ["ApiKey", "KeyService", "NewKey"]
 

@@ -1,8 +1,8 @@
-"""`python -m app.cli`."""
+"""`python -m bitbudget.app.cli`."""
 
 from __future__ import annotations
 
-from app.cli.main import main
+from bitbudget.app.cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app.cli.grouped import grouped
-from app.cli.options import AllocationOptions, Json, MeasureOptions, Model
-from app.cli.output import say
+from bitbudget.app.cli.grouped import grouped
+from bitbudget.app.cli.options import AllocationOptions, Json, MeasureOptions, Model
+from bitbudget.app.cli.output import say
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from app.core.manifest import Manifest
-    from app.core.measurement import Measurement
+    from bitbudget.app.core.manifest import Manifest
+    from bitbudget.app.core.measurement import Measurement
 
 __all__ = ["allocate", "best_manifest", "manifest_for"]
 
@@ -36,7 +36,7 @@ def allocate(
 
     MODEL may also be a measurement that `bitbudget measure -o` wrote.
     """
-    from app.cli.measure import load_measurements
+    from bitbudget.app.cli.measure import load_measurements
 
     budget.request()  # a wrong budget is told before anything is measured
     manifest = best_manifest(load_measurements(model, measuring), budget)
@@ -64,7 +64,7 @@ def best_manifest(measurements: list[Measurement], budget: AllocationOptions) ->
 
     InfeasibleBudgetError when the budget fits none; it names the smallest size of the first.
     """
-    from app.core.rotation import solve_each
+    from bitbudget.app.core.rotation_choice import solve_each
 
     return solve_each(
         measurements,
@@ -75,9 +75,9 @@ def best_manifest(measurements: list[Measurement], budget: AllocationOptions) ->
 
 def manifest_for(measurement: Measurement, budget: AllocationOptions) -> Manifest:
     """Allocate and record; InfeasibleBudgetError names the smallest feasible size."""
-    from app.core.allocate import allocate as solve
-    from app.core.layout import plan_checkpoint
-    from app.core.manifest import Manifest
+    from bitbudget.app.core.allocate import allocate as solve
+    from bitbudget.app.core.layout import plan_checkpoint
+    from bitbudget.app.core.manifest import Manifest
 
     request = budget.request()
     ends_at = time.monotonic() + request.time_limit_seconds
@@ -110,7 +110,7 @@ def kv_document(manifest: Manifest) -> dict[str, Any] | None:
 
 def print_manifest(console: Console, manifest: Manifest) -> None:
     """Draw the certificate and the formats by layer."""
-    from app.cli.tables import formats_by_layer, manifest_facts
+    from bitbudget.app.cli.tables import formats_by_layer, manifest_facts
 
     console.print(manifest_facts(manifest))
     console.print()

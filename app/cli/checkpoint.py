@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app.cli.options import DiskLimit, Json, Model, disk_limit_bytes
-from app.cli.output import say
+from bitbudget.app.cli.options import DiskLimit, Json, Model, disk_limit_bytes
+from bitbudget.app.cli.output import say
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -29,10 +29,10 @@ def quantize(
     as_json: Json = False,
 ) -> None:
     """Write the checkpoint of a manifest; its bytes are exactly those promised."""
-    from app.cli.child import home, run_with_progress
-    from app.cli.manifest import load_manifest
-    from app.cli.tables import exact
-    from app.leases.schemas import QuantizeTask
+    from bitbudget.app.cli.child import home, run_with_progress
+    from bitbudget.app.cli.manifest import load_manifest
+    from bitbudget.app.cli.tables import exact
+    from bitbudget.app.contract.tasks import QuantizeTask
 
     load_manifest(manifest)
     task = QuantizeTask.model_validate(
@@ -82,8 +82,8 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Compare a checkpoint with its original: KL, top-1 agreement, perplexity, noise floor."""
-    from app.cli.child import home, run_with_progress
-    from app.leases.schemas import EvaluateTask
+    from bitbudget.app.cli.child import home, run_with_progress
+    from bitbudget.app.contract.tasks import EvaluateTask
 
     task = EvaluateTask.model_validate(
         {
@@ -104,7 +104,7 @@ def evaluate(
 
 def print_evaluation(console: Console, report: dict[str, Any]) -> None:
     """Draw an evaluation report."""
-    from app.cli.tables import facts
+    from bitbudget.app.cli.tables import facts
 
     low, high = report["kl_interval_95"]
     rows = {
@@ -139,9 +139,9 @@ def benchmark(
     as_json: Json = False,
 ) -> None:
     """Measure decoding and prefill speed, time to first token and peak memory."""
-    from app.cli.child import home, run_with_progress
-    from app.core.errors import InvalidRequestError
-    from app.leases.schemas import BenchmarkTask
+    from bitbudget.app.cli.child import home, run_with_progress
+    from bitbudget.app.contract.tasks import BenchmarkTask
+    from bitbudget.app.core.errors import InvalidRequestError
 
     if checkpoint is None and not kernels:
         raise InvalidRequestError(
@@ -162,7 +162,7 @@ def benchmark(
 
 
 def _print_benchmark(console: Console, report: dict[str, Any]) -> None:
-    from app.cli.tables import facts
+    from bitbudget.app.cli.tables import facts
 
     device = report["device"]
     shown: dict[str, Any] = {"machine": f"{device['chip']}, {device['system']}"}

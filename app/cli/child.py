@@ -9,15 +9,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, Any
 
-from app.cli.extras import require_extra
-from app.cli.failures import ChildFailedError
-from app.cli.output import stderr
-from app.cli.progress import ProgressView
+from bitbudget.app.cli.extras import require_extra
+from bitbudget.app.cli.failures import ChildFailedError
+from bitbudget.app.cli.output import stderr
+from bitbudget.app.cli.progress import ProgressView
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-    from app.leases.schemas import Event, Problem
+    from bitbudget.app.contract.events import Event, Problem
 
 __all__ = ["home", "run_quickly", "run_task", "run_with_progress"]
 
@@ -27,7 +27,7 @@ _END_SECONDS = 10
 
 def home() -> str:
     """Return the folder for state and caches, BITBUDGET_HOME."""
-    from app.settings import Settings
+    from bitbudget.app.settings import Settings
 
     return str(Settings().home_folder)
 
@@ -56,7 +56,7 @@ def run_with_progress(task: BaseModel, command: str) -> dict[str, Any]:
 
 
 def run_task(task: BaseModel, listener: Callable[[Event], None]) -> dict[str, Any]:
-    """Run `task` in `python -m workers.child`, tell every event and return the result."""
+    """Run `task` in `python -m bitbudget.workers.child`, tell every event and return the result."""
     return _run(lambda: task, listener, lambda: None)
 
 
@@ -82,7 +82,7 @@ def _run(
 
 @contextmanager
 def _child(noise: IO[str], *options: str) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, "-m", "workers.child", *options]
+    command = [sys.executable, "-m", "bitbudget.workers.child", *options]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=noise, encoding="utf-8"
     ) as child:
@@ -114,7 +114,7 @@ def _give(child: subprocess.Popen[str], task: BaseModel) -> None:
 def _events(child: subprocess.Popen[str]) -> Iterator[Event]:
     from pydantic import ValidationError
 
-    from app.leases.schemas import Event
+    from bitbudget.app.contract.events import Event
 
     for line in child.stdout or ():
         try:
@@ -124,7 +124,7 @@ def _events(child: subprocess.Popen[str]) -> Iterator[Event]:
 
 
 def _crash(status: int, noise: IO[str]) -> Problem:
-    from app.leases.schemas import Problem
+    from bitbudget.app.contract.events import Problem
 
     noise.seek(0)
     tail = noise.read()[-_TAIL_CHARACTERS:].strip()

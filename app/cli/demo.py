@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from app.cli.options import Json
-from app.cli.output import say, stderr
+from bitbudget.app.cli.options import Json
+from bitbudget.app.cli.output import say, stderr
 
 if TYPE_CHECKING:
-    from app.client import Client
-    from app.jobs.schemas import Job
+    from bitbudget.app.client.client import Client
+    from bitbudget.app.jobs.schemas import Job
 
 __all__ = ["UNIFORM_BYTES", "demo"]
 
@@ -60,10 +60,10 @@ def demo(
     as_json: Json = False,
 ) -> None:
     """Start a server and a worker here, submit a model, and show what comes of it."""
-    from app.cli.demo_report import print_report, report_document
-    from app.cli.extras import require_extra
-    from app.cli.submit import raise_if_unfinished
-    from app.client import Client
+    from bitbudget.app.cli.demo_report import print_report, report_document
+    from bitbudget.app.cli.extras import require_extra
+    from bitbudget.app.cli.submit import raise_if_unfinished
+    from bitbudget.app.client.client import Client
 
     require_extra("server", "demo")
     require_extra("worker", "demo")
@@ -80,7 +80,7 @@ def demo(
 
 
 def _place(model: str) -> _Place:
-    from app.settings import Settings
+    from bitbudget.app.settings import Settings
 
     home = Settings().home_folder
     home.mkdir(parents=True, exist_ok=True)
@@ -93,17 +93,17 @@ def _absolute(model: str) -> str:
 
 
 def _sample() -> str:
-    from app.core.errors import NotFoundError
+    from bitbudget.app.core.errors import NotFoundError
 
-    model = Path(__file__).parents[2] / "models" / "tinyqwen3-dense"
+    model = Path(__file__).resolve().parents[2] / "models" / "tinyqwen3-dense"
     if not model.is_dir():
         raise NotFoundError(what="sample model", name=str(model))
     return str(model)
 
 
 def _run(client: Client, place: _Place, budget: str, address: str) -> Job:
-    from app.cli.submit import follow
-    from app.core.requests import Deliver, JobRequest
+    from bitbudget.app.cli.submit import follow
+    from bitbudget.app.core.requests import Deliver, JobRequest
 
     stated = int(budget) if budget.isdecimal() else budget
     request = JobRequest(model=place.model, budget=stated, deliver=Deliver.CHECKPOINT)
@@ -116,7 +116,16 @@ def _run(client: Client, place: _Place, budget: str, address: str) -> Job:
 
 @contextmanager
 def _server(place: _Place) -> Iterator[str]:
-    command = [sys.executable, "-m", "app.cli", "serve", "--host", "127.0.0.1", "--port", "0"]
+    command = [
+        sys.executable,
+        "-m",
+        "bitbudget.app.cli",
+        "serve",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        "0",
+    ]
     environment = {**os.environ, **_SETTINGS}
     with place.log.open("w") as log, _process([*command, "--json"], environment, log) as server:
         line = server.stdout.readline() if server.stdout else ""
@@ -127,7 +136,7 @@ def _server(place: _Place) -> Iterator[str]:
 
 @contextmanager
 def _worker(place: _Place, address: str) -> Iterator[None]:
-    command = [sys.executable, "-m", "workers.agent", "--server", address]
+    command = [sys.executable, "-m", "bitbudget.workers.agent", "--server", address]
     with place.log.open("a") as log, _process(command, dict(os.environ), log):
         yield
 
@@ -156,7 +165,7 @@ def _process(
 
 
 def _did_not_start(what: str, place: _Place) -> Exception:
-    from app.core.errors import ConflictError
+    from bitbudget.app.core.errors import ConflictError
 
     said = place.log.read_text(errors="replace").strip().splitlines()
     return ConflictError(

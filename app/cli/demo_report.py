@@ -9,11 +9,11 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table
 
-from app.cli.tables import exact, formats_by_layer, short
-from app.core.formats import parse_format
-from app.core.manifest import Manifest
-from app.core.sizes import format_size
-from app.jobs.schemas import Job
+from bitbudget.app.cli.tables import exact, formats_by_layer, short
+from bitbudget.app.core.formats import parse_format
+from bitbudget.app.core.manifest import Manifest
+from bitbudget.app.core.sizes import format_size
+from bitbudget.app.jobs.schemas import Job
 
 __all__ = ["print_report", "report_document"]
 

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.cli.options import Json, Token
-from app.cli.output import say
+from bitbudget.app.cli.options import Json, Token
+from bitbudget.app.cli.output import say
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from app.settings import Settings
+    from bitbudget.app.settings import Settings
 
 __all__ = ["doctor"]
 
@@ -46,7 +46,7 @@ def doctor(
     as_json: Json = False,
 ) -> None:
     """Check this machine: Python, packages, MLX, BLAS, memory, disk, database, server."""
-    from app.settings import Settings
+    from bitbudget.app.settings import Settings
 
     settings = Settings()
     findings = [
@@ -73,7 +73,7 @@ def _python() -> Iterator[Finding]:
 
 
 def _extras() -> Iterator[Finding]:
-    from app.cli.extras import has_extra
+    from bitbudget.app.cli.extras import has_extra
 
     uses = {
         "worker": "measure, quantize, evaluate and run models here",
@@ -110,14 +110,14 @@ def _home(folder: Path) -> Iterator[Finding]:
 
 
 def _database(settings: Settings) -> Iterator[Finding]:
-    from app.cli.extras import has_extra
+    from bitbudget.app.cli.extras import has_extra
 
     if not has_extra("server"):
         return
     from sqlalchemy.exc import SQLAlchemyError
 
-    from app import migrate
-    from app.database import Database
+    from bitbudget.app import migrate
+    from bitbudget.app.database import Database
 
     database = Database(settings.resolved_database_url)
     where = database.url.render_as_string(hide_password=True)
@@ -139,8 +139,8 @@ def _database(settings: Settings) -> Iterator[Finding]:
 def _server(address: str | None, token: str | None) -> Iterator[Finding]:
     if address is None:
         return
-    from app.client import Client
-    from app.core.errors import BitbudgetError
+    from bitbudget.app.client.client import Client
+    from bitbudget.app.core.errors import BitbudgetError
 
     try:
         with Client(address, token=token, timeout_seconds=5) as client:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 from typing import Final
 
-from app.cli.failures import MissingExtraError
+from bitbudget.app.cli.failures import MissingExtraError
 
 __all__ = ["has_extra", "require_extra"]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from app.cli.output import problem_document
-from app.core.errors import BitbudgetError, InvalidRequestError
+from bitbudget.app.cli.output import problem_document
+from bitbudget.app.core.errors import BitbudgetError, InvalidRequestError
 
 __all__ = [
     "ChildFailedError",

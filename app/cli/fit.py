@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app.cli.options import Json, Model
-from app.cli.output import say
+from bitbudget.app.cli.options import Json, Model
+from bitbudget.app.cli.output import say
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from app.core.fit import FitReport, SizedChoice
-    from app.core.inventory import Inventory
-    from app.leases.schemas import FitTask
+    from bitbudget.app.contract.tasks import FitTask
+    from bitbudget.app.core.fit_report import FitReport, SizedChoice
+    from bitbudget.app.core.inventory import Inventory
 
 __all__ = ["fit"]
 
@@ -34,12 +34,12 @@ def fit(
     as_json: Json = False,
 ) -> None:
     """Show what fits a device: parts of the memory, smallest size, uniform formats."""
-    from app.core.devices import device as device_named
+    from bitbudget.app.core.devices import device as device_named
 
     target = device_named(device)
     inventory = _inventory(model)
 
-    from app.core.fit import fit as report_of
+    from bitbudget.app.core.fit_report import fit as report_of
 
     most = inventory.architecture.max_context or _DEFAULT_CONTEXT
     report = report_of(inventory, target, context or min(_DEFAULT_CONTEXT, most), kv_bits)
@@ -48,30 +48,30 @@ def fit(
 
 def _inventory(model: str) -> Inventory:
     """Return the inventory of a model, or the one in a measurement's `.json` file."""
-    from app.cli.child import run_quickly
+    from bitbudget.app.cli.child import run_quickly
 
     if model.endswith(".json"):
-        from app.cli.measure import read_measurement
+        from bitbudget.app.cli.measure import read_measurement
 
         return read_measurement(Path(model)).inventory
     result = run_quickly(lambda: _task(model), _import_report, "fit")
 
     from pydantic import TypeAdapter
 
-    from app.core.inventory import Inventory
+    from bitbudget.app.core.inventory import Inventory
 
     return TypeAdapter(Inventory).validate_python(result["inventory"])
 
 
 def _task(model: str) -> FitTask:
-    from app.cli.child import home
-    from app.leases.schemas import FitTask
+    from bitbudget.app.cli.child import home
+    from bitbudget.app.contract.tasks import FitTask
 
     return FitTask(home=home(), model=model)
 
 
 def _import_report() -> None:
-    import app.core.fit  # noqa: F401
+    import bitbudget.app.core.fit_report  # noqa: F401
 
 
 def _document(report: FitReport) -> dict[str, Any]:
@@ -82,7 +82,7 @@ def _document(report: FitReport) -> dict[str, Any]:
 def _print(console: Console, report: FitReport) -> None:
     from rich.table import Table
 
-    from app.cli.tables import exact, facts
+    from bitbudget.app.cli.tables import exact, facts
 
     memory = report.memory
     console.print(
@@ -112,7 +112,7 @@ def _size(choice: SizedChoice) -> int:
 
 
 def _row(choice: SizedChoice) -> tuple[str, ...]:
-    from app.cli.tables import exact
+    from bitbudget.app.cli.tables import exact
 
     return (
         choice.name,

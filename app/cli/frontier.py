@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app.cli.grouped import grouped
-from app.cli.options import Json, MeasureOptions, Model
-from app.cli.output import say
+from bitbudget.app.cli.grouped import grouped
+from bitbudget.app.cli.options import Json, MeasureOptions, Model
+from bitbudget.app.cli.output import say
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from app.core.frontier import Frontier
+    from bitbudget.app.core.frontier import Frontier
 
 __all__ = ["frontier"]
 
@@ -38,9 +38,9 @@ def frontier(
 
     MODEL may also be a measurement that `bitbudget measure -o` wrote.
     """
-    from app.cli.extras import require_extra
-    from app.cli.measure import load_measurement
-    from app.core.frontier import frontier as solve
+    from bitbudget.app.cli.extras import require_extra
+    from bitbudget.app.cli.measure import load_measurement
+    from bitbudget.app.core.frontier import frontier as solve
 
     if plot is not None:
         require_extra("server", "frontier --plot")
@@ -99,7 +99,7 @@ def _write_plot(file: Path, found: Frontier, title: str) -> None:
 def _print(console: Console, found: Frontier) -> None:
     from rich.table import Table
 
-    from app.cli.tables import exact
+    from bitbudget.app.cli.tables import exact
 
     points = found.breakpoints
     step = max(1, (len(points) - 1) // (_SHOWN - 1))

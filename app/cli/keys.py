@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app.cli.options import Json
-from app.cli.output import say
+from bitbudget.app.cli.options import Json
+from bitbudget.app.cli.output import say
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from app.auth.service import ApiKey, KeyService
+    from bitbudget.app.auth.service import ApiKey, KeyService
 
 __all__ = ["app"]
 
@@ -20,14 +20,14 @@ app = typer.Typer(no_args_is_help=True, help="Make, list and revoke the server's
 
 
 def _service() -> KeyService:
-    from app.cli.extras import require_extra
+    from bitbudget.app.cli.extras import require_extra
 
     require_extra("server", "key")
-    from app import migrate
-    from app.auth.service import KeyService
-    from app.database import Database
-    from app.ids import utc_now
-    from app.settings import Settings
+    from bitbudget.app import migrate
+    from bitbudget.app.auth.service import KeyService
+    from bitbudget.app.database import Database
+    from bitbudget.app.ids import utc_now
+    from bitbudget.app.settings import Settings
 
     database = Database(Settings().resolved_database_url)
     migrate.upgrade(database)
@@ -45,8 +45,8 @@ def create(
     as_json: Json = False,
 ) -> None:
     """Make a key and show its token, this once."""
-    from app.auth.principal import Scope
-    from app.core.errors import InvalidRequestError
+    from bitbudget.app.auth.principal import Scope
+    from bitbudget.app.core.errors import InvalidRequestError
 
     try:
         scopes = [Scope(value) for value in scope or ("jobs:read", "jobs:write")]

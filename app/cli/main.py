@@ -8,7 +8,7 @@ from typing import Any
 import typer
 from typer.exceptions import TyperException
 
-from app.cli import (
+from bitbudget.app.cli import (
     allocate,
     checkpoint,
     demo,
@@ -24,8 +24,8 @@ from app.cli import (
     submit,
     upload,
 )
-from app.cli.failures import problem_of
-from app.cli.output import say_problem
+from bitbudget.app.cli.failures import problem_of
+from bitbudget.app.cli.output import say_problem
 
 __all__ = ["build_app", "main"]
 

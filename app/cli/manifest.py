@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app.cli.options import Json
-from app.cli.output import say
-from app.core.errors import BitbudgetError
+from bitbudget.app.cli.options import Json
+from bitbudget.app.cli.output import say
+from bitbudget.app.core.errors import BitbudgetError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from app.cli.verify import Check
-    from app.core.manifest import Manifest
+    from bitbudget.app.cli.verify import Check
+    from bitbudget.app.core.manifest import Manifest
 
 __all__ = ["app", "load_manifest"]
 
@@ -33,7 +33,7 @@ class ManifestMismatchError(BitbudgetError):
 
 def load_manifest(file: Path) -> Manifest:
     """Read a manifest; InvalidRequestError names what is wrong with it."""
-    from app.core.manifest import Manifest
+    from bitbudget.app.core.manifest import Manifest
 
     return Manifest.from_bytes(file.read_bytes(), where=str(file))
 
@@ -41,7 +41,7 @@ def load_manifest(file: Path) -> Manifest:
 @app.command()
 def show(file: File, *, as_json: Json = False) -> None:
     """Show the budget, the certificate and the format of every module."""
-    from app.cli.tables import formats_by_layer, manifest_facts
+    from bitbudget.app.cli.tables import formats_by_layer, manifest_facts
 
     manifest = load_manifest(file)
 
@@ -65,7 +65,7 @@ def verify(
     as_json: Json = False,
 ) -> None:
     """Check a manifest's schema, canonical bytes and budget, and the files made from it."""
-    from app.cli.verify import check_checkpoint, check_manifest
+    from bitbudget.app.cli.verify import check_checkpoint, check_manifest
 
     manifest = load_manifest(file)
     checks = list(check_manifest(file.read_bytes(), manifest))
@@ -97,7 +97,7 @@ def diff(first: File, second: File, *, as_json: Json = False) -> None:
     """Compare two manifests: bytes, predicted KL and each module whose format differs."""
     from rich.table import Table
 
-    from app.cli.tables import short
+    from bitbudget.app.cli.tables import short
 
     before, after = load_manifest(first), load_manifest(second)
     changes = _changes(before, after)
@@ -154,7 +154,7 @@ def apply(
     as_json: Json = False,
 ) -> None:
     """Print the lines of Python that apply a manifest with stock mlx_lm.convert."""
-    from app.cli.recipe import stock_recipe
+    from bitbudget.app.cli.recipe import stock_recipe
 
     manifest = load_manifest(file)
     script = stock_recipe(manifest, str(file), model or manifest.model.name, output)

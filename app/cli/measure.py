@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app.cli.grouped import grouped
-from app.cli.options import Json, MeasureOptions, Model, disk_limit_bytes
-from app.cli.output import say
+from bitbudget.app.cli.grouped import grouped
+from bitbudget.app.cli.options import Json, MeasureOptions, Model, disk_limit_bytes
+from bitbudget.app.cli.output import say
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from app.core.measurement import Measurement
+    from bitbudget.app.core.measurement import Measurement
 
 __all__ = ["load_measurement", "load_measurements", "measure"]
 
@@ -63,8 +63,8 @@ def _names(formats: str | None) -> list[str] | None:
 
 def measure_in_child(model: str, options: MeasureOptions, **more: Any) -> dict[str, Any]:
     """Measure `model` in a child, or find its stored measurement; return the task's result."""
-    from app.cli.child import home, run_with_progress
-    from app.leases.schemas import MeasureTask
+    from bitbudget.app.cli.child import home, run_with_progress
+    from bitbudget.app.contract.tasks import MeasureTask
 
     given = {"model": model, "disk_limit_bytes": disk_limit_bytes(options.disk_limit)}
     task = MeasureTask.model_validate({"home": home(), **given, **options.fields(), **more})
@@ -90,8 +90,8 @@ def read_measurement(file: Path) -> Measurement:
     """Read a stored measurement; InvalidRequestError when the file holds something else."""
     from pydantic import ValidationError
 
-    from app.core.errors import InvalidRequestError
-    from app.core.measurement import Measurement
+    from bitbudget.app.core.errors import InvalidRequestError
+    from bitbudget.app.core.measurement import Measurement
 
     try:
         return Measurement.from_json(file.read_bytes())
@@ -116,7 +116,7 @@ def _print(console: Console, measurement: Measurement, document: dict[str, Any])
     from rich.markup import escape
     from rich.table import Table
 
-    from app.cli.tables import facts
+    from bitbudget.app.cli.tables import facts
 
     rows = {
         "model": f"{measurement.model.name} ({measurement.inventory.architecture.model_type})",

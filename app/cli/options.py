@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app.core.errors import InvalidRequestError
+from bitbudget.app.core.errors import InvalidRequestError
 
 if TYPE_CHECKING:
-    from app.core.requests import AllocationRequest, JobRequest
+    from bitbudget.app.core.requests import AllocationRequest, JobRequest
 
 __all__ = [
     "AllocationOptions",
@@ -60,7 +60,7 @@ _MEASURE = "Measurement"
 
 def disk_limit_bytes(limit: str | None) -> int | None:
     """Return whole bytes; InvalidRequestError for what is no size."""
-    from app.core.sizes import parse_size
+    from bitbudget.app.core.sizes import parse_size
 
     return None if limit is None else parse_size(limit, where="--disk-limit")
 
@@ -167,7 +167,7 @@ class AllocationOptions:
 
     def request(self) -> AllocationRequest:
         """Return the request; InvalidRequestError when no budget is stated or a value is wrong."""
-        from app.core.requests import AllocationRequest
+        from bitbudget.app.core.requests import AllocationRequest
 
         return AllocationRequest.model_validate(self.fields())
 
@@ -211,7 +211,7 @@ class MeasureOptions:
 
     def job(self, model: str, budget: AllocationOptions, **more: Any) -> JobRequest:
         """Return a whole job; InvalidRequestError when a value is wrong."""
-        from app.core.requests import JobRequest
+        from bitbudget.app.core.requests import JobRequest
 
         values = {"model": model, **self.fields(), **budget.fields(), **more}
         return JobRequest.model_validate(values)

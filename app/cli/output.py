@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
-from app.core.errors import BitbudgetError
+from bitbudget.app.core.errors import BitbudgetError
 
 __all__ = ["finite", "problem_document", "say", "say_problem", "stderr"]
 

@@ -10,10 +10,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from app.core.sizes import format_size
+from bitbudget.app.core.sizes import format_size
 
 if TYPE_CHECKING:
-    from app.leases.schemas import Event
+    from bitbudget.app.contract.events import Event
 
 __all__ = ["ProgressView", "amount"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from app.core.manifest import Manifest
+from bitbudget.app.core.manifest import Manifest
 
 __all__ = ["stock_recipe"]
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app.cli.grouped import grouped
-from app.cli.options import (
+from bitbudget.app.cli.grouped import grouped
+from bitbudget.app.cli.options import (
     AllocationOptions,
     Json,
     MeasureOptions,
@@ -16,7 +16,7 @@ from app.cli.options import (
     Relinearize,
     disk_limit_bytes,
 )
-from app.cli.output import say
+from bitbudget.app.cli.output import say
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -40,9 +40,9 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Do all of it: the best checkpoint of MODEL within the budget, measured and proven."""
-    from app.cli.child import home, run_with_progress
-    from app.core.requests import Deliver
-    from app.leases.schemas import JobTask
+    from bitbudget.app.cli.child import home, run_with_progress
+    from bitbudget.app.contract.tasks import JobTask
+    from bitbudget.app.core.requests import Deliver
 
     task = JobTask(
         home=home(),
@@ -63,9 +63,9 @@ def run(
 
 
 def _print(console: Console, result: dict[str, Any]) -> None:
-    from app.cli.allocate import print_manifest
-    from app.cli.checkpoint import print_evaluation, print_recovery
-    from app.cli.manifest import load_manifest
+    from bitbudget.app.cli.allocate import print_manifest
+    from bitbudget.app.cli.checkpoint import print_evaluation, print_recovery
+    from bitbudget.app.cli.manifest import load_manifest
 
     print_manifest(console, load_manifest(Path(result["manifest"])))
     evaluation = result.get("evaluation")

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app.cli.options import DiskLimit, Json, Server, Token, disk_limit_bytes
-from app.cli.output import say, stderr
+from bitbudget.app.cli.options import DiskLimit, Json, Server, Token, disk_limit_bytes
+from bitbudget.app.cli.output import say, stderr
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from app.retention import Collected
-    from app.settings import Settings
+    from bitbudget.app.retention import Collected
+    from bitbudget.app.settings import Settings
 
 __all__ = ["gc", "serve", "worker"]
 
@@ -30,10 +30,10 @@ def serve(
     as_json: Json = False,
 ) -> None:
     """Run the server with its dashboard until interrupted; BITBUDGET_* variables set the rest."""
-    from app.cli.extras import require_extra
+    from bitbudget.app.cli.extras import require_extra
 
     require_extra("server", "serve")
-    from app.serve import serve as run
+    from bitbudget.app.serve import serve as run
 
     def on_listening(address: str) -> None:
         if as_json:
@@ -45,7 +45,7 @@ def serve(
 
 
 def _settings(host: str | None, port: int | None) -> Settings:
-    from app.settings import Settings
+    from bitbudget.app.settings import Settings
 
     given: dict[str, Any] = {"host": host, "port": port}
     return Settings(**{name: value for name, value in given.items() if value is not None})
@@ -63,10 +63,10 @@ def worker(
     as_json: Json = False,
 ) -> None:
     """Work for a server until interrupted: claim jobs and run each in a child process."""
-    from app.cli.extras import require_extra
+    from bitbudget.app.cli.extras import require_extra
 
     require_extra("worker", "worker")
-    command = [sys.executable, "-m", "workers.agent", "--server", server]
+    command = [sys.executable, "-m", "bitbudget.workers.agent", "--server", server]
     command += ["--name", name] if name else []
     command += ["--idle-exit"] if idle_exit else []
     limit = disk_limit_bytes(disk_limit)
@@ -108,11 +108,11 @@ def gc(
     """
     from dataclasses import asdict
 
-    from app.caches import release_caches
-    from app.cli.extras import has_extra
-    from app.core.sizes import format_size
-    from app.ids import utc_now
-    from app.settings import Settings
+    from bitbudget.app.caches import release_caches
+    from bitbudget.app.cli.extras import has_extra
+    from bitbudget.app.core.sizes import format_size
+    from bitbudget.app.ids import utc_now
+    from bitbudget.app.settings import Settings
 
     settings = Settings() if days is None else Settings(retention_days=days)
     age = timedelta(days=settings.retention_days)
@@ -134,9 +134,9 @@ def gc(
 
 
 def _collect(settings: Settings) -> Collected:
-    from app.database import Database
-    from app.migrate import upgrade
-    from app.retention import collect_garbage
+    from bitbudget.app.database import Database
+    from bitbudget.app.migrate import upgrade
+    from bitbudget.app.retention import collect_garbage
 
     database = Database(settings.resolved_database_url)
     upgrade(database)

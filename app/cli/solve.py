@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app.cli.options import Json
-from app.cli.output import say
+from bitbudget.app.cli.options import Json
+from bitbudget.app.cli.output import say
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -35,12 +35,12 @@ def solve_file(file: Path, time_limit_seconds: float) -> dict[str, Any]:
     """Return the answer to the problem in `file`; `seconds` leaves out reading it."""
     import time
 
-    from app.core.mckp import Limits, solve_problem
-    from app.core.problem_arrays import read_problem
+    from bitbudget.app.core.mckp import Limits, solve_problem
+    from bitbudget.app.core.problem_arrays import read_problem
 
     named = read_problem(_read(file))
     if named.problem.rows:
-        import app.core.mckp.rows  # noqa: F401 - loading OR-Tools is not part of `seconds`
+        import bitbudget.app.core.mckp.rows  # noqa: F401 - loading OR-Tools is not part of `seconds`
     started = time.perf_counter()
     ends_at = started + time_limit_seconds
     limits = Limits(
@@ -69,8 +69,8 @@ def solve_file(file: Path, time_limit_seconds: float) -> dict[str, Any]:
 
 
 def _read(file: Path) -> bytes:
-    from app.core.errors import InvalidRequestError
-    from app.core.problem import MAX_PROBLEM_BYTES
+    from bitbudget.app.core.errors import InvalidRequestError
+    from bitbudget.app.core.problem import MAX_PROBLEM_BYTES
 
     try:
         size = file.stat().st_size

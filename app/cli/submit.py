@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app.cli.grouped import grouped
-from app.cli.options import (
+from bitbudget.app.cli.grouped import grouped
+from bitbudget.app.cli.options import (
     AllocationOptions,
     Json,
     MeasureOptions,
@@ -16,14 +16,14 @@ from app.cli.options import (
     Server,
     Token,
 )
-from app.cli.output import say, stderr
+from bitbudget.app.cli.output import say, stderr
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from app.client import Client
-    from app.jobs.schemas import Job, JobEvent
-    from app.leases.schemas import Event
+    from bitbudget.app.client.client import Client
+    from bitbudget.app.contract.events import Event
+    from bitbudget.app.jobs.schemas import Job, JobEvent
 
 __all__ = ["follow", "raise_if_unfinished", "submit", "watch"]
 
@@ -43,7 +43,7 @@ def submit(
     as_json: Json = False,
 ) -> None:
     """Submit a job to a server; on a model measured before, it is answered at once."""
-    from app.client import Client
+    from bitbudget.app.client.client import Client
 
     request = measuring.job(
         model, budget, deliver=deliver, recover=recover, relinearize=relinearize
@@ -63,7 +63,7 @@ def watch(
     as_json: Json = False,
 ) -> None:
     """Follow a job until it ends."""
-    from app.client import Client
+    from bitbudget.app.client.client import Client
 
     with Client(server, token=token) as client:
         _tell(follow(client, job), server, as_json=as_json)
@@ -71,7 +71,7 @@ def watch(
 
 def follow(client: Client, job_id: str) -> Job:
     """Draw a job's events until it ends, and return it as it ended."""
-    from app.cli.progress import ProgressView
+    from bitbudget.app.cli.progress import ProgressView
 
     with ProgressView(stderr()) as view:
         for event in client.events(job_id):
@@ -82,8 +82,8 @@ def follow(client: Client, job_id: str) -> Job:
 
 
 def _as_progress(event: JobEvent) -> Event | None:
-    from app.jobs.status import EventKind
-    from app.leases.schemas import Event, Progress
+    from bitbudget.app.contract.events import Event, Progress
+    from bitbudget.app.jobs.status import EventKind
 
     if event.kind is EventKind.PROGRESS:
         progress = Progress.model_validate(event.data)
@@ -95,7 +95,7 @@ def _as_progress(event: JobEvent) -> Event | None:
 
 def raise_if_unfinished(job: Job) -> None:
     """Raise what a failed job met, or JobCancelledError."""
-    from app.cli.failures import ChildFailedError, JobCancelledError
+    from bitbudget.app.cli.failures import ChildFailedError, JobCancelledError
 
     if job.problem is not None:
         problem = job.problem.model_dump(exclude={"fields"})
@@ -111,7 +111,7 @@ def _tell(job: Job, server: str, *, as_json: bool) -> None:
 
 
 def _print(console: Console, job: Job, server: str) -> None:
-    from app.cli.tables import exact, facts
+    from bitbudget.app.cli.tables import exact, facts
 
     rows = {"job": job.id, "state": job.status.value, "page": f"{server}/jobs/{job.id}"}
     if job.answer is not None:

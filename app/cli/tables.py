@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping
 
 from rich.table import Table
 
-from app.core.formats import Format, Mode
-from app.core.inventory import Inventory
-from app.core.kv import KvFormat
-from app.core.manifest import KvChoice, Manifest
-from app.core.sizes import format_size
+from bitbudget.app.core.formats import Format, Mode
+from bitbudget.app.core.inventory import Inventory
+from bitbudget.app.core.kv import KvFormat
+from bitbudget.app.core.manifest import KvChoice, Manifest
+from bitbudget.app.core.sizes import format_size
 
 __all__ = ["exact", "facts", "formats_by_layer", "kv_by_layer", "manifest_facts", "short"]
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.cli.options import Json
-from app.cli.output import say
+from bitbudget.app.cli.options import Json
+from bitbudget.app.cli.output import say
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -26,8 +26,8 @@ def upload(
     as_json: Json = False,
 ) -> None:
     """Upload weights, manifest and model card in one commit, with the token in HF_TOKEN."""
-    from app.cli.child import home, run_with_progress
-    from app.leases.schemas import UploadTask
+    from bitbudget.app.cli.child import home, run_with_progress
+    from bitbudget.app.contract.tasks import UploadTask
 
     task = UploadTask(
         home=home(),

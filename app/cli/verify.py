@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from app.core.errors import InvalidModelError
-from app.core.formats import KEEP
-from app.core.manifest import Manifest
+from bitbudget.app.core.errors import InvalidModelError
+from bitbudget.app.core.formats import KEEP
+from bitbudget.app.core.manifest import Manifest
 
 __all__ = ["Check", "check_checkpoint", "check_manifest"]
 

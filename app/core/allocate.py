@@ -6,17 +6,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final
 
-from app.core.allocation import Allocation
-from app.core.calibration import Calibration
-from app.core.choices import DecisionGroup, Rules, decision_groups
-from app.core.conditions import DECODE_ROW, Conditions, conditions_of
-from app.core.errors import InfeasibleBudgetError
-from app.core.formats import Format
-from app.core.kv import KvFormat
-from app.core.layout import plan_checkpoint
-from app.core.mckp import Limits, Solution, Status, solve_problem
-from app.core.measurement import Measurement
-from app.core.requests import AllocationRequest
+from bitbudget.app.core.allocation import Allocation
+from bitbudget.app.core.calibration import Calibration
+from bitbudget.app.core.candidates import DecisionGroup, Rules, decision_groups
+from bitbudget.app.core.constraints import DECODE_ROW, Conditions, conditions_of
+from bitbudget.app.core.errors import InfeasibleBudgetError
+from bitbudget.app.core.formats import Format
+from bitbudget.app.core.kv import KvFormat
+from bitbudget.app.core.layout import plan_checkpoint
+from bitbudget.app.core.mckp import Limits, Solution, Status, solve_problem
+from bitbudget.app.core.measurement import Measurement
+from bitbudget.app.core.requests import AllocationRequest
 
 __all__ = ["allocate", "allocate_nested", "smallest_bytes"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from app.core.formats import FormatName
-from app.core.kv import KvFormat
+from bitbudget.app.core.formats import FormatName
+from bitbudget.app.core.kv import KvFormat
 
 __all__ = ["Allocation"]
 

@@ -16,7 +16,7 @@ from typing import Final
 import numpy as np
 from pydantic import PositiveFloat
 
-from app.core.errors import InvalidRequestError
+from bitbudget.app.core.errors import InvalidRequestError
 
 __all__ = ["UNCALIBRATED", "Calibration"]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from app.core.formats import Format
-from app.core.inventory import Inventory, Module, ModuleKind
+from bitbudget.app.core.formats import Format
+from bitbudget.app.core.inventory import Inventory, Module, ModuleKind
 
 __all__ = ["DECODE_EFFICIENCY", "decode_bytes", "passthrough_decode_bytes"]
 

@@ -13,7 +13,7 @@ from difflib import get_close_matches
 from importlib.resources import files
 from typing import Any, Final
 
-from app.core.errors import InvalidRequestError
+from bitbudget.app.core.errors import InvalidRequestError
 
 __all__ = ["DEVICES", "Device", "device"]
 
@@ -55,7 +55,9 @@ def _source(chip: Mapping[str, Any]) -> str:
 
 
 def _load() -> dict[str, Device]:
-    table = json.loads(files("app.core").joinpath("devices.json").read_text(encoding="utf-8"))
+    table = json.loads(
+        files("bitbudget.app.core").joinpath("devices.json").read_text(encoding="utf-8")
+    )
     devices = {}
     for chip in table["chips"]:
         for configuration in chip["configurations"]:

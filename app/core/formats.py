@@ -14,8 +14,8 @@ from typing import Annotated, Final
 
 from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
 
-from app.core.dtypes import Dtype
-from app.core.errors import InvalidRequestError
+from bitbudget.app.core.dtypes import Dtype
+from bitbudget.app.core.errors import InvalidRequestError
 
 __all__ = [
     "AFFINE_BITS",

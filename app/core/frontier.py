@@ -9,13 +9,19 @@ from typing import NamedTuple
 
 import numpy as np
 
-from app.core.choices import DEFAULT_SQNR_FLOOR_DB, ExactSizes, Rules, as_problem, decision_groups
-from app.core.formats import AFFINE_FORMATS, FLOAT_FORMATS, Format
-from app.core.layout import CheckpointLayout, plan_checkpoint
-from app.core.mckp import Limits, prepare
-from app.core.mckp.many import solve_many
-from app.core.measurement import CurvePoint, Measurement
-from app.core.recipes import MIXED_RECIPES, mixed_formats, uniform_formats
+from bitbudget.app.core.baselines import MIXED_RECIPES, mixed_formats, uniform_formats
+from bitbudget.app.core.candidates import (
+    DEFAULT_SQNR_FLOOR_DB,
+    ExactSizes,
+    Rules,
+    as_problem,
+    decision_groups,
+)
+from bitbudget.app.core.formats import AFFINE_FORMATS, FLOAT_FORMATS, Format
+from bitbudget.app.core.layout import CheckpointLayout, plan_checkpoint
+from bitbudget.app.core.mckp import Limits, prepare
+from bitbudget.app.core.mckp.many import solve_many
+from bitbudget.app.core.measurement import CurvePoint, Measurement
 
 __all__ = ["Frontier", "FrontierPoint", "MarkedPoint", "frontier", "solve_budgets"]
 

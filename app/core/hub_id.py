@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-from app.core.errors import InvalidRequestError
+from bitbudget.app.core.errors import InvalidRequestError
 
 __all__ = ["HubId"]
 

@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 from enum import StrEnum
 
-from app.core.dtypes import Dtype
-from app.core.formats import ALL_FORMATS, KEEP, Format
+from bitbudget.app.core.dtypes import Dtype
+from bitbudget.app.core.formats import ALL_FORMATS, KEEP, Format
 
 __all__ = [
     "Architecture",

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
-from app.core.devices import Device
-from app.core.inventory import CacheKind, CacheLayer, Inventory
-from app.core.measurement import KvCurve, KvPoint
-from app.core.memory import (
+from bitbudget.app.core.devices import Device
+from bitbudget.app.core.inventory import CacheKind, CacheLayer, Inventory
+from bitbudget.app.core.measurement import KvCurve, KvPoint
+from bitbudget.app.core.memory import (
     KV_BITS,
     MemoryPlan,
     cache_layer_bytes,

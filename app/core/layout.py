@@ -18,8 +18,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from app.core.formats import ArraySpec, Format
-from app.core.inventory import Inventory, Module, StoredArray
+from bitbudget.app.core.formats import ArraySpec, Format
+from bitbudget.app.core.inventory import Inventory, Module, StoredArray
 
 __all__ = [
     "MAX_SHARD_BYTES",

@@ -11,15 +11,15 @@ from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from app.core.allocation import Allocation
-from app.core.canonical import canonical_json, sha256_of
-from app.core.errors import InvalidRequestError
-from app.core.formats import KEEP, FormatName
-from app.core.kv import kv_format_bytes, kv_options
-from app.core.layout import CheckpointLayout, module_bytes
-from app.core.measurement import Encoder, Measurement, Sensitivity
-from app.core.memory import element_bytes
-from app.core.requests import AllocationRequest, Recover
+from bitbudget.app.core.allocation import Allocation
+from bitbudget.app.core.canonical import canonical_json, sha256_of
+from bitbudget.app.core.errors import InvalidRequestError
+from bitbudget.app.core.formats import KEEP, FormatName
+from bitbudget.app.core.kv import kv_format_bytes, kv_options
+from bitbudget.app.core.layout import CheckpointLayout, module_bytes
+from bitbudget.app.core.measurement import Encoder, Measurement, Sensitivity
+from bitbudget.app.core.memory import element_bytes
+from bitbudget.app.core.requests import AllocationRequest, Recover
 
 __all__ = [
     "MAX_MANIFEST_BYTES",

@@ -10,10 +10,10 @@ from typing import Annotated, Final
 
 from pydantic import Field, FiniteFloat, TypeAdapter
 
-from app.core.calibration import UNCALIBRATED, Calibration
-from app.core.canonical import canonical_json, sha256_of
-from app.core.formats import KEEP, Format, FormatName
-from app.core.inventory import Inventory
+from bitbudget.app.core.calibration import UNCALIBRATED, Calibration
+from bitbudget.app.core.canonical import canonical_json, sha256_of
+from bitbudget.app.core.formats import KEEP, Format, FormatName
+from bitbudget.app.core.inventory import Inventory
 
 __all__ = [
     "KEEP_POINT",

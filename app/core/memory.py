@@ -9,9 +9,9 @@ import math
 from dataclasses import dataclass
 from typing import Final
 
-from app.core.devices import Device
-from app.core.errors import InvalidRequestError
-from app.core.inventory import Architecture, CacheKind, CacheLayer, Inventory
+from bitbudget.app.core.devices import Device
+from bitbudget.app.core.errors import InvalidRequestError
+from bitbudget.app.core.inventory import Architecture, CacheKind, CacheLayer, Inventory
 
 __all__ = [
     "KV_BITS",

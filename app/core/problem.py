@@ -13,9 +13,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from app.core.errors import InvalidRequestError
-from app.core.mckp import MAX_OPTIONS, MAX_TOTAL, Problem, Row, Solution
-from app.core.mckp.problem import Integers
+from bitbudget.app.core.errors import InvalidRequestError
+from bitbudget.app.core.mckp import MAX_OPTIONS, MAX_TOTAL, Problem, Row, Solution
+from bitbudget.app.core.mckp.problem import Integers
 
 __all__ = ["MAX_PROBLEM_BYTES", "NamedProblem", "read_problem_json"]
 

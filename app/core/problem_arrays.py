@@ -11,10 +11,16 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from app.core.errors import InvalidRequestError
-from app.core.mckp import MAX_OPTIONS, MAX_TOTAL, Problem, Row
-from app.core.mckp.problem import Integers
-from app.core.problem import MAX_PROBLEM_BYTES, NamedProblem, read_problem_json, refuse, whole
+from bitbudget.app.core.errors import InvalidRequestError
+from bitbudget.app.core.mckp import MAX_OPTIONS, MAX_TOTAL, Problem, Row
+from bitbudget.app.core.mckp.problem import Integers
+from bitbudget.app.core.problem import (
+    MAX_PROBLEM_BYTES,
+    NamedProblem,
+    read_problem_json,
+    refuse,
+    whole,
+)
 
 __all__ = ["read_problem", "read_problem_arrays"]
 

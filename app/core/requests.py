@@ -16,11 +16,11 @@ from pydantic import (
 )
 from pydantic.config import JsonDict
 
-from app.core.devices import DEVICES, device
-from app.core.errors import InvalidRequestError
-from app.core.formats import FormatName
-from app.core.measurement import Encoder, Sensitivity, usable_encoder
-from app.core.sizes import parse_size
+from bitbudget.app.core.devices import DEVICES, device
+from bitbudget.app.core.errors import InvalidRequestError
+from bitbudget.app.core.formats import FormatName
+from bitbudget.app.core.measurement import Encoder, Sensitivity, usable_encoder
+from bitbudget.app.core.sizes import parse_size
 
 __all__ = [
     "AllocationRequest",

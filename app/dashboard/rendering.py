@@ -19,10 +19,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from pydantic import BaseModel
 
-from app.core.canonical import sha256_of
-from app.core.sizes import format_size
-from app.dashboard import words
-from app.dashboard.figures.figure import Figure
+from bitbudget.app.core.canonical import sha256_of
+from bitbudget.app.core.sizes import format_size
+from bitbudget.app.dashboard import formatting as words
+from bitbudget.app.dashboard.figures.figure import Figure
 
 __all__ = ["CONTENT_SECURITY_POLICY", "asset_file", "asset_names", "html", "twin"]
 

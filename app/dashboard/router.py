@@ -10,16 +10,16 @@ from fastapi.responses import FileResponse, RedirectResponse
 from fastapi.routing import APIRoute
 from pydantic import ValidationError
 
-from app.auth.dependencies import TOKEN_COOKIE, JobsReader, JobsWriter
-from app.core.errors import BitbudgetError, NotFoundError
-from app.core.requests import JobRequest
-from app.dashboard.fit import Asked as FitQuestion
-from app.dashboard.fit import fit_words
-from app.dashboard.forms import Form, job_fields
-from app.dashboard.rendering import asset_file, asset_names, html, twin
-from app.dashboard.service import CompareQuery, Dashboard, WhatIfQuery, figure_named
-from app.errors import UnauthorizedError
-from app.services import ServicesDependency
+from bitbudget.app.auth.dependencies import TOKEN_COOKIE, JobsReader, JobsWriter
+from bitbudget.app.core.errors import BitbudgetError, NotFoundError
+from bitbudget.app.core.requests import JobRequest
+from bitbudget.app.dashboard.forms import Form, job_fields
+from bitbudget.app.dashboard.instant_fit import Asked as FitQuestion
+from bitbudget.app.dashboard.instant_fit import fit_words
+from bitbudget.app.dashboard.rendering import asset_file, asset_names, html, twin
+from bitbudget.app.dashboard.service import CompareQuery, Dashboard, WhatIfQuery, figure_named
+from bitbudget.app.errors import UnauthorizedError
+from bitbudget.app.services import ServicesDependency
 
 __all__ = ["router"]
 

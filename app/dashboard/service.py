@@ -6,32 +6,32 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from app.core.choices import DEFAULT_SQNR_FLOOR_DB
-from app.core.devices import DEVICES, device
-from app.core.errors import (
+from bitbudget.app.core.candidates import DEFAULT_SQNR_FLOOR_DB
+from bitbudget.app.core.devices import DEVICES, device
+from bitbudget.app.core.errors import (
     BitbudgetError,
     InfeasibleBudgetError,
     InvalidRequestError,
     NotFoundError,
 )
-from app.core.kv import KvFormat, plan_with_caches
-from app.core.manifest import Manifest
-from app.core.measurement import Measurement
-from app.core.memory import plan_memory
-from app.core.requests import AllocationRequest
-from app.core.sizes import parse_size
-from app.dashboard.figures.figure import Figure
-from app.dashboard.figures.parts import Bar, memory_parts
-from app.dashboard.pages.answer import Solved, Trade
-from app.dashboard.pages.compare import Compared, compare_page
-from app.dashboard.pages.job import job_page
-from app.dashboard.pages.jobs import jobs_page
-from app.dashboard.pages.machines import benchmarks_page, machines_page
-from app.dashboard.pages.models import WhatIf, model_page, models_page
-from app.dashboard.trade import trade_of
-from app.jobs.schemas import Job, JobReport
-from app.jobs.status import JobStatus
-from app.services import Services
+from bitbudget.app.core.kv import KvFormat, plan_with_caches
+from bitbudget.app.core.manifest import Manifest
+from bitbudget.app.core.measurement import Measurement
+from bitbudget.app.core.memory import plan_memory
+from bitbudget.app.core.requests import AllocationRequest
+from bitbudget.app.core.sizes import parse_size
+from bitbudget.app.dashboard.figures.figure import Figure
+from bitbudget.app.dashboard.figures.parts import Bar, memory_parts
+from bitbudget.app.dashboard.frontier_view import trade_of
+from bitbudget.app.dashboard.pages.answer import Solved, Trade
+from bitbudget.app.dashboard.pages.compare import Compared, compare_page
+from bitbudget.app.dashboard.pages.job import job_page
+from bitbudget.app.dashboard.pages.jobs import jobs_page
+from bitbudget.app.dashboard.pages.machines import benchmarks_page, machines_page
+from bitbudget.app.dashboard.pages.models import WhatIf, model_page, models_page
+from bitbudget.app.jobs.schemas import Job, JobReport
+from bitbudget.app.jobs.status import JobStatus
+from bitbudget.app.services import Services
 
 __all__ = ["CompareQuery", "Dashboard", "WhatIfQuery", "figure_named"]
 

@@ -17,10 +17,11 @@ from typing import Final
 
 from pydantic import TypeAdapter, ValidationError
 
-from app.core.inventory import Inventory
-from app.errors import UnavailableError, UnknownModelError, UnreadableModelError
-from app.leases.schemas import Event, FitTask, Problem
-from app.model_paths import ModelGate
+from bitbudget.app.contract.events import Event, Problem
+from bitbudget.app.contract.tasks import FitTask
+from bitbudget.app.core.inventory import Inventory
+from bitbudget.app.errors import UnavailableError, UnknownModelError, UnreadableModelError
+from bitbudget.app.model_paths import ModelGate
 
 __all__ = ["HeaderReader"]
 
@@ -71,7 +72,7 @@ class HeaderReader:
         task = FitTask(home=str(self._home), model=model)
         try:
             ended = subprocess.run(
-                [sys.executable, "-m", "workers.child"],
+                [sys.executable, "-m", "bitbudget.workers.child"],
                 input=task.model_dump_json().encode(),
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,

@@ -6,12 +6,12 @@ from typing import Final
 
 from fastapi import APIRouter
 
-from app.auth.dependencies import JobsReader
-from app.core.devices import DEVICES
-from app.fit.schemas import Device, Fit, FitRequest
-from app.jobs.schemas import Page
-from app.problems import problems
-from app.services import ServicesDependency
+from bitbudget.app.auth.dependencies import JobsReader
+from bitbudget.app.core.devices import DEVICES
+from bitbudget.app.fit.schemas import Device, Fit, FitRequest
+from bitbudget.app.jobs.schemas import Page
+from bitbudget.app.problems import problems
+from bitbudget.app.services import ServicesDependency
 
 __all__ = ["router"]
 

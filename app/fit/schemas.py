@@ -6,9 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.core.fit import SizedChoice
-from app.core.memory import MemoryPlan
-from app.core.requests import DeviceName, Number
+from bitbudget.app.core.fit_report import SizedChoice
+from bitbudget.app.core.memory import MemoryPlan
+from bitbudget.app.core.requests import DeviceName, Number
 
 __all__ = ["Device", "Fit", "FitRequest"]
 

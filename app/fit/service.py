@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from app.core.devices import device
-from app.core.fit import fit
-from app.core.inventory import Inventory
-from app.fit.headers import HeaderReader
-from app.fit.schemas import Fit, FitRequest
-from app.models.service import ModelService
+from bitbudget.app.core.devices import device
+from bitbudget.app.core.fit_report import fit
+from bitbudget.app.core.inventory import Inventory
+from bitbudget.app.fit.headers import HeaderReader
+from bitbudget.app.fit.schemas import Fit, FitRequest
+from bitbudget.app.models.service import ModelService
 
 __all__ = ["FitService"]
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from app.core.formats import ALL_FORMATS, KEEP, Format
-from app.core.inventory import Inventory, Module
-from app.core.layout import module_bytes, plan_checkpoint
+from bitbudget.app.core.formats import ALL_FORMATS, KEEP, Format
+from bitbudget.app.core.inventory import Inventory, Module
+from bitbudget.app.core.layout import module_bytes, plan_checkpoint
 
 __all__ = ["size_span"]
 

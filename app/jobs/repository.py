@@ -8,10 +8,10 @@ from datetime import datetime
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from app.core.errors import NotFoundError
-from app.ids import is_id
-from app.jobs.status import OPEN_STATUSES, JobStatus
-from app.jobs.tables import EventRow, JobRow
+from bitbudget.app.core.errors import NotFoundError
+from bitbudget.app.ids import is_id
+from bitbudget.app.jobs.status import OPEN_STATUSES, JobStatus
+from bitbudget.app.jobs.tables import EventRow, JobRow
 
 __all__ = [
     "by_idempotency_key",

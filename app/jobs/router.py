@@ -11,15 +11,15 @@ from fastapi.responses import StreamingResponse
 from pydantic import Field
 from pydantic.json_schema import SkipJsonSchema
 
-from app.auth.dependencies import JobsReader, JobsWriter
-from app.core.canonical import sha256_of
-from app.core.requests import JobRequest
-from app.jobs.schemas import Job, JobReport, Page
-from app.jobs.status import JobStatus
-from app.jobs.stream import EventStream
-from app.pages import Cursor, Limit, storable
-from app.problems import Responses, problems
-from app.services import ServicesDependency
+from bitbudget.app.auth.dependencies import JobsReader, JobsWriter
+from bitbudget.app.core.canonical import sha256_of
+from bitbudget.app.core.requests import JobRequest
+from bitbudget.app.jobs.schemas import Job, JobReport, Page
+from bitbudget.app.jobs.status import JobStatus
+from bitbudget.app.jobs.stream import EventStream
+from bitbudget.app.pages import Cursor, Limit, storable
+from bitbudget.app.problems import Responses, problems
+from bitbudget.app.services import ServicesDependency
 
 __all__ = ["router"]
 

@@ -7,9 +7,10 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.core.requests import JobRequest
-from app.jobs.status import EventKind, JobStatus
-from app.leases.schemas import Capabilities, Problem, Progress
+from bitbudget.app.contract.events import Problem, Progress
+from bitbudget.app.contract.leases import Capabilities
+from bitbudget.app.core.requests import JobRequest
+from bitbudget.app.jobs.status import EventKind, JobStatus
 
 __all__ = ["Answer", "Job", "JobEvent", "JobReport", "JobWorker", "Page"]
 

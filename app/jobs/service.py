@@ -9,29 +9,29 @@ from typing import Any
 import sqlalchemy.exc
 from sqlalchemy.orm import Session
 
-from app.artifacts import repository as artifacts
-from app.artifacts.names import ArtifactName
-from app.artifacts.store import ArtifactStore
-from app.auth.principal import Principal
-from app.core.canonical import canonical_json, sha256_of
-from app.core.errors import ConflictError, InvalidRequestError, NotFoundError
-from app.core.manifest import Manifest
-from app.core.requests import Deliver, JobRequest
-from app.database import Database
-from app.errors import KeyMismatchError, QuotaExceededError
-from app.ids import Clock, new_id
-from app.jobs import repository
-from app.jobs.report import allocation_summary
-from app.jobs.schemas import Job, JobEvent, JobReport, Page
-from app.jobs.status import JobStatus
-from app.jobs.tables import JobRow
-from app.jobs.transitions import Transitions
-from app.jobs.views import event_view, job_view, job_views
-from app.measurements import repository as measurements
-from app.measurements.library import MeasurementLibrary
-from app.measurements.solving import Solved, solve_best
-from app.model_paths import ModelGate
-from app.pages import cut_page, decode_cursor
+from bitbudget.app.artifacts import repository as artifacts
+from bitbudget.app.artifacts.names import ArtifactName
+from bitbudget.app.artifacts.store import ArtifactStore
+from bitbudget.app.auth.principal import Principal
+from bitbudget.app.core.canonical import canonical_json, sha256_of
+from bitbudget.app.core.errors import ConflictError, InvalidRequestError, NotFoundError
+from bitbudget.app.core.manifest import Manifest
+from bitbudget.app.core.requests import Deliver, JobRequest
+from bitbudget.app.database import Database
+from bitbudget.app.errors import KeyMismatchError, QuotaExceededError
+from bitbudget.app.ids import Clock, new_id
+from bitbudget.app.jobs import repository
+from bitbudget.app.jobs.schemas import Job, JobEvent, JobReport, Page
+from bitbudget.app.jobs.status import JobStatus
+from bitbudget.app.jobs.summary import allocation_summary
+from bitbudget.app.jobs.tables import JobRow
+from bitbudget.app.jobs.transitions import Transitions
+from bitbudget.app.jobs.views import event_view, job_view, job_views
+from bitbudget.app.measurements import repository as measurements
+from bitbudget.app.measurements.cache import MeasurementLibrary
+from bitbudget.app.measurements.solving import Solved, solve_best
+from bitbudget.app.model_paths import ModelGate
+from bitbudget.app.pages import cut_page, decode_cursor
 
 __all__ = ["JobService"]
 

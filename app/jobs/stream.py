@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from anyio import to_thread
 
-from app.jobs.pulse import Listener, Pulse
-from app.jobs.schemas import JobEvent
+from bitbudget.app.jobs.notifications import Listener, Pulse
+from bitbudget.app.jobs.schemas import JobEvent
 
 __all__ = ["EventStream"]
 

@@ -7,9 +7,9 @@ from typing import Any, Final
 
 from sqlalchemy.orm import Session
 
-from app.jobs.status import EventKind, JobStatus
-from app.jobs.tables import EventRow, JobRow
-from app.leases.schemas import Problem, Progress
+from bitbudget.app.contract.events import Problem, Progress
+from bitbudget.app.jobs.status import EventKind, JobStatus
+from bitbudget.app.jobs.tables import EventRow, JobRow
 
 __all__ = ["MAX_STRIKES", "Transitions"]
 

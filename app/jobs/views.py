@@ -6,13 +6,14 @@ from collections.abc import Iterable, Sequence
 
 from sqlalchemy.orm import Session
 
-from app.core.requests import JobRequest
-from app.jobs.schemas import Answer, Job, JobEvent, JobWorker
-from app.jobs.status import EventKind, JobStatus
-from app.jobs.tables import EventRow, JobRow
-from app.leases.schemas import Capabilities, Problem, Progress
-from app.machines import repository as machines
-from app.machines.tables import WorkerRow
+from bitbudget.app.contract.events import Problem, Progress
+from bitbudget.app.contract.leases import Capabilities
+from bitbudget.app.core.requests import JobRequest
+from bitbudget.app.jobs.schemas import Answer, Job, JobEvent, JobWorker
+from bitbudget.app.jobs.status import EventKind, JobStatus
+from bitbudget.app.jobs.tables import EventRow, JobRow
+from bitbudget.app.workers import repository as machines
+from bitbudget.app.workers.tables import WorkerRow
 
 __all__ = ["event_view", "job_view", "job_views"]
 

@@ -9,18 +9,18 @@ from typing import Final
 from pydantic import BaseModel, ConfigDict, JsonValue, TypeAdapter, ValidationError
 from sqlalchemy.orm import Session
 
-from app.artifacts.names import ArtifactName
-from app.core.errors import InvalidRequestError
-from app.core.inventory import Inventory
-from app.core.manifest import Manifest
-from app.core.measurement import Measurement, ModelIdentity
-from app.core.requests import JobRequest, Rotation
-from app.database import one_at_a_time
-from app.jobs.tables import JobRow
-from app.measurements import repository as measurements
-from app.measurements.library import MeasurementLibrary
-from app.measurements.solving import answer_of
-from app.models import repository as models
+from bitbudget.app.artifacts.names import ArtifactName
+from bitbudget.app.core.errors import InvalidRequestError
+from bitbudget.app.core.inventory import Inventory
+from bitbudget.app.core.manifest import Manifest
+from bitbudget.app.core.measurement import Measurement, ModelIdentity
+from bitbudget.app.core.requests import JobRequest, Rotation
+from bitbudget.app.database import one_at_a_time
+from bitbudget.app.jobs.tables import JobRow
+from bitbudget.app.measurements import repository as measurements
+from bitbudget.app.measurements.cache import MeasurementLibrary
+from bitbudget.app.measurements.solving import answer_of
+from bitbudget.app.models import repository as models
 
 __all__ = ["Document", "Intake", "KnownModel"]
 

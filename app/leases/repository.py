@@ -7,9 +7,9 @@ from datetime import datetime
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from app.core.errors import NotFoundError
-from app.ids import is_id
-from app.leases.tables import LeaseRow
+from bitbudget.app.core.errors import NotFoundError
+from bitbudget.app.ids import is_id
+from bitbudget.app.leases.tables import LeaseRow
 
 __all__ = ["expired", "get", "lock"]
 

@@ -10,11 +10,9 @@ from typing import Annotated, Any, Final
 from anyio import to_thread
 from fastapi import APIRouter, Depends, Header, Query, Request, Response, status
 
-from app.artifacts.names import ArtifactName
-from app.auth.dependencies import BearerToken
-from app.core.errors import InvalidRequestError
-from app.errors import UnauthorizedError
-from app.leases.schemas import (
+from bitbudget.app.artifacts.names import ArtifactName
+from bitbudget.app.auth.dependencies import BearerToken
+from bitbudget.app.contract.leases import (
     LeaseClaim,
     LeaseGrant,
     LeaseRenewal,
@@ -22,8 +20,10 @@ from app.leases.schemas import (
     LeaseStatus,
     StoredArtifact,
 )
-from app.problems import Responses, problems
-from app.services import ServicesDependency
+from bitbudget.app.core.errors import InvalidRequestError
+from bitbudget.app.errors import UnauthorizedError
+from bitbudget.app.problems import Responses, problems
+from bitbudget.app.services import ServicesDependency
 
 __all__ = ["router"]
 

@@ -7,22 +7,11 @@ from datetime import datetime, timedelta
 
 from sqlalchemy.orm import Session
 
-from app.artifacts import repository as artifacts
-from app.artifacts.names import ArtifactName
-from app.artifacts.store import ArtifactStore
-from app.auth.tokens import Token, TokenKind, hash_secret, new_secret
-from app.core.canonical import sha256_of
-from app.core.errors import ConflictError, LostLeaseError, NotFoundError
-from app.core.requests import JobRequest, Rotation
-from app.database import Database
-from app.errors import DigestMismatchError
-from app.ids import Clock, new_id
-from app.jobs import repository as jobs
-from app.jobs.tables import JobRow
-from app.jobs.transitions import Transitions
-from app.leases import repository
-from app.leases.intake import Intake
-from app.leases.schemas import (
+from bitbudget.app.artifacts import repository as artifacts
+from bitbudget.app.artifacts.names import ArtifactName
+from bitbudget.app.artifacts.store import ArtifactStore
+from bitbudget.app.auth.tokens import Token, TokenKind, hash_secret, new_secret
+from bitbudget.app.contract.leases import (
     LeaseGrant,
     LeaseOutcome,
     LeaseRenewal,
@@ -30,10 +19,21 @@ from app.leases.schemas import (
     LeaseStatus,
     StoredArtifact,
 )
-from app.leases.tables import LeaseRow
-from app.machines import repository as machines
-from app.machines.tables import WorkerRow
-from app.measurements import repository as measurements
+from bitbudget.app.core.canonical import sha256_of
+from bitbudget.app.core.errors import ConflictError, LostLeaseError, NotFoundError
+from bitbudget.app.core.requests import JobRequest, Rotation
+from bitbudget.app.database import Database
+from bitbudget.app.errors import DigestMismatchError
+from bitbudget.app.ids import Clock, new_id
+from bitbudget.app.jobs import repository as jobs
+from bitbudget.app.jobs.tables import JobRow
+from bitbudget.app.jobs.transitions import Transitions
+from bitbudget.app.leases import repository
+from bitbudget.app.leases.intake import Intake
+from bitbudget.app.leases.tables import LeaseRow
+from bitbudget.app.measurements import repository as measurements
+from bitbudget.app.workers import repository as machines
+from bitbudget.app.workers.tables import WorkerRow
 
 __all__ = ["LeaseService"]
 

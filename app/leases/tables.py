@@ -7,9 +7,9 @@ from datetime import datetime
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.database import Base, Moment
-from app.jobs.tables import one_of
-from app.leases.schemas import LeaseOutcome
+from bitbudget.app.contract.leases import LeaseOutcome
+from bitbudget.app.database import Base, Moment
+from bitbudget.app.jobs.tables import one_of
 
 __all__ = ["LeaseRow"]
 

@@ -9,10 +9,10 @@ from fastapi.responses import StreamingResponse
 from pydantic import Field
 from pydantic.json_schema import SkipJsonSchema
 
-from app.auth.dependencies import JobsReader
-from app.core.requests import AllocationRequest
-from app.jobs.schemas import Page
-from app.measurements.schemas import (
+from bitbudget.app.auth.dependencies import JobsReader
+from bitbudget.app.core.requests import AllocationRequest
+from bitbudget.app.jobs.schemas import Page
+from bitbudget.app.measurements.schemas import (
     AllocationAnswer,
     Frontier,
     Measurement,
@@ -20,10 +20,10 @@ from app.measurements.schemas import (
     Tensor,
     TensorSort,
 )
-from app.measurements.service import TensorQuery
-from app.pages import Cursor, Limit, storable
-from app.problems import Responses, problems
-from app.services import ServicesDependency
+from bitbudget.app.measurements.service import TensorQuery
+from bitbudget.app.pages import Cursor, Limit, storable
+from bitbudget.app.problems import Responses, problems
+from bitbudget.app.services import ServicesDependency
 
 __all__ = ["router"]
 

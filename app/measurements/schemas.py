@@ -6,12 +6,12 @@ from enum import StrEnum
 
 from pydantic import BaseModel, Field
 
-from app.core.dtypes import Dtype
-from app.core.formats import FormatName
-from app.core.inventory import Architecture, ModuleKind
-from app.core.manifest import Manifest
-from app.core.measurement import ModelIdentity
-from app.models.schemas import MeasurementSummary
+from bitbudget.app.core.dtypes import Dtype
+from bitbudget.app.core.formats import FormatName
+from bitbudget.app.core.inventory import Architecture, ModuleKind
+from bitbudget.app.core.manifest import Manifest
+from bitbudget.app.core.measurement import ModelIdentity
+from bitbudget.app.models.schemas import MeasurementSummary
 
 __all__ = [
     "AllocationAnswer",

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from app.core.requests import AllocationRequest
-from app.database import Database
-from app.fit.sizes import size_span
-from app.jobs.schemas import Page
-from app.measurements import repository
-from app.measurements.library import MeasurementLibrary
-from app.measurements.schemas import (
+from bitbudget.app.core.requests import AllocationRequest
+from bitbudget.app.database import Database
+from bitbudget.app.fit.sizes import size_span
+from bitbudget.app.jobs.schemas import Page
+from bitbudget.app.measurements import repository
+from bitbudget.app.measurements.cache import MeasurementLibrary
+from bitbudget.app.measurements.schemas import (
     AllocationAnswer,
     Frontier,
     FrontierPoint,
@@ -21,10 +21,10 @@ from app.measurements.schemas import (
     Tensor,
     TensorSort,
 )
-from app.measurements.solving import solve
-from app.measurements.tensors import tensor_csv, tensor_view
-from app.models.service import measurement_summary
-from app.pages import cut_page, decode_cursor
+from bitbudget.app.measurements.solving import solve
+from bitbudget.app.measurements.tensors import tensor_csv, tensor_view
+from bitbudget.app.models.service import measurement_summary
+from bitbudget.app.pages import cut_page, decode_cursor
 
 __all__ = ["MeasurementService", "TensorQuery"]
 

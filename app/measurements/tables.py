@@ -8,7 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.database import Base, Moment
+from bitbudget.app.database import Base, Moment
 
 __all__ = ["MeasurementNameRow", "MeasurementRow", "TensorRow"]
 

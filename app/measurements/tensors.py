@@ -7,10 +7,10 @@ import io
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from app.core.inventory import Module
-from app.core.layout import module_bytes
-from app.core.measurement import Curve, Measurement
-from app.measurements.schemas import Tensor, TensorPoint
+from bitbudget.app.core.inventory import Module
+from bitbudget.app.core.layout import module_bytes
+from bitbudget.app.core.measurement import Curve, Measurement
+from bitbudget.app.measurements.schemas import Tensor, TensorPoint
 
 __all__ = ["tensor_csv", "tensor_view"]
 

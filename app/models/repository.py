@@ -8,11 +8,11 @@ from datetime import datetime
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from app.core.inventory import Inventory
-from app.core.measurement import ModelIdentity
-from app.measurements.codec import inventory_from, model_row
-from app.measurements.tables import MeasurementRow
-from app.models.tables import ModelNameRow, ModelRow
+from bitbudget.app.core.inventory import Inventory
+from bitbudget.app.core.measurement import ModelIdentity
+from bitbudget.app.measurements.rows import inventory_from, model_row
+from bitbudget.app.measurements.tables import MeasurementRow
+from bitbudget.app.models.tables import ModelNameRow, ModelRow
 
 __all__ = ["by_name", "inventory_by_name", "measurements_of", "names_of", "page", "save"]
 

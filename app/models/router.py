@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from app.auth.dependencies import JobsReader
-from app.jobs.schemas import Page
-from app.models.schemas import Model
-from app.pages import Cursor, Limit
-from app.problems import problems
-from app.services import ServicesDependency
+from bitbudget.app.auth.dependencies import JobsReader
+from bitbudget.app.jobs.schemas import Page
+from bitbudget.app.models.schemas import Model
+from bitbudget.app.pages import Cursor, Limit
+from bitbudget.app.problems import problems
+from bitbudget.app.services import ServicesDependency
 
 __all__ = ["router"]
 

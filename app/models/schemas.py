@@ -6,8 +6,8 @@ from datetime import datetime
 
 from pydantic import BaseModel, Field
 
-from app.core.calibration import Calibration
-from app.core.measurement import Encoder, Sensitivity, Verification
+from bitbudget.app.core.calibration import Calibration
+from bitbudget.app.core.measurement import Encoder, Sensitivity, Verification
 
 __all__ = ["MeasurementSummary", "Model"]
 

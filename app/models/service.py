@@ -9,15 +9,15 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from app.core.errors import NotFoundError
-from app.core.inventory import Inventory
-from app.database import Database
-from app.jobs.schemas import Page
-from app.measurements.tables import MeasurementRow
-from app.models import repository
-from app.models.schemas import MeasurementSummary, Model
-from app.models.tables import ModelRow
-from app.pages import Key, cut_page, decode_cursor
+from bitbudget.app.core.errors import NotFoundError
+from bitbudget.app.core.inventory import Inventory
+from bitbudget.app.database import Database
+from bitbudget.app.jobs.schemas import Page
+from bitbudget.app.measurements.tables import MeasurementRow
+from bitbudget.app.models import repository
+from bitbudget.app.models.schemas import MeasurementSummary, Model
+from bitbudget.app.models.tables import ModelRow
+from bitbudget.app.pages import Key, cut_page, decode_cursor
 
 __all__ = ["ModelService", "measurement_summary"]
 

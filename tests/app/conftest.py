@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 
-from app.core.dtypes import Dtype
-from app.core.formats import ALL_FORMATS, KEEP, Format
-from app.core.inventory import (
+from bitbudget.app.core.dtypes import Dtype
+from bitbudget.app.core.formats import ALL_FORMATS, KEEP, Format
+from bitbudget.app.core.inventory import (
     Architecture,
     CacheKind,
     CacheLayer,
@@ -21,7 +21,7 @@ from app.core.inventory import (
     ModuleKind,
     StoredArray,
 )
-from app.core.measurement import (
+from bitbudget.app.core.measurement import (
     KEEP_POINT,
     Curve,
     CurvePoint,
@@ -30,10 +30,10 @@ from app.core.measurement import (
     ModelIdentity,
     Sensitivity,
 )
-from app.database import Database
-from app.main import create_app
-from app.migrate import upgrade
-from app.settings import Settings
+from bitbudget.app.database import Database
+from bitbudget.app.main import create_app
+from bitbudget.app.migrate import upgrade
+from bitbudget.app.settings import Settings
 from tests.support.http import FakeClock, Server
 from tests.support.postgres import Cluster, can_run
 

@@ -6,8 +6,8 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from app.database import Database
-from app.jobs.tables import EventRow, JobRow
+from bitbudget.app.database import Database
+from bitbudget.app.jobs.tables import EventRow, JobRow
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=timezone(timedelta(hours=2)))
 

@@ -15,9 +15,9 @@ from schemathesis.core.result import Ok
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 from schemathesis.specs.openapi.schemas import OpenApiSchema
 
-from app.core.measurement import Measurement
-from app.main import create_app
-from app.settings import Settings
+from bitbudget.app.core.measurement import Measurement
+from bitbudget.app.main import create_app
+from bitbudget.app.settings import Settings
 from tests.support.http import FakeClock, Server
 
 pytestmark = pytest.mark.contract

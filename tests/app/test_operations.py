@@ -15,9 +15,9 @@ import pytest
 import yaml  # type: ignore[import-untyped]
 from fastapi.testclient import TestClient
 
-from app.core.measurement import Measurement
-from app.main import create_app
-from app.settings import Settings
+from bitbudget.app.core.measurement import Measurement
+from bitbudget.app.main import create_app
+from bitbudget.app.settings import Settings
 from tests.support.http import FakeClock, Server
 from tests.support.postgres import Cluster, find_binaries
 

@@ -5,19 +5,19 @@ from pathlib import Path
 
 import pytest
 
-from app.client import Client
-from app.core.errors import LostLeaseError
-from app.core.measurement import Measurement
-from app.core.requests import JobRequest
-from app.jobs.status import JobStatus
-from app.leases.schemas import (
+from bitbudget.app.client.client import Client
+from bitbudget.app.contract.leases import (
     Capabilities,
     LeaseGrant,
     LeaseOutcome,
     LeaseResult,
     WorkerRegistration,
 )
-from app.measurements.solving import solve
+from bitbudget.app.core.errors import LostLeaseError
+from bitbudget.app.core.measurement import Measurement
+from bitbudget.app.core.requests import JobRequest
+from bitbudget.app.jobs.status import JobStatus
+from bitbudget.app.measurements.solving import solve
 from tests.support.live import live_server
 from tests.support.postgres import Cluster
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from app.artifacts.store import ArtifactStore
-from app.core.errors import NotFoundError
-from app.core.measurement import Measurement
-from app.retention import Collected, collect
+from bitbudget.app.artifacts.store import ArtifactStore
+from bitbudget.app.core.errors import NotFoundError
+from bitbudget.app.core.measurement import Measurement
+from bitbudget.app.retention import Collected, collect
 from tests.support.http import Server
 
 WEEK = timedelta(days=7)
@@ -93,7 +93,7 @@ def test_what_a_killed_server_left_half_written_goes(server: Server, tmp_path: P
 
 def test_a_full_disk_is_said_and_leaves_nothing(tmp_path: Path) -> None:
     program = (
-        "import resource, sys; from app.artifacts.store import ArtifactStore\n"
+        "import resource, sys; from bitbudget.app.artifacts.store import ArtifactStore\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
         "ArtifactStore(sys.argv[1]).put(bytes(2000))"
     )

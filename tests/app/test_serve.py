@@ -8,31 +8,29 @@ from pathlib import Path
 import httpx
 import pytest
 
-from app.auth.principal import Scope
-from app.auth.service import KeyService
-from app.client import Client
-from app.client_transport import ServerProblemError, ServerUnreachableError
-from app.core.errors import InfeasibleBudgetError, LostLeaseError, NotFoundError
-from app.core.measurement import Measurement
-from app.core.requests import AllocationRequest, JobRequest
-from app.database import Database
-from app.errors import UnsafeBindError
-from app.ids import utc_now
-from app.jobs.schemas import JobEvent
-from app.leases.schemas import (
+from bitbudget.app.auth.principal import Scope
+from bitbudget.app.auth.service import KeyService
+from bitbudget.app.client.client import Client
+from bitbudget.app.client.transport import ServerProblemError, ServerUnreachableError
+from bitbudget.app.contract.events import Problem, Progress, Stage
+from bitbudget.app.contract.leases import (
     Capabilities,
     LeaseGrant,
     LeaseOutcome,
     LeaseResult,
-    Problem,
-    Progress,
-    Stage,
     WorkerRegistration,
 )
-from app.measurements.solving import solve
-from app.serve import prepare
-from app.services import Services
-from app.settings import Settings
+from bitbudget.app.core.errors import InfeasibleBudgetError, LostLeaseError, NotFoundError
+from bitbudget.app.core.measurement import Measurement
+from bitbudget.app.core.requests import AllocationRequest, JobRequest
+from bitbudget.app.database import Database
+from bitbudget.app.errors import UnsafeBindError
+from bitbudget.app.ids import utc_now
+from bitbudget.app.jobs.schemas import JobEvent
+from bitbudget.app.measurements.solving import solve
+from bitbudget.app.serve import prepare
+from bitbudget.app.services import Services
+from bitbudget.app.settings import Settings
 from tests.support.live import LiveServer, live_server, start_server
 
 pytestmark = pytest.mark.e2e

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from app.settings import Settings, is_loopback, settings_table
+from bitbudget.app.settings import Settings, is_loopback, settings_table
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "settings.md"
 

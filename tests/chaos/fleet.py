@@ -17,8 +17,8 @@ from typing import Self
 
 import psutil
 
-from app.client import Client
-from app.core.errors import BitbudgetError
+from bitbudget.app.client.client import Client
+from bitbudget.app.core.errors import BitbudgetError
 from tests.chaos.disk import LimitedDisk, MountedDisk, disk
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -71,9 +71,9 @@ class Fleet:
         """Start the server or a worker."""
         port = self.address.rsplit(":", 1)[1]
         command = (
-            ["-m", "app.cli", "serve", "--port", port]
+            ["-m", "bitbudget.app.cli", "serve", "--port", port]
             if name == "server"
-            else ["-m", "workers.agent", "--server", self.address, "--name", name]
+            else ["-m", "bitbudget.workers.agent", "--server", self.address, "--name", name]
         )
         settings = {
             "BITBUDGET_HOME": str(self.home(name)),

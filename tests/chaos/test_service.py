@@ -20,18 +20,18 @@ from pathlib import Path
 
 import pytest
 
-from app.client import Client
-from app.core.errors import BitbudgetError
-from app.core.requests import Deliver, JobRequest
-from app.jobs.schemas import Job
-from app.jobs.status import EventKind, JobStatus
-from app.leases.schemas import JobTask
+from bitbudget.app.client.client import Client
+from bitbudget.app.contract.tasks import JobTask
+from bitbudget.app.core.errors import BitbudgetError
+from bitbudget.app.core.requests import Deliver, JobRequest
+from bitbudget.app.jobs.schemas import Job
+from bitbudget.app.jobs.status import EventKind, JobStatus
+from bitbudget.workers.pipeline.tasks import run_task
 from tests.chaos.contents import contents, sizes
 from tests.chaos.fleet import LEASE_SECONDS, Fleet
 from tests.chaos.models import make_model
 from tests.chaos.vandal import Vandal
 from tests.support.postgres import Cluster, can_run
-from workers.stages.tasks import run_task
 
 pytestmark = pytest.mark.chaos
 

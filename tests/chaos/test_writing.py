@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from app.core.manifest import Manifest
-from app.core.requests import JobRequest
-from app.leases.schemas import JobTask, QuantizeTask
+from bitbudget.app.contract.tasks import JobTask, QuantizeTask
+from bitbudget.app.core.manifest import Manifest
+from bitbudget.app.core.requests import JobRequest
+from bitbudget.workers.pipeline.tasks import run_task
 from tests.chaos.contents import contents
 from tests.chaos.fleet import REPOSITORY
-from workers.stages.tasks import run_task
 
 pytestmark = pytest.mark.chaos
 
@@ -29,7 +29,7 @@ MOST_KILLS = 6
 
 def _start(task: QuantizeTask) -> subprocess.Popen[bytes]:
     child = subprocess.Popen(
-        [sys.executable, "-m", "workers.child"],
+        [sys.executable, "-m", "bitbudget.workers.child"],
         cwd=REPOSITORY,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

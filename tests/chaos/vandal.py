@@ -6,8 +6,8 @@ import random
 import time
 from collections import Counter
 
-from app.jobs.schemas import Job
-from app.jobs.status import JobStatus
+from bitbudget.app.jobs.schemas import Job
+from bitbudget.app.jobs.status import JobStatus
 from tests.chaos.fleet import Fleet
 from tests.support.postgres import Cluster
 

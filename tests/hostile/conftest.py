@@ -14,7 +14,7 @@ from types import FrameType
 
 import pytest
 
-from app.core.errors import BitbudgetError
+from bitbudget.app.core.errors import BitbudgetError
 
 LIMIT_SECONDS = 1.0
 WAIT_SECONDS = 30.0

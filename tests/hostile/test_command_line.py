@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from app.cli.main import main
+from bitbudget.app.cli.main import main
 from tests.hostile import config_cases, folder_cases, manifest_cases, problem_cases
 from tests.hostile import safetensors_cases as weight_cases
 from tests.hostile.tiny import Case

@@ -7,12 +7,12 @@ import json
 import pytest
 from pydantic import ValidationError
 
-from app.core.errors import InvalidRequestError
-from app.core.manifest import Manifest
-from app.core.mckp import rows, solve_problem
-from app.core.problem import NamedProblem
-from app.core.problem_arrays import read_problem
-from app.core.requests import JobRequest
+from bitbudget.app.core.errors import InvalidRequestError
+from bitbudget.app.core.manifest import Manifest
+from bitbudget.app.core.mckp import rows, solve_problem
+from bitbudget.app.core.problem import NamedProblem
+from bitbudget.app.core.problem_arrays import read_problem
+from bitbudget.app.core.requests import JobRequest
 from tests.hostile import manifest_cases, problem_cases, request_cases
 from tests.hostile.conftest import Refused
 

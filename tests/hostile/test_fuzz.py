@@ -18,21 +18,21 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from app.core.errors import BitbudgetError
-from app.core.hub_id import HubId
-from app.core.manifest import Manifest
-from app.core.mckp import solve_problem
-from app.core.measurement import Measurement
-from app.core.problem_arrays import read_problem
-from app.core.requests import JobRequest
-from app.core.sizes import parse_size
+from bitbudget.app.core.errors import BitbudgetError
+from bitbudget.app.core.hub_id import HubId
+from bitbudget.app.core.manifest import Manifest
+from bitbudget.app.core.mckp import solve_problem
+from bitbudget.app.core.measurement import Measurement
+from bitbudget.app.core.problem_arrays import read_problem
+from bitbudget.app.core.requests import JobRequest
+from bitbudget.app.core.sizes import parse_size
+from bitbudget.workers.models import build_inventory, open_checkpoint
+from bitbudget.workers.models.folder import check_config
+from bitbudget.workers.models.headers import parse_header
 from tests.hostile.manifest_cases import MANIFEST
 from tests.hostile.measurement_cases import MEASUREMENT
 from tests.hostile.problem_cases import ARRAYS, PROBLEM, pack
 from tests.hostile.tiny import CONFIG, header, model, weights
-from workers.models import build_inventory, open_checkpoint
-from workers.models.folder import check_config
-from workers.models.headers import parse_header
 
 pytestmark = pytest.mark.hostile
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from bitbudget.workers.models import build_inventory, open_checkpoint
 from tests.hostile import config_cases, folder_cases, safetensors_cases
 from tests.hostile.conftest import Refused
 from tests.hostile.tiny import Case, model
-from workers.models import build_inventory, open_checkpoint
 
 pytestmark = pytest.mark.hostile
 

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from app.core.measurement import Measurement
-from app.database import Database
-from app.main import create_app
-from app.migrate import upgrade
-from app.settings import Settings
+from bitbudget.app.core.measurement import Measurement
+from bitbudget.app.database import Database
+from bitbudget.app.main import create_app
+from bitbudget.app.migrate import upgrade
+from bitbudget.app.settings import Settings
 from tests.hostile import manifest_cases, measurement_cases, request_cases
 from tests.hostile.conftest import LIMIT_SECONDS
 from tests.support.http import FakeClock, FakeWorker, Server

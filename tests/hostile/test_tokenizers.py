@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from app.core.errors import InvalidModelError
+from bitbudget.app.core.errors import InvalidModelError
+from bitbudget.workers.models.tokenizer import open_tokenizer
 from tests.hostile import tokenizer_cases
 from tests.hostile.conftest import Refused
 from tests.hostile.tiny import Case
-from workers.models.tokenizer import open_tokenizer
 
 pytestmark = pytest.mark.hostile
 

@@ -9,7 +9,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from metal_kernels.launch import Launch
+from bitbudget.metal_kernels.launch import Launch
 from tests.metal_emulator.machine import Array, Buffer, Statistics, launch, released
 from tests.metal_emulator.signature import ATTRIBUTES, Argument, Signature, generate
 from tests.metal_emulator.source import to_opencl

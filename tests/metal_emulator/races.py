@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from metal_kernels.launch import Launch
+from bitbudget.metal_kernels.launch import Launch
 from tests.metal_emulator.emulate import argument_bytes, kernel_source
 from tests.metal_emulator.signature import generate
 from tests.metal_emulator.toolchain import compile_kernel

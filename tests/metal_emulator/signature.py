@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
-from metal_kernels.launch import Launch, TemplateValue
+from bitbudget.metal_kernels.launch import Launch, TemplateValue
 
 __all__ = ["ATTRIBUTES", "Argument", "Signature", "generate"]
 

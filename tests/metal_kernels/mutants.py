@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-from metal_kernels.launch import Launch, Source
+from bitbudget.metal_kernels.launch import Launch, Source
 
 __all__ = ["BARRIER", "Mutant", "mutate"]
 

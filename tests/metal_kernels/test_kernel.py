@@ -6,7 +6,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from metal_kernels import (
+from bitbudget.metal_kernels import (
     KERNELS,
     Kernel,
     metal_available,
@@ -15,10 +15,10 @@ from metal_kernels import (
     rht_qmv,
     self_test,
 )
-from metal_kernels.kernel import Computation, differentiable, is_new_enough
-from metal_kernels.launch import Launch
-from metal_kernels.prefill import is_faster
-from metal_kernels.thorough import thorough_cases
+from bitbudget.metal_kernels.kernel import Computation, differentiable, is_new_enough
+from bitbudget.metal_kernels.launch import Launch
+from bitbudget.metal_kernels.prefill import is_faster
+from bitbudget.metal_kernels.thorough import thorough_cases
 
 
 @pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.name)

@@ -6,9 +6,9 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from metal_kernels import KERNELS, Kernel
-from metal_kernels.launch import Launch
-from metal_kernels.thorough import thorough_cases
+from bitbudget.metal_kernels import KERNELS, Kernel
+from bitbudget.metal_kernels.launch import Launch
+from bitbudget.metal_kernels.thorough import thorough_cases
 from tests.metal_emulator.emulate import ORDERS, emulate, to_numpy
 
 pytestmark = pytest.mark.usefixtures("emulator")

@@ -6,7 +6,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from metal_kernels import (
+from bitbudget.metal_kernels import (
     rd_sweep,
     residual_rms_norm_rht,
     rht32,
@@ -15,8 +15,8 @@ from metal_kernels import (
     rms_norm_rht,
     swiglu_rht,
 )
-from metal_kernels.kernel import relative_error
-from metal_kernels.launch import Launch
+from bitbudget.metal_kernels.kernel import relative_error
+from bitbudget.metal_kernels.launch import Launch
 from tests.metal_emulator.emulate import ORDERS, emulate, to_numpy
 from tests.metal_emulator.machine import EmulatorError
 from tests.metal_emulator.toolchain import CompileError

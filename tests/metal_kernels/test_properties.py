@@ -8,12 +8,12 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from metal_kernels import rd_sweep, rht32, rht_qmm, rht_qmv, rms_norm_rht, swiglu_rht
-from metal_kernels.blocks import KernelInputError
-from metal_kernels.kernel import TOLERANCE
-from metal_kernels.launch import Launch
-from metal_kernels.rd_sweep import COLUMNS
-from metal_kernels.rht_matmul import BITS, GROUP_SIZES
+from bitbudget.metal_kernels import rd_sweep, rht32, rht_qmm, rht_qmv, rms_norm_rht, swiglu_rht
+from bitbudget.metal_kernels.blocks import KernelInputError
+from bitbudget.metal_kernels.kernel import TOLERANCE
+from bitbudget.metal_kernels.launch import Launch
+from bitbudget.metal_kernels.rd_sweep import COLUMNS
+from bitbudget.metal_kernels.rht_matmul import BITS, GROUP_SIZES
 from tests.metal_emulator.emulate import emulate, to_numpy
 from tests.metal_emulator.exact import butterfly, dequantized, hadamard, to_float64
 from tests.metal_emulator.machine import Array

@@ -5,7 +5,7 @@ from __future__ import annotations
 import mlx.core as mx
 import pytest
 
-from metal_kernels import (
+from bitbudget.metal_kernels import (
     rd_sweep,
     residual_rms_norm_rht,
     rht32,
@@ -14,7 +14,7 @@ from metal_kernels import (
     rms_norm_rht,
     swiglu_rht,
 )
-from metal_kernels.launch import Launch
+from bitbudget.metal_kernels.launch import Launch
 from tests.metal_emulator.races import racing_lines
 from tests.metal_kernels.mutants import BARRIER, mutate
 

@@ -9,8 +9,8 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
-from metal_kernels import KERNELS, Kernel
-from metal_kernels.launch import Launch
+from bitbudget.metal_kernels import KERNELS, Kernel
+from bitbudget.metal_kernels.launch import Launch
 from tests.metal_emulator.signature import generate
 
 

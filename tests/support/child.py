@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from app.leases.schemas import Event, Stage
+from bitbudget.app.contract.events import Event, Stage
 
 __all__ = ["ChildRun", "at_stage", "run_child"]
 
@@ -44,7 +44,7 @@ def run_child(task: BaseModel, kill_at: Callable[[Event], bool] | None = None) -
     """Run `task`; SIGKILL as soon as `kill_at` is true of an event."""
     events = []
     with subprocess.Popen(
-        [sys.executable, "-m", "workers.child"],
+        [sys.executable, "-m", "bitbudget.workers.child"],
         cwd=REPOSITORY,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

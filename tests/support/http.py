@@ -11,12 +11,12 @@ from typing import Any
 
 from fastapi.testclient import TestClient
 
-from app.core.allocate import allocate
-from app.core.layout import plan_checkpoint
-from app.core.manifest import Manifest
-from app.core.measurement import Measurement
-from app.core.requests import AllocationRequest
-from app.services import Services
+from bitbudget.app.core.allocate import allocate
+from bitbudget.app.core.layout import plan_checkpoint
+from bitbudget.app.core.manifest import Manifest
+from bitbudget.app.core.measurement import Measurement
+from bitbudget.app.core.requests import AllocationRequest
+from bitbudget.app.services import Services
 
 __all__ = ["FakeClock", "FakeWorker", "Server"]
 

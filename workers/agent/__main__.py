@@ -1,4 +1,4 @@
-"""`python -m workers.agent --server URL`: be a worker until told to stop."""
+"""`python -m bitbudget.workers.agent --server URL`: be a worker until told to stop."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import threading
 from pathlib import Path
 from types import FrameType
 
-from app.client_transport import ServerProblemError
-from app.core.sizes import parse_size
-from app.settings import Settings
-from workers.agent.loop import Agent
+from bitbudget.app.client.transport import ServerProblemError
+from bitbudget.app.core.sizes import parse_size
+from bitbudget.app.settings import Settings
+from bitbudget.workers.agent.loop import Agent
 
 __all__ = ["main"]
 
@@ -52,7 +52,7 @@ def main() -> int:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m workers.agent", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m bitbudget.workers.agent", description=__doc__)
     parser.add_argument("--server", required=True, help="such as http://127.0.0.1:8765")
     parser.add_argument("--name", default=platform.node() or "worker", help="shown to people")
     parser.add_argument(

@@ -11,7 +11,7 @@ from typing import Literal
 
 import psutil
 
-from app.leases.schemas import Capabilities
+from bitbudget.app.contract.leases import Capabilities
 
 __all__ = ["capabilities"]
 

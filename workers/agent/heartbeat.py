@@ -7,9 +7,10 @@ import threading
 from types import TracebackType
 from typing import Final, Self
 
-from app.client import Client
-from app.core.errors import BitbudgetError, LostLeaseError
-from app.leases.schemas import LeaseGrant, Progress
+from bitbudget.app.client.client import Client
+from bitbudget.app.contract.events import Progress
+from bitbudget.app.contract.leases import LeaseGrant
+from bitbudget.app.core.errors import BitbudgetError, LostLeaseError
 
 __all__ = ["Heartbeat"]
 

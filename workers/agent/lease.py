@@ -11,21 +11,15 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Final
 
-from app.client import Client
-from app.client_transport import ServerProblemError, ServerUnreachableError
-from app.core.errors import LostLeaseError
-from app.core.requests import Deliver
-from app.leases.schemas import (
-    Event,
-    JobTask,
-    LeaseGrant,
-    LeaseOutcome,
-    LeaseResult,
-    Problem,
-    Progress,
-)
-from workers.agent.heartbeat import Heartbeat
-from workers.agent.process import ChildProcess
+from bitbudget.app.client.client import Client
+from bitbudget.app.client.transport import ServerProblemError, ServerUnreachableError
+from bitbudget.app.contract.events import Event, Problem, Progress
+from bitbudget.app.contract.leases import LeaseGrant, LeaseOutcome, LeaseResult
+from bitbudget.app.contract.tasks import JobTask
+from bitbudget.app.core.errors import LostLeaseError
+from bitbudget.app.core.requests import Deliver
+from bitbudget.workers.agent.heartbeat import Heartbeat
+from bitbudget.workers.agent.process import ChildProcess
 
 __all__ = ["LeaseRun"]
 

@@ -9,12 +9,17 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Final
 
-from app.client import Client
-from app.client_transport import ServerProblemError, ServerUnreachableError
-from app.core.errors import BitbudgetError
-from app.leases.schemas import LeaseGrant, LeaseOutcome, WorkerRegistration, WorkerWelcome
-from workers.agent.capabilities import capabilities
-from workers.agent.lease import LeaseRun
+from bitbudget.app.client.client import Client
+from bitbudget.app.client.transport import ServerProblemError, ServerUnreachableError
+from bitbudget.app.contract.leases import (
+    LeaseGrant,
+    LeaseOutcome,
+    WorkerRegistration,
+    WorkerWelcome,
+)
+from bitbudget.app.core.errors import BitbudgetError
+from bitbudget.workers.agent.capabilities import capabilities
+from bitbudget.workers.agent.lease import LeaseRun
 
 __all__ = ["Agent"]
 

@@ -12,7 +12,8 @@ from typing import Final, Self
 
 from pydantic import ValidationError
 
-from app.leases.schemas import Event, JobTask, Problem
+from bitbudget.app.contract.events import Event, Problem
+from bitbudget.app.contract.tasks import JobTask
 
 __all__ = ["ChildProcess"]
 
@@ -21,7 +22,7 @@ _TAIL_CHARACTERS: Final = 2000
 
 
 class ChildProcess:
-    """`python -m workers.child` at work on one task; leaving the block ends it."""
+    """`python -m bitbudget.workers.child` at work on one task; leaving the block ends it."""
 
     def __init__(self, task: JobTask) -> None:
         self._task = task
@@ -30,7 +31,7 @@ class ChildProcess:
     def __enter__(self) -> Self:
         self._noise = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")
         self._child = subprocess.Popen(
-            [sys.executable, "-m", "workers.child"],
+            [sys.executable, "-m", "bitbudget.workers.child"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._noise,

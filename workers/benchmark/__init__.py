@@ -1,5 +1,5 @@
 """How fast a checkpoint runs on this machine, and how close to what its bytes allow."""
 
-from workers.benchmark.run import benchmark
+from bitbudget.workers.benchmark.run import benchmark
 
 __all__ = ["benchmark"]

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import mlx.core as mx
 
-from metal_kernels import (
+from bitbudget.metal_kernels import (
     KERNELS,
     metal_available,
     residual_rms_norm_rht,
@@ -19,7 +19,7 @@ from metal_kernels import (
     rht_qmv,
     swiglu_rht,
 )
-from metal_kernels.thorough import thorough_cases
+from bitbudget.metal_kernels.thorough import thorough_cases
 
 __all__ = ["benchmark_kernels"]
 

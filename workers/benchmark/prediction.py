@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from app.core.decode import DECODE_EFFICIENCY
-from app.core.devices import DEVICES
-from app.core.manifest import Manifest
+from bitbudget.app.core.decode import DECODE_EFFICIENCY
+from bitbudget.app.core.devices import DEVICES
+from bitbudget.app.core.manifest import Manifest
 
 __all__ = ["MANIFEST", "predict"]
 

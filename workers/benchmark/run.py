@@ -12,12 +12,12 @@ from typing import Any
 import mlx.core as mx
 
 import bitbudget
-from app.core.errors import InvalidRequestError
-from workers.benchmark.kernels import benchmark_kernels
-from workers.benchmark.machine import describe_device, measure_bandwidth
-from workers.benchmark.prediction import predict
-from workers.benchmark.roofline import bytes_per_token
-from workers.benchmark.speed import measure_speed
+from bitbudget.app.core.errors import InvalidRequestError
+from bitbudget.workers.benchmark.kernels import benchmark_kernels
+from bitbudget.workers.benchmark.machine import describe_device, measure_bandwidth
+from bitbudget.workers.benchmark.prediction import predict
+from bitbudget.workers.benchmark.roofline import bytes_per_token
+from bitbudget.workers.benchmark.speed import measure_speed
 
 __all__ = ["benchmark"]
 

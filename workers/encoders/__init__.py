@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from app.core.dtypes import Dtype
-from app.core.errors import InvalidRequestError
-from app.core.formats import KEEP, Format, Mode
-from app.core.measurement import Encoder
-from workers.encoders.affine import encode_affine
-from workers.encoders.float_formats import encode_float_format
-from workers.native.arrays import Array, element_type
+from bitbudget.app.core.dtypes import Dtype
+from bitbudget.app.core.errors import InvalidRequestError
+from bitbudget.app.core.formats import KEEP, Format, Mode
+from bitbudget.app.core.measurement import Encoder
+from bitbudget.workers.encoders.affine import encode_affine
+from bitbudget.workers.encoders.float_formats import encode_float_format
+from bitbudget.workers.native.arrays import Array, element_type
 
 __all__ = ["encode"]
 
@@ -48,5 +48,5 @@ def _check(weight: Array, dtype: Dtype, format_: Format, encoder: Encoder) -> No
             where="encoder",
             found=encoder.value,
             expected="minmax or careful",
-            remedy="compensated encoders need statistics: call workers.encoders.gptq or yaqa",
+            remedy="compensated encoders need statistics: call gptq or yaqa",
         )

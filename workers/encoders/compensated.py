@@ -12,7 +12,7 @@ from typing import Final
 
 import numpy as np
 
-from workers.encoders.triangular import inverse_factor_of
+from bitbudget.workers.encoders.triangular import inverse_factor_of
 
 __all__ = ["Feedback", "inverse_factor", "row_feedback"]
 

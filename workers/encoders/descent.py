@@ -16,14 +16,14 @@ from typing import Final
 
 import numpy as np
 
-from app.core.dtypes import Dtype
-from app.core.formats import Format
-from workers.encoders.coded import Coded
-from workers.encoders.compensated import Feedback
-from workers.encoders.quadratic import Term
-from workers.native.arrays import address, storage_code
-from workers.native.loader import kernels
-from workers.native.threads import default_threads
+from bitbudget.app.core.dtypes import Dtype
+from bitbudget.app.core.formats import Format
+from bitbudget.workers.encoders.coded import Coded
+from bitbudget.workers.encoders.compensated import Feedback
+from bitbudget.workers.encoders.quadratic import Term
+from bitbudget.workers.native.arrays import address, storage_code
+from bitbudget.workers.native.loader import kernels
+from bitbudget.workers.native.threads import default_threads
 
 __all__ = ["code_weight", "default_sweeps"]
 

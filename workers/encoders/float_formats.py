@@ -13,11 +13,11 @@ from typing import Final
 
 import numpy as np
 
-from app.core.dtypes import Dtype
-from app.core.formats import Format, Mode
-from app.core.measurement import Encoder
-from workers.native.arrays import Array, address, storage_code
-from workers.native.loader import kernels
+from bitbudget.app.core.dtypes import Dtype
+from bitbudget.app.core.formats import Format, Mode
+from bitbudget.app.core.measurement import Encoder
+from bitbudget.workers.native.arrays import Array, address, storage_code
+from bitbudget.workers.native.loader import kernels
 
 __all__ = ["MODE_CODES", "encode_float_format"]
 

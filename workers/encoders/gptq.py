@@ -7,17 +7,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from app.core.dtypes import Dtype
-from app.core.errors import InvalidRequestError
-from app.core.formats import Format, Mode
-from app.core.measurement import Encoder
-from workers.encoders.coded import Coded
-from workers.encoders.compensated import Feedback
-from workers.encoders.descent import code_weight
-from workers.encoders.order import Order
-from workers.encoders.packing import pack
-from workers.encoders.quadratic import Term, damped_term
-from workers.fisher.statistics import ModuleStatistics
+from bitbudget.app.core.dtypes import Dtype
+from bitbudget.app.core.errors import InvalidRequestError
+from bitbudget.app.core.formats import Format, Mode
+from bitbudget.app.core.measurement import Encoder
+from bitbudget.workers.encoders.coded import Coded
+from bitbudget.workers.encoders.compensated import Feedback
+from bitbudget.workers.encoders.descent import code_weight
+from bitbudget.workers.encoders.order import Order
+from bitbudget.workers.encoders.packing import pack
+from bitbudget.workers.encoders.quadratic import Term, damped_term
+from bitbudget.workers.fisher.statistics import ModuleStatistics
 
 __all__ = ["ModuleEncoder", "Target", "encode_gptq"]
 
@@ -29,7 +29,7 @@ def encode_gptq(
     second_moment: np.ndarray,
     rows: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
-    """Return the arrays of an affine `format_` by suffix, as `workers.encoders.encode` does.
+    """Return the arrays of an affine `format_` by suffix, as `encode` does.
 
     Args:
         weight: float32 (..., out, in).

@@ -11,9 +11,9 @@ from typing import Final
 
 import numpy as np
 
-from app.core.formats import Format
-from workers.encoders.coded import Coded
-from workers.encoders.quadratic import Term
+from bitbudget.app.core.formats import Format
+from bitbudget.workers.encoders.coded import Coded
+from bitbudget.workers.encoders.quadratic import Term
 
 __all__ = ["Order"]
 

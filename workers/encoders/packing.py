@@ -8,8 +8,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from workers.native.arrays import address
-from workers.native.loader import kernels
+from bitbudget.workers.native.arrays import address
+from bitbudget.workers.native.loader import kernels
 
 __all__ = ["pack", "unpack"]
 

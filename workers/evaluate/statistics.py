@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from workers.evaluate.teacher import TokenScores
+from bitbudget.workers.evaluate.teacher import TokenScores
 
 __all__ = ["RESAMPLES", "compare", "interval_95", "summary"]
 

@@ -15,11 +15,11 @@ from typing import Any, Final
 import mlx.core as mx
 import numpy as np
 
-from app.core.errors import InvalidRequestError
-from workers.evaluate.teacher import log_probabilities
-from workers.fisher.floating import load_float32
-from workers.fisher.tokens import first_token
-from workers.models.tokenizer import open_tokenizer
+from bitbudget.app.core.errors import InvalidRequestError
+from bitbudget.workers.evaluate.teacher import log_probabilities
+from bitbudget.workers.models.tokenizer import open_tokenizer
+from bitbudget.workers.running.float32 import load_float32
+from bitbudget.workers.running.tokens import first_token
 
 __all__ = ["TaskModel", "evaluate_tasks"]
 

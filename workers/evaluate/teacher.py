@@ -8,8 +8,8 @@ from typing import Final
 import mlx.core as mx
 import numpy as np
 
-from app.core.errors import InvalidModelError
-from workers.fisher.unheld import Forward
+from bitbudget.app.core.errors import InvalidModelError
+from bitbudget.workers.running.streaming_forward import Forward
 
 __all__ = ["TOP_K", "TeacherBatch", "TokenScores", "log_probabilities", "score", "teach"]
 

@@ -10,9 +10,9 @@ from typing import Final
 
 import numpy as np
 
-from app.core.errors import InvalidRequestError
-from workers.fisher.tokens import first_token, sample_tokens
-from workers.models.tokenizer import open_tokenizer
+from bitbudget.app.core.errors import InvalidRequestError
+from bitbudget.workers.models.tokenizer import open_tokenizer
+from bitbudget.workers.running.tokens import first_token, sample_tokens
 
 __all__ = ["MOST_WINDOWS", "ROLLOUT_SEED", "WINDOW", "digest", "rollout_windows", "text_windows"]
 

@@ -1,16 +1,11 @@
-"""Where errors hurt: the Fisher statistics of every module, one layer in memory at a time."""
+"""Fisher information of every module as Kronecker factors, one layer in memory at a time."""
 
-from workers.fisher.collect import collect_statistics
-from workers.fisher.floating import load_float32
-from workers.fisher.statistics import KroneckerTerm, ModuleStatistics, Statistics
-from workers.fisher.tokens import default_tokens, sample_tokens
+from bitbudget.workers.fisher.collect import collect_statistics
+from bitbudget.workers.fisher.statistics import KroneckerTerm, ModuleStatistics, Statistics
 
 __all__ = [
     "KroneckerTerm",
     "ModuleStatistics",
     "Statistics",
     "collect_statistics",
-    "default_tokens",
-    "load_float32",
-    "sample_tokens",
 ]

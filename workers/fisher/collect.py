@@ -18,13 +18,13 @@ from typing import Final
 import mlx.core as mx
 import numpy as np
 
-from workers.fisher.floating import load_float32
-from workers.fisher.kv import kv_curve
-from workers.fisher.moments import FULL_ROWS
-from workers.fisher.passes import Pass
-from workers.fisher.statistics import Statistics
-from workers.fisher.store import PassStore, Summary
-from workers.models.checkpoint import Checkpoint
+from bitbudget.workers.fisher.kv import kv_curve
+from bitbudget.workers.fisher.moments import FULL_ROWS
+from bitbudget.workers.fisher.passes import Pass
+from bitbudget.workers.fisher.statistics import Statistics
+from bitbudget.workers.fisher.store import PassStore, Summary
+from bitbudget.workers.models.checkpoint import Checkpoint
+from bitbudget.workers.running.float32 import load_float32
 
 __all__ = ["collect_statistics"]
 

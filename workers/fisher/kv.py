@@ -21,10 +21,10 @@ import numpy as np
 from mlx import nn
 from mlx_lm.models.cache import KVCache, QuantizedKVCache, make_prompt_cache
 
-from app.core.inventory import CacheKind, CacheLayer
-from app.core.kv import KvFormat, quantized_formats
-from app.core.measurement import KvCurve, KvPoint
-from workers.fisher.taps import Call, Gradients, Tape
+from bitbudget.app.core.inventory import CacheKind, CacheLayer
+from bitbudget.app.core.kv import KvFormat, quantized_formats
+from bitbudget.app.core.measurement import KvCurve, KvPoint
+from bitbudget.workers.running.taps import Call, Gradients, Tape
 
 __all__ = ["Costs", "KvTaps", "kv_curve", "read_costs", "rounded"]
 

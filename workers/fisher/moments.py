@@ -16,8 +16,8 @@ from typing import Final
 import mlx.core as mx
 import numpy as np
 
-from workers.fisher.statistics import KroneckerTerm, ModuleStatistics
-from workers.fisher.taps import Call
+from bitbudget.workers.fisher.statistics import KroneckerTerm, ModuleStatistics
+from bitbudget.workers.running.taps import Call
 
 __all__ = ["FULL_ROWS", "ModuleMoments"]
 

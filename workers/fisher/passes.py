@@ -10,15 +10,15 @@ import mlx.core as mx
 import numpy as np
 from mlx import nn
 
-from app.core.errors import InvalidModelError
-from workers.fisher.blame import first_broken
-from workers.fisher.chain import LayerCall, replaced_layers
-from workers.fisher.kv import KvTaps
-from workers.fisher.moments import ModuleMoments
-from workers.fisher.statistics import ModuleStatistics
-from workers.fisher.store import PassStore
-from workers.fisher.taps import Gradients, Tape, backward, tapped
-from workers.fisher.walk import Walk, module_paths
+from bitbudget.app.core.errors import InvalidModelError
+from bitbudget.workers.fisher.kv import KvTaps
+from bitbudget.workers.fisher.moments import ModuleMoments
+from bitbudget.workers.fisher.statistics import ModuleStatistics
+from bitbudget.workers.fisher.store import PassStore
+from bitbudget.workers.running.layer_calls import LayerCall, replaced_layers
+from bitbudget.workers.running.layers import Walk, module_paths
+from bitbudget.workers.running.non_finite import first_broken
+from bitbudget.workers.running.taps import Gradients, Tape, backward, tapped
 
 __all__ = ["Pass"]
 

@@ -9,8 +9,8 @@ from typing import Final
 
 import numpy as np
 
-from app.core.measurement import KvCurve
-from workers.fisher.symmetric import packed, unpacked
+from bitbudget.app.core.measurement import KvCurve
+from bitbudget.workers.fisher.symmetric import packed, unpacked
 
 __all__ = ["KroneckerTerm", "ModuleStatistics", "Statistics"]
 

@@ -12,9 +12,14 @@ from typing import Final
 import mlx.core as mx
 import numpy as np
 
-from app.core.errors import InvalidModelError
-from workers.fisher.kv import Costs, read_costs
-from workers.fisher.statistics import ModuleStatistics, module_paths, read_module, write_modules
+from bitbudget.app.core.errors import InvalidModelError
+from bitbudget.workers.fisher.kv import Costs, read_costs
+from bitbudget.workers.fisher.statistics import (
+    ModuleStatistics,
+    module_paths,
+    read_module,
+    write_modules,
+)
 
 __all__ = ["PassStore", "Summary"]
 

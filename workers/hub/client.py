@@ -12,9 +12,9 @@ import httpx2
 from huggingface_hub import HfApi, ModelInfo, hf_hub_url
 from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
-from app.core.errors import InvalidModelError, NotFoundError
-from app.core.hub_id import HubId
-from workers.hub.patience import Patience
+from bitbudget.app.core.errors import InvalidModelError, NotFoundError
+from bitbudget.app.core.hub_id import HubId
+from bitbudget.workers.hub.patience import Patience
 
 __all__ = ["Hub", "HubFile", "HubModel"]
 

@@ -12,10 +12,10 @@ from typing import Protocol
 
 from huggingface_hub import errors as hub_errors
 
-from app.core.errors import BitbudgetError, InvalidModelError
-from app.core.sizes import format_size
-from workers.hub.client import Hub, HubFile, HubModel
-from workers.hub.patience import DROPPED
+from bitbudget.app.core.errors import BitbudgetError, InvalidModelError
+from bitbudget.app.core.sizes import format_size
+from bitbudget.workers.hub.client import Hub, HubFile, HubModel
+from bitbudget.workers.hub.patience import DROPPED
 
 __all__ = ["Downloader", "Progress", "check_digest", "model_folder"]
 

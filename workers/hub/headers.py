@@ -6,11 +6,11 @@ import json
 from dataclasses import dataclass
 from typing import Any, Final
 
-from app.core.canonical import canonical_json, sha256_of
-from app.core.errors import InvalidModelError
-from workers.hub.client import Hub, HubFile, HubModel
-from workers.hub.download import check_digest
-from workers.models.headers import LENGTH_BYTES, SourceFile, header_length, parse_header
+from bitbudget.app.core.canonical import canonical_json, sha256_of
+from bitbudget.app.core.errors import InvalidModelError
+from bitbudget.workers.hub.client import Hub, HubFile, HubModel
+from bitbudget.workers.hub.download import check_digest
+from bitbudget.workers.models.headers import LENGTH_BYTES, SourceFile, header_length, parse_header
 
 __all__ = ["RemoteHeaders", "read_remote_headers", "weight_files"]
 

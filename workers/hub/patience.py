@@ -10,7 +10,12 @@ from typing import Final, NoReturn, TypeVar
 import httpx2
 from huggingface_hub import errors as hub_errors
 
-from app.core.errors import BitbudgetError, HubAccessError, HubUnavailableError, NotFoundError
+from bitbudget.app.core.errors import (
+    BitbudgetError,
+    HubAccessError,
+    HubUnavailableError,
+    NotFoundError,
+)
 
 __all__ = ["DROPPED", "Patience"]
 

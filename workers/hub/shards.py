@@ -8,10 +8,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from app.core.errors import InvalidRequestError
-from app.core.sizes import format_size
-from workers.hub.client import HubFile
-from workers.hub.download import Downloader
+from bitbudget.app.core.errors import InvalidRequestError
+from bitbudget.app.core.sizes import format_size
+from bitbudget.workers.hub.client import HubFile
+from bitbudget.workers.hub.download import Downloader
 
 __all__ = ["ShardStore"]
 

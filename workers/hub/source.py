@@ -9,15 +9,15 @@ from typing import Final
 
 import mlx.core as mx
 
-from app.core.errors import InvalidRequestError
-from app.core.hub_id import HubId
-from app.core.sizes import format_size
-from workers.hub.client import Hub, HubModel
-from workers.hub.download import Downloader, Progress, model_folder
-from workers.hub.headers import RemoteHeaders, read_remote_headers, weight_files
-from workers.hub.shards import ShardStore
-from workers.models import Checkpoint, TensorRef, checkpoint_from_headers
-from workers.models.arrays import load_files
+from bitbudget.app.core.errors import InvalidRequestError
+from bitbudget.app.core.hub_id import HubId
+from bitbudget.app.core.sizes import format_size
+from bitbudget.workers.hub.client import Hub, HubModel
+from bitbudget.workers.hub.download import Downloader, Progress, model_folder
+from bitbudget.workers.hub.headers import RemoteHeaders, read_remote_headers, weight_files
+from bitbudget.workers.hub.shards import ShardStore
+from bitbudget.workers.models import Checkpoint, TensorRef, checkpoint_from_headers
+from bitbudget.workers.models.arrays import load_files
 
 __all__ = ["open_remote", "open_remote_headers"]
 

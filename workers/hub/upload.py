@@ -10,12 +10,12 @@ from typing import Final, TypeVar
 
 from huggingface_hub import CommitOperationAdd
 
-from app.core.errors import BitbudgetError, HubUnavailableError, InvalidModelError
-from app.core.hub_id import HubId
-from app.core.manifest import Manifest
 from bitbudget import rotated_model
-from workers.hub.client import Hub
-from workers.quantize.companions import MODEL_FILE
+from bitbudget.app.core.errors import BitbudgetError, HubUnavailableError, InvalidModelError
+from bitbudget.app.core.hub_id import HubId
+from bitbudget.app.core.manifest import Manifest
+from bitbudget.workers.hub.client import Hub
+from bitbudget.workers.quantize.companions import MODEL_FILE
 
 __all__ = ["Published", "publish"]
 

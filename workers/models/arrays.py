@@ -10,9 +10,9 @@ import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
 
-from app.core.dtypes import Dtype
-from app.core.errors import InvalidModelError
-from workers.models.headers import TensorRef
+from bitbudget.app.core.dtypes import Dtype
+from bitbudget.app.core.errors import InvalidModelError
+from bitbudget.workers.models.headers import TensorRef
 
 __all__ = [
     "MLX_DTYPES",

@@ -15,17 +15,17 @@ import numpy as np
 import numpy.typing as npt
 from mlx import nn
 
-from app.core.errors import BitbudgetError, InvalidModelError, UnsupportedModelError
-from app.core.measurement import ModelIdentity
 from bitbudget import rotated_model
-from workers.models.arrays import array_from, numpy_of, read_tensor, slices
-from workers.models.digests import folder_digest
-from workers.models.folder import float8_names, packed_layout
-from workers.models.headers import SourceFile, TensorRef
-from workers.models.library import model_classes
-from workers.models.norms import norm_gains, norm_readers
-from workers.models.sanitize import Sanitized, sanitize
-from workers.models.unevaluated import Unevaluated
+from bitbudget.app.core.errors import BitbudgetError, InvalidModelError, UnsupportedModelError
+from bitbudget.app.core.measurement import ModelIdentity
+from bitbudget.workers.models.arrays import array_from, numpy_of, read_tensor, slices
+from bitbudget.workers.models.digests import folder_digest
+from bitbudget.workers.models.folder import float8_names, packed_layout
+from bitbudget.workers.models.headers import SourceFile, TensorRef
+from bitbudget.workers.models.library import model_classes
+from bitbudget.workers.models.norms import norm_gains, norm_readers
+from bitbudget.workers.models.sanitize import Sanitized, sanitize
+from bitbudget.workers.models.unevaluated import Unevaluated
 
 __all__ = ["Checkpoint"]
 

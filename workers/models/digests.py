@@ -8,7 +8,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from app.core.canonical import canonical_json, sha256_of
+from bitbudget.app.core.canonical import canonical_json, sha256_of
 
 __all__ = ["file_digest", "folder_digest", "known_digest", "remember_digest"]
 

@@ -9,9 +9,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from app.core.dtypes import Dtype
-from app.core.errors import InvalidModelError, UnsupportedModelError
-from workers.models.headers import SourceFile, read_header
+from bitbudget.app.core.dtypes import Dtype
+from bitbudget.app.core.errors import InvalidModelError, UnsupportedModelError
+from bitbudget.workers.models.headers import SourceFile, read_header
 
 __all__ = [
     "INDEX_NAME",

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from app.core.dtypes import Dtype
-from app.core.errors import InvalidModelError
+from bitbudget.app.core.dtypes import Dtype
+from bitbudget.app.core.errors import InvalidModelError
 
 __all__ = [
     "LENGTH_BYTES",

@@ -12,11 +12,11 @@ import mlx.core as mx
 from mlx import nn
 from mlx.utils import tree_flatten
 
-from app.core.errors import InvalidModelError, UnsupportedModelError
-from app.core.inventory import Architecture, Inventory, Module, ModuleKind, StoredArray
-from workers.models.arrays import dtype_of
-from workers.models.checkpoint import Checkpoint
-from workers.models.trace import Trace, trace_model
+from bitbudget.app.core.errors import InvalidModelError, UnsupportedModelError
+from bitbudget.app.core.inventory import Architecture, Inventory, Module, ModuleKind, StoredArray
+from bitbudget.workers.models.arrays import dtype_of
+from bitbudget.workers.models.checkpoint import Checkpoint
+from bitbudget.workers.models.trace import Trace, trace_model
 
 __all__ = ["build_inventory", "flat", "quantizable_modules"]
 

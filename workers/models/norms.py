@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from mlx import nn
 
-from workers.models.trace import trace_model
+from bitbudget.workers.models.trace import trace_model
 
 __all__ = ["norm_gains", "norm_readers"]
 

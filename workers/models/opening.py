@@ -8,11 +8,16 @@ from typing import Any
 
 import mlx.core as mx
 
-from workers.models.arrays import MLX_DTYPES, load_files
-from workers.models.checkpoint import Checkpoint
-from workers.models.folder import check_config, check_names, check_unquantized, read_config
-from workers.models.folder import read_files as read_weight_files
-from workers.models.headers import SourceFile
+from bitbudget.workers.models.arrays import MLX_DTYPES, load_files
+from bitbudget.workers.models.checkpoint import Checkpoint
+from bitbudget.workers.models.folder import (
+    check_config,
+    check_names,
+    check_unquantized,
+    read_config,
+)
+from bitbudget.workers.models.folder import read_files as read_weight_files
+from bitbudget.workers.models.headers import SourceFile
 
 __all__ = ["checkpoint_from_headers", "open_checkpoint"]
 

@@ -6,7 +6,7 @@ import importlib
 from pathlib import Path
 from typing import Any, Final
 
-from app.core.errors import InvalidModelError
+from bitbudget.app.core.errors import InvalidModelError
 
 __all__ = ["open_tokenizer"]
 

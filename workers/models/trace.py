@@ -16,7 +16,7 @@ from typing import Any, Final
 import mlx.core as mx
 from mlx import nn
 
-from app.core.inventory import CacheKind, CacheLayer
+from bitbudget.app.core.inventory import CacheKind, CacheLayer
 
 __all__ = ["Trace", "trace_model"]
 

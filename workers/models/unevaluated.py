@@ -8,7 +8,7 @@ from typing import Final
 
 import mlx.core as mx
 
-from workers.models.sanitize import Sanitized
+from bitbudget.workers.models.sanitize import Sanitized
 
 __all__ = ["Unevaluated"]
 

@@ -8,8 +8,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from app.core.dtypes import Dtype
-from app.core.errors import InvalidModelError
+from bitbudget.app.core.dtypes import Dtype
+from bitbudget.app.core.errors import InvalidModelError
 
 __all__ = ["Array", "address", "element_type", "from_float32", "storage_code", "to_float32"]
 

@@ -18,9 +18,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from workers.native.build import NativeBuildError, targets
-from workers.native.loader import library
-from workers.native.threads import default_threads
+from bitbudget.workers.native.build import NativeBuildError, targets
+from bitbudget.workers.native.loader import library
+from bitbudget.workers.native.threads import default_threads
 
 __all__ = ["THREADS_VARIABLE", "blas_threads", "preload_environment"]
 

@@ -1,4 +1,4 @@
-"""Compile the kernels beside their sources: `python -m workers.native.build`.
+"""Compile the kernels beside their sources: `python -m bitbudget.workers.native.build`.
 
 The compiler is the pip package `ziglang` (clang with every target's headers), so that neither a
 user nor a developer needs one from elsewhere. The kernels are freestanding C++ without exceptions,
@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from app.core.errors import BitbudgetError
+from bitbudget.app.core.errors import BitbudgetError
 
 __all__ = ["NativeBuildError", "Target", "build", "library_path", "targets"]
 
@@ -112,7 +112,7 @@ def _compile(target: Target, library: Path, scratch: Path) -> None:
     if importlib.util.find_spec("ziglang") is None:
         raise NativeBuildError(
             reason="the Python package ziglang, which brings the compiler, is not installed",
-            remedy="run `pip install ziglang` and then `python -m workers.native.build`",
+            remedy="run `pip install ziglang` and then `python -m bitbudget.workers.native.build`",
         )
     beside = library.with_suffix(f".{os.getpid()}.partial")
     machine = ("-target", target.triple, f"-mcpu={target.processor}")
@@ -128,7 +128,7 @@ def _compile(target: Target, library: Path, scratch: Path) -> None:
         raise NativeBuildError(
             reason=f"zig c++ for {target.name} ended with {run.returncode}: {run.stderr[-2000:]}",
             remedy=f"check that {FOLDER} is writable and the temporary folder has 200 MB free, "
-            "then run `python -m workers.native.build` and report its output",
+            "then run `python -m bitbudget.workers.native.build` and report its output",
         )
     beside.replace(library)
 

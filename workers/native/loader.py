@@ -7,7 +7,7 @@ import functools
 from pathlib import Path
 from typing import Final
 
-from workers.native.build import NativeBuildError, Target, build, library_path, targets
+from bitbudget.workers.native.build import NativeBuildError, Target, build, library_path, targets
 
 __all__ = ["kernels", "library", "supported_variants"]
 

@@ -1,11 +1,11 @@
-"""Run Python with the fast BLAS: `python -m workers.native.preload -m pytest tests`."""
+"""Run Python with the fast BLAS: `python -m bitbudget.workers.native.preload -m pytest tests`."""
 
 from __future__ import annotations
 
 import os
 import sys
 
-from workers.native.blas import preload_environment
+from bitbudget.workers.native.blas import preload_environment
 
 __all__ = ["main"]
 

@@ -1,5 +1,5 @@
 """Writing the checkpoint that a manifest describes."""
 
-from workers.quantize.writer import Written, write_checkpoint
+from bitbudget.workers.quantize.writer import Written, write_checkpoint
 
 __all__ = ["Written", "write_checkpoint"]

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from typing import Final
 
-from app.core.formats import Format
-from app.core.hub_id import HubId
-from app.core.inventory import Inventory
-from app.core.manifest import Manifest
-from app.core.requests import Rotation
-from app.core.sizes import format_size
+from bitbudget.app.core.formats import Format
+from bitbudget.app.core.hub_id import HubId
+from bitbudget.app.core.inventory import Inventory
+from bitbudget.app.core.manifest import Manifest
+from bitbudget.app.core.requests import Rotation
+from bitbudget.app.core.sizes import format_size
 
 __all__ = ["model_card"]
 

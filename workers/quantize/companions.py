@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from app.core.inventory import Inventory
-from app.core.layout import Shard
-from app.core.manifest import Manifest
 from bitbudget import rotated_model
+from bitbudget.app.core.inventory import Inventory
+from bitbudget.app.core.layout import Shard
+from bitbudget.app.core.manifest import Manifest
 from bitbudget.rotated_model import KEY
-from workers.models.folder import INDEX_NAME
-from workers.quantize.card import model_card
+from bitbudget.workers.models.folder import INDEX_NAME
+from bitbudget.workers.quantize.card import model_card
 
 __all__ = ["COPIED", "write_companions"]
 

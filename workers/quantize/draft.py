@@ -17,8 +17,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
-from app.core.errors import NO_ROOM, ConflictError, DiskFullError
-from app.core.layout import Shard
+from bitbudget.app.core.errors import NO_ROOM, ConflictError, DiskFullError
+from bitbudget.app.core.layout import Shard
 
 __all__ = ["Draft", "clear_published", "disk_errors"]
 

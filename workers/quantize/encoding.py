@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from app.core.errors import InvalidModelError
-from app.core.formats import Format
-from app.core.inventory import Inventory, Module
-from app.core.measurement import Encoder
-from workers.encoders import encode
-from workers.models import Checkpoint
+from bitbudget.app.core.errors import InvalidModelError
+from bitbudget.app.core.formats import Format
+from bitbudget.app.core.inventory import Inventory, Module
+from bitbudget.app.core.measurement import Encoder
+from bitbudget.workers.encoders import encode
+from bitbudget.workers.models import Checkpoint
 
 __all__ = ["EncodePart", "check_finite", "check_weights", "plain_encoder"]
 

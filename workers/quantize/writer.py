@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from app.core.errors import ConflictError, InvalidRequestError
-from app.core.formats import KEEP, Format
-from app.core.inventory import Inventory, Module, StoredArray
-from app.core.layout import CheckpointLayout, Shard, module_arrays, plan_checkpoint
-from app.core.manifest import Manifest
-from workers.models import Checkpoint
-from workers.quantize.companions import write_companions
-from workers.quantize.draft import Draft, disk_errors, output_exists
-from workers.quantize.encoding import EncodePart, check_finite, plain_encoder
+from bitbudget.app.core.errors import ConflictError, InvalidRequestError
+from bitbudget.app.core.formats import KEEP, Format
+from bitbudget.app.core.inventory import Inventory, Module, StoredArray
+from bitbudget.app.core.layout import CheckpointLayout, Shard, module_arrays, plan_checkpoint
+from bitbudget.app.core.manifest import Manifest
+from bitbudget.workers.models import Checkpoint
+from bitbudget.workers.quantize.companions import write_companions
+from bitbudget.workers.quantize.draft import Draft, disk_errors, output_exists
+from bitbudget.workers.quantize.encoding import EncodePart, check_finite, plain_encoder
 
 __all__ = ["Progress", "Written", "write_checkpoint"]
 

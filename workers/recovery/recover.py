@@ -16,9 +16,9 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from app.core.requests import Recover
-from workers.recovery.patch import RECORD, finish, patch
-from workers.recovery.training import LOOKS, PATIENCE, Training
+from bitbudget.app.core.requests import Recover
+from bitbudget.workers.recovery.patch import RECORD, finish, patch
+from bitbudget.workers.recovery.training import LOOKS, PATIENCE, Training
 
 __all__ = ["Ended", "Recovery", "recover"]
 

@@ -9,7 +9,7 @@ import mlx.core as mx
 import numpy as np
 from mlx import nn
 
-from workers.fisher import sample_tokens
+from bitbudget.workers.running.tokens import sample_tokens
 
 __all__ = ["Rollouts"]
 

@@ -14,8 +14,8 @@ from mlx.utils import tree_flatten
 from mlx_lm.utils import load_model
 
 from bitbudget.loading import model_classes
-from workers.encoders.packing import pack
-from workers.fisher.floating import load_float32
+from bitbudget.workers.encoders.packing import pack
+from bitbudget.workers.running.float32 import load_float32
 
 __all__ = ["Latents", "Student", "Values"]
 

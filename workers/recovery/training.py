@@ -12,11 +12,11 @@ import numpy as np
 from mlx import optimizers
 from mlx.utils import tree_flatten, tree_map
 
-from app.core.errors import InvalidModelError
-from workers.evaluate import Evaluation
-from workers.recovery.divergence import cross_entropy
-from workers.recovery.rollouts import Rollouts
-from workers.recovery.student import Latents, Student, Values
+from bitbudget.app.core.errors import InvalidModelError
+from bitbudget.workers.evaluate import Evaluation
+from bitbudget.workers.recovery.divergence import cross_entropy
+from bitbudget.workers.recovery.rollouts import Rollouts
+from bitbudget.workers.recovery.student import Latents, Student, Values
 
 __all__ = ["Training"]
 

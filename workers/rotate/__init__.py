@@ -1,5 +1,5 @@
 """Rotating models before quantization, without changing what they compute."""
 
-from workers.rotate.rotate import RotationReport, rotate_checkpoint, rotation_kl
+from bitbudget.workers.rotate.rotate import RotationReport, rotate_checkpoint, rotation_kl
 
 __all__ = ["RotationReport", "rotate_checkpoint", "rotation_kl"]

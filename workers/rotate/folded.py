@@ -13,9 +13,9 @@ from typing import Final
 
 import mlx.core as mx
 
-from metal_kernels.blocks import BLOCK
-from workers.rotate.structure import Attention, Structure, refuse
-from workers.rotate.transform import Edit, Edits, Rotation, random_signs
+from bitbudget.metal_kernels.blocks import BLOCK
+from bitbudget.workers.rotate.structure import Attention, Structure, refuse
+from bitbudget.workers.rotate.transform import Edit, Edits, Rotation, random_signs
 
 __all__ = ["fold_residual", "fold_values", "value_obstacle"]
 

@@ -17,10 +17,10 @@ import mlx.core as mx
 from mlx import nn
 from mlx_lm.models.switch_layers import SwiGLU
 
+from bitbudget.metal_kernels.blocks import BLOCK, butterfly
 from bitbudget.rotated_model import VERSION, spec_digest
-from metal_kernels.blocks import BLOCK, butterfly
-from workers.rotate.structure import Attention, FeedForward, Layer, Structure
-from workers.rotate.transform import Edit, Edits, random_signs
+from bitbudget.workers.rotate.structure import Attention, FeedForward, Layer, Structure
+from bitbudget.workers.rotate.transform import Edit, Edits, random_signs
 
 __all__ = ["fuse"]
 

@@ -18,18 +18,18 @@ import mlx.core as mx
 import numpy as np
 import psutil
 
-from app.core.requests import Rotation as Kind
+from bitbudget.app.core.requests import Rotation as Kind
 from bitbudget.rotated_model import KEY
-from workers.fisher import load_float32, sample_tokens
-from workers.fisher.tokens import first_token
-from workers.models import Checkpoint, open_checkpoint
-from workers.rotate.folded import fold_residual, fold_values
-from workers.rotate.fused import fuse
-from workers.rotate.passing import Logits, Tokens, logits_of
-from workers.rotate.structure import Structure, read_structure, refuse
-from workers.rotate.transform import Edits
-from workers.rotate.verify import mean_kl, noise_floor, observe
-from workers.rotate.write import copy_companions, write_config, write_weights
+from bitbudget.workers.models import Checkpoint, open_checkpoint
+from bitbudget.workers.rotate.checks import mean_kl, noise_floor, observe
+from bitbudget.workers.rotate.folded import fold_residual, fold_values
+from bitbudget.workers.rotate.fused import fuse
+from bitbudget.workers.rotate.streamed_logits import Logits, Tokens, logits_of
+from bitbudget.workers.rotate.structure import Structure, read_structure, refuse
+from bitbudget.workers.rotate.transform import Edits
+from bitbudget.workers.rotate.write import copy_companions, write_config, write_weights
+from bitbudget.workers.running.float32 import load_float32
+from bitbudget.workers.running.tokens import first_token, sample_tokens
 
 __all__ = ["RotationReport", "rotate_checkpoint", "rotation_kl"]
 

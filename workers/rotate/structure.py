@@ -9,7 +9,7 @@ from typing import Any, Final
 import mlx.core as mx
 from mlx import nn
 
-from app.core.errors import UnsupportedModelError
+from bitbudget.app.core.errors import UnsupportedModelError
 
 __all__ = ["Attention", "FeedForward", "Layer", "Structure", "read_structure", "refuse"]
 

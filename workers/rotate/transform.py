@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import mlx.core as mx
 import numpy as np
 
-from metal_kernels.blocks import BLOCK, butterfly
+from bitbudget.metal_kernels.blocks import BLOCK, butterfly
 
 __all__ = ["Edit", "Edits", "Rotation", "random_signs"]
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import mlx.core as mx
 
-from workers.rotate.transform import Edits
+from bitbudget.workers.rotate.transform import Edits
 
 __all__ = ["copy_companions", "write_config", "write_weights"]
 

@@ -8,9 +8,9 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from app.core.dtypes import Dtype
-from app.core.errors import InvalidModelError
-from workers.native.arrays import Array, element_type, from_float32, to_float32
+from bitbudget.app.core.dtypes import Dtype
+from bitbudget.app.core.errors import InvalidModelError
+from bitbudget.workers.native.arrays import Array, element_type, from_float32, to_float32
 
 __all__ = ["decode", "float8_table"]
 

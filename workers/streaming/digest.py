@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from blake3 import blake3
 
-from workers.native.arrays import Array
-from workers.sweep.plan import segment_weights
-from workers.sweep.segments import cut_into_segments
+from bitbudget.workers.native.arrays import Array
+from bitbudget.workers.sweep.plan import segment_weights
+from bitbudget.workers.sweep.segments import cut_into_segments
 
 __all__ = ["digest_of_parts", "digest_of_segments", "segment_digest"]
 

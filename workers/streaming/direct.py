@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from workers.native.arrays import Array
+from bitbudget.workers.native.arrays import Array
 
 __all__ = ["ALIGNMENT", "Residency", "open_direct"]
 

@@ -11,11 +11,11 @@ from typing import Self
 
 import numpy as np
 
-from app.core.errors import BitbudgetError, InvalidModelError
-from workers.models.headers import TensorRef
-from workers.native.arrays import Array
-from workers.streaming.direct import ALIGNMENT, Residency, open_direct
-from workers.streaming.tensors import Span
+from bitbudget.app.core.errors import BitbudgetError, InvalidModelError
+from bitbudget.workers.models.headers import TensorRef
+from bitbudget.workers.native.arrays import Array
+from bitbudget.workers.streaming.direct import ALIGNMENT, Residency, open_direct
+from bitbudget.workers.streaming.tensors import Span
 
 __all__ = ["Buffer", "FileStamp", "ReadError", "SourceFiles"]
 

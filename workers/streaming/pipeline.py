@@ -14,17 +14,17 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final
 
-from app.core.errors import BitbudgetError
-from workers.native.arrays import Array
-from workers.streaming.decode import decode
-from workers.streaming.digest import segment_digest
-from workers.streaming.files import Buffer
-from workers.streaming.reading import Job, Piece, pieces_of
-from workers.streaming.store import ResultStore
-from workers.streaming.tensors import Segment, TensorTask
-from workers.sweep.kernel import SegmentSums, sweep_segment
-from workers.sweep.measure import WeightErrors
-from workers.sweep.plan import SweepPlan
+from bitbudget.app.core.errors import BitbudgetError
+from bitbudget.workers.native.arrays import Array
+from bitbudget.workers.streaming.decode import decode
+from bitbudget.workers.streaming.digest import segment_digest
+from bitbudget.workers.streaming.files import Buffer
+from bitbudget.workers.streaming.reading import Job, Piece, pieces_of
+from bitbudget.workers.streaming.store import ResultStore
+from bitbudget.workers.streaming.tensors import Segment, TensorTask
+from bitbudget.workers.sweep.kernel import SegmentSums, sweep_segment
+from bitbudget.workers.sweep.plan import SweepPlan
+from bitbudget.workers.sweep.weight_errors import WeightErrors
 
 __all__ = ["FileHashed", "Finished", "Pipeline", "Read"]
 

@@ -8,13 +8,13 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from app.core.dtypes import Dtype
-from workers.streaming.digest import digest_of_segments
-from workers.streaming.files import SourceFiles
-from workers.streaming.tensors import Segment, Span, TensorTask
-from workers.streaming.whole import WholeFile
-from workers.sweep.kernel import SegmentSums
-from workers.sweep.plan import SweepPlan
+from bitbudget.app.core.dtypes import Dtype
+from bitbudget.workers.streaming.digest import digest_of_segments
+from bitbudget.workers.streaming.files import SourceFiles
+from bitbudget.workers.streaming.tensors import Segment, Span, TensorTask
+from bitbudget.workers.streaming.whole import WholeFile
+from bitbudget.workers.sweep.kernel import SegmentSums
+from bitbudget.workers.sweep.plan import SweepPlan
 
 __all__ = ["Job", "Piece", "pieces_of"]
 

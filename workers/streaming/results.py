@@ -16,12 +16,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from app.core.canonical import canonical_json, sha256_of
-from app.core.formats import parse_format
-from workers.models.headers import TensorRef
-from workers.streaming.files import SourceFiles
-from workers.sweep.measure import SWEEP_VERSION, WeightErrors
-from workers.sweep.plan import SweepPlan
+from bitbudget.app.core.canonical import canonical_json, sha256_of
+from bitbudget.app.core.formats import parse_format
+from bitbudget.workers.models.headers import TensorRef
+from bitbudget.workers.streaming.files import SourceFiles
+from bitbudget.workers.sweep.plan import SweepPlan
+from bitbudget.workers.sweep.weight_errors import SWEEP_VERSION, WeightErrors
 
 __all__ = ["ResultCache", "place_of", "plan_key"]
 

@@ -8,13 +8,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 
-from app.core.formats import KEEP
-from app.core.measurement import Encoder
-from workers.streaming.files import SourceFiles
-from workers.streaming.results import ResultCache, place_of, plan_key
-from workers.streaming.tensors import TensorTask
-from workers.sweep.measure import WeightErrors
-from workers.sweep.plan import SweepPlan
+from bitbudget.app.core.formats import KEEP
+from bitbudget.app.core.measurement import Encoder
+from bitbudget.workers.streaming.files import SourceFiles
+from bitbudget.workers.streaming.results import ResultCache, place_of, plan_key
+from bitbudget.workers.streaming.tensors import TensorTask
+from bitbudget.workers.sweep.plan import SweepPlan
+from bitbudget.workers.sweep.weight_errors import WeightErrors
 
 __all__ = ["Features", "MeasuredTensor", "Measuring", "ResultStore", "for_task"]
 
@@ -39,8 +39,8 @@ class Measuring:
 class MeasuredTensor:
     """The result of one task.
 
-    `digest` is that of its source bytes (see `workers.streaming.digest`), `head` that of its first
-    segment.
+    `digest` is that of its source bytes (see `streaming.digest`), `head` that of its
+    first segment.
     """
 
     path: str

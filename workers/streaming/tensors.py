@@ -9,13 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from app.core.dtypes import Dtype
-from app.core.errors import InvalidModelError
-from app.core.formats import KEEP, Format
-from app.core.measurement import Encoder
-from workers.models.headers import TensorRef
-from workers.sweep.plan import SweepPlan, plan_sweep
-from workers.sweep.segments import segments_of
+from bitbudget.app.core.dtypes import Dtype
+from bitbudget.app.core.errors import InvalidModelError
+from bitbudget.app.core.formats import KEEP, Format
+from bitbudget.app.core.measurement import Encoder
+from bitbudget.workers.models.headers import TensorRef
+from bitbudget.workers.sweep.plan import SweepPlan, plan_sweep
+from bitbudget.workers.sweep.segments import segments_of
 
 __all__ = ["Segment", "Span", "TensorTask"]
 

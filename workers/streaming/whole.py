@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from workers.native.arrays import Array
+from bitbudget.workers.native.arrays import Array
 
 __all__ = ["WholeFile"]
 

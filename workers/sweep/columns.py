@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from workers.native.arrays import Array, address, storage_code
-from workers.native.loader import kernels
-from workers.sweep.plan import SweepPlan
+from bitbudget.workers.native.arrays import Array, address, storage_code
+from bitbudget.workers.native.loader import kernels
+from bitbudget.workers.sweep.plan import SweepPlan
 
 __all__ = ["ColumnSums", "column_features", "sum_columns"]
 

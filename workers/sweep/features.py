@@ -7,8 +7,8 @@ from typing import Final
 
 import numpy as np
 
-from workers.sweep.kernel import KURTOSIS_BINS, SegmentSums
-from workers.sweep.spectrum import spectrum_features
+from bitbudget.workers.sweep.kernel import KURTOSIS_BINS, SegmentSums
+from bitbudget.workers.sweep.spectrum import spectrum_features
 
 __all__ = ["features_of"]
 

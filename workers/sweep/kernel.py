@@ -10,16 +10,22 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from app.core.dtypes import Dtype
-from app.core.formats import AFFINE_FORMATS, FLOAT_FORMATS
-from app.core.measurement import Encoder
-from workers.encoders.float_formats import MODE_CODES
-from workers.native.arrays import Array, address, storage_code
-from workers.native.loader import kernels
-from workers.sweep.columns import ColumnSums, sum_columns
-from workers.sweep.plan import SweepPlan
-from workers.sweep.sampling import CHUNK_WEIGHTS, KNOWN, SampleSums, draw_chunks, spreads_of
-from workers.sweep.spectrum import SpectrumSums, probe_segment
+from bitbudget.app.core.dtypes import Dtype
+from bitbudget.app.core.formats import AFFINE_FORMATS, FLOAT_FORMATS
+from bitbudget.app.core.measurement import Encoder
+from bitbudget.workers.encoders.float_formats import MODE_CODES
+from bitbudget.workers.native.arrays import Array, address, storage_code
+from bitbudget.workers.native.loader import kernels
+from bitbudget.workers.sweep.columns import ColumnSums, sum_columns
+from bitbudget.workers.sweep.plan import SweepPlan
+from bitbudget.workers.sweep.sampling import (
+    CHUNK_WEIGHTS,
+    KNOWN,
+    SampleSums,
+    draw_chunks,
+    spreads_of,
+)
+from bitbudget.workers.sweep.spectrum import SpectrumSums, probe_segment
 
 __all__ = ["POWER_SUMS", "SegmentSums", "rotate", "sweep_segment"]
 

@@ -9,11 +9,11 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from app.core.canonical import sha256_of
-from app.core.dtypes import Dtype
-from app.core.errors import InvalidRequestError
-from app.core.formats import AFFINE_BITS, AFFINE_GROUP_SIZES, FLOAT_FORMATS, Format, Mode
-from app.core.measurement import Encoder
+from bitbudget.app.core.canonical import sha256_of
+from bitbudget.app.core.dtypes import Dtype
+from bitbudget.app.core.errors import InvalidRequestError
+from bitbudget.app.core.formats import AFFINE_BITS, AFFINE_GROUP_SIZES, FLOAT_FORMATS, Format, Mode
+from bitbudget.app.core.measurement import Encoder
 
 __all__ = ["SEGMENT_WEIGHTS", "SweepPlan", "affine_index", "plan_sweep", "segment_weights"]
 

@@ -11,9 +11,9 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from app.core.dtypes import Dtype
-from app.core.formats import Format
-from workers.native.arrays import Array, from_float32, to_float32
+from bitbudget.app.core.dtypes import Dtype
+from bitbudget.app.core.formats import Format
+from bitbudget.workers.native.arrays import Array, from_float32, to_float32
 
 __all__ = ["affine_codes", "affine_error", "affine_parameters", "stored"]
 

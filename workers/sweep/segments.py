@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from workers.native.arrays import Array
+from bitbudget.workers.native.arrays import Array
 
 __all__ = ["cut_into_segments", "segments_of"]
 

@@ -22,9 +22,9 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from workers.native.arrays import Array, address, storage_code, to_float32
-from workers.native.loader import kernels
-from workers.sweep.plan import SweepPlan
+from bitbudget.workers.native.arrays import Array, address, storage_code, to_float32
+from bitbudget.workers.native.loader import kernels
+from bitbudget.workers.sweep.plan import SweepPlan
 
 __all__ = ["SpectrumSums", "probe_segment", "spectrum_features"]
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from app.core.mckp.prepare import prepare
-from app.core.mckp.problem import Problem, Row
-from app.core.mckp.result import NO_LIMITS, Limits, Solution
-from app.core.mckp.solve import solve_prepared
+from bitbudget.app.core.mckp.prepare import prepare
+from bitbudget.app.core.mckp.problem import Problem, Row
+from bitbudget.app.core.mckp.result import NO_LIMITS, Limits, Solution
+from bitbudget.app.core.mckp.solve import solve_prepared
 
 __all__ = ["solve_problem"]
 
@@ -27,7 +27,7 @@ def solve_problem(problem: Problem, budget: int, limits: Limits = NO_LIMITS) -> 
         broken = [r for r, use in zip(problem.rows, used, strict=True) if use > r.limit]
         if not broken:
             return replace(solution, used=tuple(used))
-        from app.core.mckp.rows import solve_rows  # noqa: PLC0415 - OR-Tools is slow to import
+        from bitbudget.app.core.mckp.rows import solve_rows  # noqa: PLC0415 - OR-Tools is slow to import
 
         active += broken
         solution = solve_rows(replace(problem, rows=tuple(active)), budget, free, limits)

@@ -9,9 +9,9 @@ from typing import Final
 import numpy as np
 from ortools.sat.python import cp_model
 
-from app.core.mckp.problem import Floats, Integers
-from app.core.mckp.result import Limits
-from app.core.mckp.system import System
+from bitbudget.app.core.mckp.problem import Floats, Integers
+from bitbudget.app.core.mckp.result import Limits
+from bitbudget.app.core.mckp.system import System
 
 __all__ = ["Closed", "close_exactly", "least_of_row"]
 

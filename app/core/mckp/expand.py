@@ -14,11 +14,11 @@ from typing import Final
 
 import numpy as np
 
-from app.core.mckp.pairs import PAIR_GROUPS, best_pair, sums_of
-from app.core.mckp.relaxation import Break
-from app.core.mckp.result import Limits
-from app.core.mckp.stages import Neighbourhood, Stage
-from app.core.mckp.states import States, undominated
+from bitbudget.app.core.mckp.pairs import PAIR_GROUPS, best_pair, sums_of
+from bitbudget.app.core.mckp.relaxation import Break
+from bitbudget.app.core.mckp.result import Limits
+from bitbudget.app.core.mckp.stages import Neighbourhood, Stage
+from bitbudget.app.core.mckp.states import States, undominated
 
 __all__ = ["Core", "close_gap"]
 

@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from app.core.mckp.problem import Floats, Integers
+from bitbudget.app.core.mckp.problem import Floats, Integers
 
 __all__ = ["lower_hulls"]
 

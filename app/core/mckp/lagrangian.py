@@ -15,9 +15,9 @@ from typing import Final
 import numpy as np
 from ortools.linear_solver import pywraplp
 
-from app.core.mckp.problem import Floats, Integers
-from app.core.mckp.result import Limits
-from app.core.mckp.system import System
+from bitbudget.app.core.mckp.problem import Floats, Integers
+from bitbudget.app.core.mckp.result import Limits
+from bitbudget.app.core.mckp.system import System
 
 __all__ = ["ROUNDING", "Dual", "maximise_dual"]
 

@@ -14,10 +14,10 @@ from typing import Final
 
 import numpy as np
 
-from app.core.mckp.problem import Floats, Integers
-from app.core.mckp.relaxation import Break
-from app.core.mckp.stages import Stage
-from app.core.mckp.states import States, undominated
+from bitbudget.app.core.mckp.problem import Floats, Integers
+from bitbudget.app.core.mckp.relaxation import Break
+from bitbudget.app.core.mckp.stages import Stage
+from bitbudget.app.core.mckp.states import States, undominated
 
 __all__ = ["PAIR_GROUPS", "best_pair", "sums_of"]
 

@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from app.core.errors import InvalidRequestError
+from bitbudget.app.core.errors import InvalidRequestError
 
 __all__ = ["MAX_OPTIONS", "MAX_TOTAL", "Floats", "Integers", "Problem", "Row"]
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from app.core.mckp.prepare import Prepared
-from app.core.mckp.problem import Integers
+from bitbudget.app.core.mckp.prepare import Prepared
+from bitbudget.app.core.mckp.problem import Integers
 
 __all__ = ["Break", "break_at", "greedy_choice"]
 

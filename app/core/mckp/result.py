@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from app.core.mckp.problem import Integers
+from bitbudget.app.core.mckp.problem import Integers
 
 __all__ = ["NO_LIMITS", "Limits", "Solution", "Status"]
 

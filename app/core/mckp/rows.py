@@ -6,16 +6,16 @@ from typing import Final
 
 import numpy as np
 
-from app.core.errors import BitbudgetError, InfeasibleBudgetError
-from app.core.mckp.branch import Node, branch
-from app.core.mckp.cpsat import close_exactly, least_of_row
-from app.core.mckp.lagrangian import maximise_dual
-from app.core.mckp.prepare import prepare
-from app.core.mckp.problem import Integers, Problem
-from app.core.mckp.repair import Reduced, best_feasible
-from app.core.mckp.result import Limits, Solution, Status
-from app.core.mckp.solve import solve_prepared
-from app.core.mckp.system import System
+from bitbudget.app.core.errors import BitbudgetError, InfeasibleBudgetError
+from bitbudget.app.core.mckp.branch import Node, branch
+from bitbudget.app.core.mckp.cpsat import close_exactly, least_of_row
+from bitbudget.app.core.mckp.lagrangian import maximise_dual
+from bitbudget.app.core.mckp.prepare import prepare
+from bitbudget.app.core.mckp.problem import Integers, Problem
+from bitbudget.app.core.mckp.repair import Reduced, best_feasible
+from bitbudget.app.core.mckp.result import Limits, Solution, Status
+from bitbudget.app.core.mckp.solve import solve_prepared
+from bitbudget.app.core.mckp.system import System
 
 __all__ = ["solve_rows"]
 

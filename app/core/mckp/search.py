@@ -8,13 +8,13 @@ from typing import Final
 
 import numpy as np
 
-from app.core.errors import InfeasibleBudgetError
-from app.core.mckp.expand import Core, close_gap
-from app.core.mckp.prepare import Prepared, with_start, without_steps
-from app.core.mckp.problem import Integers
-from app.core.mckp.relaxation import Break, break_at, greedy_choice
-from app.core.mckp.result import Limits
-from app.core.mckp.stages import Neighbourhood
+from bitbudget.app.core.errors import InfeasibleBudgetError
+from bitbudget.app.core.mckp.expand import Core, close_gap
+from bitbudget.app.core.mckp.prepare import Prepared, with_start, without_steps
+from bitbudget.app.core.mckp.problem import Integers
+from bitbudget.app.core.mckp.relaxation import Break, break_at, greedy_choice
+from bitbudget.app.core.mckp.result import Limits
+from bitbudget.app.core.mckp.stages import Neighbourhood
 
 __all__ = ["Found", "search"]
 

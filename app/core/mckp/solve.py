@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from app.core.errors import InfeasibleBudgetError
-from app.core.mckp.prepare import Prepared
-from app.core.mckp.result import NO_LIMITS, Limits, Solution, Status
-from app.core.mckp.search import search
+from bitbudget.app.core.errors import InfeasibleBudgetError
+from bitbudget.app.core.mckp.prepare import Prepared
+from bitbudget.app.core.mckp.result import NO_LIMITS, Limits, Solution, Status
+from bitbudget.app.core.mckp.search import search
 
 __all__ = ["solve_prepared"]
 

@@ -9,10 +9,10 @@ from typing import Final
 
 import numpy as np
 
-from app.core.mckp.prepare import Prepared
-from app.core.mckp.problem import Floats, Integers
-from app.core.mckp.relaxation import Break
-from app.core.mckp.window import Window, open_window
+from bitbudget.app.core.mckp.prepare import Prepared
+from bitbudget.app.core.mckp.problem import Floats, Integers
+from bitbudget.app.core.mckp.relaxation import Break
+from bitbudget.app.core.mckp.window import Window, open_window
 
 __all__ = ["Neighbourhood", "Stage"]
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from app.core.mckp.problem import Floats, Integers
-from app.core.mckp.stages import Stage
+from bitbudget.app.core.mckp.problem import Floats, Integers
+from bitbudget.app.core.mckp.stages import Stage
 
 __all__ = ["States", "undominated"]
 

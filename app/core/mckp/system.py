@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from app.core.errors import InfeasibleBudgetError
-from app.core.mckp.problem import MAX_TOTAL, Floats, Integers, Problem
+from bitbudget.app.core.errors import InfeasibleBudgetError
+from bitbudget.app.core.mckp.problem import MAX_TOTAL, Floats, Integers, Problem
 
 __all__ = ["System"]
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from app.core.mckp.prepare import Prepared
-from app.core.mckp.problem import Floats, Integers
-from app.core.mckp.relaxation import Break
+from bitbudget.app.core.mckp.prepare import Prepared
+from bitbudget.app.core.mckp.problem import Floats, Integers
+from bitbudget.app.core.mckp.relaxation import Break
 
 __all__ = ["Completion", "Window", "open_window"]
 

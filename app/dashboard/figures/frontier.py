@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from app.core.sizes import format_size
-from app.dashboard.figures.figure import Figure, Series
-from app.dashboard.words import kl, size_unit
+from bitbudget.app.core.sizes import format_size
+from bitbudget.app.dashboard.figures.figure import Figure, Series
+from bitbudget.app.dashboard.formatting import kl, size_unit
 
 __all__ = ["Point", "frontier_figure", "thinned"]
 

@@ -6,9 +6,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from app.core.formats import Format, Mode
-from app.core.inventory import Inventory, Module
-from app.dashboard.figures.figure import Figure
+from bitbudget.app.core.formats import Format, Mode
+from bitbudget.app.core.inventory import Inventory, Module
+from bitbudget.app.dashboard.figures.figure import Figure
 
 __all__ = ["HeatCell", "Heatmap", "heatmap"]
 

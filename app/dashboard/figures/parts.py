@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from app.core.formats import Format
-from app.core.inventory import Inventory, ModuleKind
-from app.core.layout import module_bytes, plan_checkpoint
-from app.core.memory import MemoryPlan
-from app.core.sizes import format_size
-from app.dashboard.figures.figure import Figure
+from bitbudget.app.core.formats import Format
+from bitbudget.app.core.inventory import Inventory, ModuleKind
+from bitbudget.app.core.layout import module_bytes, plan_checkpoint
+from bitbudget.app.core.memory import MemoryPlan
+from bitbudget.app.core.sizes import format_size
+from bitbudget.app.dashboard.figures.figure import Figure
 
 __all__ = ["Bar", "Part", "bar", "file_parts", "memory_parts"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from app.dashboard.figures.figure import Cell, Figure
-from app.dashboard.words import kl
+from bitbudget.app.dashboard.figures.figure import Cell, Figure
+from bitbudget.app.dashboard.formatting import kl
 
 __all__ = ["equal_bytes"]
 

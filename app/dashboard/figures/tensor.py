@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from app.core.formats import Format
-from app.core.inventory import Module
-from app.core.layout import module_bytes
-from app.core.measurement import Curve, CurvePoint
-from app.dashboard.figures.figure import Figure, Series
-from app.dashboard.words import kl
+from bitbudget.app.core.formats import Format
+from bitbudget.app.core.inventory import Module
+from bitbudget.app.core.layout import module_bytes
+from bitbudget.app.core.measurement import Curve, CurvePoint
+from bitbudget.app.dashboard.figures.figure import Figure, Series
+from bitbudget.app.dashboard.formatting import kl
 
 __all__ = ["Tensor", "tensor"]
 

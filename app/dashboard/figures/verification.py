@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from app.core.measurement import Measurement
-from app.dashboard.figures.figure import Cell, Figure, Series
+from bitbudget.app.core.measurement import Measurement
+from bitbudget.app.dashboard.figures.figure import Cell, Figure, Series
 
 __all__ = ["verification_figure"]
 

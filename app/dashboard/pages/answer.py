@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from app.core.manifest import Manifest
-from app.core.measurement import Measurement
-from app.dashboard.figures.frontier import Point, frontier_figure
-from app.dashboard.figures.heatmap import heatmap
-from app.dashboard.figures.parts import file_parts
-from app.dashboard.figures.verification import verification_figure
+from bitbudget.app.core.manifest import Manifest
+from bitbudget.app.core.measurement import Measurement
+from bitbudget.app.dashboard.figures.frontier import Point, frontier_figure
+from bitbudget.app.dashboard.figures.heatmap import heatmap
+from bitbudget.app.dashboard.figures.parts import file_parts
+from bitbudget.app.dashboard.figures.verification import verification_figure
 
 __all__ = ["Solved", "Trade", "answer_figures"]
 

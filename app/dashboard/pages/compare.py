@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
 
-from app.core.manifest import Manifest
-from app.core.sizes import format_size
-from app.dashboard import words
-from app.dashboard.figures.figure import Cell, Figure, Series
-from app.jobs.schemas import Job
-from app.models.schemas import Model
+from bitbudget.app.core.manifest import Manifest
+from bitbudget.app.core.sizes import format_size
+from bitbudget.app.dashboard import formatting as words
+from bitbudget.app.dashboard.figures.figure import Cell, Figure, Series
+from bitbudget.app.jobs.schemas import Job
+from bitbudget.app.models.schemas import Model
 
 __all__ = ["Compared", "compare_page"]
 

@@ -6,20 +6,20 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import urlencode
 
-from app.core.kv import KvFormat
-from app.core.manifest import Manifest
-from app.core.requests import Deliver
-from app.dashboard import words
-from app.dashboard.figures.figure import Cell, Figure
-from app.dashboard.figures.frontier import Point
-from app.dashboard.figures.parts import Bar
-from app.dashboard.figures.rivals import equal_bytes
-from app.dashboard.pages.answer import Solved, answer_figures
-from app.dashboard.pages.jobs import job_line
-from app.dashboard.pages.tiles import answer_tiles, evaluation_tiles
-from app.jobs.schemas import Job, JobReport
-from app.jobs.status import JobStatus
-from app.leases.schemas import Stage
+from bitbudget.app.contract.events import Stage
+from bitbudget.app.core.kv import KvFormat
+from bitbudget.app.core.manifest import Manifest
+from bitbudget.app.core.requests import Deliver
+from bitbudget.app.dashboard import formatting as words
+from bitbudget.app.dashboard.figures.figure import Cell, Figure
+from bitbudget.app.dashboard.figures.frontier import Point
+from bitbudget.app.dashboard.figures.parts import Bar
+from bitbudget.app.dashboard.figures.rivals import equal_bytes
+from bitbudget.app.dashboard.pages.answer import Solved, answer_figures
+from bitbudget.app.dashboard.pages.jobs import job_line
+from bitbudget.app.dashboard.pages.tiles import answer_tiles, evaluation_tiles
+from bitbudget.app.jobs.schemas import Job, JobReport
+from bitbudget.app.jobs.status import JobStatus
 
 __all__ = ["job_page"]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from app.core.sizes import format_size
-from app.dashboard import words
-from app.jobs.schemas import Job, Page
+from bitbudget.app.core.sizes import format_size
+from bitbudget.app.dashboard import formatting as words
+from bitbudget.app.jobs.schemas import Job, Page
 
 __all__ = ["FORM_FIELDS", "job_line", "jobs_page"]
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from app.core.sizes import format_size
-from app.dashboard import words
-from app.dashboard.figures.figure import Cell, Figure, Series
-from app.jobs.schemas import JobReport
-from app.machines.schemas import Worker
+from bitbudget.app.core.sizes import format_size
+from bitbudget.app.dashboard import formatting as words
+from bitbudget.app.dashboard.figures.figure import Cell, Figure, Series
+from bitbudget.app.jobs.schemas import JobReport
+from bitbudget.app.workers.schemas import Worker
 
 __all__ = ["benchmarks_page", "machines_page"]
 

@@ -7,18 +7,18 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
 
-from app.core.devices import DEVICES
-from app.core.measurement import Measurement
-from app.core.sizes import format_size
-from app.dashboard import words
-from app.dashboard.figures.frontier import Point, thinned
-from app.dashboard.figures.parts import Bar
-from app.dashboard.figures.tensor import Tensor, tensor
-from app.dashboard.figures.verification import verification_figure
-from app.dashboard.pages.answer import Solved, answer_figures
-from app.dashboard.pages.tiles import Tile, answer_tiles
-from app.jobs.schemas import Page
-from app.models.schemas import Model
+from bitbudget.app.core.devices import DEVICES
+from bitbudget.app.core.measurement import Measurement
+from bitbudget.app.core.sizes import format_size
+from bitbudget.app.dashboard import formatting as words
+from bitbudget.app.dashboard.figures.frontier import Point, thinned
+from bitbudget.app.dashboard.figures.parts import Bar
+from bitbudget.app.dashboard.figures.tensor import Tensor, tensor
+from bitbudget.app.dashboard.figures.verification import verification_figure
+from bitbudget.app.dashboard.pages.answer import Solved, answer_figures
+from bitbudget.app.dashboard.pages.tiles import Tile, answer_tiles
+from bitbudget.app.jobs.schemas import Page
+from bitbudget.app.models.schemas import Model
 
 __all__ = ["WhatIf", "model_page", "models_page"]
 

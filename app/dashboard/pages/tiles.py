@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from app.core.manifest import Manifest
-from app.core.sizes import format_size
-from app.dashboard.words import gap_words, kl
+from bitbudget.app.core.manifest import Manifest
+from bitbudget.app.core.sizes import format_size
+from bitbudget.app.dashboard.formatting import gap_words, kl
 
 __all__ = ["Tile", "answer_tiles", "evaluation_tiles"]
 

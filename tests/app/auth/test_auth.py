@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 
-from app.auth.principal import Scope
-from app.auth.quota import RequestQuota
-from app.auth.service import NewKey
-from app.auth.tokens import Token, TokenKind, hash_secret, new_secret, secret_matches
-from app.core.errors import InvalidRequestError, NotFoundError
-from app.errors import QuotaExceededError
-from app.main import create_app
-from app.model_paths import ModelGate
-from app.settings import Settings
+from bitbudget.app.auth.principal import Scope
+from bitbudget.app.auth.quota import RequestQuota
+from bitbudget.app.auth.service import NewKey
+from bitbudget.app.auth.tokens import Token, TokenKind, hash_secret, new_secret, secret_matches
+from bitbudget.app.core.errors import InvalidRequestError, NotFoundError
+from bitbudget.app.errors import QuotaExceededError
+from bitbudget.app.main import create_app
+from bitbudget.app.model_paths import ModelGate
+from bitbudget.app.settings import Settings
 from tests.support.http import FakeClock, Server, bearer
 
 JOB = {"model": "org/model", "budget": "1GiB"}

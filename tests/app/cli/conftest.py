@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from app.cli.main import main
-from app.core.allocation import Allocation
-from app.core.formats import Format, parse_format
-from app.core.layout import plan_checkpoint
-from app.core.manifest import Manifest
-from app.core.measurement import Measurement
-from app.core.requests import AllocationRequest
+from bitbudget.app.cli.main import main
+from bitbudget.app.core.allocation import Allocation
+from bitbudget.app.core.formats import Format, parse_format
+from bitbudget.app.core.layout import plan_checkpoint
+from bitbudget.app.core.manifest import Manifest
+from bitbudget.app.core.measurement import Measurement
+from bitbudget.app.core.requests import AllocationRequest
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from app.core.manifest import Manifest
-from app.core.measurement import Measurement
+from bitbudget.app.core.manifest import Manifest
+from bitbudget.app.core.measurement import Measurement
 from tests.app.cli.conftest import Run
 
 

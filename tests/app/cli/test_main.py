@@ -9,7 +9,7 @@ from tests.app.cli.conftest import Run
 def test_help_imports_nothing_heavy() -> None:
     code = (
         "import sys\n"
-        "from app.cli.main import main\n"
+        "from bitbudget.app.cli.main import main\n"
         "try: main(['--help'])\n"
         "except SystemExit: pass\n"
         "print(sorted({'numpy', 'ortools', 'fastapi', 'mlx', 'httpx'} & set(sys.modules)))"

@@ -3,8 +3,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from app.core.manifest import Manifest
-from app.core.measurement import Measurement
+from bitbudget.app.core.manifest import Manifest
+from bitbudget.app.core.measurement import Measurement
 from tests.app.cli.conftest import Run, build_manifest
 
 

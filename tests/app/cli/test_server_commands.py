@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 
-import app.cli.extras
 from tests.app.cli.conftest import Run
 
 
@@ -56,7 +55,7 @@ def test_doctor_finds_this_machine_fit_and_an_absent_server_not(bitbudget: Run) 
 def test_a_missing_extra_is_named_with_the_command_that_installs_it(
     bitbudget: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(app.cli.extras, "_PROBES", {"worker": ("no_such_package",)})
+    monkeypatch.setattr("bitbudget.app.cli.extras._PROBES", {"worker": ("no_such_package",)})
     answer = bitbudget("measure", "org/model", "--json")
     assert answer.code == 1
     assert "pip install 'bitbudget[worker]'" in answer.document["detail"]

@@ -7,13 +7,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from app.core.allocate import allocate, smallest_bytes
-from app.core.choices import Rules, decision_groups
-from app.core.errors import InfeasibleBudgetError, InvalidRequestError
-from app.core.formats import KEEP, parse_format
-from app.core.layout import plan_checkpoint
-from app.core.measurement import Encoder, Measurement
-from app.core.requests import AllocationRequest
+from bitbudget.app.core.allocate import allocate, smallest_bytes
+from bitbudget.app.core.candidates import Rules, decision_groups
+from bitbudget.app.core.errors import InfeasibleBudgetError, InvalidRequestError
+from bitbudget.app.core.formats import KEEP, parse_format
+from bitbudget.app.core.layout import plan_checkpoint
+from bitbudget.app.core.measurement import Encoder, Measurement
+from bitbudget.app.core.requests import AllocationRequest
 
 EMBEDDING = "model.embed_tokens"
 QUERY = "model.layers.0.self_attn.q_proj"

@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.core.allocate import allocate, allocate_nested
-from app.core.calibration import UNCALIBRATED, Calibration
-from app.core.errors import InvalidRequestError
-from app.core.frontier import frontier, solve_budgets
-from app.core.layout import plan_checkpoint
-from app.core.manifest import Manifest
-from app.core.measurement import Measurement
-from app.core.requests import AllocationRequest
+from bitbudget.app.core.allocate import allocate, allocate_nested
+from bitbudget.app.core.calibration import UNCALIBRATED, Calibration
+from bitbudget.app.core.errors import InvalidRequestError
+from bitbudget.app.core.frontier import frontier, solve_budgets
+from bitbudget.app.core.layout import plan_checkpoint
+from bitbudget.app.core.manifest import Manifest
+from bitbudget.app.core.measurement import Measurement
+from bitbudget.app.core.requests import AllocationRequest
 
 LAW = Calibration(costs=(0.001, 0.01, 0.1), measured=(0.002, 0.01, 0.3))
 POSITIVE = st.floats(1e-9, 10, allow_nan=False)

@@ -5,8 +5,8 @@ from importlib.resources import files
 
 import pytest
 
-from app.core.devices import DEVICES, device
-from app.core.errors import InvalidRequestError
+from bitbudget.app.core.devices import DEVICES, device
+from bitbudget.app.core.errors import InvalidRequestError
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,9 @@ def test_an_unknown_device_offers_near_names() -> None:
 
 
 def test_every_entry_names_what_confirms_it_or_says_that_nothing_does() -> None:
-    table = json.loads(files("app.core").joinpath("devices.json").read_text(encoding="utf-8"))
+    table = json.loads(
+        files("bitbudget.app.core").joinpath("devices.json").read_text(encoding="utf-8")
+    )
     for chip in table["chips"]:
         assert chip["source"]
         assert all(url.startswith("https://") for url in chip["confirmed_by"])

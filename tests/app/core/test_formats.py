@@ -3,9 +3,9 @@ from __future__ import annotations
 import mlx.core as mx
 import pytest
 
-from app.core.dtypes import Dtype
-from app.core.errors import InvalidRequestError
-from app.core.formats import ALL_FORMATS, KEEP, Format, Mode, parse_format
+from bitbudget.app.core.dtypes import Dtype
+from bitbudget.app.core.errors import InvalidRequestError
+from bitbudget.app.core.formats import ALL_FORMATS, KEEP, Format, Mode, parse_format
 
 MLX_TYPES = {Dtype.BF16: mx.bfloat16, Dtype.F16: mx.float16, Dtype.F32: mx.float32}
 STORED = {

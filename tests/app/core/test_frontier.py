@@ -4,14 +4,14 @@ from itertools import pairwise
 
 import pytest
 
-from app.core.allocate import allocate
-from app.core.errors import InfeasibleBudgetError
-from app.core.formats import Format, Mode
-from app.core.frontier import frontier, solve_budgets
-from app.core.layout import plan_checkpoint
-from app.core.measurement import Measurement
-from app.core.recipes import mixed_formats, uniform_formats
-from app.core.requests import AllocationRequest
+from bitbudget.app.core.allocate import allocate
+from bitbudget.app.core.baselines import mixed_formats, uniform_formats
+from bitbudget.app.core.errors import InfeasibleBudgetError
+from bitbudget.app.core.formats import Format, Mode
+from bitbudget.app.core.frontier import frontier, solve_budgets
+from bitbudget.app.core.layout import plan_checkpoint
+from bitbudget.app.core.measurement import Measurement
+from bitbudget.app.core.requests import AllocationRequest
 
 
 def test_is_monotone_convex_and_consistent_with_single_solves(measurement: Measurement) -> None:

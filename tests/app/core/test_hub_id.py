@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from app.core.errors import InvalidRequestError
-from app.core.hub_id import HubId
+from bitbudget.app.core.errors import InvalidRequestError
+from bitbudget.app.core.hub_id import HubId
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 
-from app.core.formats import KEEP, Format
-from app.core.inventory import Inventory
-from app.core.layout import Shard, module_bytes, plan_checkpoint
+from bitbudget.app.core.formats import KEEP, Format
+from bitbudget.app.core.inventory import Inventory
+from bitbudget.app.core.layout import Shard, module_bytes, plan_checkpoint
 
 
 def _write(shard: Shard, folder: Path) -> Path:

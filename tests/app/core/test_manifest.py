@@ -4,13 +4,13 @@ import json
 
 import pytest
 
-from app.core.allocation import Allocation
-from app.core.errors import InvalidRequestError
-from app.core.formats import KEEP, parse_format
-from app.core.layout import plan_checkpoint
-from app.core.manifest import MAX_MANIFEST_BYTES, Manifest
-from app.core.measurement import Measurement
-from app.core.requests import AllocationRequest, JobRequest
+from bitbudget.app.core.allocation import Allocation
+from bitbudget.app.core.errors import InvalidRequestError
+from bitbudget.app.core.formats import KEEP, parse_format
+from bitbudget.app.core.layout import plan_checkpoint
+from bitbudget.app.core.manifest import MAX_MANIFEST_BYTES, Manifest
+from bitbudget.app.core.measurement import Measurement
+from bitbudget.app.core.requests import AllocationRequest, JobRequest
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ from typing import Any
 import jsonschema
 import pytest
 
-import app.core.manifest
-from app.core.manifest import Manifest
-from app.core.measurement import Measurement
+import bitbudget.app.core.manifest
+from bitbudget.app.core.manifest import Manifest
+from bitbudget.app.core.measurement import Measurement
 from tests.app.cli.conftest import build_manifest
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -17,7 +17,7 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 @pytest.fixture
 def schema() -> dict[str, Any]:
-    file = Path(app.core.manifest.__file__).with_name("manifest.schema.json")
+    file = Path(bitbudget.app.core.manifest.__file__).with_name("manifest.schema.json")
     return dict(json.loads(file.read_bytes()))
 
 

@@ -4,10 +4,15 @@ from dataclasses import replace
 
 import pytest
 
-from app.core.devices import device
-from app.core.errors import InvalidRequestError
-from app.core.inventory import CacheKind, CacheLayer, Inventory
-from app.core.memory import cache_layer_bytes, kv_cache_bytes, largest_context, plan_memory
+from bitbudget.app.core.devices import device
+from bitbudget.app.core.errors import InvalidRequestError
+from bitbudget.app.core.inventory import CacheKind, CacheLayer, Inventory
+from bitbudget.app.core.memory import (
+    cache_layer_bytes,
+    kv_cache_bytes,
+    largest_context,
+    plan_memory,
+)
 
 FULL = CacheLayer(0, CacheKind.FULL, elements_per_token=2 * 8 * 128, head_width=128)
 

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.core.errors import InfeasibleBudgetError, InvalidRequestError
-from app.core.mckp import solve_problem
-from app.core.problem import NamedProblem, read_problem_json
-from app.core.problem_arrays import read_problem
+from bitbudget.app.core.errors import InfeasibleBudgetError, InvalidRequestError
+from bitbudget.app.core.mckp import solve_problem
+from bitbudget.app.core.problem import NamedProblem, read_problem_json
+from bitbudget.app.core.problem_arrays import read_problem
 from tests.app.core.mckp.instances import Options, brute_force, groups_of_options
 
 SCHEMA = json.loads(

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from app.core.requests import AllocationRequest, JobRequest
+from bitbudget.app.core.requests import AllocationRequest, JobRequest
 
 
 def test_a_budget_must_be_stated() -> None:

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from app.core.errors import InvalidRequestError
-from app.core.sizes import format_size, parse_size
+from bitbudget.app.core.errors import InvalidRequestError
+from bitbudget.app.core.sizes import format_size, parse_size
 
 
 @pytest.mark.parametrize(

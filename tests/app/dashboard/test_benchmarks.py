@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from app.core.measurement import Measurement
+from bitbudget.app.core.measurement import Measurement
 from tests.support.http import Server
 
 

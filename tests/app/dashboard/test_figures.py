@@ -7,22 +7,22 @@ from dataclasses import replace
 
 import pytest
 
-from app.core.calibration import Calibration
-from app.core.choices import DEFAULT_SQNR_FLOOR_DB
-from app.core.formats import KEEP, parse_format
-from app.core.frontier import frontier
-from app.core.layout import plan_checkpoint
-from app.core.measurement import Measurement, Verification
-from app.core.recipes import uniform_formats
-from app.dashboard.figures.figure import Figure
-from app.dashboard.figures.frontier import Point, frontier_figure, thinned
-from app.dashboard.figures.heatmap import heatmap
-from app.dashboard.figures.parts import bar, file_parts
-from app.dashboard.figures.rivals import equal_bytes
-from app.dashboard.figures.tensor import tensor
-from app.dashboard.figures.verification import verification_figure
-from app.dashboard.rendering import plain
-from app.dashboard.trade import trade_of
+from bitbudget.app.core.baselines import uniform_formats
+from bitbudget.app.core.calibration import Calibration
+from bitbudget.app.core.candidates import DEFAULT_SQNR_FLOOR_DB
+from bitbudget.app.core.formats import KEEP, parse_format
+from bitbudget.app.core.frontier import frontier
+from bitbudget.app.core.layout import plan_checkpoint
+from bitbudget.app.core.measurement import Measurement, Verification
+from bitbudget.app.dashboard.figures.figure import Figure
+from bitbudget.app.dashboard.figures.frontier import Point, frontier_figure, thinned
+from bitbudget.app.dashboard.figures.heatmap import heatmap
+from bitbudget.app.dashboard.figures.parts import bar, file_parts
+from bitbudget.app.dashboard.figures.rivals import equal_bytes
+from bitbudget.app.dashboard.figures.tensor import tensor
+from bitbudget.app.dashboard.figures.verification import verification_figure
+from bitbudget.app.dashboard.frontier_view import trade_of
+from bitbudget.app.dashboard.rendering import plain
 from tests.app.cli.conftest import build_manifest
 
 DOWN = "model.layers.0.mlp.down_proj"

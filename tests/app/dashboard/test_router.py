@@ -5,11 +5,11 @@ import re
 import pytest
 from fastapi.testclient import TestClient
 
-from app.auth.principal import Scope
-from app.core.measurement import Measurement
-from app.dashboard.rendering import asset_file, asset_names
-from app.main import create_app
-from app.settings import Settings
+from bitbudget.app.auth.principal import Scope
+from bitbudget.app.core.measurement import Measurement
+from bitbudget.app.dashboard.rendering import asset_file, asset_names
+from bitbudget.app.main import create_app
+from bitbudget.app.settings import Settings
 from tests.support.http import Server
 
 PAGES = ("/", "/models", "/compare", "/benchmarks", "/machines")

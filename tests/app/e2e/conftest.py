@@ -51,7 +51,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def address(home: Path) -> Iterator[str]:
     """A real server, as `bitbudget serve` runs it."""
     log = home / "server.log"
-    arguments = ("app.cli", "serve", "--port", "0", "--json")
+    arguments = ("bitbudget.app.cli", "serve", "--port", "0", "--json")
     with _process(*arguments, home=home, log=log) as server:
         assert server.stdout is not None
         line = server.stdout.readline()
@@ -62,7 +62,7 @@ def address(home: Path) -> Iterator[str]:
 @pytest.fixture
 def worker(address: str, home: Path) -> Iterator[None]:
     """A real worker process, which ends with the test."""
-    arguments = ("app.cli", "worker", "--server", address, "--name", "bench")
+    arguments = ("bitbudget.app.cli", "worker", "--server", address, "--name", "bench")
     with _process(*arguments, home=home, log=home / "worker.log"):
         yield
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from app.cli.demo import UNIFORM_BYTES
+from bitbudget.app.cli.demo import UNIFORM_BYTES
 
 pytestmark = pytest.mark.e2e
 Command = Callable[..., dict[str, Any]]
@@ -22,7 +22,7 @@ def bitbudget(tmp_path: Path) -> Command:
 
     def run(*words: object, code: int = 0) -> dict[str, Any]:
         ran = subprocess.run(
-            [sys.executable, "-m", "app.cli", *map(str, words), "--json"],
+            [sys.executable, "-m", "bitbudget.app.cli", *map(str, words), "--json"],
             env={**os.environ, "BITBUDGET_HOME": str(tmp_path / "home")},
             capture_output=True,
             text=True,

@@ -10,20 +10,19 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect
 
-from app.client import Client
-from app.core.allocate import allocate
-from app.core.layout import plan_checkpoint
-from app.core.manifest import Manifest
-from app.core.measurement import Measurement
-from app.leases.schemas import (
+from bitbudget.app.client.client import Client
+from bitbudget.app.contract.events import Progress, Stage
+from bitbudget.app.contract.leases import (
     Capabilities,
     LeaseGrant,
     LeaseResult,
-    Progress,
-    Stage,
     WorkerRegistration,
     WorkerWelcome,
 )
+from bitbudget.app.core.allocate import allocate
+from bitbudget.app.core.layout import plan_checkpoint
+from bitbudget.app.core.manifest import Manifest
+from bitbudget.app.core.measurement import Measurement
 
 pytestmark = pytest.mark.e2e
 SHOTS = Path(__file__).resolve().parents[3] / "artifacts" / "screenshots"

@@ -18,7 +18,7 @@ def test_the_demo_proves_itself_and_leaves_nothing_behind(tmp_path: Path) -> Non
     environment = {**os.environ, "BITBUDGET_HOME": str(tmp_path / "home")}
     for _ in range(2):
         ran = subprocess.run(
-            [sys.executable, "-m", "app.cli", "demo", "--json"],
+            [sys.executable, "-m", "bitbudget.app.cli", "demo", "--json"],
             env=environment,
             capture_output=True,
             text=True,

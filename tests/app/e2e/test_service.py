@@ -6,13 +6,13 @@ from pathlib import Path
 import httpx
 import pytest
 
-from app.client import Client
-from app.core.canonical import sha256_of
-from app.core.manifest import Manifest
-from app.core.measurement import Sensitivity
-from app.core.requests import JobRequest
-from app.jobs.schemas import Job
-from app.jobs.status import EventKind
+from bitbudget.app.client.client import Client
+from bitbudget.app.core.canonical import sha256_of
+from bitbudget.app.core.manifest import Manifest
+from bitbudget.app.core.measurement import Sensitivity
+from bitbudget.app.core.requests import JobRequest
+from bitbudget.app.jobs.schemas import Job
+from bitbudget.app.jobs.status import EventKind
 
 pytestmark = pytest.mark.e2e
 DEADLINE_SECONDS = 240

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.e2e
 
 
 def test_terminating_the_command_ends_its_agent(address: str, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "app.cli", "worker", "--server", address]
+    command = [sys.executable, "-m", "bitbudget.app.cli", "worker", "--server", address]
     environment = {**os.environ, "BITBUDGET_HOME": str(tmp_path)}
     with subprocess.Popen(command, env=environment) as worker:
         agents = _children(worker.pid)

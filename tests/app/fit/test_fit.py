@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from app.core.devices import DEVICES
-from app.core.measurement import Measurement
+from bitbudget.app.core.devices import DEVICES
+from bitbudget.app.core.measurement import Measurement
 from tests.support.http import Server
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from app.core.manifest import Manifest
-from app.core.measurement import Measurement
+from bitbudget.app.core.manifest import Manifest
+from bitbudget.app.core.measurement import Measurement
 from tests.support.http import Server
 
 

@@ -8,8 +8,8 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from app.core.measurement import Measurement
-from app.leases.tables import LeaseRow
+from bitbudget.app.core.measurement import Measurement
+from bitbudget.app.leases.tables import LeaseRow
 from tests.support.http import FakeWorker, Server
 
 PROBLEM = {"type": "urn:x", "title": "Bad", "status": 422, "detail": "the shard is truncated"}

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from fastapi.testclient import TestClient
 
-from app.database import Database
-from app.ids import utc_now
-from app.main import create_app
-from app.migrate import upgrade
-from app.settings import Settings
+from bitbudget.app.database import Database
+from bitbudget.app.ids import utc_now
+from bitbudget.app.main import create_app
+from bitbudget.app.migrate import upgrade
+from bitbudget.app.settings import Settings
 from tests.support.http import FakeClock, FakeWorker, Server
 
 LEASE_SECONDS = 1.0

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from app.core.measurement import Measurement, Verification
-from app.measurements import repository
-from app.models import repository as models
+from bitbudget.app.core.measurement import Measurement, Verification
+from bitbudget.app.measurements import repository
+from bitbudget.app.models import repository as models
 from tests.support.http import Server
 
 

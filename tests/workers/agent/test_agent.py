@@ -14,15 +14,15 @@ from pathlib import Path
 import psutil
 import pytest
 
-from app.client import Client
-from app.core.requests import Deliver, JobRequest
-from app.jobs.schemas import Job
-from app.jobs.status import JobStatus
-from app.leases.schemas import Stage
+from bitbudget.app.client.client import Client
+from bitbudget.app.contract.events import Stage
+from bitbudget.app.core.requests import Deliver, JobRequest
+from bitbudget.app.jobs.schemas import Job
+from bitbudget.app.jobs.status import JobStatus
 from tests.support.child import REPOSITORY, run_child
 from tests.support.live import LiveServer, live_server
+from tests.workers.child.test_child import job as job_task
 from tests.workers.models.tiny import write_tiny
-from tests.workers.test_child import job as job_task
 
 pytestmark = pytest.mark.e2e
 QUICK = {
@@ -47,7 +47,15 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
 @contextmanager
 def worker(server: LiveServer, home: Path) -> Iterator[subprocess.Popen[bytes]]:
     home.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "workers.agent", "--server", server.url, "--home", str(home)]
+    command = [
+        sys.executable,
+        "-m",
+        "bitbudget.workers.agent",
+        "--server",
+        server.url,
+        "--home",
+        str(home),
+    ]
     with (home / "log").open("ab") as log:
         process = subprocess.Popen(command, cwd=REPOSITORY, stdout=log, stderr=log)
     try:

@@ -8,21 +8,21 @@ import mlx.core as mx
 import pytest
 
 import bitbudget
-from app.core.allocate import allocate
-from app.core.decode import decode_bytes, passthrough_decode_bytes
-from app.core.errors import InvalidRequestError
-from app.core.formats import KEEP
-from app.core.layout import plan_checkpoint
-from app.core.manifest import Manifest
-from app.core.measurement import Encoder, Measurement, Sensitivity
-from app.core.requests import AllocationRequest
-from app.leases.schemas import MeasureTask
+from bitbudget.app.contract.tasks import MeasureTask
+from bitbudget.app.core.allocate import allocate
+from bitbudget.app.core.decode import decode_bytes, passthrough_decode_bytes
+from bitbudget.app.core.errors import InvalidRequestError
+from bitbudget.app.core.formats import KEEP
+from bitbudget.app.core.layout import plan_checkpoint
+from bitbudget.app.core.manifest import Manifest
+from bitbudget.app.core.measurement import Encoder, Measurement, Sensitivity
+from bitbudget.app.core.requests import AllocationRequest
+from bitbudget.workers.benchmark import benchmark
+from bitbudget.workers.benchmark.prediction import predict
+from bitbudget.workers.benchmark.roofline import bytes_per_token
+from bitbudget.workers.models import build_inventory, open_checkpoint
+from bitbudget.workers.pipeline.tasks import run_task
 from tests.workers.rotate.families import FAMILIES, make_model
-from workers.benchmark import benchmark
-from workers.benchmark.prediction import predict
-from workers.benchmark.roofline import bytes_per_token
-from workers.models import build_inventory, open_checkpoint
-from workers.stages.tasks import run_task
 
 
 def test_the_report_has_speed_memory_and_the_roofline(sample_model: Path) -> None:

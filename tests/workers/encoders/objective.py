@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from app.core.dtypes import Dtype
-from workers.encoders.compensated import Feedback
-from workers.encoders.quadratic import Term
-from workers.native.arrays import from_float32, to_float32
+from bitbudget.app.core.dtypes import Dtype
+from bitbudget.workers.encoders.compensated import Feedback
+from bitbudget.workers.encoders.quadratic import Term
+from bitbudget.workers.native.arrays import from_float32, to_float32
 
 
 def stored(values: np.ndarray, dtype: Dtype) -> np.ndarray:

@@ -7,16 +7,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.core.dtypes import Dtype
-from app.core.formats import AFFINE_FORMATS, Format, parse_format
-from app.core.measurement import Encoder
+from bitbudget.app.core.dtypes import Dtype
+from bitbudget.app.core.formats import AFFINE_FORMATS, Format, parse_format
+from bitbudget.app.core.measurement import Encoder
+from bitbudget.workers.encoders.coded import Coded
+from bitbudget.workers.encoders.compensated import Feedback
+from bitbudget.workers.encoders.descent import code_weight
+from bitbudget.workers.encoders.gptq import ModuleEncoder
+from bitbudget.workers.encoders.quadratic import Term, damped_term
+from bitbudget.workers.fisher import KroneckerTerm, ModuleStatistics
 from tests.workers.encoders.objective import fed_back, objective, stored
-from workers.encoders.coded import Coded
-from workers.encoders.compensated import Feedback
-from workers.encoders.descent import code_weight
-from workers.encoders.gptq import ModuleEncoder
-from workers.encoders.quadratic import Term, damped_term
-from workers.fisher import KroneckerTerm, ModuleStatistics
 
 FORMATS = tuple(parse_format(f"affine{bits}g{group}") for bits in (2, 3, 5) for group in (32, 64))
 

@@ -9,14 +9,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.core.dtypes import Dtype
-from app.core.errors import InvalidRequestError
-from app.core.formats import AFFINE_BITS, AFFINE_FORMATS, ALL_FORMATS, FLOAT_FORMATS, KEEP, Format
-from app.core.measurement import Encoder
-from workers.encoders import affine, encode
-from workers.encoders.packing import pack, unpack
-from workers.native.arrays import Array, from_float32
-from workers.native.loader import kernels, supported_variants
+from bitbudget.app.core.dtypes import Dtype
+from bitbudget.app.core.errors import InvalidRequestError
+from bitbudget.app.core.formats import (
+    AFFINE_BITS,
+    AFFINE_FORMATS,
+    ALL_FORMATS,
+    FLOAT_FORMATS,
+    KEEP,
+    Format,
+)
+from bitbudget.app.core.measurement import Encoder
+from bitbudget.workers.encoders import affine, encode
+from bitbudget.workers.encoders.packing import pack, unpack
+from bitbudget.workers.native.arrays import Array, from_float32
+from bitbudget.workers.native.loader import kernels, supported_variants
 
 mx: Any = pytest.importorskip("mlx.core")
 MLX_TYPES = {Dtype.BF16: mx.bfloat16, Dtype.F16: mx.float16, Dtype.F32: mx.float32}

@@ -9,19 +9,26 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.core.dtypes import Dtype
-from app.core.errors import InvalidRequestError
-from app.core.formats import AFFINE_FORMATS, FLOAT_FORMATS, KEEP, Format, Mode, parse_format
-from app.core.inventory import Module, ModuleKind
-from app.core.measurement import Encoder
+from bitbudget.app.core.dtypes import Dtype
+from bitbudget.app.core.errors import InvalidRequestError
+from bitbudget.app.core.formats import (
+    AFFINE_FORMATS,
+    FLOAT_FORMATS,
+    KEEP,
+    Format,
+    Mode,
+    parse_format,
+)
+from bitbudget.app.core.inventory import Module, ModuleKind
+from bitbudget.app.core.measurement import Encoder
+from bitbudget.workers.curves.exact import as_float32, decode, is_compensated, kl_curve
+from bitbudget.workers.encoders import encode
+from bitbudget.workers.encoders.compensated import Feedback, inverse_factor
+from bitbudget.workers.encoders.descent import code_weight
+from bitbudget.workers.encoders.gptq import ModuleEncoder, encode_gptq
+from bitbudget.workers.encoders.quadratic import Term
+from bitbudget.workers.fisher import KroneckerTerm, ModuleStatistics
 from tests.workers.encoders.objective import stored
-from workers.curves import as_float32, decode, is_compensated, kl_curve
-from workers.encoders import encode
-from workers.encoders.compensated import Feedback, inverse_factor
-from workers.encoders.descent import code_weight
-from workers.encoders.gptq import ModuleEncoder, encode_gptq
-from workers.encoders.quadratic import Term
-from workers.fisher import KroneckerTerm, ModuleStatistics
 
 RNG = np.random.default_rng(0)
 

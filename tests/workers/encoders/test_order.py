@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from app.core.formats import AFFINE_FORMATS, Format
-from workers.encoders.coded import Coded
-from workers.encoders.order import Order
+from bitbudget.app.core.formats import AFFINE_FORMATS, Format
+from bitbudget.workers.encoders.coded import Coded
+from bitbudget.workers.encoders.order import Order
 
 
 @pytest.mark.parametrize("width", [32, 96, 192, 512])

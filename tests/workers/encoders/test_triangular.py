@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from workers.encoders import compensated
-from workers.encoders.triangular import inverse_factor_of
+from bitbudget.workers.encoders import compensated
+from bitbudget.workers.encoders.triangular import inverse_factor_of
 
 
 def moment(size: int) -> np.ndarray:

@@ -13,12 +13,12 @@ import pytest
 from mlx import nn
 from mlx_lm.utils import load_model, load_tokenizer, quantize_model, save
 
-from app.core.errors import InvalidModelError, InvalidRequestError
-from workers.evaluate import Evaluation, compare, evaluate
-from workers.evaluate.statistics import interval_95
-from workers.evaluate.teacher import score, teach
-from workers.evaluate.windows import _windows
-from workers.fisher import load_float32
+from bitbudget.app.core.errors import InvalidModelError, InvalidRequestError
+from bitbudget.workers.evaluate import Evaluation, compare, evaluate
+from bitbudget.workers.evaluate.statistics import interval_95
+from bitbudget.workers.evaluate.teacher import score, teach
+from bitbudget.workers.evaluate.windows import _windows
+from bitbudget.workers.running.float32 import load_float32
 
 STORY = "Once upon a time there was a little girl who had a red ball. " * 60
 
@@ -131,7 +131,7 @@ def test_tail_bucket_bounds_kl_from_below(
     ids = np.array([[0, 402, 346, 13, 971, 391, 452, 268]], np.int32)
     model = load_float32(sample_model)
     whole = teach(model, ids, "model")
-    monkeypatch.setattr("workers.evaluate.teacher._FULL_VOCABULARY", 100)
+    monkeypatch.setattr("bitbudget.workers.evaluate.teacher._FULL_VOCABULARY", 100)
     part = teach(model, ids, "model")
     rng = np.random.default_rng(0)
     log_q = mx.array(whole.log_p + rng.normal(0, 0.3, whole.log_p.shape).astype(np.float32))

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from app.core.errors import InvalidRequestError
-from workers.evaluate.tasks import TaskModel, evaluate_tasks
+from bitbudget.app.core.errors import InvalidRequestError
+from bitbudget.workers.evaluate.tasks import TaskModel, evaluate_tasks
 
 CHOICES = """
 task: endings

@@ -11,16 +11,18 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from app.core.errors import InvalidModelError
-from app.core.formats import parse_format
-from app.core.measurement import Encoder
-from app.leases.schemas import Event, MeasureTask
+from bitbudget.app.contract.events import Event
+from bitbudget.app.contract.tasks import MeasureTask
+from bitbudget.app.core.errors import InvalidModelError
+from bitbudget.app.core.formats import parse_format
+from bitbudget.app.core.measurement import Encoder
+from bitbudget.workers.curves.exact import as_float32, kl_curve
+from bitbudget.workers.fisher import collect_statistics
+from bitbudget.workers.models import build_inventory, open_checkpoint
+from bitbudget.workers.quantize.coding import coded_weights
+from bitbudget.workers.running.float32 import load_float32
 from tests.support.child import run_child
 from tests.workers.models.tiny import write_folder, write_tiny
-from workers.coding import coded_weights
-from workers.curves import as_float32, kl_curve
-from workers.fisher import collect_statistics, load_float32
-from workers.models import build_inventory, open_checkpoint
 
 FORMATS = tuple(map(parse_format, ("affine2g64", "affine3g64", "affine4g32", "affine8g64")))
 Weights = dict[str, mx.array]

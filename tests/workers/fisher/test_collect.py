@@ -10,10 +10,12 @@ import pytest
 from mlx import nn
 from mlx.utils import tree_flatten
 
-from workers.fisher import Statistics, collect_statistics, load_float32, sample_tokens
-from workers.fisher.chain import decoder_layers, layer_calls
-from workers.fisher.passes import Pass, _sampled_loss
-from workers.fisher.store import PassStore
+from bitbudget.workers.fisher import Statistics, collect_statistics
+from bitbudget.workers.fisher.passes import Pass, _sampled_loss
+from bitbudget.workers.fisher.store import PassStore
+from bitbudget.workers.running.float32 import load_float32
+from bitbudget.workers.running.layer_calls import decoder_layers, layer_calls
+from bitbudget.workers.running.tokens import sample_tokens
 
 
 @pytest.fixture(scope="module")

@@ -10,15 +10,16 @@ import numpy as np
 import pytest
 from mlx import nn
 
-from app.core.measurement import Measurement
-from app.leases.schemas import MeasureTask
+from bitbudget.app.contract.tasks import MeasureTask
+from bitbudget.app.core.measurement import Measurement
+from bitbudget.workers.fisher import collect_statistics
+from bitbudget.workers.fisher.passes import Pass
+from bitbudget.workers.fisher.statistics import Statistics
+from bitbudget.workers.fisher.store import PassStore
+from bitbudget.workers.running.float32 import load_float32
+from bitbudget.workers.running.layer_calls import layer_calls
 from tests.support.child import run_child
 from tests.workers.models.tiny import write_tiny
-from workers.fisher import collect_statistics, load_float32
-from workers.fisher.chain import layer_calls
-from workers.fisher.passes import Pass
-from workers.fisher.statistics import Statistics
-from workers.fisher.store import PassStore
 
 
 def _collected(folder: Path, sequences: int = 6) -> Statistics:

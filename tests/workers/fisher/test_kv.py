@@ -11,12 +11,14 @@ import pytest
 from mlx_lm.models.cache import QuantizedKVCache
 
 import bitbudget
-from app.core.kv import KvFormat
-from app.core.measurement import KvCurve
+from bitbudget.app.core.kv import KvFormat
+from bitbudget.app.core.measurement import KvCurve
 from bitbudget.kv_cache import make_cache
-from workers.fisher import collect_statistics, load_float32, sample_tokens
-from workers.fisher.kv import KvTaps
-from workers.fisher.kv_probe import _logits, kv_kl, probe_kv
+from bitbudget.workers.fisher import collect_statistics
+from bitbudget.workers.fisher.kv import KvTaps
+from bitbudget.workers.probe.kv import _logits, kv_kl, probe_kv
+from bitbudget.workers.running.float32 import load_float32
+from bitbudget.workers.running.tokens import sample_tokens
 
 LEGAL = [KvFormat(8, 32), KvFormat(8, 64), KvFormat(4, 32), KvFormat(4, 64)]
 
@@ -65,7 +67,7 @@ def test_mixed_caches_cost_what_is_predicted(
 def test_a_probe_finds_what_the_gradient_does(
     sample_model: Path, curves: tuple[KvCurve, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("workers.fisher.kv_probe._SEQUENCES", 1)
+    monkeypatch.setattr("bitbudget.workers.probe.kv._SEQUENCES", 1)
     probed = probe_kv(sample_model, mx.bfloat16, seed=0)
     everywhere = dict.fromkeys(range(6), KvFormat(4, 64))
     assert predicted(probed, everywhere) == pytest.approx(predicted(curves, everywhere), rel=0.5)

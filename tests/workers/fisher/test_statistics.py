@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from workers.fisher import KroneckerTerm, ModuleStatistics
+from bitbudget.workers.fisher import KroneckerTerm, ModuleStatistics
 
 
 def test_a_stack_of_diagonals_is_no_matrix_when_experts_and_outputs_are_as_many() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from workers.fisher.symmetric import packed, unpacked
+from bitbudget.workers.fisher.symmetric import packed, unpacked
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 8, 33])

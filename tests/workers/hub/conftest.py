@@ -6,13 +6,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from app.core.formats import KEEP
-from app.core.manifest import Certificate, Manifest, ManifestModel, ModuleChoice
-from app.core.measurement import Encoder, Sensitivity
-from app.core.requests import AllocationRequest
+from bitbudget.app.core.formats import KEEP
+from bitbudget.app.core.manifest import Certificate, Manifest, ManifestModel, ModuleChoice
+from bitbudget.app.core.measurement import Encoder, Sensitivity
+from bitbudget.app.core.requests import AllocationRequest
+from bitbudget.workers.hub.client import Hub
+from bitbudget.workers.hub.patience import Patience
 from tests.workers.hub.hub_server import HubServer
-from workers.hub.client import Hub
-from workers.hub.patience import Patience
 
 
 @pytest.fixture

@@ -8,16 +8,16 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 
-from app.core.errors import (
+from bitbudget.app.core.errors import (
     HubAccessError,
     HubUnavailableError,
     InvalidModelError,
     NotFoundError,
 )
-from app.core.hub_id import HubId
+from bitbudget.app.core.hub_id import HubId
+from bitbudget.workers.hub.client import Hub
+from bitbudget.workers.hub.patience import Patience
 from tests.workers.hub.hub_server import Fault, HubServer
-from workers.hub.client import Hub
-from workers.hub.patience import Patience
 
 ID = HubId("org/name")
 

@@ -31,7 +31,7 @@ def bitbudget(server: HubServer, tmp_path: Path) -> Any:
             "HF_HUB_DISABLE_XET": "1",
         }
         finished = subprocess.run(
-            [sys.executable, "-m", "app.cli", *map(str, words), "--json"],
+            [sys.executable, "-m", "bitbudget.app.cli", *map(str, words), "--json"],
             cwd=REPOSITORY,
             env=environment,
             capture_output=True,

@@ -7,18 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from app.core.errors import (
+from bitbudget.app.core.errors import (
     HubUnavailableError,
     InvalidModelError,
     InvalidRequestError,
     NotFoundError,
 )
-from app.core.hub_id import HubId
+from bitbudget.app.core.hub_id import HubId
+from bitbudget.workers.hub.client import Hub
+from bitbudget.workers.hub.download import Downloader, model_folder
+from bitbudget.workers.hub.headers import weight_files
+from bitbudget.workers.hub.shards import ShardStore
 from tests.workers.hub.hub_server import Fault, HubServer
-from workers.hub.client import Hub
-from workers.hub.download import Downloader, model_folder
-from workers.hub.headers import weight_files
-from workers.hub.shards import ShardStore
 
 NAME = "model.safetensors"
 CONTENT = os.urandom(3_000_000)

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from app.core.errors import InvalidModelError, NotFoundError
-from app.core.hub_id import HubId
+from bitbudget.app.core.errors import InvalidModelError, NotFoundError
+from bitbudget.app.core.hub_id import HubId
+from bitbudget.workers.hub.client import Hub
+from bitbudget.workers.hub.headers import FIRST_READ_BYTES, read_remote_headers
+from bitbudget.workers.models import build_inventory, open_checkpoint
+from bitbudget.workers.models.opening import checkpoint_from_headers
 from tests.support.shards import in_three_shards
 from tests.workers.hub.hub_server import Fault, HubServer
-from workers.hub.client import Hub
-from workers.hub.headers import FIRST_READ_BYTES, read_remote_headers
-from workers.models import build_inventory, open_checkpoint
-from workers.models.opening import checkpoint_from_headers
 
 ID = HubId("org/name")
 

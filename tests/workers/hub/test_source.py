@@ -8,13 +8,13 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from app.core.errors import InvalidRequestError, UnsupportedModelError
-from app.core.hub_id import HubId
+from bitbudget.app.core.errors import InvalidRequestError, UnsupportedModelError
+from bitbudget.app.core.hub_id import HubId
+from bitbudget.workers.hub.client import Hub
+from bitbudget.workers.hub.source import open_remote, open_remote_headers
+from bitbudget.workers.models import build_inventory, open_checkpoint
 from tests.support.shards import in_three_shards
 from tests.workers.hub.hub_server import HubServer
-from workers.hub.client import Hub
-from workers.hub.source import open_remote, open_remote_headers
-from workers.models import build_inventory, open_checkpoint
 
 ID = HubId("org/name")
 

@@ -9,19 +9,19 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 
-from app.core.errors import (
+from bitbudget import rotated_model
+from bitbudget.app.core.errors import (
     HubAccessError,
     HubUnavailableError,
     InvalidModelError,
     InvalidRequestError,
 )
-from app.core.manifest import Manifest
-from bitbudget import rotated_model
+from bitbudget.app.core.manifest import Manifest
+from bitbudget.workers.hub.client import Hub
+from bitbudget.workers.hub.patience import Patience
+from bitbudget.workers.hub.upload import publish
+from bitbudget.workers.quantize.companions import MODEL_FILE
 from tests.workers.hub.hub_server import Fault, HubServer
-from workers.hub.client import Hub
-from workers.hub.patience import Patience
-from workers.hub.upload import publish
-from workers.quantize.companions import MODEL_FILE
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:Use 'content=:DeprecationWarning"  # huggingface_hub sends files that way

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from app.core.dtypes import Dtype
+from bitbudget.app.core.dtypes import Dtype
+from bitbudget.workers.native.arrays import Array, from_float32, to_float32
+from bitbudget.workers.streaming.decode import float8_table
 from tests.workers.models.tiny import COMMON, CONFIGS
 from tests.workers.streaming.conftest import write_safetensors
-from workers.native.arrays import Array, from_float32, to_float32
-from workers.streaming.decode import float8_table
 
 __all__ = ["FP8_CONFIG", "write_deepseek", "write_llama_shaped"]
 

@@ -8,16 +8,16 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from app.core.dtypes import Dtype
-from app.core.errors import UnsupportedModelError
+from bitbudget.app.core.dtypes import Dtype
+from bitbudget.app.core.errors import UnsupportedModelError
+from bitbudget.workers.models import build_inventory, open_checkpoint
+from bitbudget.workers.models.arrays import read_tensor
+from bitbudget.workers.models.folder import packed_layout
+from bitbudget.workers.models.inventory import flat
+from bitbudget.workers.native.arrays import from_float32, to_float32
+from bitbudget.workers.running.float32 import load_float32
+from bitbudget.workers.streaming.decode import float8_table
 from tests.workers.models.fp8 import write_deepseek, write_llama_shaped
-from workers.fisher import load_float32
-from workers.models import build_inventory, open_checkpoint
-from workers.models.arrays import read_tensor
-from workers.models.folder import packed_layout
-from workers.models.inventory import flat
-from workers.native.arrays import from_float32, to_float32
-from workers.streaming.decode import float8_table
 
 
 def test_codes_that_a_class_only_scales_are_decoded_before(tmp_path: Path) -> None:

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 from mlx import nn
 
-from app.core.dtypes import Dtype
-from app.core.formats import KEEP, parse_format
-from app.core.inventory import CacheKind, Inventory, ModuleKind
-from app.core.layout import plan_checkpoint
+from bitbudget.app.core.dtypes import Dtype
+from bitbudget.app.core.formats import KEEP, parse_format
+from bitbudget.app.core.inventory import CacheKind, Inventory, ModuleKind
+from bitbudget.app.core.layout import plan_checkpoint
+from bitbudget.workers.models import build_inventory, checkpoint_from_headers, open_checkpoint
+from bitbudget.workers.models.arrays import numpy_of
+from bitbudget.workers.models.inventory import flat
 from tests.workers.models.tiny import COMMON, CONFIGS, MOE, write_folder, write_tiny
-from workers.models import build_inventory, checkpoint_from_headers, open_checkpoint
-from workers.models.arrays import numpy_of
-from workers.models.inventory import flat
 
 GROUP_SIZE = 32
 READ_RAW = {"seed_oss": {"model.embed_tokens"}, "minicpm": {"model.embed_tokens"}}

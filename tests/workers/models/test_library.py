@@ -31,7 +31,7 @@ CONFIGS: list[dict[str, Any]] = [
     {"model_type": "olmo"},
     {"model_type": "no_such_model"},
 ]
-DEFER = "from workers.models.library import defer_package; defer_package()"
+DEFER = "from bitbudget.workers.models.library import defer_package; defer_package()"
 
 
 def run(program: str) -> Any:
@@ -52,7 +52,7 @@ def test_every_model_file_imports_as_with_the_whole_package() -> None:
 def test_the_package_loads_and_generates_after_it_was_deferred() -> None:
     text = run(f"""
 {DEFER}
-from workers.models import open_checkpoint, build_inventory
+from bitbudget.workers.models import open_checkpoint, build_inventory
 from pathlib import Path
 import json, sys
 folder = Path("models/tinyqwen3-dense")
@@ -78,6 +78,6 @@ for config in {CONFIGS!r}:
 print(json.dumps(found))
 """
     stock = run("from mlx_lm.utils import _get_classes as choose" + ask)
-    lean = run("from workers.models.library import model_classes as choose" + ask)
+    lean = run("from bitbudget.workers.models.library import model_classes as choose" + ask)
     assert lean == stock
     assert lean[-1] == ["refused"]

@@ -7,10 +7,10 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from bitbudget.workers.models import open_checkpoint
+from bitbudget.workers.models.arrays import read_tensor
+from bitbudget.workers.models.headers import TensorRef
 from tests.workers.models.tiny import write_tiny
-from workers.models import open_checkpoint
-from workers.models.arrays import read_tensor
-from workers.models.headers import TensorRef
 
 FED = {"q_proj", "k_proj", "v_proj", "gate_proj", "up_proj"}
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from workers.models.inventory import flat
+from bitbudget.workers.models.inventory import flat
 
 COMMON: dict[str, Any] = {
     "hidden_size": 64,

@@ -7,7 +7,7 @@ import weakref
 import numpy as np
 import pytest
 
-from workers.native.arrays import address
+from bitbudget.workers.native.arrays import address
 
 
 def test_an_address_keeps_its_array_alive() -> None:

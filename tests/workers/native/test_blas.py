@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from workers.native.blas import preload_environment
+from bitbudget.workers.native.blas import preload_environment
 
 HAS_OPENBLAS = sys.platform == "linux" and importlib.util.find_spec("scipy_openblas32") is not None
 NEEDS_OPENBLAS = pytest.mark.skipif(not HAS_OPENBLAS, reason="scipy-openblas32 is not installed")
@@ -59,7 +59,7 @@ def test_other_systems_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
 @NEEDS_OPENBLAS
 def test_the_helper_runs_python_with_the_preload() -> None:
     code = "import os; print(os.environ['LD_PRELOAD'])"
-    command = [sys.executable, "-m", "workers.native.preload", "-c", code]
+    command = [sys.executable, "-m", "bitbudget.workers.native.preload", "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "blas-shim" in done.stdout
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from workers.native import build as build_module
-from workers.native.build import NativeBuildError, Target, build, library_path, targets
-from workers.native.loader import kernels, library, supported_variants
+from bitbudget.workers.native import build as build_module
+from bitbudget.workers.native.build import NativeBuildError, Target, build, library_path, targets
+from bitbudget.workers.native.loader import kernels, library, supported_variants
 
 
 def test_every_library_of_this_machine_builds() -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from workers.native import build
+from bitbudget.workers.native import build
 
 EMULATOR = shutil.which("qemu-aarch64-static") or shutil.which("qemu-aarch64")
 FLAGS = (*build._LANGUAGE, *build._ARITHMETIC, "-static", "-nostdlib")

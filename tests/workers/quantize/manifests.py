@@ -5,12 +5,12 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 
-from app.core.allocation import Allocation
-from app.core.formats import KEEP, Format
-from app.core.inventory import Inventory
-from app.core.layout import plan_checkpoint
-from app.core.manifest import Manifest
-from app.core.measurement import (
+from bitbudget.app.core.allocation import Allocation
+from bitbudget.app.core.formats import KEEP, Format
+from bitbudget.app.core.inventory import Inventory
+from bitbudget.app.core.layout import plan_checkpoint
+from bitbudget.app.core.manifest import Manifest
+from bitbudget.app.core.measurement import (
     KEEP_POINT,
     Curve,
     CurvePoint,
@@ -18,8 +18,8 @@ from app.core.measurement import (
     Measurement,
     Sensitivity,
 )
-from app.core.requests import AllocationRequest
-from workers.models import Checkpoint
+from bitbudget.app.core.requests import AllocationRequest
+from bitbudget.workers.models import Checkpoint
 
 
 def random_formats(inventory: Inventory, seed: int) -> dict[str, Format]:

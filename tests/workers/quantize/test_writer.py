@@ -17,17 +17,17 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from app.core.errors import ConflictError, InvalidModelError, InvalidRequestError
-from app.core.formats import KEEP, Format, parse_format
-from app.core.inventory import Inventory, Module
-from app.core.measurement import Encoder
+from bitbudget.app.core.errors import ConflictError, InvalidModelError, InvalidRequestError
+from bitbudget.app.core.formats import KEEP, Format, parse_format
+from bitbudget.app.core.inventory import Inventory, Module
+from bitbudget.app.core.measurement import Encoder
+from bitbudget.workers.encoders import encode
+from bitbudget.workers.models import Checkpoint, build_inventory, open_checkpoint
+from bitbudget.workers.models.arrays import numpy_of
+from bitbudget.workers.quantize import write_checkpoint
+from bitbudget.workers.quantize.draft import clear_published
 from tests.workers.models.tiny import write_folder, write_tiny
 from tests.workers.quantize.manifests import manifest_of, random_formats
-from workers.encoders import encode
-from workers.models import Checkpoint, build_inventory, open_checkpoint
-from workers.models.arrays import numpy_of
-from workers.quantize import write_checkpoint
-from workers.quantize.draft import clear_published
 
 
 def ignore(done: int, total: int, path: str) -> None:
@@ -226,10 +226,10 @@ def test_names_what_is_not_finite(value: float, name: str, tmp_path: Path) -> No
 FULL_DISK = """
 import resource, sys
 from pathlib import Path
-from app.core.errors import DiskFullError
-from app.core.manifest import Manifest
-from workers.models import build_inventory, open_checkpoint
-from workers.quantize import write_checkpoint
+from bitbudget.app.core.errors import DiskFullError
+from bitbudget.app.core.manifest import Manifest
+from bitbudget.workers.models import build_inventory, open_checkpoint
+from bitbudget.workers.quantize import write_checkpoint
 
 source, manifest, output = map(Path, sys.argv[1:])
 checkpoint = open_checkpoint(source)

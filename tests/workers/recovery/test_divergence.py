@@ -6,7 +6,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from workers.recovery.divergence import cross_entropy
+from bitbudget.workers.recovery.divergence import cross_entropy
 
 
 def test_the_gradient_is_that_of_kl() -> None:

@@ -8,7 +8,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from workers.recovery.patch import RECORD, finish, patch
+from bitbudget.workers.recovery.patch import RECORD, finish, patch
 
 
 @pytest.fixture

@@ -10,11 +10,11 @@ import mlx.core as mx
 import pytest
 from mlx_lm.utils import load_model
 
-from app.core.requests import Recover
+from bitbudget.app.core.requests import Recover
+from bitbudget.workers.evaluate import Evaluation
+from bitbudget.workers.recovery import Ended, recover
+from bitbudget.workers.recovery.training import Training
 from tests.workers.recovery.checkpoints import quantized, tiny
-from workers.evaluate import Evaluation
-from workers.recovery import Ended, recover
-from workers.recovery.training import Training
 
 
 @pytest.fixture

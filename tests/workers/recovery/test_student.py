@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from mlx import nn
 
+from bitbudget.workers.recovery.patch import patch
+from bitbudget.workers.recovery.student import Student
+from bitbudget.workers.running.float32 import load_float32
 from tests.workers.recovery.checkpoints import quantized, tiny
 from tests.workers.rotate.test_fused import quantized_fused
-from workers.fisher import load_float32
-from workers.recovery.patch import patch
-from workers.recovery.student import Student
 
 DOWN = "model.layers.0.mlp.down_proj"
 

@@ -10,7 +10,7 @@ import mlx.core as mx
 from mlx.utils import tree_flatten
 from mlx_lm.utils import _get_classes
 
-from workers.models import Checkpoint, open_checkpoint
+from bitbudget.workers.models import Checkpoint, open_checkpoint
 
 __all__ = ["FAMILIES", "SAMPLE", "make_model"]
 

@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 from mlx import nn
 
-from app.core.errors import UnsupportedModelError
-from app.core.requests import Rotation
+from bitbudget.app.core.errors import UnsupportedModelError
+from bitbudget.app.core.requests import Rotation
+from bitbudget.workers.models import build_inventory, open_checkpoint
+from bitbudget.workers.rotate import rotate_checkpoint
+from bitbudget.workers.rotate.checks import mean_kl, noise_floor, observe
+from bitbudget.workers.rotate.streamed_logits import logits_of
+from bitbudget.workers.rotate.structure import read_structure
+from bitbudget.workers.running.float32 import load_float32
 from tests.workers.rotate.families import FAMILIES, SAMPLE, make_model
-from workers.fisher import load_float32
-from workers.models import build_inventory, open_checkpoint
-from workers.rotate import rotate_checkpoint
-from workers.rotate.passing import logits_of
-from workers.rotate.structure import read_structure
-from workers.rotate.verify import mean_kl, noise_floor, observe
 
 VALUE_LAYERS = {"qwen3_5": 0, "qwen3_5_moe": 0}
 

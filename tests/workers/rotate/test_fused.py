@@ -14,14 +14,15 @@ from mlx import nn
 from mlx_lm.generate import generate_step
 
 import bitbudget
-from app.core.errors import InvalidModelError
-from app.core.requests import Rotation
+from bitbudget.app.core.errors import InvalidModelError
+from bitbudget.app.core.requests import Rotation
 from bitbudget.rotated_model import butterfly
+from bitbudget.workers.fisher import collect_statistics
+from bitbudget.workers.models import build_inventory
+from bitbudget.workers.quantize.companions import MODEL_FILE
+from bitbudget.workers.rotate import rotate_checkpoint
+from bitbudget.workers.running.float32 import load_float32
 from tests.workers.rotate.families import FAMILIES, SAMPLE, make_model
-from workers.fisher import collect_statistics, load_float32
-from workers.models import build_inventory
-from workers.quantize.companions import MODEL_FILE
-from workers.rotate import rotate_checkpoint
 
 GEMMA: dict[str, Any] = {
     "num_hidden_layers": 2,

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from app.core.errors import UnsupportedModelError
-from app.core.requests import Rotation
+from bitbudget.app.core.errors import UnsupportedModelError
+from bitbudget.app.core.requests import Rotation
+from bitbudget.workers.rotate import rotate_checkpoint
 from tests.workers.rotate.families import BASE, EXPERTS, HYBRID, SAMPLE, make_model
-from workers.rotate import rotate_checkpoint
 
 NO_BACKBONE = "no embed_tokens, layers and norm"
 BEHIND = "stands behind a block"

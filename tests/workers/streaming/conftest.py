@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from app.core.dtypes import Dtype
-from app.core.formats import ALL_FORMATS, Format
-from workers.models.headers import TensorRef, read_header
-from workers.native.arrays import Array, from_float32
-from workers.streaming import TensorTask
+from bitbudget.app.core.dtypes import Dtype
+from bitbudget.app.core.formats import ALL_FORMATS, Format
+from bitbudget.workers.models.headers import TensorRef, read_header
+from bitbudget.workers.native.arrays import Array, from_float32
+from bitbudget.workers.streaming import TensorTask
 
 WriteCheckpoint = Callable[[Mapping[str, tuple[Dtype, Array]], str], tuple[TensorRef, ...]]
 

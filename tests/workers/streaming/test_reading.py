@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from app.core.dtypes import Dtype
-from app.core.errors import InvalidModelError
-from app.core.measurement import Encoder
-from workers.streaming import Measuring, measure_tensors
-from workers.streaming.files import Buffer, SourceFiles
-from workers.streaming.tensors import Span
-from workers.streaming.whole import WholeFile
-from workers.sweep import plan as plan_module
+from bitbudget.app.core.dtypes import Dtype
+from bitbudget.app.core.errors import InvalidModelError
+from bitbudget.app.core.measurement import Encoder
+from bitbudget.workers.streaming import Measuring, measure_tensors
+from bitbudget.workers.streaming.files import Buffer, SourceFiles
+from bitbudget.workers.streaming.tensors import Span
+from bitbudget.workers.streaming.whole import WholeFile
+from bitbudget.workers.sweep import plan as plan_module
 
 from .conftest import WriteCheckpoint, random_weight, task_of
 

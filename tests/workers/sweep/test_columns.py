@@ -3,14 +3,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from app.core.dtypes import Dtype
-from app.core.formats import Format, Mode
-from app.core.measurement import Encoder
+from bitbudget.app.core.dtypes import Dtype
+from bitbudget.app.core.formats import Format, Mode
+from bitbudget.app.core.measurement import Encoder
+from bitbudget.workers.native.arrays import Array, to_float32
+from bitbudget.workers.sweep import measure_weight
+from bitbudget.workers.sweep import plan as plan_module
+from bitbudget.workers.sweep.reference import affine_codes, affine_parameters, stored
 from tests.workers.streaming.conftest import random_weight
-from workers.native.arrays import Array, to_float32
-from workers.sweep import measure_weight
-from workers.sweep import plan as plan_module
-from workers.sweep.reference import affine_codes, affine_parameters, stored
 
 
 def exact_noise(weight: Array, dtype: Dtype, gains: Array) -> float:

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.native.loader import kernels, supported_variants
-from workers.sweep import sampling
-from workers.sweep.sampling import KNOWN, SampleSums, draw_chunks, estimate, spreads_of
+from bitbudget.workers.native.loader import kernels, supported_variants
+from bitbudget.workers.sweep import sampling
+from bitbudget.workers.sweep.sampling import KNOWN, SampleSums, draw_chunks, estimate, spreads_of
 
 FORMATS = 18
 

@@ -4,10 +4,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from app.core.dtypes import Dtype
-from app.core.measurement import Encoder
-from workers.sweep import measure_weight
-from workers.sweep import plan as plan_module
+from bitbudget.app.core.dtypes import Dtype
+from bitbudget.app.core.measurement import Encoder
+from bitbudget.workers.sweep import measure_weight
+from bitbudget.workers.sweep import plan as plan_module
 
 
 def matrix_with(

@@ -8,7 +8,7 @@ from fractions import Fraction
 import numpy as np
 from hypothesis import strategies as st
 
-from app.core.mckp import Problem
+from bitbudget.app.core.mckp import Problem
 
 Options = list[tuple[int, float]]
 

@@ -8,12 +8,12 @@ import numpy as np
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from app.core.mckp import Limits, Problem, prepare, solve_prepared
-from app.core.mckp.branch import Node, branch
-from app.core.mckp.lagrangian import maximise_dual
-from app.core.mckp.repair import Reduced, best_feasible
-from app.core.mckp.result import NO_LIMITS
-from app.core.mckp.system import System
+from bitbudget.app.core.mckp import Limits, Problem, prepare, solve_prepared
+from bitbudget.app.core.mckp.branch import Node, branch
+from bitbudget.app.core.mckp.lagrangian import maximise_dual
+from bitbudget.app.core.mckp.repair import Reduced, best_feasible
+from bitbudget.app.core.mckp.result import NO_LIMITS
+from bitbudget.app.core.mckp.system import System
 from tests.app.core.mckp.instances import Options, groups_of_options, problem_of
 from tests.app.core.mckp.test_rows import cheapest, with_rows
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from ortools.sat.python import cp_model
 
-from app.core.mckp import Problem, Status, prepare, solve_prepared
+from bitbudget.app.core.mckp import Problem, Status, prepare, solve_prepared
 
 
 def by_cp_sat(problem: Problem, budget: int) -> int:

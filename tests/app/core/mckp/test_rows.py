@@ -9,8 +9,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.core.errors import InfeasibleBudgetError
-from app.core.mckp import Limits, Problem, Row, Status, prepare, solve_prepared, solve_problem
+from bitbudget.app.core.errors import InfeasibleBudgetError
+from bitbudget.app.core.mckp import (
+    Limits,
+    Problem,
+    Row,
+    Status,
+    prepare,
+    solve_prepared,
+    solve_problem,
+)
 from tests.app.core.mckp.instances import Options, groups_of_options, problem_of
 
 

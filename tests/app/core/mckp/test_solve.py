@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.core.errors import InfeasibleBudgetError, InvalidRequestError
-from app.core.mckp import Limits, Problem, Status, prepare, solve_prepared
+from bitbudget.app.core.errors import InfeasibleBudgetError, InvalidRequestError
+from bitbudget.app.core.mckp import Limits, Problem, Status, prepare, solve_prepared
 from tests.app.core.mckp.instances import Options, brute_force, groups_of_options, problem_of
 
 

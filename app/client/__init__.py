@@ -1,0 +1,1 @@
+"""The server's interface as typed Python calls."""

@@ -1,0 +1,240 @@
+"""The server's interface as typed Python calls: for users, the command line and the worker.
+
+    with Client("http://127.0.0.1:8765") as client:
+        job = client.submit(JobRequest(model="org/name", budget="5.5GiB"))
+        for event in client.events(job.id):
+            ...
+        manifest = client.manifest(job.id)
+
+A problem the server answers is raised as the error it stands for. Calls that can be repeated
+without harm are repeated while the server cannot be reached.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import secrets
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+
+from bitbudget.app.client.events import read_events
+from bitbudget.app.client.transport import Transport
+from bitbudget.app.contract.events import Progress
+from bitbudget.app.contract.leases import (
+    LeaseClaim,
+    LeaseGrant,
+    LeaseRenewal,
+    LeaseResult,
+    LeaseStatus,
+    WorkerRegistration,
+    WorkerWelcome,
+)
+from bitbudget.app.core.canonical import sha256_of
+from bitbudget.app.core.requests import AllocationRequest, JobRequest
+from bitbudget.app.fit.schemas import Device, Fit, FitRequest
+from bitbudget.app.jobs.schemas import Job, JobEvent, JobReport, Page
+from bitbudget.app.jobs.status import JobStatus
+from bitbudget.app.measurements.schemas import AllocationAnswer, Frontier, Measurement, Tensor
+from bitbudget.app.models.schemas import Model
+from bitbudget.app.workers.schemas import Worker
+
+__all__ = ["Client"]
+
+
+class Client:
+    """A connection to a server; `token` is an API key, needed unless the server is on loopback."""
+
+    def __init__(
+        self, server: str, *, token: str | None = None, timeout_seconds: float = 30.0
+    ) -> None:
+        self._http = Transport(server, token=token, timeout_seconds=timeout_seconds)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def submit(self, request: JobRequest, *, idempotency_key: str | None = None) -> Job:
+        """Queue a job, or get it solved at once when the model has been measured before."""
+        key = idempotency_key or secrets.token_hex(16)
+        answer = self._http.request(
+            "POST",
+            "/v1/jobs",
+            json=request.model_dump(mode="json", exclude_none=True),
+            headers={"Idempotency-Key": key},
+            repeatable=True,
+        )
+        return Job.model_validate_json(answer.content)
+
+    def job(self, job_id: str) -> Job:
+        """Return a job as it is now."""
+        return Job.model_validate_json(self._get(f"/v1/jobs/{job_id}").content)
+
+    def jobs(self, *, status: JobStatus | None = None) -> Iterator[Job]:
+        """Give every job, newest first."""
+        for item in self._items("/v1/jobs", {"status": status}):
+            yield Job.model_validate(item)
+
+    def cancel(self, job_id: str) -> Job:
+        """Ask for a job to be stopped; asking twice is asking once."""
+        answer = self._http.request("POST", f"/v1/jobs/{job_id}/cancel", repeatable=True)
+        return Job.model_validate_json(answer.content)
+
+    def events(self, job_id: str, *, after: int = 0) -> Iterator[JobEvent]:
+        """Give the events of a job as they happen, until it ends; reconnects where it stopped."""
+        return read_events(self._http, f"/v1/jobs/{job_id}/events", after)
+
+    def manifest(self, job_id: str) -> bytes:
+        """Return the exact bytes of a job's manifest, checked against their digest."""
+        answer = self._get(f"/v1/jobs/{job_id}/manifest")
+        expected = answer.headers["ETag"].strip('"')
+        found = sha256_of(answer.content)
+        if found != expected:
+            raise httpx.RemoteProtocolError(f"manifest has SHA-256 {found}, not {expected}")
+        return answer.content
+
+    def report(self, job_id: str) -> JobReport:
+        """Return what is known of a job's outcome."""
+        return JobReport.model_validate_json(self._get(f"/v1/jobs/{job_id}/report").content)
+
+    def models(self) -> Iterator[Model]:
+        """Give every model the server knows, newest first."""
+        for item in self._items("/v1/models", {}):
+            yield Model.model_validate(item)
+
+    def measurement(self, measurement_id: str) -> Measurement:
+        """Return the head of a measurement."""
+        return Measurement.model_validate_json(
+            self._get(f"/v1/measurements/{measurement_id}").content
+        )
+
+    def tensors(self, measurement_id: str) -> Iterator[Tensor]:
+        """Give every tensor of a measurement, in the order of the checkpoint."""
+        for item in self._items(f"/v1/measurements/{measurement_id}/tensors", {}):
+            yield Tensor.model_validate(item)
+
+    def frontier(self, measurement_id: str) -> Frontier:
+        """Return the whole trade of bytes against KL of a measured model."""
+        answer = self._get(f"/v1/measurements/{measurement_id}/frontier")
+        return Frontier.model_validate_json(answer.content)
+
+    def allocate(self, measurement_id: str, request: AllocationRequest) -> AllocationAnswer:
+        """Solve another budget on stored curves."""
+        answer = self._http.request(
+            "POST",
+            f"/v1/measurements/{measurement_id}/allocations",
+            json=request.model_dump(
+                mode="json", exclude_none=True, include=set(AllocationRequest.model_fields)
+            ),
+            repeatable=True,
+        )
+        return AllocationAnswer.model_validate_json(answer.content)
+
+    def fit(self, request: FitRequest) -> Fit:
+        """Return which sizes of a model the server has met fit a device."""
+        body = request.model_dump(mode="json")
+        answer = self._http.request("POST", "/v1/fit", json=body, repeatable=True)
+        return Fit.model_validate_json(answer.content)
+
+    def devices(self) -> Iterator[Device]:
+        """Give the devices whose memory the server knows."""
+        for item in self._items("/v1/devices", {}):
+            yield Device.model_validate(item)
+
+    def workers(self) -> Iterator[Worker]:
+        """Give every registered worker, newest first."""
+        for item in self._items("/v1/workers", {}):
+            yield Worker.model_validate(item)
+
+    def register(self, registration: WorkerRegistration) -> WorkerWelcome:
+        """Introduce a worker; its token claims leases from then on."""
+        answer = self._http.request("POST", "/v1/workers", json=registration.model_dump())
+        return WorkerWelcome.model_validate_json(answer.content)
+
+    def claim(self, worker: WorkerWelcome) -> LeaseGrant | None:
+        """Ask for a job; None when there is none, then ask again after `poll_seconds`."""
+        answer = self._http.request(
+            "POST",
+            "/v1/leases",
+            json=LeaseClaim(worker_id=worker.worker_id).model_dump(),
+            token=worker.token,
+        )
+        if answer.status_code == httpx.codes.NO_CONTENT:
+            return None
+        return LeaseGrant.model_validate_json(answer.content)
+
+    def renew(self, lease: LeaseGrant, progress: Progress | None = None) -> LeaseStatus:
+        """Keep a lease and say how far the work is; LostLeaseError once it belongs to no one."""
+        renewal = LeaseRenewal(attempt=lease.attempt, progress=progress)
+        answer = self._http.request(
+            "PUT",
+            f"/v1/leases/{lease.lease_id}",
+            json=renewal.model_dump(mode="json"),
+            token=lease.token,
+            repeatable=True,
+        )
+        return LeaseStatus.model_validate_json(answer.content)
+
+    def put_artifact(self, lease: LeaseGrant, name: str, data: bytes) -> None:
+        """Upload a file of this attempt; the server checks its digest and contents."""
+        digest = base64.b64encode(hashlib.sha256(data).digest()).decode()
+        self._http.request(
+            "PUT",
+            f"/v1/leases/{lease.lease_id}/artifacts/{name}",
+            params={"attempt": lease.attempt},
+            content=data,
+            headers={
+                "Content-Digest": f"sha-256=:{digest}:",
+                "Content-Type": "application/octet-stream",
+            },
+            token=lease.token,
+            repeatable=True,
+        )
+
+    def get_artifact(self, lease: LeaseGrant, name: str) -> bytes:
+        """Download a file that `lease.artifacts` lists."""
+        answer = self._http.request(
+            "GET",
+            f"/v1/leases/{lease.lease_id}/artifacts/{name}",
+            params={"attempt": lease.attempt},
+            token=lease.token,
+            repeatable=True,
+        )
+        return answer.content
+
+    def finish(self, lease: LeaseGrant, result: LeaseResult) -> None:
+        """Say how the attempt ended; saying the same twice is harmless."""
+        self._http.request(
+            "PUT",
+            f"/v1/leases/{lease.lease_id}/result",
+            json=result.model_dump(mode="json"),
+            token=lease.token,
+            repeatable=True,
+        )
+
+    def _get(self, path: str) -> httpx.Response:
+        return self._http.request("GET", path, repeatable=True)
+
+    def _items(self, path: str, filters: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        query = {name: value for name, value in filters.items() if value is not None}
+        while True:
+            answer = self._http.request("GET", path, params=query, repeatable=True)
+            page = Page[dict[str, Any]].model_validate_json(answer.content)
+            yield from page.items
+            if page.next_cursor is None:
+                return
+            query["cursor"] = page.next_cursor

@@ -1,0 +1,138 @@
+"""Requests of the client: tokens, repetition, and problems turned back into errors."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http import HTTPStatus
+from typing import Any, Final
+
+import httpx
+
+from bitbudget.app.core.errors import (
+    BitbudgetError,
+    InfeasibleBudgetError,
+    LostLeaseError,
+    NotFoundError,
+)
+
+__all__ = ["ServerProblemError", "ServerUnreachableError", "Transport"]
+
+_TRIES: Final = 6
+_FIRST_PAUSE_SECONDS: Final = 0.2
+_LONGEST_PAUSE_SECONDS: Final = 10.0
+_AWAY: Final = (
+    HTTPStatus.BAD_GATEWAY,
+    HTTPStatus.SERVICE_UNAVAILABLE,
+    HTTPStatus.GATEWAY_TIMEOUT,
+)
+"""Answers of a server, or of the proxy before it, that will be back."""
+_PASSING: Final = (HTTPStatus.TOO_MANY_REQUESTS, *_AWAY)
+
+
+class ServerUnreachableError(BitbudgetError):
+    """No answer from {server}: {reason}; check that bitbudget serve runs there."""
+
+
+class ServerProblemError(BitbudgetError):
+    """The server answered {status_code}: {detail}."""
+
+
+class Transport:
+    """One server, one token, connections kept open."""
+
+    def __init__(self, server: str, *, token: str | None, timeout_seconds: float) -> None:
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self.server: Final = server.rstrip("/")
+        self._http = httpx.Client(base_url=self.server, headers=headers, timeout=timeout_seconds)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        repeatable: bool = False,
+        token: str | None = None,
+        headers: dict[str, str] | None = None,
+        **options: Any,
+    ) -> httpx.Response:
+        """Return the answer to one request, repeated while the server is away.
+
+        Raises the error that the answered problem stands for.
+        """
+        sent = {**(headers or {}), **({"Authorization": f"Bearer {token}"} if token else {})}
+        for number in range(1, _TRIES + 1):
+            is_last = number == _TRIES or not repeatable
+            try:
+                answer = self._http.request(method, path, headers=sent, **options)
+            except httpx.TransportError as error:
+                if is_last:
+                    raise self._unreachable(str(error) or type(error).__name__) from error
+                time.sleep(_pause_seconds(number))
+                continue
+            if answer.status_code not in _PASSING or is_last:
+                break
+            time.sleep(_pause_seconds(number, answer))
+        if answer.status_code in _AWAY:
+            raise self._unreachable(f"it answered {answer.status_code} {_detail(answer)}")
+        raise_problem(answer)
+        return answer
+
+    @contextmanager
+    def stream(self, path: str, headers: dict[str, str]) -> Iterator[httpx.Response]:
+        """Open an answer that goes on until the server ends it."""
+        with self._http.stream("GET", path, headers=headers) as answer:
+            if answer.is_error:
+                answer.read()
+                raise_problem(answer)
+            yield answer
+
+    def _unreachable(self, reason: str) -> ServerUnreachableError:
+        return ServerUnreachableError(server=self.server, reason=reason)
+
+
+def _pause_seconds(number: int, answer: httpx.Response | None = None) -> float:
+    pause = _FIRST_PAUSE_SECONDS * 2.0 ** (number - 1)
+    wished = str(answer.headers.get("Retry-After", "")) if answer is not None else ""
+    if wished.isdigit():
+        pause = float(wished)
+    return min(pause, _LONGEST_PAUSE_SECONDS)
+
+
+def raise_problem(answer: httpx.Response) -> None:
+    """Raise what a problem document stands for; do nothing when the answer is not an error."""
+    if not answer.is_error:
+        return
+    problem = _problem(answer)
+    slug = str(problem.get("type", "")).rsplit(":", 1)[-1]
+    if slug == InfeasibleBudgetError.slug():
+        raise InfeasibleBudgetError(
+            budget_bytes=problem["budget_bytes"],
+            minimum_bytes=problem["minimum_bytes"],
+            binding=problem.get("binding", "checkpoint"),
+        )
+    if slug == LostLeaseError.slug():
+        raise LostLeaseError(
+            lease=problem["lease"], attempt=problem["attempt"], reason=problem["reason"]
+        )
+    if slug == NotFoundError.slug() and "what" in problem:
+        raise NotFoundError(what=problem["what"], name=problem["name"])
+    raise ServerProblemError(
+        status_code=answer.status_code, detail=_detail(answer), problem=problem
+    )
+
+
+def _problem(answer: httpx.Response) -> dict[str, Any]:
+    if not answer.headers.get("Content-Type", "").startswith("application/problem+json"):
+        return {}
+    problem: dict[str, Any] = answer.json()
+    return problem
+
+
+def _detail(answer: httpx.Response) -> str:
+    return str(_problem(answer).get("detail", answer.reason_phrase)).rstrip(".")

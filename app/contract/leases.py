@@ -1,0 +1,144 @@
+"""Leases: how workers and server agree on who does which job."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Literal
+
+from pydantic import ConfigDict, Field, model_validator
+from pydantic.config import JsonDict
+
+from bitbudget.app.contract.events import Problem, Progress
+from bitbudget.app.contract.messages import Amount, Attempt, Message
+from bitbudget.app.core.requests import JobRequest
+
+__all__ = [
+    "Capabilities",
+    "LeaseClaim",
+    "LeaseGrant",
+    "LeaseOutcome",
+    "LeaseRenewal",
+    "LeaseResult",
+    "LeaseStatus",
+    "StoredArtifact",
+    "WorkerRegistration",
+    "WorkerWelcome",
+]
+
+
+class Capabilities(Message):
+    """What a worker's machine is and can do."""
+
+    chip: str = Field(max_length=128, description="Such as Apple M4 Pro.")
+    memory_bytes: Amount
+    backend: Literal["metal", "cpu", "cuda"]
+    mlx_version: str = Field(max_length=64)
+    mlx_lm_version: str = Field("", max_length=64)
+    platform: str = Field("", max_length=128)
+
+
+class WorkerRegistration(Message):
+    """A worker introduces itself."""
+
+    name: str = Field(min_length=1, max_length=128)
+    capabilities: Capabilities
+
+
+class WorkerWelcome(Message):
+    """What a registered worker is told; `token` is shown this once."""
+
+    worker_id: str
+    token: str = Field(description="Bearer token for claiming leases.")
+    lease_seconds: float
+    renew_seconds: float
+    poll_seconds: float
+
+
+class LeaseClaim(Message):
+    """A worker asks for a job."""
+
+    worker_id: str = Field(max_length=64)
+
+
+class StoredArtifact(Message):
+    """A file that an attempt uploaded, or that the server already had for this job."""
+
+    name: str
+    sha256: str
+    bytes: int
+
+
+class LeaseGrant(Message):
+    """A job for one attempt; what earlier attempts uploaded need not be made again."""
+
+    lease_id: str
+    job_id: str
+    attempt: int
+    token: str = Field(description="Bearer token for every write of this lease.")
+    lease_until: datetime
+    lease_seconds: float
+    renew_seconds: float
+    request: JobRequest
+    artifacts: tuple[StoredArtifact, ...] = ()
+
+
+class LeaseRenewal(Message):
+    """The worker is alive, and how far it is."""
+
+    attempt: Attempt
+    progress: Progress | None = None
+
+
+class LeaseStatus(Message):
+    """Until when the lease now holds, and whether the user wants the job stopped."""
+
+    lease_until: datetime
+    cancel: bool
+
+
+class LeaseOutcome(StrEnum):
+    """How an attempt ended.
+
+    `failed` is final: the input is at fault. `crashed` and `expired` are tried again, three
+    attempts at most; `released` (the worker is going away) does not count as one of them.
+    """
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    CRASHED = "crashed"
+    RELEASED = "released"
+    EXPIRED = "expired"
+
+
+_FAILURE_HAS_PROBLEM: JsonDict = {
+    "anyOf": [
+        {"properties": {"outcome": {"not": {"const": "failed"}}}},
+        {"required": ["problem"], "properties": {"problem": {"type": "object"}}},
+    ]
+}
+
+
+class LeaseResult(Message):
+    """The end of an attempt; the same result sent twice is accepted twice."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra=_FAILURE_HAS_PROBLEM)
+
+    attempt: Attempt
+    outcome: Literal[
+        LeaseOutcome.SUCCEEDED,
+        LeaseOutcome.FAILED,
+        LeaseOutcome.CANCELLED,
+        LeaseOutcome.CRASHED,
+        LeaseOutcome.RELEASED,
+    ]
+    result: dict[str, Any] | None = None
+    problem: Problem | None = Field(None, description="Required when the outcome is failed.")
+
+    @model_validator(mode="after")
+    def _failure_has_problem(self) -> LeaseResult:
+        if self.outcome is LeaseOutcome.FAILED and self.problem is None:
+            msg = "say in `problem` why the attempt failed"
+            raise ValueError(msg)
+        return self

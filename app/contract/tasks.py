@@ -1,0 +1,134 @@
+"""Tasks: what a child process is asked to do."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from bitbudget.app.contract.messages import Message
+from bitbudget.app.core.formats import FormatName
+from bitbudget.app.core.measurement import Encoder, Sensitivity, usable_encoder
+from bitbudget.app.core.requests import JobRequest, Recover, Rotation
+
+__all__ = [
+    "BenchmarkTask",
+    "EvaluateTask",
+    "FitTask",
+    "JobTask",
+    "MeasureTask",
+    "QuantizeTask",
+    "Task",
+    "UploadTask",
+]
+
+
+class _Task(Message):
+    home: str = Field(description="Folder for state and caches: BITBUDGET_HOME.")
+    disk_limit_bytes: int | None = Field(
+        None, ge=0, description="Most bytes of downloaded weight files to keep at once."
+    )
+
+
+class _ModelTask(_Task):
+    model: str
+    encoder: Encoder = Encoder.YAQA
+    sensitivity: Sensitivity = Sensitivity.FISHER
+    rotation: Rotation = Rotation.NONE
+    text: str | None = None
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _has_what_its_encoder_needs(self) -> Self:
+        self.encoder = usable_encoder(self.encoder, self.sensitivity)
+        return self
+
+
+class FitTask(_Task):
+    """Headers only: inventory and sizes. Result: {"inventory": ..., "model": ...}."""
+
+    kind: Literal["fit"] = "fit"
+    model: str
+
+
+class MeasureTask(_ModelTask):
+    """Stages fetch, inventory, measure. Result: {"measurement": path, "key": sha256, ...}."""
+
+    kind: Literal["measure"] = "measure"
+    formats: tuple[FormatName, ...] | None = None
+    features: Literal["default", "full"] = "default"
+    cluster: str | None = None
+
+
+class QuantizeTask(_Task):
+    """Write the checkpoint of a manifest. Result: {"checkpoint": path, "file_bytes": int, ...}."""
+
+    kind: Literal["quantize"] = "quantize"
+    model: str
+    manifest: str
+    output: str
+    recover: Recover = Recover.NONE
+    recover_seconds: float = Field(default=300.0, ge=0)
+
+
+class EvaluateTask(_Task):
+    """Compare a checkpoint with its reference. Result: the report of `evaluate --json`."""
+
+    kind: Literal["evaluate"] = "evaluate"
+    checkpoint: str
+    reference: str
+    text: str | None = None
+    rollouts: int = 0
+    seed: int = 0
+    tasks: tuple[str, ...] = ()
+    task_folder: str | None = None
+    task_limit: int | None = Field(default=None, ge=1)
+
+
+class BenchmarkTask(_Task):
+    """Measure speed and peak memory of a checkpoint. Result: the report of `benchmark --json`.
+
+    Without a checkpoint the kernels alone are checked and timed.
+    """
+
+    kind: Literal["benchmark"] = "benchmark"
+    checkpoint: str | None = None
+    prompt_tokens: int = 512
+    generate_tokens: int = 128
+    kernels: bool = False
+
+
+class UploadTask(_Task):
+    """Publish a finished checkpoint on the Hub, as HF_ENDPOINT and HF_TOKEN say.
+
+    Result: {"repository", "revision", "url", "files", "bytes"}.
+    """
+
+    kind: Literal["upload"] = "upload"
+    checkpoint: str
+    repository: str = Field(description="org/name, created when it does not exist.")
+    private: bool = True
+
+
+class JobTask(_Task):
+    """All stages of a job, as far as `request.deliver` says.
+
+    `output` is the checkpoint folder (default: one under `home`). Artifacts announced on the way:
+    inventory.json, measurement.json, manifest.json, evaluation.json, benchmark.json.
+    """
+
+    kind: Literal["job"] = "job"
+    request: JobRequest
+    output: str | None = None
+    baseline: bool = Field(
+        default=False, description="Also evaluate uniform 4-bit g64 at the nearest bytes."
+    )
+    measurement: str | None = Field(
+        None, description="A measurement.json to use instead of measuring, if it is the right one."
+    )
+
+
+Task = Annotated[
+    FitTask | MeasureTask | QuantizeTask | EvaluateTask | BenchmarkTask | UploadTask | JobTask,
+    Field(discriminator="kind"),
+]

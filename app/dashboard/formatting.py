@@ -1,0 +1,131 @@
+"""Numbers and times as people read them."""
+
+from __future__ import annotations
+
+import math
+import re
+from datetime import UTC, datetime
+
+from bitbudget.app.contract.events import Progress
+from bitbudget.app.core.formats import Mode, parse_format
+from bitbudget.app.core.requests import AllocationRequest
+from bitbudget.app.core.sizes import format_size
+
+__all__ = [
+    "budget_words",
+    "cell",
+    "gap_words",
+    "kl",
+    "module_words",
+    "name_of",
+    "short",
+    "size_unit",
+    "when",
+]
+
+_ROLES = {
+    "self_attn": "attn",
+    "attention": "attn",
+    "switch_mlp": "experts",
+    "shared_expert": "shared",
+}
+_HUGE = 10_000
+_LARGE = 10
+_TENTH = 0.1
+_SMALL = 1e-4
+_GIB = 2**30
+_PROVEN = 1e-4
+
+
+def kl(nats: float) -> str:
+    """Return a KL with three significant digits."""
+    if nats == 0 or not math.isfinite(nats):
+        return f"{nats:g}"
+    return f"{nats:.2e}" if abs(nats) < _SMALL else f"{float(f'{nats:.3g}'):.10g}"
+
+
+def gap_words(status: str, gap: float) -> str:
+    """Return how far an answer can be from the best, as words."""
+    if status == "optimal" and gap <= _PROVEN:
+        return "proven optimal"
+    return f"at most {max(gap, 0.0001):.2%} from optimal"
+
+
+def cell(value: object) -> str:
+    """Return a table's value: thousands apart, few digits, a dash for nothing."""
+    if value is None:
+        return "\N{EN DASH}"
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return str(value)
+    if isinstance(value, int) or abs(value) >= _HUGE:
+        return f"{value:,.0f}"
+    if abs(value) >= _LARGE:
+        return f"{value:,.1f}"
+    return f"{value:.4f}" if abs(value) >= _TENTH else kl(value)
+
+
+def short(name: str) -> str:
+    """Return a format's name as short as a cell: `4g64`."""
+    format_ = parse_format(name)
+    if format_.mode is Mode.AFFINE:
+        return f"{format_.bits}g{format_.group_size}"
+    return format_.mode.value
+
+
+def module_words(column: str) -> str:
+    """Return a module's place in its layer in words: `self_attn.q_proj` -> `attn q`."""
+    parts = [_ROLES.get(part, part) for part in column.split(".")]
+    return " ".join(re.sub(r"_proj$", "", part).replace("_", " ") for part in parts)
+
+
+def name_of(model: str) -> str:
+    """Return a model's name without the folders above it; Hub ids stay whole."""
+    is_folder = model.startswith(("/", ".", "~")) or model.count("/") > 1
+    return model.rstrip("/").rsplit("/", 1)[-1] if is_folder else model
+
+
+def budget_words(request: AllocationRequest) -> str:
+    """Return what was asked for."""
+    parts = []
+    if request.budget_bytes is not None:
+        said = request.budget if isinstance(request.budget, str) else ""
+        parts.append(f"within {said or format_size(request.budget_bytes)}")
+    if request.device is not None:
+        context = f" with {request.context:,} tokens" if request.context else ""
+        parts.append(f"on {request.device}{context}")
+    if request.min_safe:
+        parts.append("the smallest safe size")
+    return ", ".join(parts)
+
+
+def size_unit(largest_bytes: int) -> tuple[str, int]:
+    """Return the unit of an axis up to `largest_bytes`, and its bytes."""
+    if largest_bytes < _GIB:
+        return "MiB", 2**20
+    return "GiB", _GIB
+
+
+def when(moment: datetime) -> str:
+    """Return a time to the minute, in UTC."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def progress_words(progress: Progress) -> str:
+    """Return how far a stage is, how fast, and what it is at."""
+    is_bytes = progress.unit == "bytes"
+
+    def say(count: float) -> str:
+        return format_size(int(count)) if is_bytes else f"{count:,.0f}"
+
+    total = f" of {say(progress.total)}" if progress.total else ""
+    parts = [f"{say(progress.done)}{total}{'' if is_bytes else ' ' + progress.unit}"]
+    if progress.seconds > 0 and progress.done:
+        speed = progress.done / progress.seconds
+        if speed >= 1:
+            rate = f"{speed / 1e9:.3f} GB/s" if is_bytes else f"{speed:,.0f} {progress.unit}/s"
+            parts.append(rate)
+        if progress.total > progress.done:
+            parts.append(f"{(progress.total - progress.done) / speed:.0f} s left")
+    if progress.detail:
+        parts.append(progress.detail)
+    return " · ".join(parts)

@@ -1,0 +1,109 @@
+"""The instant answer beside the form: what is known of a model before any work is done."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bitbudget.app.core.devices import device
+from bitbudget.app.core.errors import BitbudgetError
+from bitbudget.app.core.fit_report import fit
+from bitbudget.app.core.inventory import Inventory
+from bitbudget.app.core.sizes import format_size, parse_size
+from bitbudget.app.fit.sizes import size_span
+from bitbudget.app.services import Services
+
+__all__ = ["Asked", "fit_words"]
+
+_DEFAULT_CONTEXT = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The form as far as it is filled in; a name is settled once the reader has left its field."""
+
+    model: str
+    budget: str
+    device: str
+    context: str
+    is_settled: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What the model is made of, and whether its curves are stored."""
+
+    inventory: Inventory
+    is_measured: bool
+
+    @property
+    def then(self) -> str:
+        return "answered at once" if self.is_measured else "measured first, by a worker"
+
+    @property
+    def span(self) -> str:
+        least, most = size_span(self.inventory)
+        return f"{format_size(least)} to {format_size(most)}"
+
+
+def fit_words(services: Services, asked: Asked) -> dict[str, str]:
+    """Return `words` and a `verdict`: fits, tight, unknown, or waiting for a settled name."""
+    if not asked.model:
+        return _answer("", "unknown")
+    try:
+        known = _find(services, asked)
+        if known is None:
+            return _unmet(services)
+        if asked.budget:
+            return _within(known, parse_size(asked.budget))
+        if asked.device:
+            return _on_device(known, asked)
+    except BitbudgetError as error:
+        return _answer(str(error), "tight")
+    measured = "Measured" if known.is_measured else "Not measured here yet"
+    return _answer(f"{measured}: any budget from {known.span} is {known.then}.", "unknown")
+
+
+def _find(services: Services, asked: Asked) -> _Known | None:
+    model = services.models.find(asked.model)
+    if model is not None and model.measurements:
+        stored = services.measurements.library.get(model.measurements[0].id)
+        return _Known(stored.inventory, is_measured=True)
+    if asked.is_settled and services.fit.headers.can_read:
+        return _Known(services.fit.inventory(asked.model), is_measured=False)
+    met = services.models.inventory(asked.model)
+    return None if met is None else _Known(met, is_measured=False)
+
+
+def _unmet(services: Services) -> dict[str, str]:
+    if services.fit.headers.can_read:
+        return _answer("New here: its headers are read once its name is complete.", "waiting")
+    return _answer("Not measured here yet: a worker measures it first.", "unknown")
+
+
+def _within(known: _Known, nbytes: int) -> dict[str, str]:
+    least, most = size_span(known.inventory)
+    if nbytes < least:
+        return _answer(f"Too small: this model takes {known.span}.", "tight")
+    if nbytes >= most:
+        return _answer(f"Fits unquantized: the files take {format_size(most)}.", "fits")
+    bits = 8 * nbytes / known.inventory.weights
+    return _answer(f"Fits: about {bits:.2f} bits per weight, {known.then}.", "fits")
+
+
+def _on_device(known: _Known, asked: Asked) -> dict[str, str]:
+    inventory = known.inventory
+    context = int(asked.context) if asked.context.isdecimal() else _DEFAULT_CONTEXT
+    most = inventory.architecture.max_context or context
+    report = fit(inventory, device(asked.device), min(context, most))
+    room = f"{format_size(report.weights_limit_bytes)} for weights at {report.context:,} tokens"
+    if not report.smallest.fits:
+        return _answer(f"Does not fit: {room}, this model takes {known.span}.", "tight")
+    if report.now.fits:
+        return _answer(f"Fits unquantized: {room}.", "fits")
+    best = report.best_uniform
+    rival = "" if best is None else f"; the best uniform format that fits is {best.name}"
+    return _answer(f"Fits: {room}{rival}; {known.then}.", "fits")
+
+
+def _answer(words: str, verdict: str) -> dict[str, str]:
+    return {"words": words, "verdict": verdict}

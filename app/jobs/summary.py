@@ -1,0 +1,29 @@
+"""A manifest in the few numbers that people compare."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from bitbudget.app.core.manifest import Manifest
+
+__all__ = ["allocation_summary"]
+
+
+def allocation_summary(manifest: Manifest) -> dict[str, Any]:
+    """Return bytes, certificate, and modules and bytes by format."""
+    modules: Counter[str] = Counter()
+    nbytes: Counter[str] = Counter()
+    for choice in manifest.modules.values():
+        modules[str(choice.format)] += 1
+        nbytes[str(choice.format)] += choice.bytes
+    return {
+        "file_bytes": manifest.file_bytes,
+        "budget_bytes": manifest.budget_bytes,
+        "slack_bytes": manifest.budget_bytes - manifest.file_bytes,
+        "certificate": manifest.certificate.model_dump(mode="json"),
+        "formats": {
+            name: {"modules": modules[name], "bytes": nbytes[name]} for name in sorted(modules)
+        },
+        "notes": list(manifest.notes),
+    }

@@ -1,0 +1,64 @@
+"""Queries on workers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from bitbudget.app.core.errors import NotFoundError
+from bitbudget.app.ids import is_id
+from bitbudget.app.jobs.tables import JobRow
+from bitbudget.app.leases.tables import LeaseRow
+from bitbudget.app.workers.tables import WorkerRow
+
+__all__ = ["by_id", "count_seen_since", "delete_idle_since", "get", "open_jobs", "page"]
+
+
+def get(session: Session, worker_id: str) -> WorkerRow:
+    """Return a worker; NotFoundError when there is none."""
+    row = session.get(WorkerRow, worker_id) if is_id(worker_id) else None
+    if row is None:
+        raise NotFoundError(what="worker", name=worker_id)
+    return row
+
+
+def by_id(session: Session, worker_ids: Iterable[str]) -> dict[str, WorkerRow]:
+    """Return the workers with these ids."""
+    wanted = list(worker_ids)
+    if not wanted:
+        return {}
+    query = sa.select(WorkerRow).where(WorkerRow.id.in_(wanted))
+    return {row.id: row for row in session.scalars(query)}
+
+
+def page(session: Session, before: str | None, limit: int) -> Sequence[WorkerRow]:
+    """Return up to `limit` + 1 workers, newest first."""
+    query = sa.select(WorkerRow).order_by(WorkerRow.id.desc()).limit(limit + 1)
+    if before is not None:
+        query = query.where(WorkerRow.id < before)
+    return session.scalars(query).all()
+
+
+def open_jobs(session: Session, worker_ids: Iterable[str]) -> dict[str, str]:
+    """Return the job that each of these workers has now."""
+    query = sa.select(LeaseRow.worker_id, LeaseRow.job_id).where(
+        LeaseRow.ended_at.is_(None), LeaseRow.worker_id.in_(list(worker_ids))
+    )
+    return {row.worker_id: row.job_id for row in session.execute(query)}
+
+
+def count_seen_since(session: Session, moment: datetime) -> int:
+    """Return how many workers have called since `moment`."""
+    query = sa.select(sa.func.count()).where(WorkerRow.seen_at >= moment)
+    return session.execute(query).scalar_one()
+
+
+def delete_idle_since(session: Session, moment: datetime) -> int:
+    """Remove workers not seen since `moment` that no job speaks of; return how many."""
+    has_lease = sa.exists().where(LeaseRow.worker_id == WorkerRow.id)
+    has_job = sa.exists().where(JobRow.worker_id == WorkerRow.id)
+    query = sa.delete(WorkerRow).where(WorkerRow.seen_at < moment, ~has_lease, ~has_job)
+    return len(session.execute(query.returning(WorkerRow.id)).all())

@@ -1,0 +1,80 @@
+"""Workers register; people look at them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bitbudget.app.auth.principal import Principal
+from bitbudget.app.auth.tokens import Token, TokenKind, hash_secret, new_secret
+from bitbudget.app.contract.leases import Capabilities, WorkerRegistration, WorkerWelcome
+from bitbudget.app.database import Database
+from bitbudget.app.ids import Clock, new_id
+from bitbudget.app.jobs.schemas import Page
+from bitbudget.app.pages import cut_page, decode_cursor
+from bitbudget.app.workers import repository
+from bitbudget.app.workers.schemas import Worker
+from bitbudget.app.workers.tables import WorkerRow
+
+__all__ = ["Intervals", "MachineService"]
+
+
+@dataclass(frozen=True, slots=True)
+class Intervals:
+    """What every worker is told about time."""
+
+    lease_seconds: float
+    renew_seconds: float
+    poll_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class MachineService:
+    """The workers this server knows."""
+
+    database: Database
+    clock: Clock
+    intervals: Intervals
+
+    def register(self, registration: WorkerRegistration, principal: Principal) -> WorkerWelcome:
+        """Take in a worker; its token is told this once."""
+        now = self.clock()
+        secret = new_secret()
+        row = WorkerRow(
+            id=new_id(now),
+            name=registration.name,
+            capabilities=registration.capabilities.model_dump(mode="json"),
+            token_hash=hash_secret(secret),
+            owner=principal.owner,
+            registered_at=now,
+            seen_at=now,
+        )
+        with self.database.write() as session:
+            session.add(row)
+        return WorkerWelcome(
+            worker_id=row.id,
+            token=str(Token(TokenKind.WORKER, row.id, secret)),
+            lease_seconds=self.intervals.lease_seconds,
+            renew_seconds=self.intervals.renew_seconds,
+            poll_seconds=self.intervals.poll_seconds,
+        )
+
+    def page(self, cursor: str | None, limit: int) -> Page[Worker]:
+        """Return a page of workers, newest first."""
+        key = decode_cursor(cursor, (str,))
+        with self.database.read() as session:
+            rows = repository.page(session, None if key is None else str(key[0]), limit)
+            kept, following = cut_page(rows, limit, lambda row: [row.id])
+            open_jobs = repository.open_jobs(session, [row.id for row in kept])
+        items = [_view(row, open_jobs.get(row.id)) for row in kept]
+        return Page[Worker](items=items, next_cursor=following)
+
+
+def _view(row: WorkerRow, job_id: str | None) -> Worker:
+    return Worker(
+        id=row.id,
+        name=row.name,
+        capabilities=Capabilities.model_validate(row.capabilities),
+        registered_at=row.registered_at,
+        seen_at=row.seen_at,
+        job_id=job_id,
+    )

@@ -1,0 +1,82 @@
+"""The tokens of a measurement: the model's own, or a user's text that has to be one."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from bitbudget.app.core.errors import InvalidModelError, InvalidRequestError
+from bitbudget.app.core.measurement import Encoder, Sensitivity
+from bitbudget.app.core.requests import Rotation
+from bitbudget.workers.pipeline.measuring.tokens import measurement_tokens, unused_text
+from bitbudget.workers.pipeline.options import MeasureOptions
+from bitbudget.workers.running import tokens
+from tests.workers.models.tiny import write_tiny
+
+
+def options(text: Path | None) -> MeasureOptions:
+    return MeasureOptions(Encoder.YAQA, Sensitivity.FISHER, Rotation.NONE, text, 0)
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "text.txt"
+    path.write_text(text)
+    return path
+
+
+def test_a_model_without_tokenizer_writes_its_own_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tokens, "_MOST_TOKENS", 512)
+    model = write_tiny(tmp_path, "llama")
+    found = measurement_tokens(model, 1000, options(None))
+    assert found.shape == (2, 256)
+    assert (found[:, 0] == tokens.first_token(model)).all()
+    assert found.max() < 128
+
+
+def test_a_text_needs_a_tokenizer(tmp_path: Path) -> None:
+    model = write_tiny(tmp_path / "model", "llama")
+    with pytest.raises(InvalidModelError, match=r"no tokenizer.*do without a text"):
+        measurement_tokens(model, 1000, options(written(tmp_path, "Once upon a time. " * 99)))
+
+
+def test_a_text_shorter_than_a_window_says_how_long_it_is(
+    sample_model: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(InvalidRequestError, match=r"found 4 tokens, expected at least 255.*longer"):
+        measurement_tokens(sample_model, 1000, options(written(tmp_path, "Once upon a time")))
+
+
+def test_a_text_is_cut_to_windows_that_begin_as_a_text_does(
+    sample_model: Path, tmp_path: Path
+) -> None:
+    text = written(tmp_path, "Once upon a time there was a little dog. " * 60)
+    found = measurement_tokens(sample_model, 1000, options(text))
+    assert found.shape[1] == 256
+    assert len(found) >= 2
+    assert (found[:, 0] == 0).all()
+
+
+def test_a_tokenizer_that_cannot_be_read_is_named(sample_model: Path, tmp_path: Path) -> None:
+    model = write_tiny(tmp_path / "model", "llama")
+    shutil.copy(sample_model / "tokenizer_config.json", model)
+    (model / "tokenizer.json").write_text("{")
+    with pytest.raises(InvalidModelError, match="cannot be read"):
+        measurement_tokens(model, 1000, options(written(tmp_path, "Once upon a time")))
+
+
+def test_what_follows_in_the_text_is_left_for_verifying(
+    sample_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tokens, "_MOST_TOKENS", 512)
+    text = written(tmp_path, "".join(f"There were {i} little dogs. " for i in range(200)))
+    used = measurement_tokens(sample_model, 1000, options(text))
+    rest = unused_text(sample_model, 1000, options(text), 2)
+    assert rest is not None
+    assert used.shape == rest.shape == (2, 256)
+    assert not (rest[:, None] == used).all(-1).any()
+    assert unused_text(sample_model, 1000, options(text), 99) is None
+    assert unused_text(sample_model, 1000, options(None), 2) is None

@@ -1,0 +1,94 @@
+"""A job at few bits per weight measures errors together; it is never worse for that."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import pytest
+
+from bitbudget.app.contract.events import Event
+from bitbudget.app.contract.tasks import JobTask
+from bitbudget.app.core.manifest import Manifest
+from bitbudget.app.core.requests import JobRequest
+from bitbudget.workers.pipeline.steps import relinearize as low_bits
+from bitbudget.workers.pipeline.tasks import run_task
+from bitbudget.workers.prediction import measured_kl as trials
+from bitbudget.workers.running import tokens
+from tests.workers.models.tiny import write_folder, write_tiny
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random weights, large enough that the predictions are no coin tosses."""
+    folder = tmp_path_factory.mktemp("models")
+    sound = write_tiny(folder / "sound", "llama", vocab_size=64)
+    config = json.loads((sound / "config.json").read_text())
+    weights = dict(mx.load(str(sound / "model.safetensors")))  # type: ignore[arg-type]
+    large = {name: (5 * array).astype(mx.bfloat16) for name, array in weights.items()}
+    return write_folder(folder / "tiny", config, large)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def little_text() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tokens, "_MOST_TOKENS", 2048)
+        patch.setattr(trials, "PROBING_ROLLOUTS", 2)
+        patch.setattr(trials, "JUDGING_ROLLOUTS", 4)
+        yield
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+def run(model: Path, home: Path, budget: int = 60_000, **fields: Any) -> dict[str, Any]:
+    request = JobRequest(model=str(model), budget=budget, sqnr_floor_db=0, **fields)
+    events: list[Event] = []
+    result = run_task(JobTask(home=str(home), request=request), events.append)
+    logs = [event.detail for event in events if event.kind == "log"]
+    announced = [e.path for e in events if e.kind == "artifact" and e.name == "manifest.json"]
+    assert announced[-1] == result["manifest"]
+    return result | {"logs": logs}
+
+
+def test_few_bits_are_measured_together_once(model: Path, home: Path) -> None:
+    result = run(model, home)
+    found = result["low_bits"]
+    kl = found["measured_kl_nats_per_token"]
+    assert found["bits_per_weight"] < 3.5
+    assert kl[found["chosen"]] == min(kl.values()) <= kl["as allocated first"]
+    written = found["written_kl_nats_per_token"]
+    assert result["predicted_kl_nats_per_token"] == pytest.approx(written)
+    assert 0 < written < 2 * min(kl.values())
+    assert result["bound"] <= result["predicted_kl_nats_per_token"]
+    manifest = Manifest.from_bytes(Path(result["manifest"]).read_bytes())
+    assert manifest.file_bytes <= 60_000
+    assert sum(c.kl_nats for c in manifest.modules.values()) == pytest.approx(written)
+    assert any("measured on 24 rollouts" in note for note in manifest.notes)
+    doubted = any("disagree by a factor" in note for note in manifest.notes)
+    assert doubted == (found["ends"]["disagreement"] > found["ends"]["warns_above"])
+    again = run(model, home)
+    assert again["sha256"] == result["sha256"]
+    assert again["low_bits"] == found
+
+
+def test_it_can_be_left_out_or_asked_for(model: Path, home: Path) -> None:
+    plain = run(model, home, relinearize=False)
+    assert "low_bits" not in plain
+    assert "low_bits" not in run(model, home, budget=100_000)
+    asked = run(model, home, budget=100_000, relinearize=True)
+    assert asked["low_bits"]["bits_per_weight"] > 3.5
+
+
+def test_what_hinders_it_is_said(model: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(low_bits, "_MOST_WORK", 1)
+    result = run(model, home, budget=59_000)
+    assert "--relinearize" in result["low_bits"]["skipped"]
+    assert any("--relinearize" in line for line in result["logs"])
+    weights = run(model, home, budget=59_000, sensitivity="weights")
+    assert "without running the model" in weights["low_bits"]["skipped"]

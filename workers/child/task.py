@@ -1,0 +1,126 @@
+"""One task on standard input, events on standard output: what the child process does."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import TypeAdapter, ValidationError
+
+from bitbudget.app.contract.events import Event, Problem
+from bitbudget.app.contract.tasks import FitTask, MeasureTask, Task
+from bitbudget.app.core.errors import NO_ROOM, BitbudgetError, InvalidRequestError
+from bitbudget.workers.child.parent_watch import end_with_parent
+from bitbudget.workers.models.library import defer_package
+
+__all__ = ["answer"]
+
+_TASK: Final[TypeAdapter[Task]] = TypeAdapter(Task)
+
+
+def answer() -> int:
+    """Run the task on standard input; return the exit code of the command line."""
+    end_with_parent()
+    emit = _take_standard_output()
+    defer_package()
+    home = Path(tempfile.gettempdir())
+    try:
+        task = _read_task()
+        home = Path(task.home)
+        result = _run(task, emit)
+    except BrokenPipeError:
+        return 1
+    except Exception as error:  # noqa: BLE001, the last line of defence: every end is an event
+        problem = problem_of(error, home)
+        emit(Event(kind="failed", problem=problem))
+        return problem.exit_code
+    emit(Event(kind="finished", result=result))
+    return 0
+
+
+def _run(task: Task, emit: Callable[[Event], None]) -> dict[str, Any]:
+    """Run `task`, importing only what its kind needs."""
+    if isinstance(task, FitTask):
+        from bitbudget.workers.pipeline.fit_task import run_fit  # noqa: PLC0415, somebody waits for the answer
+
+        return run_fit(task, emit)
+    if isinstance(task, MeasureTask):
+        from bitbudget.workers.pipeline.measure_task import run_measure  # noqa: PLC0415, as above
+
+        return run_measure(task, emit)
+    from bitbudget.workers.pipeline.tasks import run_task  # noqa: PLC0415, as above
+
+    return run_task(task, emit)
+
+
+def _take_standard_output() -> Callable[[Event], None]:
+    """Keep standard output for events and let everything else that prints reach standard error."""
+    events = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+
+    def emit(event: Event) -> None:
+        events.write(event.model_dump_json(exclude_defaults=True) + "\n")
+        events.flush()
+
+    return emit
+
+
+def _read_task() -> Task:
+    try:
+        return _TASK.validate_json(sys.stdin.buffer.read())
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise InvalidRequestError(
+            where=f"task: {'.'.join(str(part) for part in first['loc'])}",
+            found=repr(first.get("input"))[:80],
+            expected=first["msg"],
+            remedy="send a task of bitbudget.app.leases.schemas",
+        ) from error
+
+
+def problem_of(error: Exception, home: Path) -> Problem:
+    """Return the problem that `error` is to a user; unforeseen ones leave their trace in `home`."""
+    if isinstance(error, BitbudgetError):
+        return Problem(
+            type=f"urn:bitbudget:problem:{error.slug()}",
+            title=error.title(),
+            status=error.status,
+            detail=str(error),
+            fields=_plain(error.fields),
+            exit_code=error.exit_code,
+        )
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
+        return Problem(
+            type="urn:bitbudget:problem:disk-full",
+            title="Disk full",
+            status=507,
+            detail=f"{error}; free some room, or keep less there with --disk-limit",
+        )
+    return Problem(
+        type="urn:bitbudget:problem:internal",
+        title="Internal error",
+        status=500,
+        detail=f"{type(error).__name__}: {error}; a defect of ours: please report it with "
+        f"{_keep_trace(error, home)}",
+    )
+
+
+def _keep_trace(error: Exception, home: Path) -> Path:
+    file = home / "traces" / f"{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}.txt"
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+    except OSError:  # a full disk may be the very error
+        traceback.print_exception(error, file=sys.stderr)
+    return file
+
+
+def _plain(fields: dict[str, Any]) -> dict[str, Any]:
+    simple = (str, int, float, bool, type(None))
+    return {k: v if isinstance(v, simple) else str(v) for k, v in fields.items()}

@@ -1,0 +1,1 @@
+"""Spread work over processes of this machine or over a Dask cluster."""

@@ -1,0 +1,1 @@
+"""Rate-distortion curves priced in nats per token, exact or estimated from samples."""

@@ -1,0 +1,240 @@
+"""Evaluate checkpoints against their original: KL, agreement, perplexity, noise floor.
+
+Both sides compute in float32 (quantized modules as the exact affine value of their stored scales),
+so the numbers are those of the weights and not of a machine's kernels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final
+
+import mlx.core as mx
+import numpy as np
+from mlx import nn
+
+from bitbudget.app.core.errors import InvalidModelError, InvalidRequestError
+from bitbudget.workers.evaluate.statistics import summary
+from bitbudget.workers.evaluate.teacher import (
+    TOP_K,
+    TeacherBatch,
+    TokenScores,
+    log_probabilities,
+    score,
+    teach,
+)
+from bitbudget.workers.evaluate.windows import digest, rollout_windows, text_windows
+from bitbudget.workers.running.float32 import load_float32
+from bitbudget.workers.running.streaming_forward import (
+    Forward,
+    Unheld,
+    empty_cache,
+    fits_whole,
+    open_forward,
+)
+
+__all__ = ["DEFAULT_ROLLOUTS", "Evaluation", "evaluate"]
+
+DEFAULT_ROLLOUTS: Final = 32
+"""Rollouts of the original when neither text nor a number of rollouts is given."""
+_BATCH_ELEMENTS: Final = 1 << 23
+"""Logits of a batch (32 MiB in float32)."""
+_FLOOR_TOKENS: Final = 64
+
+Progress = Callable[[int, int], None]
+
+
+def evaluate(
+    checkpoint: Path,
+    reference: Path,
+    *,
+    text: str | Path | None = None,
+    rollouts: int = 0,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Return the report of `evaluate --json` for one checkpoint; see `Evaluation`."""
+    evaluation = Evaluation(reference, text=text, rollouts=rollouts, seed=seed, progress=progress)
+    return evaluation.report(checkpoint)
+
+
+class Evaluation:
+    """An original with the windows it is judged on; the original's pass is made once.
+
+    `text` is a file of text, `windows` are token ids, int32 (sequences, length), and `rollouts`
+    counts sequences the original writes itself. With several, the top of the report is about the
+    first of these and `sets` holds each. `seed` fixes rollouts and
+    bootstrap.
+    """
+
+    def __init__(
+        self,
+        reference: Path,
+        *,
+        text: str | Path | None = None,
+        rollouts: int = 0,
+        windows: np.ndarray | None = None,
+        seed: int = 0,
+        progress: Progress | None = None,
+    ) -> None:
+        self.reference = Path(reference)
+        self.seed = seed
+        self.progress = progress or (lambda _done, _total: None)
+        self.windows: dict[str, np.ndarray] = {}
+        if text is not None:
+            self.windows["text"] = text_windows(
+                self.reference, _read_text(Path(text)), where=str(text)
+            )
+        if windows is not None:
+            self.windows["windows"] = windows
+        if not self.windows and rollouts == 0:
+            rollouts = DEFAULT_ROLLOUTS
+        if rollouts:
+            self.windows["rollouts"] = rollout_windows(
+                self.reference, rollouts, seed=seed, progress=self.progress
+            )
+
+    @cached_property
+    def original(self) -> nn.Module:
+        """The reference in float32, whole."""
+        return load_float32(self.reference)
+
+    @cached_property
+    def _teacher(self) -> Forward:
+        """The reference, which is read at every pass where two do not fit in memory."""
+        return self.original if fits_whole(self.reference, copies=2) else Unheld(self.reference)
+
+    @cached_property
+    def taught(self) -> dict[str, list[TeacherBatch]]:
+        """The original's predictions on every window."""
+        return {
+            name: [
+                teach(self._teacher, batch, str(self.reference))
+                for batch in _batches(windows, _vocabulary(self._teacher, windows))
+            ]
+            for name, windows in self.windows.items()
+        }
+
+    def report(self, checkpoint: Path) -> dict[str, Any]:
+        """Return the report of one checkpoint."""
+        return self.report_model(open_forward(checkpoint, copies=2), str(checkpoint))
+
+    def report_model(self, candidate: Forward, name: str) -> dict[str, Any]:
+        """Return the report of a float32 model called `name`.
+
+        Raises InvalidModelError on NaN activations and when the vocabularies differ.
+        """
+        sets = self.sets(candidate, name)
+        first = next(iter(sets))
+        vocabulary = self.taught[first][0].vocabulary
+        truncated = self.taught[first][0].top is not None
+        return {
+            **sets[first],
+            "evaluated_on": first,
+            "noise_floor": self.noise_floor["kl_nats_per_token"],
+            "noise_floor_path": self.noise_floor["path"],
+            "distinguishable": sets[first]["kl_nats_per_token"]
+            > 2 * self.noise_floor["kl_nats_per_token"],
+            "vocabulary": vocabulary,
+            "kl_is_lower_bound": truncated,
+            "top_k": TOP_K if truncated else vocabulary,
+            "seed": self.seed,
+            "checkpoint": name,
+            "reference": str(self.reference),
+            "sets": sets,
+        }
+
+    def sets_of(self, checkpoint: Path) -> dict[str, dict[str, Any]]:
+        """Return the numbers of each set of windows for one checkpoint."""
+        return self.sets(open_forward(checkpoint, copies=2), str(checkpoint))
+
+    def sets(
+        self, candidate: Forward, name: str, parts: Collection[str] | None = None
+    ) -> dict[str, dict[str, Any]]:
+        """Return the numbers of each set of windows (of those in `parts`), without noise floor."""
+        sets: dict[str, dict[str, Any]] = {}
+        chosen = [part for part in self.windows if parts is None or part in parts]
+        total = sum(self.windows[part].size for part in chosen)
+        done = 0
+        for part in chosen:
+            scores: list[TokenScores] = []
+            for batch in self.taught[part]:
+                scores.append(_score(candidate, batch, name))
+                done += batch.ids.size
+                self.progress(done, total)
+            sets[part] = summary(_joined(scores), seed=self.seed)
+            sets[part]["windows_digest"] = digest(self.windows[part])
+        return sets
+
+    @cached_property
+    def noise_floor(self) -> dict[str, Any]:
+        """KL of the original to itself by another path, on the first tokens of a window.
+
+        In the checkpoint's own dtype where this machine can run it, which is what inference will
+        do; else decoding token by token in float32.
+        """
+        ids = next(iter(self.windows.values()))[:1, :_FLOOR_TOKENS]
+        batch = teach(self._teacher, ids, str(self.reference))
+        try:
+            other = open_forward(self.reference, copies=3, dtype=mx.bfloat16)
+            log_q = log_probabilities(other, ids, str(self.reference))
+            return {"kl_nats_per_token": _mean_kl(batch, log_q), "path": "bfloat16 computation"}
+        except (RuntimeError, ValueError, InvalidModelError):
+            log_q = _decoded(self._teacher, ids)
+            return {"kl_nats_per_token": _mean_kl(batch, log_q), "path": "decoding in float32"}
+
+
+def _mean_kl(batch: TeacherBatch, log_q: mx.array) -> float:
+    return max(float(score(batch, log_q).kl.mean()), 0.0)
+
+
+def _decoded(model: Forward, ids: np.ndarray) -> mx.array:
+    cache = empty_cache(model)
+    steps = [
+        model(mx.array(ids[:, position : position + 1]), cache=cache).astype(mx.float32)
+        for position in range(ids.shape[1] - 1)
+    ]
+    logits = mx.concatenate(steps, axis=1)
+    return logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+
+
+def _score(candidate: Forward, batch: TeacherBatch, name: str) -> TokenScores:
+    if int(batch.ids.max()) >= (found := _vocabulary(candidate, batch.ids[:1, :1] * 0)) or (
+        found != batch.vocabulary
+    ):
+        raise InvalidModelError(
+            where=name,
+            found=f"a vocabulary of {found}",
+            expected=f"{batch.vocabulary}, that of the reference",
+            remedy="evaluate against the model the checkpoint was made from",
+        )
+    return score(batch, log_probabilities(candidate, batch.ids, name))
+
+
+def _vocabulary(model: Forward, ids: np.ndarray) -> int:
+    return int(model(mx.array(ids[:1, :1])).shape[-1])
+
+
+def _batches(windows: np.ndarray, vocabulary: int) -> list[np.ndarray]:
+    rows = max(1, _BATCH_ELEMENTS // (vocabulary * windows.shape[1]))
+    return [windows[start : start + rows] for start in range(0, len(windows), rows)]
+
+
+def _joined(scores: list[TokenScores]) -> TokenScores:
+    names = [field.name for field in fields(TokenScores)]
+    return TokenScores(*(np.concatenate([getattr(s, name) for s in scores]) for name in names))
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidRequestError(
+            where=str(path),
+            found=f"{type(error).__name__}: {error}",
+            expected="a readable UTF-8 text file",
+            remedy="give the path of a plain text file",
+        ) from error

@@ -1,0 +1,1 @@
+"""How the step `measure` obtains the curve and the sensitivity of every module."""

@@ -1,0 +1,157 @@
+"""What the stage measure learns by running the model: sensitivities, and how curves predict.
+
+Importing this imports the whole of mlx-lm, which takes seconds; measuring by weights alone does
+without.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from bitbudget.app.core.inventory import Inventory
+from bitbudget.app.core.measurement import Curve, KvCurve, Sensitivity, Verification
+from bitbudget.workers.curves.sampled import SAMPLE
+from bitbudget.workers.fisher import Statistics
+from bitbudget.workers.models import Checkpoint
+from bitbudget.workers.pipeline.home import Home
+from bitbudget.workers.pipeline.measuring.kv import every_full_layer, probe_kv_curves
+from bitbudget.workers.pipeline.measuring.statistics import take_statistics
+from bitbudget.workers.pipeline.measuring.tokens import unused_text
+from bitbudget.workers.pipeline.options import MeasureOptions
+from bitbudget.workers.pipeline.report import StageReport
+from bitbudget.workers.prediction.verification import VERIFYING_WINDOWS, Verified, verify
+from bitbudget.workers.probe.noise import PROBE_TOKENS, probe_alphas
+from bitbudget.workers.running.streaming_forward import fits_whole
+
+__all__ = ["Sensitivities", "take_sensitivities", "verified"]
+
+_UNVERIFIED: Final = (
+    "predictions are not verified: in float32 the model takes more than half of this machine's"
+    " memory; bitbudget run measures the checkpoint that it writes"
+)
+_DISAGREEMENT: Final = 1.5
+"""Ratio between the two ends from which a measurement carries a warning."""
+
+
+@dataclass(frozen=True)
+class Sensitivities:
+    """What a unit of error costs: alpha by module, with the statistics behind it where taken."""
+
+    tokens: int
+    alphas: Mapping[str, float]
+    modules: Statistics
+    notes: tuple[str, ...] = ()
+    kv_curves: tuple[KvCurve, ...] = ()
+
+
+def take_sensitivities(
+    checkpoint: Checkpoint,
+    inventory: Inventory,
+    options: MeasureOptions,
+    home: Home,
+    report: StageReport,
+) -> Sensitivities:
+    """Return them by `probe` or by `fisher`, collected now or found in the cache.
+
+    A module that no gradient reaches (it only selects, or the text never came to it) is not free:
+    it gets the median alpha, and the encoder that needs no statistics.
+    """
+    if options.sensitivity is Sensitivity.PROBE:
+        alphas = probe_alphas(
+            checkpoint.folder,
+            [module.path for module in inventory.modules],
+            seed=options.seed,
+            progress=lambda done, total: report.progress(done, total, "modules", "probe"),
+        )
+        kv = probe_kv_curves(checkpoint, inventory, options.seed, report)
+        return Sensitivities(
+            PROBE_TOKENS, alphas, Statistics(0), kv_curves=every_full_layer(inventory, kv)
+        )
+    found = take_statistics(checkpoint, inventory, options, home, report)
+    paths = [module.path for module in inventory.modules]
+    alphas = {path: found[path].alpha_nats if path in found else 0.0 for path in paths}
+    kv = every_full_layer(inventory, found.kv_curves)
+    unseen = [path for path in paths if alphas[path] == 0]
+    if not unseen:
+        return Sensitivities(found.tokens, alphas, found, found.notes, kv)
+    seen = [alpha for alpha in alphas.values() if alpha > 0]
+    typical = float(np.median(seen)) if seen else 1.0
+    note = (
+        f"no gradient reached {len(unseen)} modules ({unseen[0]}, ...): each is priced as the"
+        " median module"
+    )
+    return Sensitivities(
+        found.tokens,
+        alphas | dict.fromkeys(unseen, typical),
+        found.without(unseen),
+        (*found.notes, note),
+        kv,
+    )
+
+
+def verified(
+    checkpoint: Checkpoint,
+    inventory: Inventory,
+    curves: Mapping[str, Curve],
+    options: MeasureOptions,
+    *,
+    known: Sensitivities,
+    report: StageReport,
+) -> tuple[Verified | None, tuple[str, ...]]:
+    """Return corrected curves and how they predict, of a model that fits in half of the memory.
+
+    With them comes a warning when the two ends disagree: errors interact at few bits.
+    """
+    sampled = _sampled(inventory, curves, known)
+    if not known.modules:
+        return None, sampled
+    if not fits_whole(checkpoint.folder):
+        return None, (*sampled, _UNVERIFIED)
+    found = verify(
+        checkpoint,
+        inventory,
+        curves,
+        options.encoder,
+        known.modules,
+        seed=options.seed,
+        windows=unused_text(checkpoint.folder, inventory.weights, options, VERIFYING_WINDOWS),
+        progress=lambda done, total: report.progress(done, total, "allocations", "verification"),
+    )
+    return found, (*sampled, *_doubts(found.verification))
+
+
+def _sampled(
+    inventory: Inventory, curves: Mapping[str, Curve], known: Sensitivities
+) -> tuple[str, ...]:
+    """Return what a reader must know of curves that were estimated."""
+    seen = frozenset(known.modules)
+    errors = [
+        max(point.t2_relative_error for point in curves[module.path].points)
+        for module in inventory.modules
+        if module.path in seen and SAMPLE.takes(module.shape)
+    ]
+    if not errors:
+        return ()
+    middle, most = 100 * float(np.median(errors)), 100 * max(errors)
+    note = (
+        f"the curves of {len(errors)} large modules are estimated from some of their rows and"
+        f" columns: standard error {middle:.1f} % for the median module, {most:.1f} % at most"
+    )
+    return (note,)
+
+
+def _doubts(verification: Verification) -> tuple[str, ...]:
+    pairs = sorted(
+        zip(
+            verification.bits_per_weight, verification.measured, verification.predicted, strict=True
+        )
+    )
+    low, high = pairs[0][1] / max(pairs[0][2], 1e-30), pairs[-1][1] / max(pairs[-1][2], 1e-30)
+    if max(low, high) <= _DISAGREEMENT * min(low, high):
+        return ()
+    found = f"{low:.2f} at {pairs[0][0]:.1f} bits per weight, {high:.2f} at {pairs[-1][0]:.1f}"
+    return (f"measured over predicted KL is {found}: read predictions between with that",)

@@ -1,0 +1,89 @@
+"""The curve of one module: what the deployed encoder's own error costs in every format."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bitbudget.app.core.formats import KEEP, Format
+from bitbudget.app.core.inventory import Module
+from bitbudget.app.core.measurement import KEEP_POINT, Curve, CurvePoint, Encoder
+from bitbudget.workers.curves.exact import kl_curve
+from bitbudget.workers.curves.sampled import SAMPLE, sampled_curve
+from bitbudget.workers.fisher import ModuleStatistics
+from bitbudget.workers.models import Checkpoint
+from bitbudget.workers.pipeline.measuring.by_weights import plain_encoder
+from bitbudget.workers.pipeline.options import MeasureOptions
+from bitbudget.workers.streaming.digest import digest_of_parts
+from bitbudget.workers.sweep import measure_weight
+
+__all__ = ["CurveTask", "make_curve"]
+
+
+@dataclass(frozen=True, slots=True)
+class CurveTask:
+    """What a curve is made from beside the module's weight and statistics.
+
+    `gains` (in,) are those of the norm that the module reads, where it reads one.
+    """
+
+    module: Module
+    options: MeasureOptions
+    alpha_nats: float
+    gains: npt.NDArray[np.float32] | None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the module's weight."""
+        return self.module.weights * self.module.dtype.itemsize
+
+
+def make_curve(
+    checkpoint: Checkpoint, task: CurveTask, statistics: ModuleStatistics | None
+) -> Curve:
+    """Return the curve; without statistics it is that of an encoder that needs none."""
+    module, options, alpha = task.module, task.options, task.alpha_nats
+    formats = tuple(f for f in module.legal_formats(options.formats) if f != KEEP)
+    parts = list(checkpoint.parts(module.path))
+    full = options.features == "full"
+    encoder = plain_encoder(options.encoder) if statistics is None else Encoder.MINMAX
+    errors = measure_weight(
+        parts,
+        module.dtype,
+        formats if statistics is None or full else (),
+        encoder,
+        name=module.path,
+        full=full,
+        gains=task.gains,
+    )
+    if statistics is None:
+        uncertain = errors.t2_relative_error
+        points = [
+            CurvePoint(f, errors.t2[f], alpha * errors.t2[f], uncertain.get(f, 0.0))
+            for f in formats
+        ]
+    else:
+        points = _points(module, formats, options.encoder, parts, statistics)
+    digest = digest_of_parts(parts)
+    return Curve(module.path, alpha, (*points, KEEP_POINT), digest, errors.features)
+
+
+def _points(
+    module: Module,
+    formats: tuple[Format, ...],
+    encoder: Encoder,
+    parts: list[npt.NDArray[Any]],
+    statistics: ModuleStatistics,
+) -> list[CurvePoint]:
+    """Return the cost of the deployed encoder's own error in every format.
+
+    Of a large module it is estimated: coding it whole in every format takes minutes to hours.
+    """
+    if statistics.terms and SAMPLE.takes(module.shape):
+        return sampled_curve(module, parts, formats, encoder, statistics)
+    weight = (parts[0] if len(parts) == 1 else np.stack(parts)).reshape(module.shape)
+    points = kl_curve(module, weight, formats, encoder, statistics)
+    return [point for point in points if point.format != KEEP]

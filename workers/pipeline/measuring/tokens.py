@@ -1,0 +1,71 @@
+"""The tokens that sensitivity is measured on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from bitbudget.app.core.errors import InvalidRequestError
+from bitbudget.workers.models.tokenizer import open_tokenizer
+from bitbudget.workers.pipeline.options import MeasureOptions
+from bitbudget.workers.running.tokens import (
+    SEQUENCE_LENGTH,
+    default_tokens,
+    first_token,
+    sample_tokens,
+)
+
+__all__ = ["measurement_tokens", "unused_text"]
+
+
+def measurement_tokens(
+    folder: Path,
+    weights: int,
+    options: MeasureOptions,
+    progress: Callable[[int, int], None] | None = None,
+) -> npt.NDArray[np.int32]:
+    """Return int32 (sequences, length): the model's own text, or the user's cut to windows.
+
+    `progress` is told tokens that the model wrote and will write.
+    """
+    count = _sequences(weights)
+    if options.text is None:
+        return sample_tokens(folder, count, seed=options.seed, progress=progress)
+    return _windows(folder, options, count)
+
+
+def unused_text(
+    folder: Path, weights: int, options: MeasureOptions, count: int
+) -> npt.NDArray[np.int32] | None:
+    """Return int32 (count, length): what follows `measurement_tokens` in the user's text.
+
+    None without a text, and where it ends before.
+    """
+    if options.text is None:
+        return None
+    used = _sequences(weights)
+    found = _windows(folder, options, used + count)[used:]
+    return found if len(found) == count else None
+
+
+def _sequences(weights: int) -> int:
+    return max(1, default_tokens(weights) // SEQUENCE_LENGTH)
+
+
+def _windows(folder: Path, options: MeasureOptions, count: int) -> npt.NDArray[np.int32]:
+    text = options.text_bytes().decode(errors="replace")
+    ids = np.asarray(open_tokenizer(folder).encode(text, add_special_tokens=False), np.int32)
+    width = SEQUENCE_LENGTH - 1
+    rows = min(count, ids.size // width)
+    if rows == 0:
+        raise InvalidRequestError(
+            where="text",
+            found=f"{ids.size} tokens",
+            expected=f"at least {width}",
+            remedy="give a longer text, or none to use the model's own",
+        )
+    begin = np.full((rows, 1), first_token(folder), np.int32)
+    return np.concatenate([begin, ids[: rows * width].reshape(rows, width)], axis=1)

@@ -1,0 +1,130 @@
+"""What everybody else would do with the same bytes: uniform precision."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bitbudget.app.core.allocation import Allocation
+from bitbudget.app.core.formats import KEEP, Format, Mode, parse_format
+from bitbudget.app.core.inventory import Inventory, Module
+from bitbudget.app.core.layout import plan_checkpoint
+from bitbudget.app.core.manifest import Manifest
+from bitbudget.app.core.measurement import Encoder, Measurement
+from bitbudget.app.core.requests import AllocationRequest
+from bitbudget.workers.models import Checkpoint
+from bitbudget.workers.pipeline.home import Home
+from bitbudget.workers.pipeline.measuring.statistics import manifest_encoder
+from bitbudget.workers.pipeline.report import StageReport
+from bitbudget.workers.pipeline.steps.allocate import allocate_manifest
+from bitbudget.workers.pipeline.steps.evaluate import Judge
+from bitbudget.workers.quantize import write_checkpoint
+
+__all__ = ["compare_with_uniform", "uniform_formats", "uniform_manifest"]
+
+UNIFORM = parse_format("affine4g64")
+
+
+def uniform_formats(inventory: Inventory, format_: Format) -> dict[str, Format]:
+    """Return what stock `mlx_lm.convert` stores with `format_` for all.
+
+    The model's own wishes are met in groups of 64, and a module that the group does not divide is
+    kept (mlx_lm.utils.quantize_model).
+    """
+    return {module.path: _stock(module, format_) for module in inventory.modules}
+
+
+def _stock(module: Module, format_: Format) -> Format:
+    wanted = Format(Mode.AFFINE, module.floor_bits, 64) if module.floor_bits else format_
+    if not module.quantizable or module.in_features % format_.group_size:
+        return KEEP
+    return wanted if wanted.is_legal(module.in_features, module.dtype) else KEEP
+
+
+def uniform_manifest(measurement: Measurement, format_: Format) -> Manifest:
+    """Return the manifest of the uniform checkpoint, encoded as `mx.quantize` does."""
+    layout = plan_checkpoint(measurement.inventory)
+    formats = uniform_formats(measurement.inventory, format_)
+    nbytes = layout.file_bytes(formats)
+    allocation = Allocation(
+        formats=formats,
+        file_bytes=nbytes,
+        budget_bytes=nbytes,
+        predicted_kl_nats_per_token=measurement.predicted_kl(formats),
+        bound=0.0,
+        gap=1.0,
+        shadow_price_nats_per_byte=0.0,
+        status="feasible",
+        solver="uniform",
+        notes=(f"uniform {format_}, for comparison",),
+    )
+    manifest = Manifest.build(measurement, layout, AllocationRequest(budget=nbytes), allocation)
+    return manifest.model_copy(update={"encoder": Encoder.MINMAX})
+
+
+@dataclass(frozen=True)
+class _Rivals:
+    checkpoint: Checkpoint
+    measurement: Measurement
+    judge: Judge
+    home: Home
+    report: StageReport
+
+    def evaluate(self, manifest: Manifest) -> dict[str, Any]:
+        """Return the report on the checkpoint of `manifest`, which is made for it alone."""
+        with ExitStack() as stack:
+            report = self.judge.judge_once(
+                manifest.sha256, lambda: stack.enter_context(self._made(manifest))
+            )
+        return {
+            "sha256": manifest.sha256,
+            "file_bytes": manifest.file_bytes,
+            "predicted_kl_nats_per_token": manifest.certificate.predicted_kl_nats_per_token,
+            "evaluation": report,
+        }
+
+    @contextmanager
+    def _made(self, manifest: Manifest) -> Iterator[Path]:
+        folder = self.home.folder / "rivals" / manifest.sha256
+        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            write_checkpoint(
+                self.checkpoint,
+                self.measurement.inventory,
+                manifest,
+                folder,
+                progress=lambda done, total, path: self.report.progress(done, total, detail=path),
+                encode_part=manifest_encoder(
+                    self.checkpoint, self.measurement.inventory, manifest, self.home, self.report
+                ),
+            )
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def compare_with_uniform(
+    checkpoint: Checkpoint,
+    measurement: Measurement,
+    request: AllocationRequest,
+    judge: Judge,
+    report: StageReport,
+) -> dict[str, Any]:
+    """Return uniform 4-bit g64, and our allocation in no more bytes than it takes, evaluated."""
+    rivals = _Rivals(checkpoint, measurement, judge, judge.home, report)
+    uniform = uniform_manifest(measurement, UNIFORM)
+    same = AllocationRequest(
+        budget=uniform.file_bytes,
+        formats=request.formats,
+        sqnr_floor_db=request.sqnr_floor_db,
+        time_limit_seconds=request.time_limit_seconds,
+    )
+    ours = allocate_manifest(measurement, same)
+    return {
+        "uniform": {"format": str(UNIFORM), **rivals.evaluate(uniform)},
+        "ours_at_equal_bytes": rivals.evaluate(ours),
+    }

@@ -1,0 +1,94 @@
+"""Stage fetch: from the name a user gave to a checkpoint on this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bitbudget.app.contract.events import Stage
+from bitbudget.app.core.errors import InvalidModelError
+from bitbudget.app.core.hub_id import HubId
+from bitbudget.workers.models import Checkpoint, open_checkpoint
+from bitbudget.workers.pipeline.home import Home
+from bitbudget.workers.pipeline.report import Reporter, StageReport
+
+__all__ = ["fetch", "fetch_headers"]
+
+
+def fetch(
+    model: str,
+    home: Home,
+    reporter: Reporter,
+    *,
+    disk_limit_bytes: int | None = None,
+    whole: bool = True,
+    identify: bool = True,
+) -> Checkpoint:
+    """Return the checkpoint called `model`: a folder, or a Hub id that is downloaded.
+
+    `whole` says that all weights are needed at once, which `disk_limit_bytes` must allow. With
+    `identify` the files of a folder are hashed now, if they are not known; without, when somebody
+    asks for the identity.
+
+    Raises InvalidModelError when there is none or its files are unsound, and what the Hub raises.
+    """
+    report = reporter.stage(Stage.FETCH)
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        checkpoint = open_checkpoint(folder)
+    else:
+        from bitbudget.workers.hub.client import Hub  # noqa: PLC0415, a local folder needs no network
+        from bitbudget.workers.hub.source import open_remote  # noqa: PLC0415, as above
+
+        checkpoint = open_remote(
+            Hub(),
+            _hub_id(model),
+            home.folder,
+            disk_limit_bytes=disk_limit_bytes,
+            whole=whole,
+            progress=_Files(report),
+        )
+    total = sum(file.nbytes for file in checkpoint.files)
+    if identify:
+        checkpoint.identity(home.digests)
+    report.progress(total, total)
+    return checkpoint
+
+
+def fetch_headers(model: str, reporter: Reporter) -> Checkpoint:
+    """Return the checkpoint called `model` as its headers tell it; no weight is read."""
+    report = reporter.stage(Stage.FETCH)
+    folder = Path(model).expanduser()
+    checkpoint = open_checkpoint(folder) if folder.is_dir() else _remote_headers(model)
+    report.progress(1, 1, "models")
+    return checkpoint
+
+
+def _remote_headers(model: str) -> Checkpoint:
+    from bitbudget.workers.hub.client import Hub  # noqa: PLC0415, a local folder needs no network
+    from bitbudget.workers.hub.source import open_remote_headers  # noqa: PLC0415, as above
+
+    return open_remote_headers(Hub(), _hub_id(model))
+
+
+def _hub_id(model: str) -> HubId:
+    if not HubId.matches(model):
+        raise InvalidModelError(
+            where=model,
+            found="no such folder",
+            expected="a model folder or a Hub id org/name[@revision]",
+            remedy="check the path",
+        )
+    return HubId.parse(model)
+
+
+class _Files:
+    """Adds the progress of single files up to that of the stage."""
+
+    def __init__(self, report: StageReport) -> None:
+        self._report = report
+        self._done: dict[str, int] = {}
+        self._total: dict[str, int] = {}
+
+    def __call__(self, name: str, done: int, total: int) -> None:
+        self._done[name], self._total[name] = done, total
+        self._report.progress(sum(self._done.values()), sum(self._total.values()) + 1, detail=name)

@@ -1,0 +1,221 @@
+"""Few bits per weight: what errors cost together, measured at the allocation, which is then redone.
+
+Curves add up while errors are small. Below `LOW_BITS_PER_WEIGHT` the incumbent allocation is run,
+every group's error is measured at both ends (alone in the original, and beside all the others), and
+the allocation is solved again on curves scaled by that, and with no group under 3 bits. What loses
+least on other rollouts is taken, which may be the incumbent: never worse than without, there.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+from bitbudget.app.contract.events import Stage
+from bitbudget.app.core.allocation import Allocation
+from bitbudget.app.core.errors import InfeasibleBudgetError, InvalidRequestError
+from bitbudget.app.core.manifest import Manifest
+from bitbudget.app.core.measurement import Measurement, Sensitivity
+from bitbudget.app.core.relinearization import (
+    LOW_BITS_PER_WEIGHT,
+    MOST_DISAGREEMENT,
+    Ends,
+    anchored,
+    bits_per_weight,
+    judged,
+    relinearized,
+)
+from bitbudget.app.core.requests import JobRequest
+from bitbudget.workers.curves.exact import COMPENSATED
+from bitbudget.workers.fisher import ModuleStatistics
+from bitbudget.workers.models import Checkpoint
+from bitbudget.workers.pipeline.home import Home, write_whole
+from bitbudget.workers.pipeline.measuring.statistics import take_statistics
+from bitbudget.workers.pipeline.options import MeasureOptions
+from bitbudget.workers.pipeline.report import Reporter, StageReport
+from bitbudget.workers.pipeline.steps.allocate import keep_manifest, manifest_of, solve
+from bitbudget.workers.prediction.measured_kl import JUDGING_ROLLOUTS, Trials
+from bitbudget.workers.prediction.verification import MOST_WEIGHTS
+
+__all__ = ["Redone", "reconsider"]
+
+_MOST_WORK: Final = 5e8
+"""Weights x decision groups up to which it is done unasked: some minutes on two cores."""
+_FLOOR_BITS: Final = 3
+_INCUMBENT: Final = "as allocated first"
+_EACH_END: Final = {"mean of both ends": 0.5, "beside the other errors": 1.0}
+"""Candidates of a round by name: the weight of the end beside the other errors."""
+_ROUNDS: Final = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Redone:
+    """The manifest to use, and what was found out on the way to it: the entry `low_bits`."""
+
+    manifest: Manifest
+    found: dict[str, Any]
+
+
+def reconsider(
+    checkpoint: Checkpoint,
+    measurement: Measurement,
+    manifest: Manifest,
+    request: JobRequest,
+    *,
+    options: MeasureOptions,
+    home: Home,
+    reporter: Reporter,
+) -> Redone:
+    """Return the manifest of least measured KL where bits are few, else the one given."""
+    formats = {path: choice.format for path, choice in manifest.modules.items()}
+    bits = bits_per_weight(measurement.inventory, formats)
+    wanted = bits < LOW_BITS_PER_WEIGHT if request.relinearize is None else request.relinearize
+    if not wanted:
+        return Redone(manifest, {})
+    report = reporter.stage(Stage.ALLOCATE)
+    obstacle = _obstacle(measurement, request)
+    if obstacle:
+        report.log(f"errors at {bits:.2f} bits per weight are not measured together: {obstacle}")
+        return Redone(manifest, {"bits_per_weight": bits, "skipped": obstacle})
+    path = home.manifest(manifest.sha256) / f"low_bits-{options.seed}.json"
+    if not path.is_file():
+        known = _statistics(checkpoint, measurement, options, home, report)
+        place = (checkpoint, measurement.inventory, measurement.encoder, known)
+        _write(path, _redone(Trials(*place, seed=options.seed), measurement, request, report))
+    redone = _read(path)
+    keep_manifest(redone.manifest, home, report)
+    return redone
+
+
+def _statistics(
+    checkpoint: Checkpoint,
+    measurement: Measurement,
+    options: MeasureOptions,
+    home: Home,
+    report: StageReport,
+) -> Mapping[str, ModuleStatistics]:
+    if measurement.encoder not in COMPENSATED:
+        return {}
+    return take_statistics(checkpoint, measurement.inventory, options, home, report)
+
+
+def _obstacle(measurement: Measurement, request: JobRequest) -> str:
+    """Say why errors are not measured together, "" when they are."""
+    if measurement.sensitivity is not Sensitivity.FISHER:
+        return f"sensitivity {measurement.sensitivity.value} does without running the model"
+    if request.joint_kv:
+        return "with joint KV a part of the budget is not the weights'"
+    weights = measurement.inventory.weights
+    if weights > MOST_WEIGHTS:
+        return f"{weights:,} weights, and up to {MOST_WEIGHTS:,} are held several times in memory"
+    work = weights * len(measurement.inventory.decision_groups())
+    if request.relinearize is None and work > _MOST_WORK:
+        return "it would take long (--relinearize does it)"
+    return ""
+
+
+def _redone(
+    trials: Trials,
+    measurement: Measurement,
+    request: JobRequest,
+    report: StageReport,
+) -> Redone:
+    incumbent = solve(measurement, request)
+    candidates = {_INCUMBENT: incumbent} | _floored(measurement, request)
+    kl = {name: trials.kl(allocation.formats) for name, allocation in candidates.items()}
+    for number in range(1, _ROUNDS + 1):
+        best = _least(kl)
+        at = candidates[best].formats
+        ends = trials.ends(at, partial(_tell, report, number))
+        for name, share in _EACH_END.items():
+            again = solve(relinearized(measurement, at, ends, share), request)
+            candidates[f"{name}, round {number}"] = again
+            kl[f"{name}, round {number}"] = trials.kl(again.formats)
+        if kl[_least(kl)] >= kl[best]:
+            break
+    best = _least(kl)
+    formats = candidates[best].formats
+    written = trials.kl_as_written(formats)
+    found = _found(measurement, candidates, kl, ends) | {"written_kl_nats_per_token": written}
+    curves = anchored(relinearized(measurement, at, ends, 0.5), formats, written)
+    chosen = replace(candidates[best], notes=(*incumbent.notes, *_notes(found)))
+    allocation = judged(curves, solve(curves, request), chosen)
+    return Redone(manifest_of(curves, request, allocation), found)
+
+
+def _tell(report: StageReport, number: int, done: int, total: int) -> None:
+    report.progress(done, total, "forward passes", f"both ends, round {number}")
+
+
+def _least(kl: Mapping[str, float]) -> str:
+    return min(kl, key=kl.__getitem__)
+
+
+def _floored(measurement: Measurement, request: JobRequest) -> dict[str, Allocation]:
+    """Return the allocation without a module of a block under 3 bits, where the budget allows."""
+    blocks = [m.path for m in measurement.inventory.modules if m.layer is not None]
+    floors = {path: max(_FLOOR_BITS, request.floors.get(path, 0)) for path in blocks}
+    with suppress(InfeasibleBudgetError, InvalidRequestError):
+        floored = request.model_copy(update={"floors": {**request.floors, **floors}})
+        return {f"no block under {_FLOOR_BITS} bits": solve(measurement, floored)}
+    return {}
+
+
+def _found(
+    measurement: Measurement,
+    candidates: Mapping[str, Allocation],
+    kl: Mapping[str, float],
+    ends: Ends,
+) -> dict[str, Any]:
+    """Return the entry `low_bits` of a result; all KL in nats per token."""
+    best = _least(kl)
+    return {
+        "bits_per_weight": bits_per_weight(measurement.inventory, candidates[best].formats),
+        "predicted_kl_nats_per_token": candidates[_INCUMBENT].predicted_kl_nats_per_token,
+        "measured_kl_nats_per_token": dict(kl),
+        "chosen": best,
+        "rollouts": JUDGING_ROLLOUTS,
+        "ends": {
+            "alone": sum(ends.alone.values()),
+            "beside": sum(ends.beside.values()),
+            "whole": ends.whole,
+            "disagreement": ends.disagreement,
+            "warns_above": MOST_DISAGREEMENT,
+        },
+    }
+
+
+def _notes(found: dict[str, Any]) -> list[str]:
+    kl, ends = found["measured_kl_nats_per_token"], found["ends"]
+    notes = [
+        (
+            f"{found['bits_per_weight']:.2f} bits per weight: measured on {found['rollouts']}"
+            f" rollouts instead of predicted: {found['written_kl_nats_per_token']:.3g} nats per"
+            f" token; module by module {kl[found['chosen']]:.3g} ({found['chosen']}) and"
+            f" {kl[_INCUMBENT]:.3g} ({_INCUMBENT}), predicted"
+            f" {found['predicted_kl_nats_per_token']:.3g}"
+        )
+    ]
+    if ends["disagreement"] > MOST_DISAGREEMENT:
+        notes.append(
+            f"the two ends disagree by a factor of {ends['disagreement']:.2f} (over"
+            f" {MOST_DISAGREEMENT}): the modules' errors cost {ends['alone']:.3g} nats per token"
+            f" each alone and {ends['beside']:.3g} beside each other, so predictions near this size"
+            " are less sure"
+        )
+    return notes
+
+
+def _write(path: Path, redone: Redone) -> None:
+    document = {"manifest": redone.manifest.to_bytes().decode(), "found": redone.found}
+    write_whole(path, (json.dumps(document, indent=1) + "\n").encode())
+
+
+def _read(path: Path) -> Redone:
+    document = json.loads(path.read_bytes())
+    return Redone(Manifest.from_bytes(document["manifest"].encode()), document["found"])

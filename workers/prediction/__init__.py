@@ -1,0 +1,1 @@
+"""Predicted against measured KL: verification and level calibration of the curves."""

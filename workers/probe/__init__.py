@@ -1,0 +1,1 @@
+"""Sensitivity by forward passes only, without gradients."""

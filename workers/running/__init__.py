@@ -1,0 +1,1 @@
+"""Running a model: float32 loading, streaming forward pass, layer walk, taps, sampled tokens."""

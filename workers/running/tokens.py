@@ -1,0 +1,98 @@
+"""Tokens the model writes itself: no data is needed to measure a model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import mlx.core as mx
+import numpy as np
+
+from bitbudget.workers.models.checkpoint import Checkpoint
+from bitbudget.workers.running.streaming_forward import Forward, empty_cache, open_writer
+
+__all__ = ["SEQUENCE_LENGTH", "default_tokens", "first_token", "sample_tokens"]
+
+SEQUENCE_LENGTH: Final = 256
+_MOST_TOKENS: Final = 16384
+_FEWEST_TOKENS: Final = 4096
+_CPU_WEIGHT_TOKENS: Final = 1.2e11
+"""Weights x tokens that a CPU pass may cost: about 30 s at 100 GFLOP/s."""
+
+
+def default_tokens(weights: int, *, on_gpu: bool | None = None) -> int:
+    """Return how many tokens to measure with: 16,384, fewer (at least 4,096) on a slow machine."""
+    if on_gpu is None:
+        on_gpu = mx.default_device() == mx.Device(mx.gpu)
+    if on_gpu:
+        return _MOST_TOKENS
+    affordable = int(_CPU_WEIGHT_TOKENS / max(weights, 1)) // SEQUENCE_LENGTH * SEQUENCE_LENGTH
+    return min(_MOST_TOKENS, max(_FEWEST_TOKENS, affordable))
+
+
+def first_token(folder: Path) -> int:
+    """Return the token that begins a text: BOS, else EOS, else 0, read from the config files."""
+    for name in ("generation_config.json", "config.json"):
+        path = folder / name
+        config: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+        for source in (config, config.get("text_config") or {}):
+            for key in ("bos_token_id", "eos_token_id"):
+                value = source.get(key)
+                value = value[0] if isinstance(value, list) and value else value
+                if isinstance(value, int):
+                    return value
+    return 0
+
+
+def sample_tokens(
+    checkpoint: Checkpoint | Path,
+    count: int,
+    length: int = SEQUENCE_LENGTH,
+    *,
+    seed: int,
+    batch: int = 64,
+    model: Forward | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> np.ndarray:
+    """Return int32 (count, length): sequences the model wrote at temperature 1 from BOS.
+
+    The same seed gives the same tokens on the same machine. End of text does not stop a sequence:
+    what the model writes after it is its text, too. `model` spares loading it once more.
+    `progress` is told tokens written and wanted.
+    """
+    folder = checkpoint if isinstance(checkpoint, Path) else checkpoint.folder
+    model = open_writer(folder) if model is None else model
+    begin = first_token(folder)
+    done = []
+    for start in range(0, count, batch):
+        key, rows = mx.random.key(seed * 1_000_003 + start), min(batch, count - start)
+
+        def wrote(columns: int, before: int = start, rows: int = rows) -> None:
+            if progress is not None:
+                progress(before * length + columns * rows, count * length)
+
+        done.append(_sample_batch(model, (rows, length), begin, key, wrote))
+    return np.concatenate(done)
+
+
+def _sample_batch(
+    model: Forward,
+    shape: tuple[int, int],
+    begin: int,
+    key: mx.array,
+    wrote: Callable[[int], None],
+) -> np.ndarray:
+    cache = empty_cache(model)
+    rows, length = shape
+    keys = mx.random.split(key, length)
+    current = mx.full((rows, 1), begin, dtype=mx.int32)
+    columns = [current]
+    for step in range(length - 1):
+        logits = model(current, cache=cache)[:, -1].astype(mx.float32)
+        current = mx.random.categorical(logits, key=keys[step])[:, None].astype(mx.int32)
+        mx.async_eval(current)
+        columns.append(current)
+        wrote(len(columns))
+    return np.array(mx.concatenate(columns, axis=1), dtype=np.int32)

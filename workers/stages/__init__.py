@@ -1,1 +1,0 @@
-"""The stages of a job: fetch, inventory, measure, allocate, quantize, evaluate, benchmark."""
