@@ -83,8 +83,11 @@ def test_errors_are_those_of_mlx_lm_s_quantized_cache(sample_model: Path) -> Non
     ]
     served = np.array(exact(ids, cache=caches))
     ours = np.array(_logits(exact, ids, formats, mx.float32))
-    assert np.abs(served - ours).max() < 1e-3
-    assert np.abs(served - np.array(exact(ids))).max() > 1e-2
+    differences, effect = np.abs(served - ours), np.abs(served - np.array(exact(ids))).max()
+    assert effect > 1e-2
+    # processors sum in other orders, so a value between two codes may get the other one
+    assert np.median(differences.max(axis=-1)) < 1e-3
+    assert differences.max() < 0.01 * effect
 
 
 def test_a_manifest_s_caches_are_made_on_loading(sample_model: Path, tmp_path: Path) -> None:

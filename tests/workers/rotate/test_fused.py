@@ -114,7 +114,7 @@ def test_the_outputs_do_not_need_our_package(fused_folder: Path, monkeypatch: An
 def test_a_product_takes_the_kernel_for_its_rows(
     fused_folder: Path, monkeypatch: Any, rows: int, *, tiled: bool, kernel: str | None
 ) -> None:
-    monkeypatch.setattr("metal_kernels.prefers_rht_qmm", lambda _bits, _group: tiled)
+    monkeypatch.setattr("bitbudget.metal_kernels.prefers_rht_qmm", lambda _bits, _group: tiled)
     model, _ = bitbudget.load_model(fused_folder)
     linear = model.model.layers[0].self_attn.o_proj
     assert linear._kernel(rows) == kernel
