@@ -55,7 +55,7 @@ def test_a_failing_compilation_says_what_to_do(
     monkeypatch.setattr(build_module, "FOLDER", tmp_path)
     (tmp_path / "broken.cpp").write_text("this is not C++")
     target = Target("broken", "broken.cpp", "x86_64-linux-gnu", "x86_64_v3")
-    with pytest.raises(NativeBuildError, match=r"python -m workers\.native\.build"):
+    with pytest.raises(NativeBuildError, match=r"python -m bitbudget\.workers\.native\.build"):
         build((target,))
     assert not list(tmp_path.glob("*.partial"))
 
