@@ -43,7 +43,8 @@ from bitbudget.app.core.measurement import (
 from bitbudget.app.core.requests import AllocationRequest, JobRequest
 
 _PROGRAM: Final = (
-    "from bitbudget.app.serve import serve; from bitbudget.app.settings import Settings; "
+    "from bitbudget.app.server.serve import serve; "
+    "from bitbudget.app.server.settings import Settings; "
     "serve(Settings(), on_listening=lambda url: print(url, flush=True))"
 )
 _UNLOADED_REQUESTS: Final = 1000

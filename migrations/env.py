@@ -1,10 +1,10 @@
-"""Alembic's entry: migrate the database whose connection `bitbudget.app.migrate` hands over."""
+"""Alembic's entry: migrate the database on the connection that `storage.migrate` hands over."""
 
 from __future__ import annotations
 
 from alembic import context
 
-from bitbudget.app.tables import Base
+from bitbudget.app.server.tables import Base
 
 
 def run() -> None:

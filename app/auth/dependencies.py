@@ -9,8 +9,8 @@ from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from bitbudget.app.auth.principal import ANYONE, Principal, Scope
-from bitbudget.app.errors import ForbiddenError, UnauthorizedError
-from bitbudget.app.services import ServicesDependency
+from bitbudget.app.http.errors import ForbiddenError, UnauthorizedError
+from bitbudget.app.server.services import ServicesDependency
 
 __all__ = [
     "TOKEN_COOKIE",

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from threading import Lock
 from typing import Final
 
-from bitbudget.app.errors import QuotaExceededError
+from bitbudget.app.http.errors import QuotaExceededError
 
 __all__ = ["RequestQuota"]
 

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from bitbudget.app.auth.tables import KeyRow
 from bitbudget.app.core.errors import NotFoundError
-from bitbudget.app.ids import is_id
+from bitbudget.app.storage.ids import is_id
 
 __all__ = ["all_keys", "find", "get", "has_usable"]
 

@@ -12,10 +12,10 @@ from bitbudget.app.auth.principal import Principal, Scope
 from bitbudget.app.auth.tables import KeyRow
 from bitbudget.app.auth.tokens import Token, TokenKind, hash_secret, new_secret, secret_matches
 from bitbudget.app.core.errors import InvalidRequestError
-from bitbudget.app.database import Database
-from bitbudget.app.errors import UnauthorizedError
-from bitbudget.app.ids import Clock, new_id
+from bitbudget.app.http.errors import UnauthorizedError
 from bitbudget.app.leases import repository as leases
+from bitbudget.app.storage.database import Database
+from bitbudget.app.storage.ids import Clock, new_id
 from bitbudget.app.workers import repository as machines
 
 __all__ = ["ApiKey", "KeyService", "NewKey"]

@@ -8,7 +8,7 @@ import secrets
 from dataclasses import dataclass
 from enum import StrEnum
 
-from bitbudget.app.ids import is_id
+from bitbudget.app.storage.ids import is_id
 
 __all__ = ["Token", "TokenKind", "hash_secret", "new_secret", "secret_matches"]
 

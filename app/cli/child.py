@@ -27,7 +27,7 @@ _END_SECONDS = 10
 
 def home() -> str:
     """Return the folder for state and caches, BITBUDGET_HOME."""
-    from bitbudget.app.settings import Settings
+    from bitbudget.app.server.settings import Settings
 
     return str(Settings().home_folder)
 

@@ -80,7 +80,7 @@ def demo(
 
 
 def _place(model: str) -> _Place:
-    from bitbudget.app.settings import Settings
+    from bitbudget.app.server.settings import Settings
 
     home = Settings().home_folder
     home.mkdir(parents=True, exist_ok=True)

@@ -19,7 +19,7 @@ from bitbudget.app.cli.output import say
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from bitbudget.app.settings import Settings
+    from bitbudget.app.server.settings import Settings
 
 __all__ = ["doctor"]
 
@@ -46,7 +46,7 @@ def doctor(
     as_json: Json = False,
 ) -> None:
     """Check this machine: Python, packages, MLX, BLAS, memory, disk, database, server."""
-    from bitbudget.app.settings import Settings
+    from bitbudget.app.server.settings import Settings
 
     settings = Settings()
     findings = [
@@ -116,8 +116,8 @@ def _database(settings: Settings) -> Iterator[Finding]:
         return
     from sqlalchemy.exc import SQLAlchemyError
 
-    from bitbudget.app import migrate
-    from bitbudget.app.database import Database
+    from bitbudget.app.storage import migrate
+    from bitbudget.app.storage.database import Database
 
     database = Database(settings.resolved_database_url)
     where = database.url.render_as_string(hide_password=True)

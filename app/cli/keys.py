@@ -23,11 +23,11 @@ def _service() -> KeyService:
     from bitbudget.app.cli.extras import require_extra
 
     require_extra("server", "key")
-    from bitbudget.app import migrate
     from bitbudget.app.auth.service import KeyService
-    from bitbudget.app.database import Database
-    from bitbudget.app.ids import utc_now
-    from bitbudget.app.settings import Settings
+    from bitbudget.app.server.settings import Settings
+    from bitbudget.app.storage import migrate
+    from bitbudget.app.storage.database import Database
+    from bitbudget.app.storage.ids import utc_now
 
     database = Database(Settings().resolved_database_url)
     migrate.upgrade(database)

@@ -17,8 +17,8 @@ from bitbudget.app.cli.output import say, stderr
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from bitbudget.app.retention import Collected
-    from bitbudget.app.settings import Settings
+    from bitbudget.app.server.retention import Collected
+    from bitbudget.app.server.settings import Settings
 
 __all__ = ["gc", "serve", "worker"]
 
@@ -33,7 +33,7 @@ def serve(
     from bitbudget.app.cli.extras import require_extra
 
     require_extra("server", "serve")
-    from bitbudget.app.serve import serve as run
+    from bitbudget.app.server.serve import serve as run
 
     def on_listening(address: str) -> None:
         if as_json:
@@ -45,7 +45,7 @@ def serve(
 
 
 def _settings(host: str | None, port: int | None) -> Settings:
-    from bitbudget.app.settings import Settings
+    from bitbudget.app.server.settings import Settings
 
     given: dict[str, Any] = {"host": host, "port": port}
     return Settings(**{name: value for name, value in given.items() if value is not None})
@@ -108,11 +108,11 @@ def gc(
     """
     from dataclasses import asdict
 
-    from bitbudget.app.caches import release_caches
+    from bitbudget.app.cli.caches import release_caches
     from bitbudget.app.cli.extras import has_extra
     from bitbudget.app.core.sizes import format_size
-    from bitbudget.app.ids import utc_now
-    from bitbudget.app.settings import Settings
+    from bitbudget.app.server.settings import Settings
+    from bitbudget.app.storage.ids import utc_now
 
     settings = Settings() if days is None else Settings(retention_days=days)
     age = timedelta(days=settings.retention_days)
@@ -134,9 +134,9 @@ def gc(
 
 
 def _collect(settings: Settings) -> Collected:
-    from bitbudget.app.database import Database
-    from bitbudget.app.migrate import upgrade
-    from bitbudget.app.retention import collect_garbage
+    from bitbudget.app.server.retention import collect_garbage
+    from bitbudget.app.storage.database import Database
+    from bitbudget.app.storage.migrate import upgrade
 
     database = Database(settings.resolved_database_url)
     upgrade(database)

@@ -8,7 +8,7 @@ from urllib.parse import parse_qsl, urlsplit
 from fastapi import Depends, Request
 
 from bitbudget.app.core.errors import InvalidRequestError
-from bitbudget.app.errors import ForbiddenError
+from bitbudget.app.http.errors import ForbiddenError
 
 __all__ = ["Form", "job_fields"]
 

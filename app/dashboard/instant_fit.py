@@ -8,9 +8,9 @@ from bitbudget.app.core.devices import device
 from bitbudget.app.core.errors import BitbudgetError
 from bitbudget.app.core.fit_report import fit
 from bitbudget.app.core.inventory import Inventory
+from bitbudget.app.core.size_span import size_span
 from bitbudget.app.core.sizes import format_size, parse_size
-from bitbudget.app.fit.sizes import size_span
-from bitbudget.app.services import Services
+from bitbudget.app.server.services import Services
 
 __all__ = ["Asked", "fit_words"]
 

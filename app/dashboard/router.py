@@ -18,8 +18,8 @@ from bitbudget.app.dashboard.instant_fit import Asked as FitQuestion
 from bitbudget.app.dashboard.instant_fit import fit_words
 from bitbudget.app.dashboard.rendering import asset_file, asset_names, html, twin
 from bitbudget.app.dashboard.service import CompareQuery, Dashboard, WhatIfQuery, figure_named
-from bitbudget.app.errors import UnauthorizedError
-from bitbudget.app.services import ServicesDependency
+from bitbudget.app.http.errors import UnauthorizedError
+from bitbudget.app.server.services import ServicesDependency
 
 __all__ = ["router"]
 

@@ -31,7 +31,7 @@ from bitbudget.app.dashboard.pages.machines import benchmarks_page, machines_pag
 from bitbudget.app.dashboard.pages.models import WhatIf, model_page, models_page
 from bitbudget.app.jobs.schemas import Job, JobReport
 from bitbudget.app.jobs.status import JobStatus
-from bitbudget.app.services import Services
+from bitbudget.app.server.services import Services
 
 __all__ = ["CompareQuery", "Dashboard", "WhatIfQuery", "figure_named"]
 

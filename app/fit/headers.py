@@ -20,8 +20,8 @@ from pydantic import TypeAdapter, ValidationError
 from bitbudget.app.contract.events import Event, Problem
 from bitbudget.app.contract.tasks import FitTask
 from bitbudget.app.core.inventory import Inventory
-from bitbudget.app.errors import UnavailableError, UnknownModelError, UnreadableModelError
-from bitbudget.app.model_paths import ModelGate
+from bitbudget.app.http.errors import UnavailableError, UnknownModelError, UnreadableModelError
+from bitbudget.app.models.allowed_paths import ModelGate
 
 __all__ = ["HeaderReader"]
 

@@ -9,9 +9,9 @@ from fastapi import APIRouter
 from bitbudget.app.auth.dependencies import JobsReader
 from bitbudget.app.core.devices import DEVICES
 from bitbudget.app.fit.schemas import Device, Fit, FitRequest
+from bitbudget.app.http.problems import problems
 from bitbudget.app.jobs.schemas import Page
-from bitbudget.app.problems import problems
-from bitbudget.app.services import ServicesDependency
+from bitbudget.app.server.services import ServicesDependency
 
 __all__ = ["router"]
 

@@ -12,10 +12,10 @@ from anyio import to_thread
 
 from bitbudget.app.core.canonical import sha256_of
 from bitbudget.app.core.errors import NotFoundError
-from bitbudget.app.database import Database
-from bitbudget.app.ids import is_id
 from bitbudget.app.jobs import repository
 from bitbudget.app.jobs.views import job_view
+from bitbudget.app.storage.database import Database
+from bitbudget.app.storage.ids import is_id
 
 __all__ = ["JobPolls", "Rendered"]
 

@@ -13,8 +13,8 @@ import sqlalchemy as sa
 from anyio import to_thread
 from sqlalchemy.exc import SQLAlchemyError
 
-from bitbudget.app.database import Database
 from bitbudget.app.jobs import repository
+from bitbudget.app.storage.database import Database
 
 __all__ = ["Listener", "Pulse"]
 

@@ -9,9 +9,9 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from bitbudget.app.core.errors import NotFoundError
-from bitbudget.app.ids import is_id
 from bitbudget.app.jobs.status import OPEN_STATUSES, JobStatus
 from bitbudget.app.jobs.tables import EventRow, JobRow
+from bitbudget.app.storage.ids import is_id
 
 __all__ = [
     "by_idempotency_key",

@@ -14,12 +14,12 @@ from pydantic.json_schema import SkipJsonSchema
 from bitbudget.app.auth.dependencies import JobsReader, JobsWriter
 from bitbudget.app.core.canonical import sha256_of
 from bitbudget.app.core.requests import JobRequest
+from bitbudget.app.http.pages import Cursor, Limit, storable
+from bitbudget.app.http.problems import Responses, problems
 from bitbudget.app.jobs.schemas import Job, JobReport, Page
 from bitbudget.app.jobs.status import JobStatus
 from bitbudget.app.jobs.stream import EventStream
-from bitbudget.app.pages import Cursor, Limit, storable
-from bitbudget.app.problems import Responses, problems
-from bitbudget.app.services import ServicesDependency
+from bitbudget.app.server.services import ServicesDependency
 
 __all__ = ["router"]
 

@@ -17,9 +17,8 @@ from bitbudget.app.core.canonical import canonical_json, sha256_of
 from bitbudget.app.core.errors import ConflictError, InvalidRequestError, NotFoundError
 from bitbudget.app.core.manifest import Manifest
 from bitbudget.app.core.requests import Deliver, JobRequest
-from bitbudget.app.database import Database
-from bitbudget.app.errors import KeyMismatchError, QuotaExceededError
-from bitbudget.app.ids import Clock, new_id
+from bitbudget.app.http.errors import KeyMismatchError, QuotaExceededError
+from bitbudget.app.http.pages import cut_page, decode_cursor
 from bitbudget.app.jobs import repository
 from bitbudget.app.jobs.schemas import Job, JobEvent, JobReport, Page
 from bitbudget.app.jobs.status import JobStatus
@@ -30,8 +29,9 @@ from bitbudget.app.jobs.views import event_view, job_view, job_views
 from bitbudget.app.measurements import repository as measurements
 from bitbudget.app.measurements.cache import MeasurementLibrary
 from bitbudget.app.measurements.solving import Solved, solve_best
-from bitbudget.app.model_paths import ModelGate
-from bitbudget.app.pages import cut_page, decode_cursor
+from bitbudget.app.models.allowed_paths import ModelGate
+from bitbudget.app.storage.database import Database
+from bitbudget.app.storage.ids import Clock, new_id
 
 __all__ = ["JobService"]
 

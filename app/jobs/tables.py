@@ -9,8 +9,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, mapped_column
 
-from bitbudget.app.database import Base, Moment
 from bitbudget.app.jobs.status import EventKind, JobStatus
+from bitbudget.app.storage.database import Base, Moment
 
 __all__ = ["EventRow", "JobRow", "one_of"]
 

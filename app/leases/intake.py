@@ -15,12 +15,12 @@ from bitbudget.app.core.inventory import Inventory
 from bitbudget.app.core.manifest import Manifest
 from bitbudget.app.core.measurement import Measurement, ModelIdentity
 from bitbudget.app.core.requests import JobRequest, Rotation
-from bitbudget.app.database import one_at_a_time
 from bitbudget.app.jobs.tables import JobRow
 from bitbudget.app.measurements import repository as measurements
 from bitbudget.app.measurements.cache import MeasurementLibrary
 from bitbudget.app.measurements.solving import answer_of
 from bitbudget.app.models import repository as models
+from bitbudget.app.storage.database import one_at_a_time
 
 __all__ = ["Document", "Intake", "KnownModel"]
 

@@ -8,8 +8,8 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from bitbudget.app.core.errors import NotFoundError
-from bitbudget.app.ids import is_id
 from bitbudget.app.leases.tables import LeaseRow
+from bitbudget.app.storage.ids import is_id
 
 __all__ = ["expired", "get", "lock"]
 

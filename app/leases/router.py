@@ -21,9 +21,9 @@ from bitbudget.app.contract.leases import (
     StoredArtifact,
 )
 from bitbudget.app.core.errors import InvalidRequestError
-from bitbudget.app.errors import UnauthorizedError
-from bitbudget.app.problems import Responses, problems
-from bitbudget.app.services import ServicesDependency
+from bitbudget.app.http.errors import UnauthorizedError
+from bitbudget.app.http.problems import Responses, problems
+from bitbudget.app.server.services import ServicesDependency
 
 __all__ = ["router"]
 

@@ -22,9 +22,7 @@ from bitbudget.app.contract.leases import (
 from bitbudget.app.core.canonical import sha256_of
 from bitbudget.app.core.errors import ConflictError, LostLeaseError, NotFoundError
 from bitbudget.app.core.requests import JobRequest, Rotation
-from bitbudget.app.database import Database
-from bitbudget.app.errors import DigestMismatchError
-from bitbudget.app.ids import Clock, new_id
+from bitbudget.app.http.errors import DigestMismatchError
 from bitbudget.app.jobs import repository as jobs
 from bitbudget.app.jobs.tables import JobRow
 from bitbudget.app.jobs.transitions import Transitions
@@ -32,6 +30,8 @@ from bitbudget.app.leases import repository
 from bitbudget.app.leases.intake import Intake
 from bitbudget.app.leases.tables import LeaseRow
 from bitbudget.app.measurements import repository as measurements
+from bitbudget.app.storage.database import Database
+from bitbudget.app.storage.ids import Clock, new_id
 from bitbudget.app.workers import repository as machines
 from bitbudget.app.workers.tables import WorkerRow
 

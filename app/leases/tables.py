@@ -8,8 +8,8 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, mapped_column
 
 from bitbudget.app.contract.leases import LeaseOutcome
-from bitbudget.app.database import Base, Moment
 from bitbudget.app.jobs.tables import one_of
+from bitbudget.app.storage.database import Base, Moment
 
 __all__ = ["LeaseRow"]
 

@@ -8,8 +8,8 @@ from typing import Final
 
 from bitbudget.app.core.frontier import Frontier, frontier
 from bitbudget.app.core.measurement import Measurement
-from bitbudget.app.database import Database
 from bitbudget.app.measurements import repository
+from bitbudget.app.storage.database import Database
 
 __all__ = ["MeasurementLibrary"]
 

@@ -11,10 +11,10 @@ from bitbudget.app.core.canonical import canonical_json, sha256_of
 from bitbudget.app.core.errors import NotFoundError
 from bitbudget.app.core.measurement import Measurement
 from bitbudget.app.core.requests import JobRequest, Rotation
+from bitbudget.app.http.pages import Key
 from bitbudget.app.measurements.rows import measurement_from_rows, measurement_row, tensor_rows
 from bitbudget.app.measurements.schemas import Order, TensorSort
 from bitbudget.app.measurements.tables import MeasurementNameRow, MeasurementRow, TensorRow
-from bitbudget.app.pages import Key
 
 __all__ = ["find_for", "get", "load", "name_digest", "remember", "save", "tensor_page"]
 

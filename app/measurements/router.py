@@ -11,6 +11,8 @@ from pydantic.json_schema import SkipJsonSchema
 
 from bitbudget.app.auth.dependencies import JobsReader
 from bitbudget.app.core.requests import AllocationRequest
+from bitbudget.app.http.pages import Cursor, Limit, storable
+from bitbudget.app.http.problems import Responses, problems
 from bitbudget.app.jobs.schemas import Page
 from bitbudget.app.measurements.schemas import (
     AllocationAnswer,
@@ -21,9 +23,7 @@ from bitbudget.app.measurements.schemas import (
     TensorSort,
 )
 from bitbudget.app.measurements.service import TensorQuery
-from bitbudget.app.pages import Cursor, Limit, storable
-from bitbudget.app.problems import Responses, problems
-from bitbudget.app.services import ServicesDependency
+from bitbudget.app.server.services import ServicesDependency
 
 __all__ = ["router"]
 

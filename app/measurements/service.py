@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from bitbudget.app.core.requests import AllocationRequest
-from bitbudget.app.database import Database
-from bitbudget.app.fit.sizes import size_span
+from bitbudget.app.core.size_span import size_span
+from bitbudget.app.http.pages import cut_page, decode_cursor
 from bitbudget.app.jobs.schemas import Page
 from bitbudget.app.measurements import repository
 from bitbudget.app.measurements.cache import MeasurementLibrary
@@ -24,7 +24,7 @@ from bitbudget.app.measurements.schemas import (
 from bitbudget.app.measurements.solving import solve
 from bitbudget.app.measurements.tensors import tensor_csv, tensor_view
 from bitbudget.app.models.service import measurement_summary
-from bitbudget.app.pages import cut_page, decode_cursor
+from bitbudget.app.storage.database import Database
 
 __all__ = ["MeasurementService", "TensorQuery"]
 

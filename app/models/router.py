@@ -5,11 +5,11 @@ from __future__ import annotations
 from fastapi import APIRouter
 
 from bitbudget.app.auth.dependencies import JobsReader
+from bitbudget.app.http.pages import Cursor, Limit
+from bitbudget.app.http.problems import problems
 from bitbudget.app.jobs.schemas import Page
 from bitbudget.app.models.schemas import Model
-from bitbudget.app.pages import Cursor, Limit
-from bitbudget.app.problems import problems
-from bitbudget.app.services import ServicesDependency
+from bitbudget.app.server.services import ServicesDependency
 
 __all__ = ["router"]
 

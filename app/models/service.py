@@ -11,13 +11,13 @@ from sqlalchemy.orm import Session
 
 from bitbudget.app.core.errors import NotFoundError
 from bitbudget.app.core.inventory import Inventory
-from bitbudget.app.database import Database
+from bitbudget.app.http.pages import Key, cut_page, decode_cursor
 from bitbudget.app.jobs.schemas import Page
 from bitbudget.app.measurements.tables import MeasurementRow
 from bitbudget.app.models import repository
 from bitbudget.app.models.schemas import MeasurementSummary, Model
 from bitbudget.app.models.tables import ModelRow
-from bitbudget.app.pages import Key, cut_page, decode_cursor
+from bitbudget.app.storage.database import Database
 
 __all__ = ["ModelService", "measurement_summary"]
 

@@ -9,9 +9,9 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from bitbudget.app.core.errors import NotFoundError
-from bitbudget.app.ids import is_id
 from bitbudget.app.jobs.tables import JobRow
 from bitbudget.app.leases.tables import LeaseRow
+from bitbudget.app.storage.ids import is_id
 from bitbudget.app.workers.tables import WorkerRow
 
 __all__ = ["by_id", "count_seen_since", "delete_idle_since", "get", "open_jobs", "page"]

@@ -6,10 +6,10 @@ from fastapi import APIRouter, status
 
 from bitbudget.app.auth.dependencies import JobsReader, WorkerKey
 from bitbudget.app.contract.leases import WorkerRegistration, WorkerWelcome
+from bitbudget.app.http.pages import Cursor, Limit
+from bitbudget.app.http.problems import problems
 from bitbudget.app.jobs.schemas import Page
-from bitbudget.app.pages import Cursor, Limit
-from bitbudget.app.problems import problems
-from bitbudget.app.services import ServicesDependency
+from bitbudget.app.server.services import ServicesDependency
 from bitbudget.app.workers.schemas import Worker
 
 __all__ = ["router"]

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from bitbudget.app.auth.principal import Principal
 from bitbudget.app.auth.tokens import Token, TokenKind, hash_secret, new_secret
 from bitbudget.app.contract.leases import Capabilities, WorkerRegistration, WorkerWelcome
-from bitbudget.app.database import Database
-from bitbudget.app.ids import Clock, new_id
+from bitbudget.app.http.pages import cut_page, decode_cursor
 from bitbudget.app.jobs.schemas import Page
-from bitbudget.app.pages import cut_page, decode_cursor
+from bitbudget.app.storage.database import Database
+from bitbudget.app.storage.ids import Clock, new_id
 from bitbudget.app.workers import repository
 from bitbudget.app.workers.schemas import Worker
 from bitbudget.app.workers.tables import WorkerRow

@@ -30,10 +30,10 @@ from bitbudget.app.core.measurement import (
     ModelIdentity,
     Sensitivity,
 )
-from bitbudget.app.database import Database
-from bitbudget.app.main import create_app
-from bitbudget.app.migrate import upgrade
-from bitbudget.app.settings import Settings
+from bitbudget.app.server.main import create_app
+from bitbudget.app.server.settings import Settings
+from bitbudget.app.storage.database import Database
+from bitbudget.app.storage.migrate import upgrade
 from tests.support.http import FakeClock, Server
 from tests.support.postgres import Cluster, can_run
 

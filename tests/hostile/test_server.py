@@ -12,10 +12,10 @@ import pytest
 from fastapi.testclient import TestClient
 
 from bitbudget.app.core.measurement import Measurement
-from bitbudget.app.database import Database
-from bitbudget.app.main import create_app
-from bitbudget.app.migrate import upgrade
-from bitbudget.app.settings import Settings
+from bitbudget.app.server.main import create_app
+from bitbudget.app.server.settings import Settings
+from bitbudget.app.storage.database import Database
+from bitbudget.app.storage.migrate import upgrade
 from tests.hostile import manifest_cases, measurement_cases, request_cases
 from tests.hostile.conftest import LIMIT_SECONDS
 from tests.support.http import FakeClock, FakeWorker, Server

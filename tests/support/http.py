@@ -16,7 +16,7 @@ from bitbudget.app.core.layout import plan_checkpoint
 from bitbudget.app.core.manifest import Manifest
 from bitbudget.app.core.measurement import Measurement
 from bitbudget.app.core.requests import AllocationRequest
-from bitbudget.app.services import Services
+from bitbudget.app.server.services import Services
 
 __all__ = ["FakeClock", "FakeWorker", "Server"]
 

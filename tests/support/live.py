@@ -15,7 +15,8 @@ from typing import Final
 
 REPOSITORY: Final = Path(__file__).resolve().parents[2]
 _PROGRAM: Final = (
-    "from bitbudget.app.serve import serve; from bitbudget.app.settings import Settings; "
+    "from bitbudget.app.server.serve import serve; "
+    "from bitbudget.app.server.settings import Settings; "
     "serve(Settings(), on_listening=lambda url: print(url, flush=True))"
 )
 _STOP_SECONDS: Final = 20.0

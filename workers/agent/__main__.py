@@ -14,7 +14,7 @@ from types import FrameType
 
 from bitbudget.app.client.transport import ServerProblemError
 from bitbudget.app.core.sizes import parse_size
-from bitbudget.app.settings import Settings
+from bitbudget.app.server.settings import Settings
 from bitbudget.workers.agent.loop import Agent
 
 __all__ = ["main"]

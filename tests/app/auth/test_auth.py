@@ -12,10 +12,10 @@ from bitbudget.app.auth.quota import RequestQuota
 from bitbudget.app.auth.service import NewKey
 from bitbudget.app.auth.tokens import Token, TokenKind, hash_secret, new_secret, secret_matches
 from bitbudget.app.core.errors import InvalidRequestError, NotFoundError
-from bitbudget.app.errors import QuotaExceededError
-from bitbudget.app.main import create_app
-from bitbudget.app.model_paths import ModelGate
-from bitbudget.app.settings import Settings
+from bitbudget.app.http.errors import QuotaExceededError
+from bitbudget.app.models.allowed_paths import ModelGate
+from bitbudget.app.server.main import create_app
+from bitbudget.app.server.settings import Settings
 from tests.support.http import FakeClock, Server, bearer
 
 JOB = {"model": "org/model", "budget": "1GiB"}

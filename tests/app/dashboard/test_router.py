@@ -8,8 +8,8 @@ from fastapi.testclient import TestClient
 from bitbudget.app.auth.principal import Scope
 from bitbudget.app.core.measurement import Measurement
 from bitbudget.app.dashboard.rendering import asset_file, asset_names
-from bitbudget.app.main import create_app
-from bitbudget.app.settings import Settings
+from bitbudget.app.server.main import create_app
+from bitbudget.app.server.settings import Settings
 from tests.support.http import Server
 
 PAGES = ("/", "/models", "/compare", "/benchmarks", "/machines")

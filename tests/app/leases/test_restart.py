@@ -7,11 +7,11 @@ from pathlib import Path
 
 from fastapi.testclient import TestClient
 
-from bitbudget.app.database import Database
-from bitbudget.app.ids import utc_now
-from bitbudget.app.main import create_app
-from bitbudget.app.migrate import upgrade
-from bitbudget.app.settings import Settings
+from bitbudget.app.server.main import create_app
+from bitbudget.app.server.settings import Settings
+from bitbudget.app.storage.database import Database
+from bitbudget.app.storage.ids import utc_now
+from bitbudget.app.storage.migrate import upgrade
 from tests.support.http import FakeClock, FakeWorker, Server
 
 LEASE_SECONDS = 1.0

@@ -16,8 +16,8 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance
 from schemathesis.specs.openapi.schemas import OpenApiSchema
 
 from bitbudget.app.core.measurement import Measurement
-from bitbudget.app.main import create_app
-from bitbudget.app.settings import Settings
+from bitbudget.app.server.main import create_app
+from bitbudget.app.server.settings import Settings
 from tests.support.http import FakeClock, Server
 
 pytestmark = pytest.mark.contract

@@ -12,13 +12,13 @@ from typing import Final
 import uvicorn
 from fastapi import FastAPI
 
-from bitbudget.app import migrate
-from bitbudget.app.errors import UnsafeBindError
+from bitbudget.app.http.errors import UnsafeBindError
+from bitbudget.app.http.logs import configure_logging
 from bitbudget.app.jobs.notifications import Pulse
-from bitbudget.app.logs import configure_logging
-from bitbudget.app.main import create_app
-from bitbudget.app.services import Services
-from bitbudget.app.settings import Settings
+from bitbudget.app.server.main import create_app
+from bitbudget.app.server.services import Services
+from bitbudget.app.server.settings import Settings
+from bitbudget.app.storage import migrate
 
 __all__ = ["prepare", "serve"]
 

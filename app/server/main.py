@@ -13,19 +13,19 @@ from anyio import to_thread
 from fastapi import FastAPI
 from sqlalchemy.exc import SQLAlchemyError
 
-from bitbudget.app import docs, problems
-from bitbudget.app.body_limit import BodyLimitMiddleware
 from bitbudget.app.dashboard.router import router as dashboard_router
 from bitbudget.app.fit.router import router as fit_router
-from bitbudget.app.ids import Clock, utc_now
+from bitbudget.app.http import docs, problems
+from bitbudget.app.http.body_limit import BodyLimitMiddleware
+from bitbudget.app.http.middleware import RequestMiddleware
 from bitbudget.app.jobs.router import router as jobs_router
 from bitbudget.app.leases.router import router as leases_router
 from bitbudget.app.measurements.router import router as measurements_router
-from bitbudget.app.middleware import RequestMiddleware
 from bitbudget.app.models.router import router as models_router
-from bitbudget.app.services import Services
-from bitbudget.app.settings import Settings
-from bitbudget.app.system import router as system_router
+from bitbudget.app.server.operations import router as system_router
+from bitbudget.app.server.services import Services
+from bitbudget.app.server.settings import Settings
+from bitbudget.app.storage.ids import Clock, utc_now
 from bitbudget.app.workers.router import router as machines_router
 
 __all__ = ["create_app"]

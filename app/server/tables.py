@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from bitbudget.app.artifacts.tables import ArtifactRow
 from bitbudget.app.auth.tables import KeyRow
-from bitbudget.app.database import Base
 from bitbudget.app.jobs.tables import EventRow, JobRow
 from bitbudget.app.leases.tables import LeaseRow
 from bitbudget.app.measurements.tables import MeasurementNameRow, MeasurementRow, TensorRow
 from bitbudget.app.models.tables import ModelNameRow, ModelRow
+from bitbudget.app.storage.database import Base
 from bitbudget.app.workers.tables import WorkerRow
 
 __all__ = [

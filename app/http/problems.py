@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
 from bitbudget.app.core.errors import NO_ROOM, BitbudgetError
-from bitbudget.app.errors import UnavailableError
+from bitbudget.app.http.errors import UnavailableError
 
 __all__ = ["ProblemDetails", "Responses", "install", "problem_response", "problems"]
 

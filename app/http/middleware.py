@@ -12,9 +12,9 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from bitbudget.app.logs import log_fields
-from bitbudget.app.metrics import Metrics
-from bitbudget.app.problems import problem_response
+from bitbudget.app.http.logs import log_fields
+from bitbudget.app.http.metrics import Metrics
+from bitbudget.app.http.problems import problem_response
 
 __all__ = ["RequestMiddleware"]
 

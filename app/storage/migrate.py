@@ -13,8 +13,8 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from bitbudget import migrations
-from bitbudget.app.database import Database, one_at_a_time
-from bitbudget.app.tables import Base
+from bitbudget.app.server.tables import Base
+from bitbudget.app.storage.database import Database, one_at_a_time
 
 __all__ = ["downgrade", "head_revision", "is_current", "schema_differences", "upgrade"]
 

@@ -12,7 +12,7 @@ import pytest
 from bitbudget.app.artifacts.store import ArtifactStore
 from bitbudget.app.core.errors import NotFoundError
 from bitbudget.app.core.measurement import Measurement
-from bitbudget.app.retention import Collected, collect
+from bitbudget.app.server.retention import Collected, collect
 from tests.support.http import Server
 
 WEEK = timedelta(days=7)

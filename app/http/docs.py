@@ -10,8 +10,8 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.responses import HTMLResponse, Response
 
 from bitbudget.app.core.manifest import Manifest
+from bitbudget.app.http.problems import ProblemDetails
 from bitbudget.app.jobs.schemas import JobEvent
-from bitbudget.app.problems import ProblemDetails
 
 __all__ = ["install"]
 

@@ -10,10 +10,9 @@ from fastapi import Depends, Request
 from bitbudget.app.artifacts.store import ArtifactStore
 from bitbudget.app.auth.quota import RequestQuota
 from bitbudget.app.auth.service import KeyService
-from bitbudget.app.database import Database
 from bitbudget.app.fit.headers import HeaderReader
 from bitbudget.app.fit.service import FitService
-from bitbudget.app.ids import Clock
+from bitbudget.app.http.metrics import Metrics
 from bitbudget.app.jobs.cached_polls import JobPolls
 from bitbudget.app.jobs.notifications import Pulse
 from bitbudget.app.jobs.service import JobService
@@ -21,10 +20,11 @@ from bitbudget.app.leases.intake import Intake
 from bitbudget.app.leases.service import LeaseService
 from bitbudget.app.measurements.cache import MeasurementLibrary
 from bitbudget.app.measurements.service import MeasurementService
-from bitbudget.app.metrics import Metrics
-from bitbudget.app.model_paths import ModelGate
+from bitbudget.app.models.allowed_paths import ModelGate
 from bitbudget.app.models.service import ModelService
-from bitbudget.app.settings import Settings
+from bitbudget.app.server.settings import Settings
+from bitbudget.app.storage.database import Database
+from bitbudget.app.storage.ids import Clock
 from bitbudget.app.workers.service import Intervals, MachineService
 
 __all__ = ["Services", "ServicesDependency"]

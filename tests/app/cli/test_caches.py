@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bitbudget.app.caches import CACHES, Released, release_caches
+from bitbudget.app.cli.caches import CACHES, Released, release_caches
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
 WEEK = timedelta(days=7)

@@ -16,12 +16,12 @@ import yaml  # type: ignore[import-untyped]
 from fastapi.testclient import TestClient
 
 from bitbudget.app.core.measurement import Measurement
-from bitbudget.app.main import create_app
-from bitbudget.app.settings import Settings
+from bitbudget.app.server.main import create_app
+from bitbudget.app.server.settings import Settings
 from tests.support.http import FakeClock, Server
 from tests.support.postgres import Cluster, find_binaries
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[3]
 GUIDE = REPOSITORY / "docs" / "operations.md"
 DEPLOYMENT = ("Dockerfile", "docker-compose.yml", "docs/operations.md")
 OF_CLIENTS = {"BITBUDGET_SERVER", "BITBUDGET_TOKEN"}

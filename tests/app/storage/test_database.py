@@ -6,8 +6,8 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from bitbudget.app.database import Database
 from bitbudget.app.jobs.tables import EventRow, JobRow
+from bitbudget.app.storage.database import Database
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=timezone(timedelta(hours=2)))
 

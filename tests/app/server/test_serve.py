@@ -23,14 +23,14 @@ from bitbudget.app.contract.leases import (
 from bitbudget.app.core.errors import InfeasibleBudgetError, LostLeaseError, NotFoundError
 from bitbudget.app.core.measurement import Measurement
 from bitbudget.app.core.requests import AllocationRequest, JobRequest
-from bitbudget.app.database import Database
-from bitbudget.app.errors import UnsafeBindError
-from bitbudget.app.ids import utc_now
+from bitbudget.app.http.errors import UnsafeBindError
 from bitbudget.app.jobs.schemas import JobEvent
 from bitbudget.app.measurements.solving import solve
-from bitbudget.app.serve import prepare
-from bitbudget.app.services import Services
-from bitbudget.app.settings import Settings
+from bitbudget.app.server.serve import prepare
+from bitbudget.app.server.services import Services
+from bitbudget.app.server.settings import Settings
+from bitbudget.app.storage.database import Database
+from bitbudget.app.storage.ids import utc_now
 from tests.support.live import LiveServer, live_server, start_server
 
 pytestmark = pytest.mark.e2e

@@ -10,9 +10,9 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from bitbudget.app.database import Database
-from bitbudget.app.ids import Clock
 from bitbudget.app.jobs import repository as jobs
+from bitbudget.app.storage.database import Database
+from bitbudget.app.storage.ids import Clock
 from bitbudget.app.workers import repository as machines
 
 __all__ = ["Metrics"]

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from bitbudget.app import migrate
-from bitbudget.app.database import Database
+from bitbudget.app.storage import migrate
+from bitbudget.app.storage.database import Database
 from tests.support.postgres import Cluster
 
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from bitbudget.app.settings import Settings, is_loopback, settings_table
+from bitbudget.app.server.settings import Settings, is_loopback, settings_table
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "settings.md"
+DOCUMENT = Path(__file__).parents[3] / "docs" / "settings.md"
 
 
 def test_the_documented_table_is_the_settings() -> None:

@@ -10,10 +10,10 @@ from pydantic import BaseModel
 from sqlalchemy.exc import SQLAlchemyError
 
 from bitbudget.app.auth.dependencies import JobsReader
-from bitbudget.app.errors import UnavailableError
-from bitbudget.app.migrate import is_current
-from bitbudget.app.problems import Responses, problems
-from bitbudget.app.services import Services, ServicesDependency
+from bitbudget.app.http.errors import UnavailableError
+from bitbudget.app.http.problems import Responses, problems
+from bitbudget.app.server.services import Services, ServicesDependency
+from bitbudget.app.storage.migrate import is_current
 
 __all__ = ["router"]
 

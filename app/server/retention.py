@@ -8,10 +8,10 @@ from typing import Final
 
 from bitbudget.app.artifacts import repository as artifacts
 from bitbudget.app.artifacts.store import ArtifactStore
-from bitbudget.app.database import Database
-from bitbudget.app.ids import utc_now
 from bitbudget.app.jobs import repository as jobs
-from bitbudget.app.settings import Settings
+from bitbudget.app.server.settings import Settings
+from bitbudget.app.storage.database import Database
+from bitbudget.app.storage.ids import utc_now
 from bitbudget.app.workers import repository as machines
 
 __all__ = ["Collected", "collect", "collect_garbage"]

@@ -1,0 +1,1 @@
+"""What every route shares: problem documents, pages, limits, logs, metrics, documentation."""

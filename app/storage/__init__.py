@@ -1,0 +1,1 @@
+"""The database: connections, transactions, migrations and the identifiers of rows."""
