@@ -1,0 +1,400 @@
+"""What the tasks of a worker come to: the JSON of `--json`, of artifacts and of job results.
+
+A field that may be null and has no default is always written; one whose default is null is left
+out while it is null (`recovery` of a job that asked for none). KL is in nats per token, times are
+in seconds, sizes in bytes, throughout.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Literal, Self
+
+from pydantic import ConfigDict, Field, model_validator
+
+from bitbudget.app.contract.messages import (
+    MOST_ENTRIES,
+    Amount,
+    Flag,
+    Integer,
+    Line,
+    Message,
+    Nats,
+    Path,
+    Quantity,
+    Real,
+    Share,
+    Text,
+)
+from bitbudget.app.core.inventory import Inventory
+from bitbudget.app.core.requests import Recover
+
+__all__ = [
+    "Answer",
+    "Baseline",
+    "Benchmark",
+    "BytesPerToken",
+    "Evaluation",
+    "FitModel",
+    "FitResult",
+    "Interval",
+    "JobResult",
+    "KernelCheck",
+    "KernelTiming",
+    "Kernels",
+    "KernelsMissing",
+    "LowBits",
+    "Machine",
+    "MeasureResult",
+    "MeasuredModel",
+    "ModuleErrors",
+    "QuantizeResult",
+    "Recovery",
+    "Relinearization",
+    "RelinearizationSkipped",
+    "Report",
+    "Rival",
+    "SpeedPrediction",
+    "UniformRival",
+    "UploadResult",
+    "WindowScores",
+]
+
+_MOST_WINDOWS = 2**18
+Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+Interval = tuple[Nats, Nats]
+"""A 95 % interval: its lower and its upper end."""
+Notes = Annotated[tuple[Text, ...], Field(max_length=MOST_ENTRIES)]
+TaskScores = Annotated[
+    dict[Line, Annotated[dict[Line, Real], Field(max_length=MOST_ENTRIES)]],
+    Field(max_length=MOST_ENTRIES),
+]
+"""The metrics of each task of lm-evaluation-harness."""
+
+
+def _is_none(value: object) -> bool:
+    return value is None
+
+
+class Report(Message):
+    """A result that does not change any more."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    def to_json(self) -> bytes:
+        """Return the file that is stored: sorted keys, one value a line, a final line break."""
+        document = self.model_dump(mode="json")
+        return (json.dumps(document, indent=1, sort_keys=True) + "\n").encode()
+
+
+class WindowScores(Report):
+    """A checkpoint against its original on one set of windows of tokens.
+
+    `kl_per_window` holds the mean KL of each window, which the interval is bootstrapped from;
+    `windows_digest` identifies the tokens, so that only reports on the same ones are compared.
+    """
+
+    kl_nats_per_token: Nats
+    kl_interval_95: Interval
+    kl_median: Nats
+    kl_p90: Nats
+    kl_p99: Nats
+    kl_max: Nats
+    top1_agreement: Share
+    expected_acceptance_rate: Real
+    perplexity_ratio: Quantity
+    reference_perplexity: Quantity
+    tokens: Amount
+    windows: Amount
+    kl_per_window: Annotated[tuple[Nats, ...], Field(max_length=_MOST_WINDOWS)]
+    windows_digest: Line
+
+
+class Evaluation(WindowScores):
+    """The report of `evaluate --json`: the scores on its first set of windows, and on each.
+
+    `noise_floor` is the KL of the original to itself by another path of computation;
+    `distinguishable` says whether the checkpoint's KL is more than twice that.
+    """
+
+    evaluated_on: Line
+    noise_floor: Nats
+    noise_floor_path: Line
+    distinguishable: Flag
+    vocabulary: Amount
+    kl_is_lower_bound: Flag
+    top_k: Amount
+    seed: Integer
+    checkpoint: Path
+    reference: Path
+    sets: Annotated[dict[Line, WindowScores], Field(max_length=16)]
+    tasks: TaskScores | None = Field(None, exclude_if=_is_none)
+    reference_tasks: TaskScores | None = Field(None, exclude_if=_is_none)
+
+
+class Machine(Report):
+    """What a benchmark ran on."""
+
+    chip: Line
+    backend: Literal["metal", "cpu", "cuda"]
+    memory_bytes: Amount
+    working_set_bytes: Amount | None
+    logical_cores: Amount | None
+    system: Line
+    machine: Line
+    python: Line
+    versions: Annotated[dict[Line, Line], Field(max_length=64)]
+
+
+class BytesPerToken(Report):
+    """What decoding one token reads, by origin."""
+
+    dense: Amount
+    experts: Amount
+    embedding: Amount
+    cache: Amount
+    total: Amount
+
+
+class SpeedPrediction(Report):
+    """What decoding speed was expected of this machine, and of the device that was asked for."""
+
+    efficiency: Quantity
+    decode_tokens_per_second: Quantity
+    measured_over_predicted: Quantity
+    device: Line | None
+    device_tokens_per_second: Quantity | None
+    minimum_tokens_per_second: Quantity | None
+    meets_minimum: Flag | None
+
+
+class KernelCheck(Report):
+    """A Metal kernel against its reference; `worst_error` is null where it is not finite."""
+
+    passed: Flag
+    worst_error: Quantity | None
+    detail: Text
+
+
+class KernelTiming(Report):
+    """Median seconds of a Metal kernel and of the stock operations it replaces."""
+
+    input_bytes: Amount
+    ours_seconds: Quantity
+    stock_seconds: Quantity
+
+
+class Kernels(Report):
+    """The Metal kernels, checked and timed, by name."""
+
+    available: Literal[True] = True
+    checks: Annotated[dict[Line, KernelCheck], Field(max_length=256)]
+    timings: Annotated[dict[Line, KernelTiming], Field(max_length=256)]
+
+
+class KernelsMissing(Report):
+    """Why the Metal kernels cannot run here."""
+
+    available: Literal[False] = False
+    reason: Text
+
+
+class Benchmark(Report):
+    """The report of `benchmark --json`; without a checkpoint it has no speed."""
+
+    device: Machine
+    bandwidth_bytes_per_second: Quantity
+    not_measured: Notes
+    prompt_tokens: Amount | None = Field(None, exclude_if=_is_none)
+    generate_tokens: Amount | None = Field(None, exclude_if=_is_none)
+    prefill_tokens_per_second: Quantity | None = Field(None, exclude_if=_is_none)
+    decode_tokens_per_second: Quantity | None = Field(None, exclude_if=_is_none)
+    time_to_first_token_seconds: Quantity | None = Field(None, exclude_if=_is_none)
+    decode_trials: Annotated[tuple[Quantity, ...], Field(max_length=MOST_ENTRIES)] | None = Field(
+        None, exclude_if=_is_none
+    )
+    peak_memory_bytes: Amount | None = Field(None, exclude_if=_is_none)
+    peak_process_bytes: Amount | None = Field(None, exclude_if=_is_none)
+    bytes_per_token: BytesPerToken | None = Field(None, exclude_if=_is_none)
+    roofline_tokens_per_second: Quantity | None = Field(None, exclude_if=_is_none)
+    roofline_fraction: Quantity | None = Field(None, exclude_if=_is_none)
+    prediction: SpeedPrediction | None = Field(None, exclude_if=_is_none)
+    kernels: Kernels | KernelsMissing | None = Field(
+        None, discriminator="available", exclude_if=_is_none
+    )
+
+
+class Rival(Report):
+    """One checkpoint of a comparison at equal bytes."""
+
+    sha256: Digest
+    file_bytes: Amount
+    predicted_kl_nats_per_token: Nats
+    evaluation: Evaluation
+
+
+class UniformRival(Rival):
+    """A checkpoint with one format for all."""
+
+    format: Line
+
+
+class Baseline(Report):
+    """Uniform 4-bit precision against our allocation in no more bytes."""
+
+    uniform: UniformRival
+    ours_at_equal_bytes: Rival
+
+
+class Recovery(Report):
+    """What training after quantization won: KL before and after on rollouts not trained on.
+
+    `codes_changed` weights have another code than before, `floats` arrays that are stored
+    unquantized were trained; `cpu_seconds` are those of all threads.
+    """
+
+    how: Recover
+    before: Nats
+    after: Nats
+    steps: Amount
+    seconds: Quantity
+    cpu_seconds: Quantity
+    changed: Flag
+    tokens: Amount
+    floats: Amount
+    codes_changed: Amount
+    ended: Line
+
+
+class ModuleErrors(Report):
+    """What the modules' errors cost: alone, beside the others' errors, and all together."""
+
+    alone: Nats
+    beside: Nats
+    whole: Nats
+    disagreement: Quantity
+    warns_above: Quantity
+
+
+class Relinearization(Report):
+    """Allocations whose errors were measured together, by name, and which one was chosen."""
+
+    bits_per_weight: Quantity
+    predicted_kl_nats_per_token: Nats
+    measured_kl_nats_per_token: Annotated[dict[Line, Nats], Field(max_length=64)]
+    chosen: Line
+    rollouts: Amount
+    ends: ModuleErrors
+    written_kl_nats_per_token: Nats
+
+
+class RelinearizationSkipped(Report):
+    """Why errors were not measured together although bits are few."""
+
+    bits_per_weight: Quantity
+    skipped: Text
+
+
+LowBits = Relinearization | RelinearizationSkipped
+"""What was found out below 3.5 bits per weight: `low_bits` of a job's result."""
+
+
+class Answer(Report):
+    """The allocation a job came to: the head of its manifest."""
+
+    manifest_sha256: Digest
+    file_bytes: Amount
+    budget_bytes: Amount
+    predicted_kl_nats_per_token: Nats
+    bound: Nats
+    gap: Real
+    status: Line
+
+
+class JobResult(Report):
+    """What `run --json` prints, and what a worker reports of a job: the certificate and files.
+
+    `checkpoint` is null for a job that delivers a manifest; paths are those of the worker.
+    """
+
+    sha256: Digest
+    file_bytes: Amount
+    budget_bytes: Amount
+    predicted_kl_nats_per_token: Nats
+    bound: Nats
+    gap: Real
+    shadow_price_nats_per_byte: Real
+    status: Literal["optimal", "feasible"]
+    solver: Line
+    stopped_by: Line = ""
+    notes: Notes
+    manifest: Path
+    measurement: Path
+    measurement_key: Digest
+    checkpoint: Path | None
+    low_bits: LowBits | None = Field(None, exclude_if=_is_none)
+    recovery: Recovery | None = Field(None, exclude_if=_is_none)
+    evaluation: Evaluation | None = Field(None, exclude_if=_is_none)
+    baseline: Baseline | None = Field(None, exclude_if=_is_none)
+    benchmark: Benchmark | None = Field(None, exclude_if=_is_none)
+
+    @model_validator(mode="after")
+    def _is_within_budget(self) -> Self:
+        if self.file_bytes > self.budget_bytes:
+            msg = f"{self.file_bytes} file bytes exceed the budget of {self.budget_bytes}"
+            raise ValueError(msg)
+        return self
+
+
+class FitModel(Report):
+    """A model whose headers were read: nothing else is known of it."""
+
+    name: Line
+    revision: Line
+
+
+class FitResult(Report):
+    """The inventory of a model, from its headers alone."""
+
+    model: FitModel
+    inventory: Inventory
+
+
+class MeasuredModel(Report):
+    """Which weights were measured; `digest` is over all files."""
+
+    name: Line
+    revision: Line
+    digest: Line
+
+
+class MeasureResult(Report):
+    """Where a measurement is; with several rotations `measurements` has each, the last on top."""
+
+    measurement: Path
+    measurements: Annotated[dict[Line, Path], Field(max_length=16)]
+    key: Line
+    model: MeasuredModel
+    modules: Amount
+    tokens: Amount
+    warnings: Notes
+
+
+class QuantizeResult(Report):
+    """A finished checkpoint: its folder, its bytes of weights, its manifest."""
+
+    checkpoint: Path
+    file_bytes: Amount
+    manifest: Path
+    sha256: Digest
+    recovery: Recovery | None = Field(None, exclude_if=_is_none)
+
+
+class UploadResult(Report):
+    """Where a checkpoint went on the Hub: `revision` is the commit."""
+
+    repository: Line
+    revision: Line
+    url: Text
+    files: Amount
+    bytes: Amount
