@@ -34,6 +34,6 @@ def load_model(path: str | Path) -> tuple[Any, dict[str, Any]]:
 
 def make_cache(model: Any, manifest: str | Path) -> list[Any]:
     """Return prompt caches for `model` as `manifest` chose them, layer by layer; needs mlx-lm."""
-    from bitbudget import kv_cache  # noqa: PLC0415 - as above
+    from bitbudget.kv import cache  # noqa: PLC0415 - as above
 
-    return kv_cache.make_cache(model, kv_cache.chosen_formats(Path(manifest)))
+    return cache.make_cache(model, cache.chosen_formats(Path(manifest)))

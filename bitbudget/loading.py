@@ -10,7 +10,7 @@ import mlx.core as mx
 
 from bitbudget import rotated_model
 from bitbudget.app.core.errors import InvalidModelError
-from bitbudget.kv_cache import MANIFEST_NAME, chosen_formats, make_cache
+from bitbudget.kv.cache import MANIFEST_NAME, chosen_formats, make_cache
 from bitbudget.rotated_model import RotationError
 
 __all__ = ["load", "load_model", "model_classes"]

@@ -13,7 +13,7 @@ from mlx_lm.models.cache import QuantizedKVCache
 import bitbudget
 from bitbudget.app.core.kv import KvFormat
 from bitbudget.app.core.measurement import KvCurve
-from bitbudget.kv_cache import make_cache
+from bitbudget.kv.cache import make_cache
 from bitbudget.workers.fisher import collect_statistics
 from bitbudget.workers.fisher.kv import KvTaps
 from bitbudget.workers.probe.kv import _logits, kv_kl, probe_kv
