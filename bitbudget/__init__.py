@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-__all__ = ["__version__", "load", "load_model", "make_cache"]
+__all__ = ["__version__", "load", "load_model", "make_cache", "shared_noise"]
 
 __version__: str
 
@@ -37,3 +38,23 @@ def make_cache(model: Any, manifest: str | Path) -> list[Any]:
     from bitbudget.kv import cache  # noqa: PLC0415 - as above
 
     return cache.make_cache(model, cache.chosen_formats(Path(manifest)))
+
+
+def shared_noise(
+    temperature: float = 1.0,
+    seed: int = 0,
+    *,
+    prompt_tokens: int = 0,
+    top_p: float = 0.0,
+    top_k: int = 0,
+    min_p: float = 0.0,
+) -> Callable[[Any, Any], Any]:
+    """Return a logits processor with which speculative decoding accepts most drafted tokens.
+
+    See `bitbudget.sampling`; needs mlx-lm.
+    """
+    from bitbudget.sampling import shared_noise as noise  # noqa: PLC0415 - as above
+
+    return noise(
+        temperature, seed, prompt_tokens=prompt_tokens, top_p=top_p, top_k=top_k, min_p=min_p
+    )
