@@ -10,6 +10,7 @@ from typer.exceptions import TyperException
 
 from bitbudget.app.cli import (
     allocate,
+    api,
     checkpoint,
     demo,
     doctor,
@@ -51,6 +52,7 @@ def build_app() -> typer.Typer:
         checkpoint.evaluate,
         checkpoint.benchmark,
         run.run,
+        api.api,
         upload.upload,
         solve.solve,
         frontier.frontier,

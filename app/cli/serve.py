@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
 import sys
 from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,6 +11,7 @@ import typer
 
 from bitbudget.app.cli.options import DiskLimit, Json, Server, Token, disk_limit_bytes
 from bitbudget.app.cli.output import say, stderr
+from bitbudget.app.cli.processes import attend
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -74,25 +73,11 @@ def worker(
     environment = dict(os.environ)
     if token:
         environment["BITBUDGET_TOKEN"] = token
-    status = _attend(command, environment)
+    status = attend(command, environment)
     if status:
         raise typer.Exit(1)
     if as_json:
         say({"server": server, "ended": True}, as_json=True)
-
-
-def _attend(command: list[str], environment: dict[str, str]) -> int:
-    """Run an agent; told to end, it hands its job back first.
-
-    An interrupt from the terminal reaches it anyway, a SIGTERM is passed on.
-    """
-    with subprocess.Popen(command, env=environment) as agent:
-        signal.signal(signal.SIGTERM, lambda *_: agent.terminate())
-        while True:
-            try:
-                return agent.wait()
-            except KeyboardInterrupt:
-                continue
 
 
 def gc(

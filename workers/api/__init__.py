@@ -1,0 +1,1 @@
+"""An OpenAI-compatible endpoint: mlx-lm's own server over `bitbudget.load`."""
