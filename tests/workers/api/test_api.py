@@ -11,13 +11,14 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import openai
 import pytest
 from mlx_lm import convert
 
-PROMPT = [{"role": "user", "content": "Once upon a time"}]
+PROMPT: Any = [{"role": "user", "content": "Once upon a time"}]
 START_SECONDS, END_SECONDS = 60, 20
 
 
@@ -68,7 +69,7 @@ def test_chat_is_answered_and_streamed_alike(client: openai.OpenAI) -> None:
     whole = client.chat.completions.create(
         model="default_model", messages=PROMPT, max_tokens=16, temperature=0
     )
-    parts = client.chat.completions.create(
+    parts: Any = client.chat.completions.create(
         model="default_model", messages=PROMPT, max_tokens=16, temperature=0, stream=True
     )
     text = "".join(part.choices[0].delta.content or "" for part in parts if part.choices)
