@@ -21,7 +21,7 @@ import psutil
 
 from benchmarks.load import model_8b, running_server
 from bitbudget.app.client.client import Client
-from bitbudget.app.contract.events import Progress, Stage
+from bitbudget.app.contract.events import Progress
 from bitbudget.app.contract.leases import (
     Capabilities,
     LeaseGrant,
@@ -29,6 +29,7 @@ from bitbudget.app.contract.leases import (
     WorkerRegistration,
     WorkerWelcome,
 )
+from bitbudget.app.contract.steps import Step
 from bitbudget.app.core.allocate import allocate
 from bitbudget.app.core.layout import plan_checkpoint
 from bitbudget.app.core.manifest import Manifest
@@ -50,7 +51,7 @@ def do_job(client: Client, worker: WorkerWelcome, number: int, options: argparse
         raise RuntimeError
     for step in range(max(options.renewals, options.polls)):
         if step < options.renewals:
-            progress = Progress(stage=Stage.MEASURE, done=step, total=options.renewals)
+            progress = Progress(step=Step.MEASURE, done=step, total=options.renewals)
             client.renew(lease, progress)
         if step < options.polls:
             client.job(job.id)

@@ -1,13 +1,22 @@
-"""A child's events drawn on the terminal: stage, amount, speed, time left, current module."""
+"""A child's events drawn on the terminal: step, amount, speed, time left, current module."""
 
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.text import Text
 
 from bitbudget.app.core.sizes import format_size
@@ -31,26 +40,24 @@ def _size(nbytes: float) -> str:
 
 class _Amount(ProgressColumn):
     def render(self, task: Task) -> Text:
-        return Text(amount(task.completed, task.total or 0, task.fields["unit"]))
+        return Text(task.fields["amount"])
 
 
 class _Speed(ProgressColumn):
     def render(self, task: Task) -> Text:
-        speed = task.finished_speed or task.speed
-        if not speed or speed < 1:
-            return Text("")
-        if task.fields["unit"] == "bytes":
-            return Text(f"{speed / 1e9:.3f} GB/s", style="cyan")
-        return Text(f"{speed:,.0f} {task.fields['unit']}/s", style="cyan")
+        return Text(task.fields["speed"], style="cyan")
 
 
 class ProgressView:
-    """Draws events live on a terminal, and one line per stage where there is none."""
+    """Draws events live on a terminal, and one line per step where there is none.
+
+    On a terminal one bar stands for the whole job and one for each step; none runs backwards.
+    """
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._bars = Progress(
-            TextColumn("{task.description:<10}"),
+            TextColumn("{task.description:<11}"),
             BarColumn(bar_width=24),
             _Amount(),
             _Speed(),
@@ -58,9 +65,12 @@ class ProgressView:
             TextColumn("[dim]{task.fields[detail]}"),
             console=console,
         )
-        self._stage = ""
+        self._step = ""
         self._began = 0.0
         self._last: Event | None = None
+        self._whole: TaskID | None = None
+        self._bar: TaskID | None = None
+        self._part = _Part("", 0, 0.0)
 
     def __enter__(self) -> Self:
         if self._console.is_terminal:
@@ -73,46 +83,60 @@ class ProgressView:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._close_stage(ended=kind is None)
+        self._close_step(ended=kind is None)
         if self._console.is_terminal:
             self._bars.stop()
 
     def __call__(self, event: Event) -> None:
         """Draw one event."""
-        if event.stage is not None and event.stage.value != self._stage:
-            self._close_stage(ended=True)
-            self._open_stage(event.stage.value)
+        if event.step is not None and event.step.value != self._step:
+            self._close_step(ended=True)
+            self._open_step(event.step.value)
+        if event.job_fraction:
+            self._tell_whole(event.job_fraction)
         if event.kind == "progress":
             self._advance(event)
         elif event.kind == "log" and event.detail:
             self._console.print(f"[yellow]note:[/] {event.detail}", soft_wrap=True)
 
-    def _open_stage(self, stage: str) -> None:
-        self._stage, self._began, self._last = stage, time.monotonic(), None
-        if self._console.is_terminal:
-            self._bars.add_task(stage, total=None, unit="bytes", detail="")
+    def _new_bar(self, name: str) -> TaskID | None:
+        if not self._console.is_terminal:
+            return None
+        return self._bars.add_task(name, total=1.0, amount="", speed="", detail="")
+
+    def _open_step(self, step: str) -> None:
+        self._step, self._began, self._last = step, time.monotonic(), None
+        self._bar = self._new_bar(step)
+
+    def _tell_whole(self, fraction: float) -> None:
+        if self._whole is None:
+            self._whole = self._new_bar("in all")
+        if self._whole is not None:
+            self._bars.update(self._whole, completed=fraction, amount=f"{fraction:.0%}")
 
     def _advance(self, event: Event) -> None:
         self._last = event
-        if self._console.is_terminal and self._bars.task_ids:
-            self._bars.update(
-                self._bars.task_ids[-1],
-                total=event.total or None,
-                completed=event.done,
-                unit=event.unit,
-                detail=event.detail,
-            )
-
-    def _close_stage(self, *, ended: bool) -> None:
-        if not self._stage or not ended:
+        if self._bar is None:
             return
-        if self._console.is_terminal:
-            bar = self._bars.tasks[-1]
-            total = bar.total or bar.completed or 1
-            self._bars.update(bar.id, total=total, completed=total, detail="")
-        else:
+        now = time.monotonic()
+        if self._part.unit != event.unit or event.done < self._part.done:
+            self._part = _Part(event.unit, event.done, now)
+        self._bars.update(
+            self._bar,
+            completed=event.step_fraction,
+            amount=amount(event.done, event.total, event.unit),
+            speed=self._part.speed(event.done, now),
+            detail=event.detail,
+        )
+
+    def _close_step(self, *, ended: bool) -> None:
+        if not self._step or not ended:
+            return
+        if self._bar is None:
             self._console.print(self._line(), soft_wrap=True)
-        self._stage = ""
+        else:
+            self._bars.update(self._bar, completed=1.0, detail="")
+        self._step = ""
 
     def _line(self) -> str:
         last = self._last
@@ -120,4 +144,20 @@ class ProgressView:
         if last is not None:
             seconds = max(seconds, last.seconds)
         done = _size(last.done) if last is not None and last.unit == "bytes" else ""
-        return f"{self._stage:<10} {seconds:7.1f} s  {done}".rstrip()
+        return f"{self._step:<11} {seconds:7.1f} s  {done}".rstrip()
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Where a part of a step began: it counts one unit from `done` on."""
+
+    unit: str
+    done: int
+    began: float
+
+    def speed(self, done: int, now: float) -> str:
+        """Return how many a second, "" while nobody can tell."""
+        speed = (done - self.done) / max(now - self.began, 1e-9)
+        if speed < 1:
+            return ""
+        return f"{speed / 1e9:.3f} GB/s" if self.unit == "bytes" else f"{speed:,.0f} {self.unit}/s"

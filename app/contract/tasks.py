@@ -52,7 +52,7 @@ class FitTask(_Task):
 
 
 class MeasureTask(_ModelTask):
-    """Stages fetch, inventory, measure. Result: {"measurement": path, "key": sha256, ...}."""
+    """Steps fetch, inventory, measure. Result: {"measurement": path, "key": sha256, ...}."""
 
     kind: Literal["measure"] = "measure"
     formats: tuple[FormatName, ...] | None = None
@@ -111,7 +111,7 @@ class UploadTask(_Task):
 
 
 class JobTask(_Task):
-    """All stages of a job, as far as `request.deliver` says.
+    """All steps of a job, as far as `request.deliver` says.
 
     `output` is the checkpoint folder (default: one under `home`). Artifacts announced on the way:
     inventory.json, measurement.json, manifest.json, evaluation.json, benchmark.json.

@@ -111,7 +111,7 @@ def when(moment: datetime) -> str:
 
 
 def progress_words(progress: Progress) -> str:
-    """Return how far a stage is, how fast, and what it is at."""
+    """Return how far a step is, how fast, and what it is at."""
     is_bytes = progress.unit == "bytes"
 
     def say(count: float) -> str:

@@ -48,7 +48,7 @@ def _run_until(child: subprocess.Popen[bytes], seconds: float) -> bool:
     last: dict[str, object] = {}
     for line in child.stdout:
         last = json.loads(line)
-        if last.get("stage") == "quantize":
+        if last.get("step") == "quantize":
             break
     assert last["kind"] != "failed", last
     try:

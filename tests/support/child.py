@@ -11,9 +11,10 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from bitbudget.app.contract.events import Event, Stage
+from bitbudget.app.contract.events import Event
+from bitbudget.app.contract.steps import Step
 
-__all__ = ["ChildRun", "at_stage", "run_child"]
+__all__ = ["ChildRun", "at_step", "run_child"]
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -36,8 +37,8 @@ class ChildRun:
         return self.last.result
 
     @property
-    def stages(self) -> list[Stage]:
-        return [e.stage for e in self.events if e.kind == "started" and e.stage is not None]
+    def steps(self) -> list[Step]:
+        return [e.step for e in self.events if e.kind == "started" and e.step is not None]
 
 
 def run_child(task: BaseModel, kill_at: Callable[[Event], bool] | None = None) -> ChildRun:
@@ -62,6 +63,6 @@ def run_child(task: BaseModel, kill_at: Callable[[Event], bool] | None = None) -
     return ChildRun(events, child.returncode)
 
 
-def at_stage(stage: Stage) -> Callable[[Event], bool]:
-    """True from the moment that `stage` begins."""
-    return lambda event: event.kind == "started" and event.stage is stage
+def at_step(step: Step) -> Callable[[Event], bool]:
+    """True from the moment that `step` begins."""
+    return lambda event: event.kind == "started" and event.step is step

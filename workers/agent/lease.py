@@ -103,14 +103,16 @@ class LeaseRun:
             return self._result(_outcome_of(event.problem), event)
         if event.kind == "artifact":
             return self._upload(event)
-        if event.stage is not None:
+        if event.step is not None:
             heartbeat.progress = Progress(
-                stage=event.stage,
+                step=event.step,
                 done=event.done,
                 total=event.total,
                 unit=event.unit,
                 detail=event.detail[:512],
                 seconds=event.seconds,
+                step_fraction=event.step_fraction,
+                job_fraction=event.job_fraction,
             )
         return None
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from bitbudget.app.contract.events import Event, Stage
+from bitbudget.app.contract.events import Event
+from bitbudget.app.contract.steps import Step
 from bitbudget.app.contract.tasks import FitTask
 from bitbudget.workers.models import build_inventory
 from bitbudget.workers.pipeline.report import Reporter
@@ -22,7 +23,7 @@ def run_fit(task: FitTask, emit: Callable[[Event], None]) -> dict[str, Any]:
     """Return the model's name and inventory; no weight is read."""
     reporter = Reporter(emit)
     checkpoint = fetch_headers(task.model, reporter)
-    report = reporter.stage(Stage.INVENTORY)
+    report = reporter.step(Step.INVENTORY)
     inventory = build_inventory(checkpoint)
     report.progress(1, 1, "models")
     return {

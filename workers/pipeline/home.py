@@ -13,7 +13,7 @@ __all__ = ["Home", "write_whole"]
 
 @dataclass(frozen=True, slots=True)
 class Home:
-    """BITBUDGET_HOME as the stages see it; every entry is named by the digest of what it is for."""
+    """BITBUDGET_HOME as the steps see it; every entry is named by the digest of what it is for."""
 
     folder: Path
 

@@ -1,4 +1,4 @@
-"""A whole job: every stage in order, each found done or done now."""
+"""A whole job: every step in order, each found done or done now."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from bitbudget.app.contract.events import Stage
+from bitbudget.app.contract.steps import Step
 from bitbudget.app.contract.tasks import JobTask
 from bitbudget.app.core.canonical import canonical_json, sha256_of
 from bitbudget.app.core.inventory import Inventory
@@ -41,7 +41,7 @@ _GENERATE_TOKENS: Final = 64
 
 
 def run_job(task: JobTask, home: Home, reporter: Reporter) -> dict[str, Any]:
-    """Run the stages as far as `request.deliver` says and return what `run --json` prints."""
+    """Run the steps as far as `request.deliver` says and return what `run --json` prints."""
     claim = nullcontext() if task.output is None else claimed_output(Path(task.output), home)
     with claim:
         return _Job(task, home, reporter).run()
@@ -169,7 +169,7 @@ class _Job:
         self, original: Checkpoint, best: _Candidate, folder: Path, made: str
     ) -> dict[str, Any]:
         """Return the report on `folder`, whose content the digest `made` identifies."""
-        report = self.reporter.stage(Stage.EVALUATE)
+        report = self.reporter.step(Step.EVALUATE)
         digest = original.identity(self.home.digests).digest
         judge = Judge(original.folder, digest, self.home, report, seed=self.task.request.seed)
         path = judge.judge(folder, made)
@@ -182,7 +182,7 @@ class _Job:
         return found
 
     def _benchmark(self, manifest: Manifest, folder: Path) -> dict[str, Any]:
-        report = self.reporter.stage(Stage.BENCHMARK)
+        report = self.reporter.step(Step.BENCHMARK)
         path = self.home.manifest(manifest.sha256) / "benchmark.json"
         if not path.is_file():
             found = benchmark(

@@ -1,4 +1,4 @@
-"""Finished items of a long stage, one JSON line each, so that none is done twice."""
+"""Finished items of a long step, one JSON line each, so that none is done twice."""
 
 from __future__ import annotations
 
@@ -38,5 +38,5 @@ class Journal:
             file.write(json.dumps(value).encode() + b"\n")
 
     def remove(self) -> None:
-        """Forget everything: the stage is finished and stored elsewhere."""
+        """Forget everything: the step is finished and stored elsewhere."""
         self._path.unlink(missing_ok=True)

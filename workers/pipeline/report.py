@@ -1,4 +1,4 @@
-"""How a stage tells what it is doing, knowing neither terminal nor server."""
+"""How a step tells what it is doing, knowing neither terminal nor server."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from bitbudget.app.contract.events import Event, Stage
+from bitbudget.app.contract.events import Event
+from bitbudget.app.contract.steps import Step
 from bitbudget.app.core.canonical import sha256_of
 
-__all__ = ["Reporter", "StageReport"]
+__all__ = ["Reporter", "StepReport"]
 
 _SECONDS_BETWEEN: Final = 0.1
 """Progress is told no more often than this."""
@@ -19,23 +20,23 @@ _SECONDS_BETWEEN: Final = 0.1
 
 @dataclass
 class Reporter:
-    """Sends events to `emit`; it stamps each with the seconds since its stage began."""
+    """Sends events to `emit`; it stamps each with the seconds since its step began."""
 
     emit: Callable[[Event], None]
 
-    def stage(self, stage: Stage) -> StageReport:
-        """Announce that `stage` begins."""
-        report = StageReport(self, stage)
-        self.emit(Event(kind="started", stage=stage))
+    def step(self, step: Step) -> StepReport:
+        """Announce that `step` begins."""
+        report = StepReport(self, step)
+        self.emit(Event(kind="started", step=step))
         return report
 
 
 @dataclass
-class StageReport:
-    """Progress of one stage."""
+class StepReport:
+    """Progress of one step."""
 
     reporter: Reporter
-    stage: Stage
+    step: Step
     _began: float = field(default_factory=time.monotonic)
     _told: float = 0.0
 
@@ -48,7 +49,7 @@ class StageReport:
         self.reporter.emit(
             Event(
                 kind="progress",
-                stage=self.stage,
+                step=self.step,
                 done=done,
                 total=total,
                 unit=unit,
@@ -64,7 +65,7 @@ class StageReport:
         self.reporter.emit(
             Event(
                 kind="artifact",
-                stage=self.stage,
+                step=self.step,
                 name=path.name,
                 path=str(path),
                 sha256=digest,
@@ -74,4 +75,4 @@ class StageReport:
 
     def log(self, detail: str) -> None:
         """Tell something that a person should know."""
-        self.reporter.emit(Event(kind="log", stage=self.stage, detail=detail))
+        self.reporter.emit(Event(kind="log", step=self.step, detail=detail))

@@ -1,4 +1,4 @@
-"""Which stages each task goes through, and what it answers."""
+"""Which steps each task goes through, and what it answers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bitbudget.app.contract.events import Event, Stage
+from bitbudget.app.contract.events import Event
+from bitbudget.app.contract.steps import Step
 from bitbudget.app.contract.tasks import (
     BenchmarkTask,
     EvaluateTask,
@@ -114,7 +115,7 @@ def _read_manifest(path: Path) -> Manifest:
 def _evaluate(task: EvaluateTask, home: Home, reporter: Reporter) -> dict[str, Any]:
     checkpoint = Path(task.checkpoint)
     reference = fetch(task.reference, home, reporter, disk_limit_bytes=task.disk_limit_bytes)
-    report = reporter.stage(Stage.EVALUATE)
+    report = reporter.step(Step.EVALUATE)
     judge = Judge(
         reference.folder,
         reference.identity(home.digests).digest,
@@ -149,7 +150,7 @@ def _scores(task: EvaluateTask, checkpoint: Path, reference: Path) -> dict[str, 
 
 
 def _benchmark(task: BenchmarkTask, reporter: Reporter) -> dict[str, Any]:
-    report = reporter.stage(Stage.BENCHMARK)
+    report = reporter.step(Step.BENCHMARK)
     return benchmark(
         None if task.checkpoint is None else Path(task.checkpoint),
         task.prompt_tokens,

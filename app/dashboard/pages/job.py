@@ -6,10 +6,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import urlencode
 
-from bitbudget.app.contract.events import Stage
+from bitbudget.app.contract.steps import Step, steps_of
 from bitbudget.app.core.kv import KvFormat
 from bitbudget.app.core.manifest import Manifest
-from bitbudget.app.core.requests import Deliver
 from bitbudget.app.dashboard import formatting as words
 from bitbudget.app.dashboard.figures.figure import Cell, Figure
 from bitbudget.app.dashboard.figures.frontier import Point
@@ -23,7 +22,6 @@ from bitbudget.app.jobs.status import JobStatus
 
 __all__ = ["job_page"]
 
-_FIRST_STAGES = (Stage.FETCH, Stage.INVENTORY, Stage.MEASURE, Stage.ALLOCATE)
 _METRICS = (
     ("kl_nats_per_token", "KL, nats per token"),
     ("top1_agreement", "top-1 agreement"),
@@ -81,17 +79,16 @@ def _what_if(solved: Solved, module: str | None = None) -> str:
 
 def _head(job: Job) -> dict[str, Any]:
     progress = job.progress
-    fraction = progress.done / progress.total if progress is not None and progress.total else 0.0
     return {
         **job_line(job),
         "open": not job.status.is_final,
         "encoder": job.request.encoder.value,
         "sensitivity": job.request.sensitivity.value,
         "worker": None if job.worker is None else _worker(job),
-        "stages": _stages(job),
+        "steps": _steps(job),
         "progress": None
         if progress is None
-        else {"fraction": min(1.0, fraction), "words": words.progress_words(progress)},
+        else {"fraction": progress.job_fraction, "words": words.progress_words(progress)},
         "waiting": "Starting." if job.status is JobStatus.RUNNING else "Waiting for a worker.",
         "cancel_requested": job.cancel_requested,
         "attempt": job.attempt,
@@ -104,14 +101,17 @@ def _worker(job: Job) -> str:
     return f"{job.worker.name} ({job.worker.capabilities.chip})"
 
 
-def _stages(job: Job) -> list[dict[str, str]]:
-    stages = list(_FIRST_STAGES)
-    if job.request.deliver is Deliver.CHECKPOINT:
-        stages += [Stage.QUANTIZE, Stage.EVALUATE, Stage.BENCHMARK]
-    now = job.progress.stage if job.progress is not None else None
-    at = stages.index(now) if now in stages else -1
-    states = ["done" if i < at else "now" if i == at else "later" for i in range(len(stages))]
-    return [{"name": s.value, "state": t} for s, t in zip(stages, states, strict=True)]
+def _steps(job: Job) -> list[dict[str, str]]:
+    """Return the steps of the request and that of the moment, each done, now or later."""
+    now = job.progress.step if job.progress is not None else None
+    asked = steps_of(job.request)
+    steps = [step for step in Step if step in asked or step is now]
+    at = steps.index(now) if now is not None else -1
+    states = ["done" if i < at else "now" if i == at else "later" for i in range(len(steps))]
+    return [
+        {"name": step.value, "label": step.label, "state": state}
+        for step, state in zip(steps, states, strict=True)
+    ]
 
 
 def _problem(job: Job) -> dict[str, Any] | None:

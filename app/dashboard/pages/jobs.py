@@ -63,5 +63,4 @@ def _progress(job: Job) -> dict[str, str] | None:
     found = job.progress
     if found is None or job.status.is_final:
         return None
-    percent = f"{found.done / found.total:.0%}" if found.total else ""
-    return {"stage": found.stage.value, "percent": percent}
+    return {"step": found.step.value, "percent": f"{found.job_fraction:.0%}"}

@@ -167,18 +167,19 @@ function follow(root) {
     const found = JSON.parse(event.data);
     const progress = found.data || found;
     const bar = document.getElementById("progress");
-    if (!bar || !progress.stage) return;
-    if (progress.total) bar.value = progress.done / progress.total;
+    if (!bar || !progress.step) return;
+    bar.value = progress.job_fraction || 0;
     document.getElementById("amount").textContent = amount(progress);
-    const items = [...document.querySelectorAll("[data-stage]")];
-    const at = items.findIndex((item) => item.dataset.stage === progress.stage);
-    if (at < 0 || items[at].classList.contains("now")) return;
+    const items = [...document.querySelectorAll("[data-step]")];
+    const at = items.findIndex((item) => item.dataset.step === progress.step);
+    if (at < 0) return refresh();
+    if (items[at].classList.contains("now")) return;
     items.forEach((item, index) => {
       item.className = index < at ? "done" : index === at ? "now" : "later";
       item.toggleAttribute("aria-current", index === at);
       if (index === at) item.setAttribute("aria-current", "step");
     });
-    document.getElementById("announce").textContent = `Stage ${progress.stage}`;
+    document.getElementById("announce").textContent = `Step ${progress.step}`;
   });
   for (const kind of ["started", "requeued", "cancel_requested", "succeeded", "failed", "cancelled"]) {
     source.addEventListener(kind, refresh);

@@ -11,7 +11,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect
 
 from bitbudget.app.client.client import Client
-from bitbudget.app.contract.events import Progress, Stage
+from bitbudget.app.contract.events import Progress
 from bitbudget.app.contract.leases import (
     Capabilities,
     LeaseGrant,
@@ -19,6 +19,7 @@ from bitbudget.app.contract.leases import (
     WorkerRegistration,
     WorkerWelcome,
 )
+from bitbudget.app.contract.steps import Step
 from bitbudget.app.core.allocate import allocate
 from bitbudget.app.core.layout import plan_checkpoint
 from bitbudget.app.core.manifest import Manifest
@@ -68,7 +69,7 @@ class Visitor:
 
 @dataclass(frozen=True)
 class Machine:
-    """Does a job's stages from a ready measurement, at the test's pace."""
+    """Does a job's steps from a ready measurement, at the test's pace."""
 
     client: Client
     welcome: WorkerWelcome
@@ -79,8 +80,8 @@ class Machine:
         assert lease is not None
         return lease
 
-    def report(self, lease: LeaseGrant, stage: Stage, done: int) -> None:
-        progress = Progress(stage=stage, done=done, total=2**20, detail=f"{stage} part", seconds=1)
+    def report(self, lease: LeaseGrant, step: Step, done: int) -> None:
+        progress = Progress(step=step, done=done, total=2**20, detail=f"{step} part", seconds=1)
         self.client.renew(lease, progress)
 
     def finish(self, lease: LeaseGrant) -> None:
@@ -152,7 +153,7 @@ def test_the_whole_path_from_the_form_to_the_compared_answers(
     visitor.check("queued")
 
     lease = machine.claim()
-    machine.report(lease, Stage.MEASURE, 2**19)
+    machine.report(lease, Step.MEASURE, 2**19)
     expect(page.get_by_text("512.00 KiB of 1.00 MiB")).to_be_visible()
     expect(page.locator("[aria-current=step]")).to_have_text("measure")
     page.reload()

@@ -263,7 +263,7 @@ def test_a_poll_that_knows_the_job_gets_no_body_until_something_happens(server: 
     worker.claim()
     running = server.http.get(path, headers=known)
     assert (running.status_code, running.json()["status"]) == (200, "running")
-    worker.renew({"stage": "measure", "done": 1, "total": 4})
+    worker.renew({"step": "measure", "done": 1, "total": 4})
     assert server.http.get(path).json()["progress"]["done"] == 1
     server.http.post(f"{path}/cancel")
     assert server.http.get(path).json()["cancel_requested"]

@@ -13,7 +13,7 @@ from bitbudget.app.leases.tables import LeaseRow
 from tests.support.http import FakeWorker, Server
 
 PROBLEM = {"type": "urn:x", "title": "Bad", "status": 422, "detail": "the shard is truncated"}
-PROGRESS = {"stage": "measure", "done": 5, "total": 10, "unit": "bytes"}
+PROGRESS = {"step": "measure", "done": 5, "total": 10, "unit": "bytes"}
 
 
 def working(server: Server) -> tuple[str, FakeWorker]:

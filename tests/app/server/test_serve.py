@@ -12,7 +12,7 @@ from bitbudget.app.auth.principal import Scope
 from bitbudget.app.auth.service import KeyService
 from bitbudget.app.client.client import Client
 from bitbudget.app.client.transport import ServerProblemError, ServerUnreachableError
-from bitbudget.app.contract.events import Problem, Progress, Stage
+from bitbudget.app.contract.events import Problem, Progress
 from bitbudget.app.contract.leases import (
     Capabilities,
     LeaseGrant,
@@ -20,6 +20,7 @@ from bitbudget.app.contract.leases import (
     LeaseResult,
     WorkerRegistration,
 )
+from bitbudget.app.contract.steps import Step
 from bitbudget.app.core.errors import InfeasibleBudgetError, LostLeaseError, NotFoundError
 from bitbudget.app.core.measurement import Measurement
 from bitbudget.app.core.requests import AllocationRequest, JobRequest
@@ -67,7 +68,7 @@ def test_a_job_from_submission_to_manifest(shared: LiveServer, measurement: Meas
         watcher = threading.Thread(target=lambda: events.extend(client.events(job.id)))
         watcher.start()
         lease = claim(client)
-        status = client.renew(lease, Progress(stage=Stage.MEASURE, done=1, total=2))
+        status = client.renew(lease, Progress(step=Step.MEASURE, done=1, total=2))
         assert not status.cancel
         data = finish(client, lease, measurement)
         watcher.join(20)

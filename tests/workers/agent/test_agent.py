@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from bitbudget.app.client.client import Client
-from bitbudget.app.contract.events import Stage
+from bitbudget.app.contract.steps import Step
 from bitbudget.app.core.requests import Deliver, JobRequest
 from bitbudget.app.jobs.schemas import Job
 from bitbudget.app.jobs.status import JobStatus
@@ -84,9 +84,9 @@ def is_running(job: Job) -> bool:
     return job.status is JobStatus.RUNNING
 
 
-def has_reached(stage: Stage) -> Callable[[Job], bool]:
-    later = list(Stage)[list(Stage).index(stage) :]
-    return lambda job: job.progress is not None and job.progress.stage in later
+def has_reached(step: Step) -> Callable[[Job], bool]:
+    later = list(Step)[list(Step).index(step) :]
+    return lambda job: job.progress is not None and job.progress.step in later
 
 
 def request(model: Path, budget: int, **fields: object) -> JobRequest:
@@ -99,9 +99,9 @@ def test_a_worker_killed_twice_changes_nothing(
     calm = run_child(job_task(tmp_path / "calm", tiny, budget=90_000))
     with Client(server.url) as client:
         submitted = client.submit(request(tiny, 90_000, deliver=Deliver.CHECKPOINT))
-        for stage in (Stage.MEASURE, Stage.EVALUATE):
+        for step in (Step.MEASURE, Step.EVALUATE):
             with worker(server, tmp_path / "home") as process:
-                wait_for(client, submitted.id, has_reached(stage))
+                wait_for(client, submitted.id, has_reached(step))
                 children = psutil.Process(process.pid).children()
                 process.kill()
                 process.wait()
@@ -126,7 +126,7 @@ def test_a_cancelled_job_stops_its_child(server: LiveServer, tiny: Path, tmp_pat
         submitted = client.submit(
             request(tiny, 90_000, deliver=Deliver.CHECKPOINT, encoder="minmax")
         )
-        wait_for(client, submitted.id, has_reached(Stage.MEASURE))
+        wait_for(client, submitted.id, has_reached(Step.MEASURE))
         client.cancel(submitted.id)
         assert wait_for(client, submitted.id, is_over).status is JobStatus.CANCELLED
         end = time.monotonic() + 30

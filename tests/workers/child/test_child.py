@@ -1,4 +1,4 @@
-"""The child process: its events, its errors, its end, and killing it in every stage."""
+"""The child process: its events, its errors, its end, and killing it in every step."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from bitbudget.app.contract.events import Event, Stage
+from bitbudget.app.contract.events import Event
+from bitbudget.app.contract.steps import Step, steps_of
 from bitbudget.app.contract.tasks import FitTask, JobTask, QuantizeTask
 from bitbudget.app.core.requests import Deliver, JobRequest
 from bitbudget.app.core.sizes import parse_size
-from tests.support.child import REPOSITORY, ChildRun, at_stage, run_child
+from tests.support.child import REPOSITORY, ChildRun, at_step, run_child
 from tests.workers.models.tiny import write_tiny
 
 
@@ -34,19 +35,20 @@ def job(home: Path, model: Path, **fields: object) -> JobTask:
     return JobTask(home=str(home), request=request)
 
 
-def test_a_job_killed_in_every_stage_gives_the_same_bytes(tiny: Path, tmp_path: Path) -> None:
+def test_a_job_killed_in_every_step_gives_the_same_bytes(tiny: Path, tmp_path: Path) -> None:
     """Without statistics, to be quick; a worker's test kills a pass that collects them."""
 
     def run_job(home: str, kill_at: Callable[[Event], bool] | None = None) -> ChildRun:
         return run_child(job(tmp_path / home, tiny, sensitivity="weights"), kill_at)
 
     undisturbed = run_job("calm")
-    for stage in Stage:
-        killed = run_job("home", at_stage(stage))
+    steps = steps_of(job(tmp_path, tiny).request)
+    for step in steps:
+        killed = run_job("home", at_step(step))
         assert killed.status == -signal.SIGKILL
-        assert stage in killed.stages
+        assert step in killed.steps
     resumed = run_job("home")
-    assert resumed.stages == list(Stage)
+    assert tuple(resumed.steps) == steps
     for name in ("manifest.json", "model.safetensors", "config.json", "README.md"):
         ours = Path(resumed.result["checkpoint"]) / name
         expected = Path(undisturbed.result["checkpoint"]) / name
@@ -57,8 +59,8 @@ def test_a_job_killed_in_every_stage_gives_the_same_bytes(tiny: Path, tmp_path: 
 
     again = run_job("home")
     assert again.result == resumed.result
-    began = {event.stage for event in again.events if event.kind == "progress"}
-    assert Stage.MEASURE not in began
+    began = {event.step for event in again.events if event.kind == "progress"}
+    assert Step.MEASURE not in began
 
 
 def test_an_infeasible_budget_names_the_smallest(tiny: Path, tmp_path: Path) -> None:
@@ -79,7 +81,7 @@ def test_an_output_that_exists_is_refused_at_once(tiny: Path, tmp_path: Path) ->
     run = run_child(task)
     assert run.last.problem is not None
     assert run.last.problem.status == 409
-    assert run.stages == []
+    assert run.steps == []
 
 
 def test_a_manifest_of_other_weights_is_refused(tiny: Path, tmp_path: Path) -> None:

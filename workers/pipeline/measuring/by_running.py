@@ -1,4 +1,4 @@
-"""What the stage measure learns by running the model: sensitivities, and how curves predict.
+"""What the step measure learns by running the model: sensitivities, and how curves predict.
 
 Importing this imports the whole of mlx-lm, which takes seconds; measuring by weights alone does
 without.
@@ -22,7 +22,7 @@ from bitbudget.workers.pipeline.measuring.kv import every_full_layer, probe_kv_c
 from bitbudget.workers.pipeline.measuring.statistics import take_statistics
 from bitbudget.workers.pipeline.measuring.tokens import unused_text
 from bitbudget.workers.pipeline.options import MeasureOptions
-from bitbudget.workers.pipeline.report import StageReport
+from bitbudget.workers.pipeline.report import StepReport
 from bitbudget.workers.prediction.verification import VERIFYING_WINDOWS, Verified, verify
 from bitbudget.workers.probe.noise import PROBE_TOKENS, probe_alphas
 from bitbudget.workers.running.streaming_forward import fits_whole
@@ -53,7 +53,7 @@ def take_sensitivities(
     inventory: Inventory,
     options: MeasureOptions,
     home: Home,
-    report: StageReport,
+    report: StepReport,
 ) -> Sensitivities:
     """Return them by `probe` or by `fisher`, collected now or found in the cache.
 
@@ -100,7 +100,7 @@ def verified(
     options: MeasureOptions,
     *,
     known: Sensitivities,
-    report: StageReport,
+    report: StepReport,
 ) -> tuple[Verified | None, tuple[str, ...]]:
     """Return corrected curves and how they predict, of a model that fits in half of the memory.
 

@@ -34,7 +34,7 @@ from bitbudget.workers.pipeline.home import Home
 from bitbudget.workers.pipeline.journal import Journal
 from bitbudget.workers.pipeline.measuring.curve import CurveTask, make_curve
 from bitbudget.workers.pipeline.options import MeasureOptions
-from bitbudget.workers.pipeline.report import StageReport
+from bitbudget.workers.pipeline.report import StepReport
 
 if TYPE_CHECKING:
     from bitbudget.workers.pipeline.measuring.by_running import Sensitivities
@@ -64,7 +64,7 @@ def curves_by_error(
     *,
     home: Home,
     journal: Journal,
-    report: StageReport,
+    report: StepReport,
 ) -> Iterator[Curve]:
     """Yield the curves in any order; those that are in the journal are not made again."""
     tasks = {

@@ -9,7 +9,7 @@ from bitbudget.app.core.measurement import KvCurve, KvPoint
 from bitbudget.app.core.memory import element_bytes
 from bitbudget.workers.models import Checkpoint
 from bitbudget.workers.models.arrays import MLX_DTYPES
-from bitbudget.workers.pipeline.report import StageReport
+from bitbudget.workers.pipeline.report import StepReport
 from bitbudget.workers.probe.kv import probe_kv
 
 __all__ = ["every_full_layer", "probe_kv_curves", "source_dtype"]
@@ -22,7 +22,7 @@ def source_dtype(inventory: Inventory) -> mx.Dtype:
 
 
 def probe_kv_curves(
-    checkpoint: Checkpoint, inventory: Inventory, seed: int, report: StageReport
+    checkpoint: Checkpoint, inventory: Inventory, seed: int, report: StepReport
 ) -> tuple[KvCurve, ...]:
     """Return the curves by forward passes, one cache at a time."""
     return probe_kv(

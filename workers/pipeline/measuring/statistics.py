@@ -25,7 +25,7 @@ from bitbudget.workers.pipeline.home import Home, write_whole
 from bitbudget.workers.pipeline.measuring.kv import source_dtype
 from bitbudget.workers.pipeline.measuring.tokens import measurement_tokens
 from bitbudget.workers.pipeline.options import MeasureOptions
-from bitbudget.workers.pipeline.report import StageReport
+from bitbudget.workers.pipeline.report import StepReport
 from bitbudget.workers.quantize.coding import arrays_alone
 from bitbudget.workers.quantize.encoding import EncodePart, check_weights, plain_encoder
 from bitbudget.workers.sequential import Plan, code_sequentially, read_coded
@@ -41,7 +41,7 @@ def take_statistics(
     inventory: Inventory,
     options: MeasureOptions,
     home: Home,
-    report: StageReport,
+    report: StepReport,
 ) -> Statistics:
     """Return the statistics, from the cache or collected now; a killed pass is taken up again."""
     model = checkpoint.identity(home.digests)
@@ -70,7 +70,7 @@ def manifest_encoder(
     inventory: Inventory,
     manifest: Manifest,
     home: Home,
-    report: StageReport,
+    report: StepReport,
 ) -> EncodePart:
     """Return what encodes the modules of a manifest as its measurement did.
 
@@ -143,7 +143,7 @@ def _tokens(
     inventory: Inventory,
     options: MeasureOptions,
     folder: Path,
-    report: StageReport,
+    report: StepReport,
 ) -> npt.NDArray[np.int32]:
     """Return the tokens, sampled once: a later run goes on with the same."""
     path = folder / "tokens.npy"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bitbudget.app.contract.events import Stage
+from bitbudget.app.contract.steps import Step
 from bitbudget.app.core.inventory import Inventory
 from bitbudget.workers.models import Checkpoint
 from bitbudget.workers.models.digests import known_digest, remember_digest
@@ -24,7 +24,7 @@ def survey(
 ) -> None:
     """Hash files that are not known yet and measure the tensors in them, each byte read once.
 
-    The stage that measures finds the results in its cache. Nothing is done where sensitivity needs
+    The step that measures finds the results in its cache. Nothing is done where sensitivity needs
     more than weights, where other machines measure, and where the files are known.
     """
     if options.needs_whole_model or options.cluster is not None or checkpoint.digest:
@@ -35,7 +35,7 @@ def survey(
     }
     if not names:
         return
-    report = reporter.stage(Stage.MEASURE)
+    report = reporter.step(Step.MEASURE)
     found = [task_of(checkpoint, module, options) for module in inventory.modules]
 
     def tell(state: Progress) -> None:

@@ -19,7 +19,7 @@ from bitbudget.app.core.requests import AllocationRequest
 from bitbudget.workers.models import Checkpoint
 from bitbudget.workers.pipeline.home import Home
 from bitbudget.workers.pipeline.measuring.statistics import manifest_encoder
-from bitbudget.workers.pipeline.report import StageReport
+from bitbudget.workers.pipeline.report import StepReport
 from bitbudget.workers.pipeline.steps.allocate import allocate_manifest
 from bitbudget.workers.pipeline.steps.evaluate import Judge
 from bitbudget.workers.quantize import write_checkpoint
@@ -72,7 +72,7 @@ class _Rivals:
     measurement: Measurement
     judge: Judge
     home: Home
-    report: StageReport
+    report: StepReport
 
     def evaluate(self, manifest: Manifest) -> dict[str, Any]:
         """Return the report on the checkpoint of `manifest`, which is made for it alone."""
@@ -112,7 +112,7 @@ def compare_with_uniform(
     measurement: Measurement,
     request: AllocationRequest,
     judge: Judge,
-    report: StageReport,
+    report: StepReport,
 ) -> dict[str, Any]:
     """Return uniform 4-bit g64, and our allocation in no more bytes than it takes, evaluated."""
     rivals = _Rivals(checkpoint, measurement, judge, judge.home, report)

@@ -1,4 +1,4 @@
-"""Stage evaluate: how far a checkpoint is from its original."""
+"""Step evaluate: how far a checkpoint is from its original."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bitbudget.app.core.canonical import canonical_json, sha256_of
 from bitbudget.workers.evaluate import Evaluation
 from bitbudget.workers.pipeline.home import Home, write_whole
 from bitbudget.workers.pipeline.options import user_text
-from bitbudget.workers.pipeline.report import StageReport
+from bitbudget.workers.pipeline.report import StepReport
 
 __all__ = ["Judge"]
 
@@ -31,7 +31,7 @@ class Judge:
     reference: Path
     reference_digest: str
     home: Home
-    report: StageReport
+    report: StepReport
     text: Path | None = None
     rollouts: int = 0
     seed: int = 0

@@ -1,15 +1,15 @@
-"""Stage fetch: from the name a user gave to a checkpoint on this machine."""
+"""Step fetch: from the name a user gave to a checkpoint on this machine."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from bitbudget.app.contract.events import Stage
+from bitbudget.app.contract.steps import Step
 from bitbudget.app.core.errors import InvalidModelError
 from bitbudget.app.core.hub_id import HubId
 from bitbudget.workers.models import Checkpoint, open_checkpoint
 from bitbudget.workers.pipeline.home import Home
-from bitbudget.workers.pipeline.report import Reporter, StageReport
+from bitbudget.workers.pipeline.report import Reporter, StepReport
 
 __all__ = ["fetch", "fetch_headers"]
 
@@ -31,7 +31,7 @@ def fetch(
 
     Raises InvalidModelError when there is none or its files are unsound, and what the Hub raises.
     """
-    report = reporter.stage(Stage.FETCH)
+    report = reporter.step(Step.FETCH)
     folder = Path(model).expanduser()
     if folder.is_dir():
         checkpoint = open_checkpoint(folder)
@@ -56,7 +56,7 @@ def fetch(
 
 def fetch_headers(model: str, reporter: Reporter) -> Checkpoint:
     """Return the checkpoint called `model` as its headers tell it; no weight is read."""
-    report = reporter.stage(Stage.FETCH)
+    report = reporter.step(Step.FETCH)
     folder = Path(model).expanduser()
     checkpoint = open_checkpoint(folder) if folder.is_dir() else _remote_headers(model)
     report.progress(1, 1, "models")
@@ -82,9 +82,9 @@ def _hub_id(model: str) -> HubId:
 
 
 class _Files:
-    """Adds the progress of single files up to that of the stage."""
+    """Adds the progress of single files up to that of the step."""
 
-    def __init__(self, report: StageReport) -> None:
+    def __init__(self, report: StepReport) -> None:
         self._report = report
         self._done: dict[str, int] = {}
         self._total: dict[str, int] = {}

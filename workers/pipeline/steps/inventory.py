@@ -1,4 +1,4 @@
-"""Stage inventory: what the model is made of."""
+"""Step inventory: what the model is made of."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from bitbudget.app.contract.events import Stage
+from bitbudget.app.contract.steps import Step
 from bitbudget.app.core.canonical import canonical_json
 from bitbudget.app.core.inventory import Inventory
 from bitbudget.app.core.measurement import ModelIdentity
@@ -29,7 +29,7 @@ def take_inventory(
 
     `survey` may read the files before anybody else does.
     """
-    report = reporter.stage(Stage.INVENTORY)
+    report = reporter.step(Step.INVENTORY)
     inventory = build_inventory(checkpoint)
     if survey is not None:
         survey(inventory)

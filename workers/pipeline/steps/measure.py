@@ -1,4 +1,4 @@
-"""Stage measure: the rate-distortion curve and the sensitivity of every module."""
+"""Step measure: the rate-distortion curve and the sensitivity of every module."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bitbudget.app.contract.events import Stage
+from bitbudget.app.contract.steps import Step
 from bitbudget.app.core.inventory import Inventory, Module
 from bitbudget.app.core.measurement import Curve, Measurement, Sensitivity
 from bitbudget.app.core.requests import Rotation
@@ -17,7 +17,7 @@ from bitbudget.workers.pipeline.home import Home, write_whole
 from bitbudget.workers.pipeline.journal import Journal
 from bitbudget.workers.pipeline.measuring.by_weights import measure_streamed
 from bitbudget.workers.pipeline.options import MeasureOptions
-from bitbudget.workers.pipeline.report import Reporter, StageReport
+from bitbudget.workers.pipeline.report import Reporter, StepReport
 
 if TYPE_CHECKING:
     from bitbudget.workers.pipeline.measuring.by_running import Sensitivities
@@ -45,7 +45,7 @@ def measure(
     `given` is one made elsewhere, taken if it is of these weights and made in this way. A module
     that was finished before a kill is not measured again.
     """
-    report = reporter.stage(Stage.MEASURE)
+    report = reporter.step(Step.MEASURE)
     path = measurement_path(checkpoint, options, home)
     if given is not None and not path.is_file():
         _adopt(given, path, options.key(checkpoint.identity(home.digests)), inventory)
@@ -73,7 +73,7 @@ class _Work:
     inventory: Inventory
     options: MeasureOptions
     folder: Path
-    report: StageReport
+    report: StepReport
 
     def run(self, home: Home) -> Measurement:
         if self.options.sensitivity is Sensitivity.WEIGHTS:

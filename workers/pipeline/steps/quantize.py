@@ -1,4 +1,4 @@
-"""Stage quantize: the checkpoint of a manifest."""
+"""Step quantize: the checkpoint of a manifest."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bitbudget.app.contract.events import Stage
+from bitbudget.app.contract.steps import Step
 from bitbudget.app.core.errors import ConflictError
 from bitbudget.app.core.inventory import Inventory
 from bitbudget.app.core.manifest import Manifest
@@ -31,7 +31,7 @@ def quantize(
     home: Home,
 ) -> Written:
     """Write the checkpoint to `output`, or find it there whole from an earlier run."""
-    report = reporter.stage(Stage.QUANTIZE)
+    report = reporter.step(Step.QUANTIZE)
     clear_published(output.parent)
     found = finished_checkpoint(output, manifest)
     if found is None and output.exists():

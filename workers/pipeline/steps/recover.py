@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from bitbudget.app.contract.events import Stage
+from bitbudget.app.contract.steps import Step
 from bitbudget.app.core.requests import Recover
 from bitbudget.workers.models import Checkpoint
 from bitbudget.workers.pipeline.report import Reporter
@@ -32,7 +32,7 @@ def recover_checkpoint(
     finish(folder)
     if how is Recover.NONE:
         return {}
-    report = reporter.stage(Stage.QUANTIZE)
+    report = reporter.step(Step.QUANTIZE)
     path = folder / RECORD
     if not path.is_file() or json.loads(path.read_text())["how"] != how.value:
         recover(

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from bitbudget.app.contract.events import Stage
+from bitbudget.app.contract.steps import Step
 from bitbudget.app.core.allocation import Allocation
 from bitbudget.app.core.errors import InfeasibleBudgetError, InvalidRequestError
 from bitbudget.app.core.manifest import Manifest
@@ -37,7 +37,7 @@ from bitbudget.workers.models import Checkpoint
 from bitbudget.workers.pipeline.home import Home, write_whole
 from bitbudget.workers.pipeline.measuring.statistics import take_statistics
 from bitbudget.workers.pipeline.options import MeasureOptions
-from bitbudget.workers.pipeline.report import Reporter, StageReport
+from bitbudget.workers.pipeline.report import Reporter, StepReport
 from bitbudget.workers.pipeline.steps.allocate import keep_manifest, manifest_of, solve
 from bitbudget.workers.prediction.measured_kl import JUDGING_ROLLOUTS, Trials
 from bitbudget.workers.prediction.verification import MOST_WEIGHTS
@@ -77,7 +77,7 @@ def reconsider(
     wanted = bits < LOW_BITS_PER_WEIGHT if request.relinearize is None else request.relinearize
     if not wanted:
         return Redone(manifest, {})
-    report = reporter.stage(Stage.ALLOCATE)
+    report = reporter.step(Step.ALLOCATE)
     obstacle = _obstacle(measurement, request)
     if obstacle:
         report.log(f"errors at {bits:.2f} bits per weight are not measured together: {obstacle}")
@@ -97,7 +97,7 @@ def _statistics(
     measurement: Measurement,
     options: MeasureOptions,
     home: Home,
-    report: StageReport,
+    report: StepReport,
 ) -> Mapping[str, ModuleStatistics]:
     if measurement.encoder not in COMPENSATED:
         return {}
@@ -123,7 +123,7 @@ def _redone(
     trials: Trials,
     measurement: Measurement,
     request: JobRequest,
-    report: StageReport,
+    report: StepReport,
 ) -> Redone:
     incumbent = solve(measurement, request)
     candidates = {_INCUMBENT: incumbent} | _floored(measurement, request)
@@ -148,7 +148,7 @@ def _redone(
     return Redone(manifest_of(curves, request, allocation), found)
 
 
-def _tell(report: StageReport, number: int, done: int, total: int) -> None:
+def _tell(report: StepReport, number: int, done: int, total: int) -> None:
     report.progress(done, total, "forward passes", f"both ends, round {number}")
 
 

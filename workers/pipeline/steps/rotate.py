@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bitbudget.app.contract.events import Stage
+from bitbudget.app.contract.steps import Step
 from bitbudget.app.core.errors import UnsupportedModelError
 from bitbudget.app.core.requests import Rotation
 from bitbudget.workers.models import Checkpoint
@@ -22,7 +22,7 @@ def rotated(
     """
     if rotation is Rotation.NONE:
         return checkpoint
-    report = reporter.stage(Stage.MEASURE)
+    report = reporter.step(Step.MEASURE)
     digest = checkpoint.identity(home.digests).digest
     twin, found = rotate_checkpoint(
         checkpoint,
@@ -50,5 +50,5 @@ def candidates(
     try:
         found[Rotation.FOLDED] = rotated(checkpoint, Rotation.FOLDED, home, reporter)
     except UnsupportedModelError as refusal:
-        reporter.stage(Stage.MEASURE).log(str(refusal))
+        reporter.step(Step.MEASURE).log(str(refusal))
     return found

@@ -10,7 +10,7 @@ import numpy as np
 import psutil
 import pytest
 
-from bitbudget.app.contract.events import Stage
+from bitbudget.app.contract.steps import Step
 from bitbudget.app.core.formats import parse_format
 from bitbudget.app.core.inventory import Inventory, Module
 from bitbudget.app.core.measurement import Curve, Encoder, Sensitivity
@@ -38,7 +38,7 @@ OPTIONS = MeasureOptions(
     0,
     formats=(parse_format("affine3g64"), parse_format("affine5g32")),
 )
-REPORT = Reporter(lambda _event: None).stage(Stage.MEASURE)
+REPORT = Reporter(lambda _event: None).step(Step.MEASURE)
 
 
 def made_up(module: Module) -> ModuleStatistics:

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bitbudget.app.contract.events import Event, Stage
+from bitbudget.app.contract.events import Event
+from bitbudget.app.contract.steps import Step
 from bitbudget.app.contract.tasks import MeasureTask
 from bitbudget.app.core.errors import BitbudgetError, InvalidRequestError
 from bitbudget.app.core.formats import parse_format
@@ -101,7 +102,7 @@ class Run:
             self.known,
             home=Home(self.home),
             journal=self.journal(cluster),
-            report=Reporter(self.events.append).stage(Stage.MEASURE),
+            report=Reporter(self.events.append).step(Step.MEASURE),
         )
 
 

@@ -1,4 +1,4 @@
-"""Recovery as a stage: done once, told, and carried on where a run was killed."""
+"""Recovery as a step: done once, told, and carried on where a run was killed."""
 
 from __future__ import annotations
 
