@@ -22,8 +22,6 @@ _DAMPING: Final = 0.01
 """Added to A's diagonal, relative to its mean (GPTQ's default)."""
 _ROW_DAMPING: Final = 0.03
 _MOST_DAMPING: Final = 1e3
-_WIDE: Final = 2048
-"""Widths above it are factored in place: the time and the memory are a tenth or less."""
 
 
 def inverse_factor(second_moment: np.ndarray, damping: float = _DAMPING) -> np.ndarray:
@@ -38,19 +36,10 @@ def inverse_factor(second_moment: np.ndarray, damping: float = _DAMPING) -> np.n
         return np.eye(size, dtype=np.float32)
     while damping < _MOST_DAMPING:
         try:
-            if size > _WIDE:
-                return inverse_factor_of(second_moment, 1 / mean, damping)
-            return _factor_of_inverse(second_moment, mean, damping)
+            return inverse_factor_of(second_moment, 1 / mean, damping)
         except np.linalg.LinAlgError:
             damping *= 10
     return np.eye(size, dtype=np.float32)
-
-
-def _factor_of_inverse(second_moment: np.ndarray, mean: float, damping: float) -> np.ndarray:
-    matrix = np.asarray(second_moment, np.float64)
-    lower = np.linalg.cholesky(matrix / mean + damping * np.eye(len(matrix)))
-    inverse = np.linalg.inv(lower)
-    return np.asarray(np.linalg.cholesky(inverse.T @ inverse).T, np.float32)
 
 
 def row_feedback(rows: np.ndarray, damping: float = _ROW_DAMPING) -> np.ndarray:
