@@ -12,7 +12,15 @@ from bitbudget.app.core.kv import KvFormat
 from bitbudget.app.core.manifest import KvChoice, Manifest
 from bitbudget.app.core.sizes import format_size
 
-__all__ = ["exact", "facts", "formats_by_layer", "kv_by_layer", "manifest_facts", "short"]
+__all__ = [
+    "exact",
+    "facts",
+    "formats_by_layer",
+    "interval_words",
+    "kv_by_layer",
+    "manifest_facts",
+    "short",
+]
 
 
 def exact(nbytes: int) -> str:
@@ -25,6 +33,11 @@ def short(format_: Format) -> str:
     if format_.mode is Mode.AFFINE:
         return f"{format_.bits}g{format_.group_size}"
     return format_.mode.value
+
+
+def interval_words(interval: tuple[float, float] | None) -> str:
+    """Return `, 95 %: 0.001 to 0.002` for what follows a number; "" where it is not known."""
+    return "" if interval is None else f", 95 %: {interval[0]:.3g} to {interval[1]:.3g}"
 
 
 def facts(rows: Mapping[str, str], title: str = "") -> Table:
@@ -97,7 +110,8 @@ def manifest_facts(manifest: Manifest) -> Table:
         "model": f"{manifest.model.name} ({manifest.model.model_type})",
         "budget": exact(manifest.budget_bytes),
         "files": f"{exact(manifest.file_bytes)}, {spare:,} B to spare",
-        "predicted KL": f"{proof.predicted_kl_nats_per_token:.6f} nats per token",
+        "predicted KL": f"{proof.predicted_kl_nats_per_token:.6f} nats per token"
+        + interval_words(proof.predicted_kl_interval_95),
         "lower bound": f"{proof.bound:.6f}, gap {proof.gap:.2e} ({proof.status}, {proof.solver})",
         "one more MB": f"-{proof.shadow_price_nats_per_byte * 1e6:.6f} nats per token",
         "measured by": made_with,

@@ -200,4 +200,5 @@ def _allocation(
         stopped_by=solution.stopped_by,
         kv_formats=kv_formats or None,
         notes=notes,
+        interval_95=calibration.interval_95(solution.objective),
     )

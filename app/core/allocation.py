@@ -18,6 +18,7 @@ class Allocation:
     `bound` is a proven lower bound on the KL of any allocation within the budget (nats per token),
     `gap` = (predicted - bound) / predicted, `shadow_price_nats_per_byte` the KL one more byte buys.
     `status` is `optimal` or `feasible`; `stopped_by` says what ended the search when feasible.
+    `interval_95` is where the predicted KL is expected to be measured, None where that is unknown.
     `kv_formats` by cache layer are those chosen with the weights, None where they were given.
     """
 
@@ -33,6 +34,7 @@ class Allocation:
     stopped_by: str = ""
     kv_formats: Mapping[int, KvFormat] | None = None
     notes: tuple[str, ...] = ()
+    interval_95: tuple[float, float] | None = None
 
     @property
     def slack_bytes(self) -> int:

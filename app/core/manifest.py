@@ -60,6 +60,11 @@ class Certificate(_Part):
     """How good the allocation is."""
 
     predicted_kl_nats_per_token: float
+    predicted_kl_interval_95: tuple[float, float] | None = Field(
+        None,
+        description="Where the KL of the finished checkpoint on the model's own text is expected,"
+        " from what measured checkpoints were off by; null where none was measured.",
+    )
     bound: float = Field(description="No allocation within the budget is below this.")
     gap: float
     shadow_price_nats_per_byte: float
@@ -189,6 +194,7 @@ class Manifest(_Part):
             file_bytes=allocation.file_bytes,
             certificate=Certificate(
                 predicted_kl_nats_per_token=allocation.predicted_kl_nats_per_token,
+                predicted_kl_interval_95=allocation.interval_95,
                 bound=allocation.bound,
                 gap=allocation.gap,
                 shadow_price_nats_per_byte=allocation.shadow_price_nats_per_byte,

@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 
 from bitbudget.app.core.allocate import allocate
-from bitbudget.app.core.calibration import Calibration
+from bitbudget.app.core.calibration import Calibration, CheckpointKl
 from bitbudget.app.core.errors import InfeasibleBudgetError
 from bitbudget.app.core.formats import KEEP, Format
 from bitbudget.app.core.layout import plan_checkpoint
@@ -58,7 +58,7 @@ def calibrated(
     middle = [found[_MIDDLE_BITS]] if _MIDDLE_BITS in found else list(found.values())
     factor = common_factor(*zip(*middle, strict=True)) if middle else 1.0
     curves = {curve.path: scaled(curve, factor) for curve in measurement.curves}
-    pairs = ((cost * factor, _near(cost * factor, kl)) for cost, kl in found.values())
+    pairs = (CheckpointKl(cost * factor, _near(cost * factor, kl)) for cost, kl in found.values())
     return curves, Calibration.through(pairs)
 
 

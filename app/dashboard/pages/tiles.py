@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,7 +37,13 @@ def answer_tiles(manifest: Manifest) -> list[Tile]:
             format_size(manifest.file_bytes),
             note=f"{manifest.file_bytes:,} bytes, {spare:,} to spare",
         ),
-        Tile("Predicted KL", kl(proof.predicted_kl_nats_per_token), _NATS, mark="ours"),
+        Tile(
+            "Predicted KL",
+            kl(proof.predicted_kl_nats_per_token),
+            _NATS,
+            note=_interval(proof.predicted_kl_interval_95),
+            mark="ours",
+        ),
         Tile("Lower bound", kl(proof.bound), _NATS, note=gap_words(proof.status, proof.gap)),
         Tile("One more MB buys", kl(price), _NATS, note=f"solved by {proof.solver}"),
     ]
@@ -47,6 +53,10 @@ def evaluation_tiles(evaluation: Mapping[str, Any] | None) -> list[Tile]:
     """Return the measured KL with its interval."""
     if evaluation is None or "kl_interval_95" not in evaluation:
         return []
-    low, high = evaluation["kl_interval_95"]
     value = kl(evaluation["kl_nats_per_token"])
-    return [Tile("Measured KL", value, _NATS, note=f"95 %: {kl(low)} to {kl(high)}", mark="ours")]
+    note = _interval(evaluation["kl_interval_95"])
+    return [Tile("Measured KL", value, _NATS, note=note, mark="ours")]
+
+
+def _interval(interval: Sequence[float] | None) -> str:
+    return "" if interval is None else f"95 %: {kl(interval[0])} to {kl(interval[1])}"

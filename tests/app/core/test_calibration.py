@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bitbudget.app.core.allocate import allocate, allocate_nested
-from bitbudget.app.core.calibration import UNCALIBRATED, Calibration
+from bitbudget.app.core.calibration import UNCALIBRATED, Calibration, CheckpointKl
 from bitbudget.app.core.errors import InvalidRequestError
 from bitbudget.app.core.frontier import frontier, solve_budgets
 from bitbudget.app.core.layout import plan_checkpoint
@@ -37,10 +37,11 @@ def test_it_goes_through_its_checkpoints_as_powers_and_on_in_proportion() -> Non
 def test_it_rises_whatever_was_measured(
     checkpoints: list[tuple[float, float]], cost: float, more: float
 ) -> None:
-    found = Calibration.through(checkpoints)
+    known = [CheckpointKl(*checkpoint) for checkpoint in checkpoints]
+    found = Calibration.through(known)
     assert found.kl(cost) <= found.kl(cost * more)
     assert found.slope(cost) >= 0
-    assert Calibration.through(reversed(checkpoints)) == found
+    assert Calibration.through(reversed(known)) == found
 
 
 @given(st.floats(1e-5, 1))
@@ -51,17 +52,49 @@ def test_the_slope_is_the_derivative(cost: float) -> None:
 
 
 def test_measured_in_the_wrong_order_counts_as_one() -> None:
-    found = Calibration.through([(0.01, 0.04), (0.04, 0.01), (1.0, 1.0)])
+    found = Calibration.through(
+        [CheckpointKl(0.01, 0.04, 0.1), CheckpointKl(0.04, 0.01, 0.3), CheckpointKl(1.0, 1.0)]
+    )
     assert found.costs == pytest.approx((0.02, 1.0))
     assert found.measured == pytest.approx((0.02, 1.0))
+    assert found.log_errors == pytest.approx((np.sqrt(0.05), 0))
 
 
-@pytest.mark.parametrize(("costs", "measured"), [((1, 2), (2, 1)), ((2, 1), (1, 2)), ((1,), ())])
-def test_what_does_not_rise_is_refused(
-    costs: tuple[float, ...], measured: tuple[float, ...]
+def test_an_interval_is_as_wide_as_the_checkpoints_leave_open() -> None:
+    law = Calibration((0.001, 0.01, 0.1), (0.002, 0.01, 0.3), (0.1, 0.2, 0.3))
+    low, high = law.interval_95(0.01) or (0.0, 0.0)
+    assert (low, high) == pytest.approx((0.01 * np.exp(-0.392), 0.01 * np.exp(0.392)))
+    between = law.interval_95(0.001 * np.sqrt(10)) or (0.0, 0.0)
+    assert between[1] / between[0] == pytest.approx(np.exp(2 * 1.96 * 0.15))
+    drift = np.log(30) / np.log(10) - 1
+    low, high = law.interval_95(0.1 * np.e) or (0.0, 0.0)
+    assert np.log(high / low) == pytest.approx(2 * 1.96 * np.hypot(0.3, drift))
+    assert low < law.kl(0.1 * np.e) < high
+    assert LAW.interval_95(0.01) is UNCALIBRATED.interval_95(0.01) is None
+    assert law.interval_95(0) is None
+
+
+@given(
+    st.lists(st.tuples(POSITIVE, POSITIVE, st.floats(0, 1)), min_size=1, max_size=6),
+    POSITIVE,
+)
+def test_an_interval_holds_what_is_predicted(
+    checkpoints: list[tuple[float, float, float]], cost: float
 ) -> None:
-    with pytest.raises(InvalidRequestError, match="each rising"):
-        Calibration(costs, measured)
+    law = Calibration.through(CheckpointKl(*checkpoint) for checkpoint in checkpoints)
+    low, high = law.interval_95(cost) or (0.0, 0.0)
+    assert low <= law.kl(cost) <= high
+
+
+@pytest.mark.parametrize(
+    ("costs", "measured", "errors"),
+    [((1, 2), (2, 1), ()), ((2, 1), (1, 2), ()), ((1,), (), ()), ((1, 2), (1, 2), (0.1,))],
+)
+def test_what_does_not_rise_is_refused(
+    costs: tuple[float, ...], measured: tuple[float, ...], errors: tuple[float, ...]
+) -> None:
+    with pytest.raises(InvalidRequestError, match="as many of each"):
+        Calibration(costs, measured, errors)
 
 
 def test_the_choice_stays_and_the_certificate_is_of_the_kl_to_expect(
@@ -73,7 +106,7 @@ def test_the_choice_stays_and_the_certificate_is_of_the_kl_to_expect(
     plain = allocate(measurement, request)
     costs = [point.kl_nats_per_token for point in line.breakpoints if point.kl_nats_per_token]
     low, high = min(costs), max(costs)
-    law = Calibration((low, high), (low, 3 * high))
+    law = Calibration((low, high), (low, 3 * high), (0.1, 0.1))
     calibrated = replace(measurement, calibration=law)
     answer = allocate(calibrated, request)
     assert answer.formats == plain.formats
@@ -84,6 +117,7 @@ def test_the_choice_stays_and_the_certificate_is_of_the_kl_to_expect(
     slope = law.slope(plain.predicted_kl_nats_per_token)
     assert slope != pytest.approx(1, rel=0.01)
     assert answer.shadow_price_nats_per_byte == plain.shadow_price_nats_per_byte * slope
+    assert answer.interval_95 == law.interval_95(plain.predicted_kl_nats_per_token)
     nested = allocate_nested(calibrated, [request])
     assert nested[0].predicted_kl_nats_per_token == answer.predicted_kl_nats_per_token
     other = frontier(calibrated)
@@ -98,3 +132,4 @@ def test_the_choice_stays_and_the_certificate_is_of_the_kl_to_expect(
     manifest = Manifest.build(calibrated, layout, request, answer)
     parts = sum(choice.kl_nats for choice in manifest.modules.values())
     assert parts == pytest.approx(manifest.certificate.predicted_kl_nats_per_token)
+    assert manifest.certificate.predicted_kl_interval_95 == answer.interval_95
