@@ -17,7 +17,7 @@ from bitbudget.workers.benchmark.kernels import benchmark_kernels
 from bitbudget.workers.benchmark.machine import describe_device, measure_bandwidth
 from bitbudget.workers.benchmark.prediction import predict
 from bitbudget.workers.benchmark.roofline import bytes_per_token
-from bitbudget.workers.benchmark.speed import measure_speed
+from bitbudget.workers.benchmark.speed import TRIALS, measure_speed
 
 __all__ = ["benchmark"]
 
@@ -49,9 +49,13 @@ def benchmark(
     generate_tokens: int = 128,
     *,
     kernels: bool = False,
+    most_seconds_on_cpu: float | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Measure `checkpoint_dir` on this machine; the report of `benchmark --json`.
+
+    `most_seconds_on_cpu` bounds generation where there is no GPU, with fewer trials and tokens:
+    what was left out is in `not_measured`.
 
     With `kernels`, every Metal kernel is checked against its reference and timed against stock MLX
     operations; a checkpoint is then not needed. What this machine cannot measure is listed in
@@ -65,13 +69,15 @@ def benchmark(
         "not_measured": _not_measured(device),
     }
     if checkpoint_dir is not None:
+        most = None if device["backend"] == "metal" else most_seconds_on_cpu
         report |= _timed(
             checkpoint_dir,
-            prompt_tokens,
-            generate_tokens,
+            (prompt_tokens, generate_tokens),
             report["bandwidth_bytes_per_second"],
             progress or (lambda _done, _total: None),
+            most,
         )
+        report["not_measured"] += _left_out(report, prompt_tokens, generate_tokens)
     if kernels:
         report["kernels"] = benchmark_kernels()
     return report
@@ -79,26 +85,22 @@ def benchmark(
 
 def _timed(
     checkpoint_dir: Path,
-    prompt_tokens: int,
-    generate_tokens: int,
+    tokens: tuple[int, int],
     bandwidth: float,
     progress: Callable[[int, int], None],
+    most_seconds: float | None,
 ) -> dict[str, Any]:
+    """Return the timed part of the report; `tokens` are those of the prompt and generated."""
     model, config = bitbudget.load_model(checkpoint_dir)
     mx.reset_peak_memory()
-    speed = measure_speed(
-        model,
-        _vocabulary(config),
-        prompt_tokens,
-        generate_tokens,
-        progress,
-    )
+    vocabulary = _vocabulary(config)
+    speed = measure_speed(model, vocabulary, *tokens, progress, most_seconds=most_seconds)
     per_token = bytes_per_token(model, config, speed.cache)
     roofline = bandwidth / per_token.total
     decode = speed.decode_tokens_per_second
     return {
-        "prompt_tokens": prompt_tokens,
-        "generate_tokens": generate_tokens,
+        "prompt_tokens": speed.prompt_tokens,
+        "generate_tokens": speed.generate_tokens,
         "prefill_tokens_per_second": speed.prefill_tokens_per_second,
         "decode_tokens_per_second": decode,
         "time_to_first_token_seconds": speed.time_to_first_token_seconds,
@@ -110,6 +112,16 @@ def _timed(
         "roofline_fraction": decode / roofline,
         "prediction": predict(checkpoint_dir, per_token.total, bandwidth, decode),
     }
+
+
+def _left_out(report: dict[str, Any], prompt_tokens: int, generate_tokens: int) -> list[str]:
+    """Return a sentence on what a bound in time left out, none when nothing was."""
+    asked = prompt_tokens, generate_tokens, TRIALS
+    done = report["prompt_tokens"], report["generate_tokens"], len(report["decode_trials"])
+    if done == asked:
+        return []
+    words = ["{} prompt and {} generated tokens, {} times".format(*each) for each in (asked, done)]
+    return [f"{words[0]}: without a GPU that takes too long; timed were {words[1]}"]
 
 
 def _not_measured(device: dict[str, Any]) -> list[str]:

@@ -12,15 +12,19 @@ from typing import Any, Final
 import mlx.core as mx
 from mlx import nn
 
-__all__ = ["Speed", "measure_speed"]
+__all__ = ["TRIALS", "Speed", "measure_speed"]
 
 TRIALS: Final = 3
+_WARM_TOKENS: Final = 16
+_FEWEST_GENERATED: Final = 2
 
 
 @dataclass(frozen=True)
 class Speed:
-    """Medians over the trials, with every trial's decode speed."""
+    """Medians over the trials, with every trial's decode speed and the tokens of each."""
 
+    prompt_tokens: int
+    generate_tokens: int
     prefill_tokens_per_second: float
     decode_tokens_per_second: float
     time_to_first_token_seconds: float
@@ -50,23 +54,60 @@ def measure_speed(
     prompt_tokens: int,
     generate_tokens: int,
     progress: Callable[[int, int], None],
+    *,
+    most_seconds: float | None = None,
 ) -> Speed:
-    """Time `prompt_tokens` random tokens and `generate_tokens` greedy ones, after a warm-up."""
+    """Time `prompt_tokens` random tokens and `generate_tokens` greedy ones, after a warm-up.
+
+    With `most_seconds` there are fewer trials of fewer tokens where, by the warm-up's speed, all
+    would take longer; the warm-up itself (16 tokens and 2) is never shortened.
+    """
     key = mx.random.key(0)
     prompt = mx.random.randint(0, vocabulary_size, (prompt_tokens,), key=key)
-    _once(model, prompt[: min(prompt_tokens, 16)], 2)
+    warm = prompt[:_WARM_TOKENS]
+    start = time.perf_counter()
+    first, rest, _ = _once(model, warm, _FEWEST_GENERATED)
+    plan = _Plan(prompt_tokens, generate_tokens, TRIALS)
+    if most_seconds is not None:
+        left = most_seconds - (time.perf_counter() - start)
+        plan = plan.within(left, first / warm.size, rest)
     firsts, rests = [], []
     cache: list[Any] = []
-    for trial in range(TRIALS):
-        first, rest, cache = _once(model, prompt, generate_tokens)
+    for trial in range(plan.trials):
+        first, rest, cache = _once(model, prompt[: plan.prompt], plan.generate)
         firsts.append(first)
         rests.append(rest)
-        progress(trial + 1, TRIALS)
-    decode = tuple((generate_tokens - 1) / rest for rest in rests)
+        progress(trial + 1, plan.trials)
+    decode = tuple((plan.generate - 1) / rest for rest in rests)
     return Speed(
-        prefill_tokens_per_second=prompt_tokens / statistics.median(firsts),
+        prompt_tokens=plan.prompt,
+        generate_tokens=plan.generate,
+        prefill_tokens_per_second=plan.prompt / statistics.median(firsts),
         decode_tokens_per_second=statistics.median(decode),
         time_to_first_token_seconds=statistics.median(firsts),
         decode_trials=decode,
         cache=cache,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """Tokens of a trial, and how many trials there are."""
+
+    prompt: int
+    generate: int
+    trials: int
+
+    def within(self, seconds: float, prompt_seconds: float, token_seconds: float) -> _Plan:
+        """Return the plan that takes about `seconds`: first fewer trials, then fewer tokens."""
+        one = self.prompt * prompt_seconds + self.generate * token_seconds
+        trials = min(self.trials, int(seconds / one)) if one > 0 else self.trials
+        if trials > 0:
+            return _Plan(self.prompt, self.generate, trials)
+        share = max(seconds, 0) / one
+        least = min(self.prompt, _WARM_TOKENS)
+        return _Plan(
+            max(int(share * self.prompt), least),
+            max(int(share * self.generate), _FEWEST_GENERATED),
+            1,
+        )

@@ -20,6 +20,7 @@ from bitbudget.app.core.requests import AllocationRequest
 from bitbudget.workers.benchmark import benchmark
 from bitbudget.workers.benchmark.prediction import predict
 from bitbudget.workers.benchmark.roofline import bytes_per_token
+from bitbudget.workers.benchmark.speed import _Plan
 from bitbudget.workers.models import build_inventory, open_checkpoint
 from bitbudget.workers.pipeline.tasks import run_task
 from tests.workers.rotate.families import FAMILIES, make_model
@@ -40,6 +41,29 @@ def test_the_report_has_speed_memory_and_the_roofline(sample_model: Path) -> Non
     if not mx.metal.is_available():
         assert report["kernels"]["available"] is False
         assert report["not_measured"]
+
+
+def test_generation_is_bounded_in_time_and_says_what_was_left_out(sample_model: Path) -> None:
+    steps: list[tuple[int, int]] = []
+    told = lambda done, total: steps.append((done, total))  # noqa: E731
+    report = benchmark(sample_model, 4096, 512, most_seconds_on_cpu=1e-3, progress=told)
+    if mx.metal.is_available():
+        assert (report["prompt_tokens"], report["generate_tokens"]) == (4096, 512)
+        return
+    assert (report["prompt_tokens"], report["generate_tokens"], steps) == (16, 2, [(1, 1)])
+    assert report["decode_tokens_per_second"] > 0
+    assert any("4096 prompt and 512 generated tokens, 3 times" in r for r in report["not_measured"])
+    plenty = benchmark(sample_model, 16, 4, most_seconds_on_cpu=600)
+    assert len(plenty["decode_trials"]) == 3
+    assert not any("takes too long" in reason for reason in plenty["not_measured"])
+
+
+def test_fewer_trials_come_before_fewer_tokens() -> None:
+    plan = _Plan(100, 50, 3)
+    assert plan.within(100, 0.1, 0.2) == plan
+    assert plan.within(41, 0.1, 0.2) == _Plan(100, 50, 2)
+    assert plan.within(10, 0.1, 0.2) == _Plan(50, 25, 1)
+    assert plan.within(-1, 0.1, 0.2) == _Plan(16, 2, 1)
 
 
 def test_a_tied_dense_model_reads_every_weight_once_a_token(sample_model: Path) -> None:
