@@ -4,47 +4,68 @@ from __future__ import annotations
 
 from typing import Final
 
+from bitbudget.app.core.errors import ConflictError
 from bitbudget.app.core.manifest import Manifest
 
-__all__ = ["stock_recipe"]
+__all__ = ["STOCK_LINES", "stock_recipe"]
 
-_LINES: Final = """\
+STOCK_LINES: Final = """\
 import json
+import shutil
+from pathlib import Path
 
 from mlx_lm import convert
 
-with open({manifest!r}, encoding="utf-8") as file:
-    modules = json.load(file)["modules"]
-
-FLOAT = {{"mxfp4": (4, 32), "mxfp8": (8, 32), "nvfp4": (4, 16)}}
+MANIFEST, MODEL, OUT = "manifest.json", "MODEL", "OUT"
+FLOAT = {"mxfp4": (4, 32), "mxfp8": (8, 32), "nvfp4": (4, 16)}
 
 
-def choose(path, module):
-    name = modules.get(path, {{"format": "keep"}})["format"]
-    if name == "keep":
-        return False
-    if name in FLOAT:
-        bits, group_size = FLOAT[name]
-        return {{"bits": bits, "group_size": group_size, "mode": name}}
-    bits, group_size = map(int, name.removeprefix("affine").split("g"))
-    return {{"bits": bits, "group_size": group_size, "mode": "affine"}}
+def entry(name):
+    mode = name if name in FLOAT else "affine"
+    bits, group_size = FLOAT.get(name) or map(int, name.removeprefix("affine").split("g"))
+    return {"bits": bits, "group_size": group_size, "mode": mode}
 
 
+manifest = json.loads(Path(MANIFEST).read_text(encoding="utf-8"))
+formats = {path: module["format"] for path, module in manifest["modules"].items()}
+chosen = {path: entry(name) for path, name in formats.items() if name != "keep"}
 convert(
-    {model!r},
-    {output!r},
+    MODEL,
+    OUT,
     quantize=True,
-    q_group_size={group_size},  # mlx-lm skips modules whose width this does not divide
-    quant_predicate=choose,
+    # mlx-lm leaves out every module whose width the default group does not divide.
+    q_group_size=min((entry["group_size"] for entry in chosen.values()), default=64),
+    quant_predicate=lambda path, module: chosen.get(path, False),
 )
+
+config = json.loads(Path(OUT, "config.json").read_text(encoding="utf-8"))
+written = {path: value for path, value in config["quantization"].items() if path in formats}
+nbytes = sum(file.stat().st_size for file in Path(OUT).glob("*.safetensors"))
+if written != chosen or nbytes > manifest["file_bytes"]:
+    shutil.rmtree(OUT)
+    raise SystemExit(f"{nbytes} bytes, {manifest['file_bytes']} in the manifest: not for MODEL")
 """
+"""What README.md shows, too; the three names in the line `MANIFEST, MODEL, OUT` are placeholders.
+
+The codes are those of `mx.quantize`; formats and array bytes are the manifest's. The file is never
+larger than the manifest says: its header is not padded.
+"""
+
+_PLACES: Final = 'MANIFEST, MODEL, OUT = "manifest.json", "MODEL", "OUT"'
 
 
 def stock_recipe(manifest: Manifest, manifest_path: str, model: str, output: str) -> str:
     """Return a script that makes a checkpoint of the manifest's formats with `mlx_lm.convert`.
 
-    Its codes are those of `mx.quantize`; only the formats are the manifest's.
+    Raises ConflictError for a rotated model: its weights are not those that mlx-lm would read.
     """
-    widths = [choice.format.group_size for choice in manifest.modules.values()]
-    smallest = min((width for width in widths if width), default=64)
-    return _LINES.format(manifest=manifest_path, model=model, output=output, group_size=smallest)
+    if manifest.rotation != "none":
+        raise ConflictError(
+            what="manifest",
+            name=manifest_path,
+            reason=f"it is for weights with the rotation {manifest.rotation!r}, which stock "
+            "mlx-lm does not apply",
+            remedy="write the checkpoint with bitbudget quantize",
+        )
+    places = f"MANIFEST, MODEL, OUT = {manifest_path!r}, {model!r}, {output!r}"
+    return STOCK_LINES.replace(_PLACES, places)

@@ -58,7 +58,7 @@ def test_diff_lists_only_what_changed(
 def test_apply_prints_python_that_compiles(bitbudget: Run, manifest_file: Path) -> None:
     printed = bitbudget("manifest", "apply", manifest_file, "-o", "out").out
     compile(printed, "recipe", "exec")
-    assert "q_group_size=64" in printed
+    assert f"MANIFEST, MODEL, OUT = {str(manifest_file)!r}" in printed
 
 
 def test_a_file_that_is_no_manifest_is_a_clear_error(bitbudget: Run, tmp_path: Path) -> None:
