@@ -5,6 +5,7 @@
     |   |-- InvalidModelError                   a model folder or one of its files
     |   |-- InvalidRequestError                 an option, a size, a glob, a document
     |   `-- UnsupportedModelError               a model mlx-lm has no class for
+    |-- AlreadyQuantizedError         1 / 422   weights that somebody quantized before
     |-- InfeasibleBudgetError         3 / 422   names the smallest feasible size
     |-- NotFoundError                 1 / 404
     |-- ConflictError                 1 / 409
@@ -26,6 +27,7 @@ from typing import Any, ClassVar, Final
 
 __all__ = [
     "NO_ROOM",
+    "AlreadyQuantizedError",
     "BitbudgetError",
     "ConflictError",
     "DiskFullError",
@@ -106,6 +108,20 @@ class UnsupportedModelError(BitbudgetError):
 
     def __init__(self, *, model_type: str, reason: str, remedy: str) -> None:
         super().__init__(model_type=model_type, reason=reason, remedy=remedy)
+
+
+class AlreadyQuantizedError(BitbudgetError):
+    """The weights are {layout}: quantized already, and errors would add up unseen; {remedy}."""
+
+    status = 422
+
+    def __init__(
+        self,
+        *,
+        layout: str,
+        remedy: str = "start from the original bf16, fp16 or fp32 checkpoint",
+    ) -> None:
+        super().__init__(layout=layout, remedy=remedy)
 
 
 class InfeasibleBudgetError(BitbudgetError):

@@ -108,7 +108,8 @@ class CacheKind(StrEnum):
 class CacheLayer:
     """The cache of one layer, read off the model's own `make_cache` objects.
 
-    `elements_per_token` counts keys and values together. `window` bounds the tokens kept (0: none).
+    `elements_per_token` counts keys and values together, `bytes_per_token` them in the types that
+    the model's forward pass gives them (0: not known). `window` bounds the tokens kept (0: none).
     `head_width` is the axis that KV quantization groups along. `constant_bytes` is what a linear
     attention or state-space layer holds whatever the context.
     """
@@ -116,6 +117,7 @@ class CacheLayer:
     layer: int
     kind: CacheKind
     elements_per_token: int = 0
+    bytes_per_token: int = 0
     head_width: int = 0
     window: int = 0
     constant_bytes: int = 0

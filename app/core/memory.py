@@ -67,8 +67,17 @@ class MemoryPlan:
 
 
 def element_bytes(inventory: Inventory) -> int:
-    """Bytes of an activation: the widest source type of any module."""
-    return max((module.dtype.itemsize for module in inventory.modules), default=2)
+    """Bytes of an activation: the widest type that a forward pass gave to keys and values.
+
+    It is the type of the residual stream, which float32 norms or biases widen and a float32 head
+    does not. Where no pass was seen, the widest source type of any module.
+    """
+    seen = [
+        -(-cache.bytes_per_token // cache.elements_per_token)
+        for cache in inventory.architecture.cache
+        if cache.bytes_per_token and cache.elements_per_token
+    ]
+    return max(seen or [module.dtype.itemsize for module in inventory.modules], default=2)
 
 
 def cache_layer_bytes(
@@ -94,7 +103,8 @@ def cache_layer_bytes(
     if kv_bits < _OWN_TYPE and layer.kind is CacheKind.FULL and group:
         packed = elements * kv_bits // 8 + elements // group * 2 * itemsize
         return layer.constant_bytes + packed
-    return layer.constant_bytes + elements * itemsize
+    own = tokens * layer.bytes_per_token or elements * itemsize
+    return layer.constant_bytes + own
 
 
 def kv_cache_bytes(architecture: Architecture, context: int, kv_bits: int, itemsize: int) -> int:

@@ -92,10 +92,13 @@ def _values() -> dict[str, dict[str, Any]]:
         "model_type-nul": {"model_type": "llama\0"},
         "code-of-its-own": {"model_file": "evil.py"},
         "code-outside": {"model_file": "../../evil.py"},
-        "quantized-by-mlx": {"quantization": {"group_size": 64, "bits": 4}},
-        "quantized-by-gptq": {"quantization_config": {"quant_method": "gptq", "bits": 4}},
-        "quantized-by-bitsandbytes": {"quantization_config": {"quant_method": "bitsandbytes"}},
-        "quantized-oddly": {"quantization_config": [1]},
+        "quantized-in-blocks-of-1024": {
+            "quantization_config": {
+                "quant_method": "fp8",
+                "scale_fmt": "ue8m0",
+                "weight_block_size": [32, 32],
+            }
+        },
         "rope-text": {"rope_scaling": "yes"},
         "rope-of-no-kind": {"rope_scaling": {"rope_type": "evil", "factor": 2}},
     }

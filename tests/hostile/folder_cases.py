@@ -28,7 +28,6 @@ def cases() -> Iterator[Case]:
         "weights-a-folder": {"config.json": config(), "model.safetensors": Path.mkdir},
         "config-a-pipe": {"config.json": os.mkfifo, "model.safetensors": weights()},
         "weights-a-pipe": {"config.json": config(), "model.safetensors": os.mkfifo},
-        "index-a-pipe": model(model__safetensors__index__json=os.mkfifo),
         "config-a-loop": {"config.json": _loop, "model.safetensors": weights()},
         "weights-a-loop": {"config.json": config(), "model.safetensors": _loop},
         "weights-link-to-nothing": {"config.json": config(), "model.safetensors": _nowhere},
@@ -40,6 +39,21 @@ def cases() -> Iterator[Case]:
     for name, files in folders.items():
         yield Case(f"folder-{name}", files)
     yield from _sharded()
+
+
+def stale_indexes() -> Iterator[Case]:
+    """Whole models beside an index that is broken or of other files: nobody needs it."""
+    both = _both_shards()
+    yield Case("index-a-pipe", model(model__safetensors__index__json=os.mkfifo))
+    for name, content in _indexes(sorted(SHAPES)).items():
+        yield Case(f"index-{name}", both | {_INDEX: content})
+
+
+def _both_shards() -> dict[str, Content]:
+    names = sorted(SHAPES)
+    first = weights({name: SHAPES[name] for name in names[:5]})
+    second = weights({name: SHAPES[name] for name in names[5:]})
+    return {"config.json": config(), _FIRST: first, _SECOND: second}
 
 
 def _loop(path: Path) -> None:
@@ -59,16 +73,12 @@ def _passwd(path: Path) -> None:
 
 
 def _sharded() -> Iterator[Case]:
-    names = sorted(SHAPES)
-    first = weights({name: SHAPES[name] for name in names[:5]})
-    second = weights({name: SHAPES[name] for name in names[5:]})
-    both: dict[str, Content] = {"config.json": config(), _FIRST: first, _SECOND: second}
+    both = _both_shards()
+    first, second = both[_FIRST], both[_SECOND]
     yield Case("shards-last-missing", {"config.json": config(), _FIRST: first})
     yield Case("shards-first-missing", {"config.json": config(), _SECOND: second})
     yield Case("shards-one-twice", both | {_SECOND: first})
     yield Case("shards-a-whole-copy-beside", both | {"model.safetensors": weights()})
-    for name, content in _indexes(names).items():
-        yield Case(f"index-{name}", both | {_INDEX: content})
 
 
 def _indexes(names: list[str]) -> dict[str, bytes]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from bitbudget.workers.models import build_inventory, open_checkpoint
 from tests.hostile import config_cases, folder_cases, safetensors_cases
 from tests.hostile.conftest import Refused
-from tests.hostile.tiny import Case, model
+from tests.hostile.tiny import Case, config, model
 
 pytestmark = pytest.mark.hostile
 
@@ -34,6 +35,30 @@ def test_a_hostile_folder_is_a_clear_error(case: Case, tmp_path: Path, refused: 
     folder = case.write(tmp_path / "model")
     with refused():
         build_inventory(open_checkpoint(folder))
+
+
+@pytest.mark.parametrize("case", list(folder_cases.stale_indexes()), ids=str)
+def test_an_index_that_nobody_needs_is_no_fault(case: Case, tmp_path: Path) -> None:
+    folder = case.write(tmp_path / "model")
+    assert len(build_inventory(open_checkpoint(folder)).modules) == 8
+
+
+@pytest.mark.parametrize(
+    "claim",
+    [
+        {"quantization": {"group_size": 64, "bits": 4}},
+        {"quantization_config": {"quant_method": "gptq", "bits": 4}},
+        {"quantization_config": {"quant_method": "bitsandbytes"}},
+        {"quantization_config": [1]},
+    ],
+)
+def test_dense_weights_that_are_called_quantized_are_dense(
+    claim: dict[str, Any], tmp_path: Path
+) -> None:
+    folder = Case("claim", model(config__json=config(**claim))).write(tmp_path / "model")
+    checkpoint = open_checkpoint(folder)
+    assert len(build_inventory(checkpoint).modules) == 8
+    assert "dense" in checkpoint.notes[0]
 
 
 def test_a_folder_that_is_missing_or_a_file(tmp_path: Path, refused: Refused) -> None:

@@ -38,7 +38,7 @@ def open_remote_headers(hub: Hub, hub_id: HubId) -> Checkpoint:
     Raises InvalidModelError, UnsupportedModelError, NotFoundError, HubAccessError or
     HubUnavailableError.
     """
-    return _outline(read_remote_headers(hub, hub.resolve(hub_id)))
+    return _outline(hub, read_remote_headers(hub, hub.resolve(hub_id)))
 
 
 def open_remote(
@@ -57,7 +57,7 @@ def open_remote(
     refuses before anything is downloaded. A model that cannot be used is refused then, too.
     """
     model = hub.resolve(hub_id)
-    outline = _outline(read_remote_headers(hub, model))
+    outline = _outline(hub, read_remote_headers(hub, model))
     downloader = Downloader(hub, model, model_folder(home, model), progress)
     files = weight_files(model)
     store = ShardStore(downloader, files, disk_limit_bytes)
@@ -87,10 +87,14 @@ def open_remote(
     return replace(here, outline=outline.load, hold=store.hold, peek=peek)
 
 
-def _outline(known: RemoteHeaders) -> Checkpoint:
+def _outline(hub: Hub, known: RemoteHeaders) -> Checkpoint:
     model = known.model
+
+    def read(tensor: TensorRef) -> bytes:
+        return hub.read(model, tensor.file, tensor.offset, tensor.offset + tensor.nbytes)
+
     return checkpoint_from_headers(
-        model.repository, model.commit, known.config, known.files, known.digest
+        model.repository, model.commit, known.config, known.files, known.digest, read=read
     )
 
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from bitbudget.app.core.dtypes import Dtype
 from bitbudget.app.core.errors import InvalidModelError
-from bitbudget.workers.models.headers import TensorRef
+from bitbudget.workers.models.headers import TensorRef, read_header
 
 __all__ = [
     "MLX_DTYPES",
@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 MLX_DTYPES: Final[dict[Dtype, mx.Dtype]] = {
-    Dtype.F64: mx.float64,
+    Dtype.F64: mx.float32,
     Dtype.F32: mx.float32,
     Dtype.F16: mx.float16,
     Dtype.BF16: mx.bfloat16,
@@ -42,12 +42,12 @@ MLX_DTYPES: Final[dict[Dtype, mx.Dtype]] = {
     Dtype.U8: mx.uint8,
     Dtype.BOOL: mx.bool_,
 }
-"""What `mx.load` makes of each element type; MLX has no 8-bit floats and loads their bits."""
+"""What is loaded of each element type: 8-bit floats as their bits, float64 as float32."""
 
 _STORED: Final = {
     mlx: dtype
     for dtype, mlx in MLX_DTYPES.items()
-    if dtype not in (Dtype.F8_E4M3, Dtype.F8_E5M2, Dtype.F8_E8M0)
+    if dtype not in (Dtype.F64, Dtype.F8_E4M3, Dtype.F8_E5M2, Dtype.F8_E8M0)
 }
 
 _NUMPY: Final[dict[Dtype, type[np.generic]]] = {
@@ -101,10 +101,29 @@ def array_from(data: bytes, source: TensorRef) -> mx.array | None:
     return array.view(mx.bfloat16) if source.dtype is Dtype.BF16 else array
 
 
+def _narrowed(path: Path) -> dict[str, mx.array]:
+    """Read a file with float64 tensors, which MLX does not load, as float32."""
+    arrays: dict[str, mx.array] = {}
+    for tensor in read_header(path).tensors:
+        raw = read_tensor(path.parent, tensor)
+        if tensor.dtype is Dtype.F64:
+            arrays[tensor.name] = mx.array(raw.view(np.float64).reshape(tensor.shape).astype("f4"))
+        elif tensor.dtype in _NUMPY:
+            array = mx.array(raw)
+            arrays[tensor.name] = array.view(mx.bfloat16) if tensor.dtype is Dtype.BF16 else array
+        else:
+            array = mx.array(raw).view(MLX_DTYPES[tensor.dtype])
+            arrays[tensor.name] = array.reshape(tensor.shape)
+    return arrays
+
+
 def load_files(paths: Sequence[Path]) -> dict[str, mx.array]:
     """Return the arrays of all files by name, lazily; InvalidModelError when MLX refuses one."""
     arrays: dict[str, mx.array] = {}
     for path in paths:
+        if any(tensor.dtype is Dtype.F64 for tensor in read_header(path).tensors):
+            arrays |= _narrowed(path)
+            continue
         try:
             loaded = mx.load(str(path))
         except (RuntimeError, ValueError) as error:
@@ -112,7 +131,7 @@ def load_files(paths: Sequence[Path]) -> dict[str, mx.array]:
                 where=path.name,
                 found=str(error)[:200],
                 expected="a safetensors file that MLX reads",
-                remedy="download the file again",
+                remedy="check the file; a whole one stock mlx-lm cannot load either",
             ) from error
         arrays |= loaded if isinstance(loaded, dict) else {}
     return arrays

@@ -16,15 +16,23 @@ import numpy.typing as npt
 from mlx import nn
 
 from bitbudget import rotated_model
-from bitbudget.app.core.errors import BitbudgetError, InvalidModelError, UnsupportedModelError
+from bitbudget.app.core.dtypes import Dtype
+from bitbudget.app.core.errors import (
+    AlreadyQuantizedError,
+    BitbudgetError,
+    InvalidModelError,
+    UnsupportedModelError,
+)
 from bitbudget.app.core.measurement import ModelIdentity
 from bitbudget.workers.models.arrays import array_from, numpy_of, read_tensor, slices
 from bitbudget.workers.models.digests import folder_digest
-from bitbudget.workers.models.folder import float8_names, packed_layout
+from bitbudget.workers.models.folder import float8_names
 from bitbudget.workers.models.headers import SourceFile, TensorRef
+from bitbudget.workers.models.heads import check_kept
 from bitbudget.workers.models.library import model_classes
 from bitbudget.workers.models.norms import norm_gains, norm_readers
-from bitbudget.workers.models.sanitize import Sanitized, sanitize
+from bitbudget.workers.models.sanitize import SCALE, Sanitized, sanitize, without_buffers
+from bitbudget.workers.models.types import in_dtype, target_dtype
 from bitbudget.workers.models.unevaluated import Unevaluated
 
 __all__ = ["Checkpoint"]
@@ -48,6 +56,10 @@ class Checkpoint:
     `outline` then stands in for `load` where shapes are enough, and `peek` reads a small tensor
     without its file. `digest` is the identity where the files' digests are known without reading
     them.
+
+    `config` is in the words of mlx-lm's class. `unused` names tensors that are left out, `own_head`
+    a head that differs from the embedding, `absent` weight files that others speak of; `notes` are
+    sentences for the user.
     """
 
     name: str
@@ -60,6 +72,10 @@ class Checkpoint:
     hold: Callable[[str], AbstractContextManager[Path]] | None = field(default=None, repr=False)
     peek: Callable[[TensorRef], bytes] | None = field(default=None, repr=False)
     digest: str = ""
+    unused: frozenset[str] = frozenset()
+    own_head: str = ""
+    absent: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def identity(self, cache: Path | None = None) -> ModelIdentity:
         """Return name, revision and digest over config.json and the weight files.
@@ -111,49 +127,68 @@ class Checkpoint:
 
     def _sanitized(self, source: Mapping[str, mx.array]) -> Sanitized:
         model = self.model_without_weights()
+        known = self._as_stored(model, source)
+        return in_dtype(known, target_dtype(self.config, self._tensors.values()), model)
+
+    def _as_stored(self, model: nn.Module, source: Mapping[str, mx.array]) -> Sanitized:
+        used = {name: array for name, array in source.items() if name not in self.unused}
         try:
-            return sanitize(model, source, self._float8)
+            known = without_buffers(sanitize(model, used, self._float8), model)
         except BitbudgetError:
             raise
         except Exception as error:
             raise self._mismatch(error) from error
+        for name, origin in known.origins.items():
+            if origin and any(self._tensors[source].dtype is Dtype.F64 for source in origin):
+                known.origins[name] = None
+        check_kept(self.own_head, known.weights, self.config["model_type"])
+        return known
 
     def weights(self) -> dict[str, mx.array]:
         """Return the sanitized weights, lazily."""
         return self.sanitized().weights
 
-    def model(self) -> nn.Module:
-        """Return the model with its weights, lazily; missing or odd weights are an error."""
-        return self._model(self.load())
+    def model(self, *, as_stored: bool = False) -> nn.Module:
+        """Return the model with its weights, lazily; missing or odd weights are an error.
+
+        With `as_stored` they have the types of the files, not those that are written.
+        """
+        return self._model(self.load(), as_stored=as_stored)
 
     def model_outline(self) -> nn.Module:
         """Return the model for its shapes: where the files are not all here, weights are zeros."""
         return self._model((self.outline or self.load)())
 
-    def _model(self, source: Mapping[str, mx.array]) -> nn.Module:
+    def _model(self, source: Mapping[str, mx.array], *, as_stored: bool = False) -> nn.Module:
         model = self.model_without_weights()
+        known = self._as_stored(model, source) if as_stored else self._sanitized(source)
         try:
-            weights = sanitize(model, source, self._float8).weights
-            model.load_weights(list(weights.items()), strict=True)
+            model.load_weights(list(known.weights.items()), strict=True)
         except Exception as error:
             raise self._mismatch(error) from error
         model.eval()
         return model
 
     def _mismatch(self, error: Exception) -> BitbudgetError:
-        layout = packed_layout(self._tensors)
-        if layout is not None:
-            return UnsupportedModelError(
-                model_type=self.config["model_type"],
-                reason=f"the weights are {layout}, which mlx-lm {version('mlx-lm')} does not decode"
-                " for this type and configuration",
-                remedy="start from the original bf16, fp16 or fp32 checkpoint",
+        scales = next((name for name in self._tensors if name.endswith(SCALE)), None)
+        if scales is not None:
+            return AlreadyQuantizedError(
+                layout=f"8-bit floats with scales ({scales}), which mlx-lm {version('mlx-lm')} does"
+                " not decode for this type and configuration"
+            )
+        if self.absent and "issing" in str(error):
+            return InvalidModelError(
+                where=self.absent[0],
+                found="no such file",
+                expected="every shard of the model: tensors are missing",
+                remedy="download the missing shard",
             )
         return InvalidModelError(
             where=f"weights of {self.name}",
             found=f"{type(error).__name__}: {error}"[:300],
-            expected=f"the tensors of a {self.config['model_type']} model",
-            remedy="check that config.json and the weight files belong together",
+            expected=f"the tensors of a {self.config['model_type']} model as stock mlx-lm loads it",
+            remedy="check that config.json and the weight files belong together; where they do, "
+            f"mlx-lm {version('mlx-lm')} cannot load this model either",
         )
 
     @cached_property

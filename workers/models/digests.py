@@ -20,7 +20,7 @@ def folder_digest(folder: Path, names: Sequence[str], cache: Path | None = None)
 
 
 def file_digest(path: Path, cache: Path | None = None) -> str:
-    """Return the file's hex SHA-256, from `cache` when size and time of change are the same."""
+    """Return the file's hex SHA-256, from `cache` when size, inode and times are the same."""
     if cache is None:
         return _hash(path)
     known = known_digest(path, cache)
@@ -52,7 +52,8 @@ def remember_digest(path: Path, cache: Path, sha256: str) -> None:
 
 def _entry(path: Path, cache: Path) -> Path:
     status = path.stat()
-    key = [str(path.resolve()), status.st_size, status.st_mtime_ns, status.st_ino]
+    times = [status.st_mtime_ns, status.st_ctime_ns]  # `cp -p` sets the first, nobody the second
+    key = [str(path.resolve()), status.st_size, *times, status.st_ino]
     return cache / f"{sha256_of(canonical_json(key))}.json"
 
 

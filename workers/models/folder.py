@@ -15,19 +15,24 @@ from bitbudget.workers.models.headers import SourceFile, read_header
 
 __all__ = [
     "INDEX_NAME",
-    "check_unquantized",
+    "absent_files",
+    "check_config",
+    "check_names",
+    "decode_floats",
+    "encode_floats",
     "float8_names",
-    "packed_layout",
     "read_config",
     "read_files",
-    "source_quantization",
+    "read_json",
 ]
 
 INDEX_NAME: Final = "model.safetensors.index.json"
 MAX_JSON_BYTES: Final = 64 * 2**20
 _PICKLES: Final = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _SHARD: Final = re.compile(r"(model.*)-(\d{5})-of-(\d{5})\.safetensors")
+_MOST_SHARDS: Final = 10_000
 _MODEL_TYPE: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_FLOAT_TAG: Final = "__float__"
 _FLOATS: Final = {"Infinity": math.inf, "-Infinity": -math.inf, "NaN": math.nan}
 
 
@@ -52,11 +57,12 @@ def read_config(folder: Path) -> dict[str, Any]:
             expected="a model folder in Hugging Face layout",
             remedy="give the folder that holds config.json and the safetensors files",
         )
-    return check_config(_decode_floats(read_json(path)))
+    return check_config(read_json(path))
 
 
 def check_config(config: dict[str, Any]) -> dict[str, Any]:
-    """Return `config` when it names a model type and runs no code of its own."""
+    """Return `config` when it names a model type and runs no code of its own, floats decoded."""
+    config = decode_floats(config)
     model_type = config.get("model_type")
     if not isinstance(model_type, str) or not _MODEL_TYPE.fullmatch(model_type):
         raise InvalidModelError(
@@ -90,6 +96,16 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
+def encode_floats(value: Any) -> Any:
+    """Return JSON values with floats that JSON has no word for tagged as transformers does."""
+    if isinstance(value, float) and not math.isfinite(value):
+        name = next(name for name, known in _FLOATS.items() if repr(known) == repr(value))
+        return {_FLOAT_TAG: name}
+    if isinstance(value, dict):
+        return {key: encode_floats(item) for key, item in value.items()}
+    return [encode_floats(item) for item in value] if isinstance(value, list) else value
+
+
 def _not_json(path: Path, found: str) -> InvalidModelError:
     return InvalidModelError(
         where=path.name,
@@ -99,30 +115,49 @@ def _not_json(path: Path, found: str) -> InvalidModelError:
     )
 
 
-def _decode_floats(value: Any) -> Any:
+def decode_floats(value: Any) -> Any:
+    """Return JSON values with transformers' `{"__float__": "Infinity"}` as the float it means."""
     if isinstance(value, dict):
-        if set(value) == {"__float__"} and value["__float__"] in _FLOATS:
-            return _FLOATS[value["__float__"]]
-        return {key: _decode_floats(item) for key, item in value.items()}
+        if set(value) == {_FLOAT_TAG} and value[_FLOAT_TAG] in _FLOATS:
+            return _FLOATS[value[_FLOAT_TAG]]
+        return {key: decode_floats(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_decode_floats(item) for item in value]
+        return [decode_floats(item) for item in value]
     return value
 
 
 def read_files(folder: Path) -> tuple[SourceFile, ...]:
     """Return the checked headers of every `model*.safetensors`, the files that mlx-lm loads.
 
-    Raises InvalidModelError when there is none, a shard is missing, or a name is stored twice.
+    Raises InvalidModelError when there is none, or a name is stored twice. Whether the model is
+    complete is seen by its tensors; `absent_files` says what may be missing then.
     """
     paths = sorted(folder.glob("model*.safetensors"))
     if not paths:
         raise _no_weights(folder)
-    names = [path.name for path in paths]
-    _check_complete(names)
-    index = folder / INDEX_NAME
-    if index.exists():
-        _check_indexed(names, read_json(index))
     return check_names(read_header(path) for path in paths)
+
+
+def absent_files(names: Sequence[str], folder: Path | None = None) -> tuple[str, ...]:
+    """Return the weight files that the `names` of others, or an index in `folder`, speak of.
+
+    An index that was left behind when shards were merged names files that nobody needs, so this is
+    no fault of the model as long as all its tensors are there.
+    """
+    wanted = {
+        f"{match[1]}-{index:05d}-of-{match[3]}.safetensors"
+        for match in filter(None, map(_SHARD.fullmatch, names))
+        for index in range(1, min(int(match[3]), _MOST_SHARDS) + 1)
+    }
+    index = None if folder is None else folder / INDEX_NAME
+    if index is not None and index.is_file():
+        try:
+            shards = read_json(index).get("weight_map")
+        except InvalidModelError:
+            shards = None
+        if isinstance(shards, dict):
+            wanted |= {name for name in shards.values() if isinstance(name, str)}
+    return tuple(sorted(wanted - set(names)))
 
 
 def float8_names(files: Iterable[SourceFile]) -> frozenset[str]:
@@ -162,90 +197,3 @@ def _no_weights(folder: Path) -> InvalidModelError:
         expected="model*.safetensors",
         remedy="download the safetensors files of the model",
     )
-
-
-def _check_complete(names: Sequence[str]) -> None:
-    for match in filter(None, map(_SHARD.fullmatch, names)):
-        for index in range(1, int(match[3]) + 1):
-            _check_present(names, f"{match[1]}-{index:05d}-of-{match[3]}.safetensors")
-
-
-def _check_indexed(names: Sequence[str], index: dict[str, Any]) -> None:
-    shards = index.get("weight_map")
-    if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
-        raise InvalidModelError(
-            where=f"{INDEX_NAME}: weight_map",
-            found=repr(shards)[:80],
-            expected="an object of tensor names and file names",
-            remedy="download the file again",
-        )
-    for name in sorted(set(shards.values())):
-        _check_present(names, name)
-
-
-def _check_present(names: Sequence[str], name: str) -> None:
-    if name not in names:
-        raise InvalidModelError(
-            where=name,
-            found="no such file",
-            expected="every shard of the model",
-            remedy="download the missing shard",
-        )
-
-
-_PACKED: Final = {
-    "qweight": "packed by AWQ or GPTQ",
-    "weight_packed": "packed by compressed-tensors",
-    "_scale_inv": "8-bit floats with scales",
-    "weight_scale": "integers or 8-bit floats with scales",
-    "_blocks": "MXFP4 blocks",
-    "scales": "quantized by MLX",
-}
-"""What the last part of a tensor's name ends in where weights are quantized."""
-
-
-def source_quantization(config: dict[str, Any]) -> str | None:
-    """Return how mlx-lm would load these weights quantized, None when they are dense.
-
-    FP8 with power-of-two scales over 32 x 32 blocks stays packed in mlx-lm; every other FP8 layout
-    is dequantized by the model's own `sanitize` (mlx_lm.utils.load_model).
-    """
-    if config.get("quantization") is not None:
-        return "mlx quantization"
-    text = config.get("text_config")
-    nested = text.get("quantization_config") if isinstance(text, dict) else None
-    quantization = config.get("quantization_config", nested)
-    if not quantization:
-        return None
-    if not isinstance(quantization, dict):
-        return repr(quantization)[:80]
-    method = str(quantization.get("quant_method"))
-    if method == "fp8" and not (
-        quantization.get("scale_fmt") == "ue8m0"
-        and quantization.get("weight_block_size") == [32, 32]
-    ):
-        return None
-    return method
-
-
-def packed_layout(names: Iterable[str]) -> str | None:
-    """Return what quantized weights tensors with these `names` hold, None for dense ones."""
-    endings = sorted({name.rpartition(".")[2] for name in names})
-    for ending, layout in _PACKED.items():
-        for found in endings:
-            if found.endswith(ending):
-                return f"{layout} ({found})"
-    return None
-
-
-def check_unquantized(config: dict[str, Any], folder: Path | None = None) -> None:
-    """Raise UnsupportedModelError when the weights are quantized already."""
-    method = source_quantization(config)
-    if method is None and folder is not None and (folder / "hf_quant_config.json").is_file():
-        method = "modelopt"
-    if method is not None:
-        raise UnsupportedModelError(
-            model_type=str(config.get("model_type")),
-            reason=f"the weights are quantized already ({method}); errors would add up unseen",
-            remedy="start from the original bf16, fp16 or fp32 checkpoint",
-        )

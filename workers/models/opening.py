@@ -4,37 +4,62 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import mlx.core as mx
 
 from bitbudget.workers.models.arrays import MLX_DTYPES, load_files
 from bitbudget.workers.models.checkpoint import Checkpoint
-from bitbudget.workers.models.folder import (
-    check_config,
-    check_names,
-    check_unquantized,
-    read_config,
-)
+from bitbudget.workers.models.config import understood
+from bitbudget.workers.models.folder import absent_files, check_config, check_names, read_config
 from bitbudget.workers.models.folder import read_files as read_weight_files
-from bitbudget.workers.models.headers import SourceFile
+from bitbudget.workers.models.headers import SourceFile, TensorRef
+from bitbudget.workers.models.heads import Read, find_head
+from bitbudget.workers.models.names import own_name
+from bitbudget.workers.models.packed import check_dense
+from bitbudget.workers.models.types import wide_notes
 
 __all__ = ["checkpoint_from_headers", "open_checkpoint"]
 
+_REMOTE_BYTES: Final = 2**16
+"""How much of head and embedding is compared where each byte comes from the Hub."""
 
-def open_checkpoint(folder: Path, name: str | None = None, revision: str = "local") -> Checkpoint:
+
+def open_checkpoint(
+    folder: Path, name: str | None = None, revision: str | None = None
+) -> Checkpoint:
     """Open a local folder: headers are checked, no weight is read.
+
+    Name and revision are by default those that the folder's path tells.
 
     Raises InvalidModelError and UnsupportedModelError for anything mlx-lm could not load dense.
     """
     config = read_config(folder)
-    check_unquantized(config, folder)
     files = read_weight_files(folder)
+    config, notes = check_dense(config, files, folder)
 
     def load() -> dict[str, mx.array]:
         return load_files([folder / file.name for file in files])
 
-    return Checkpoint(name or folder.resolve().name, revision, folder, config, files, load)
+    def read(tensor: TensorRef) -> bytes:
+        with (folder / tensor.file).open("rb") as file:
+            file.seek(tensor.offset)
+            return file.read(tensor.nbytes)
+
+    known = own_name(folder)
+    head = find_head(understood(config), files, read)
+    return Checkpoint(
+        name or known.name,
+        revision or known.revision,
+        folder,
+        head.config,
+        files,
+        load,
+        unused=head.unused,
+        own_head=head.own,
+        absent=absent_files([file.name for file in files], folder),
+        notes=(*notes, *head.notes, *wide_notes(files)),
+    )
 
 
 def checkpoint_from_headers(
@@ -43,13 +68,23 @@ def checkpoint_from_headers(
     config: dict[str, Any],
     files: Sequence[SourceFile],
     digest: str = "",
+    *,
+    read: Read | None = None,
 ) -> Checkpoint:
     """Return a checkpoint known by its headers alone, every weight an unevaluated zero.
 
     It gives an inventory, and nothing that needs values. `digest` is the identity, where known.
+    `read` gives the bytes of a tensor: without it a stored head is taken for what the
+    configuration says of it.
     """
-    check_unquantized(check_config(config))
     checked = check_names(files)
+    dense, notes = check_dense(check_config(config), checked)
+    dense = understood(dense)
+    unused: frozenset[str] = frozenset()
+    own = ""
+    if read is not None:
+        head = find_head(dense, checked, read, most_bytes=_REMOTE_BYTES)
+        dense, unused, own, notes = head.config, head.unused, head.own, (*notes, *head.notes)
 
     def load() -> dict[str, mx.array]:
         return {
@@ -58,4 +93,16 @@ def checkpoint_from_headers(
             for tensor in file.tensors
         }
 
-    return Checkpoint(name, revision, Path(), config, checked, load, digest=digest)
+    return Checkpoint(
+        name,
+        revision,
+        Path(),
+        dense,
+        checked,
+        load,
+        digest=digest,
+        unused=unused,
+        own_head=own,
+        absent=absent_files([file.name for file in checked]),
+        notes=(*notes, *wide_notes(checked)),
+    )

@@ -8,6 +8,7 @@ Everything else is left to MLX's lazy evaluation.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,8 +16,9 @@ from typing import Any, Final
 
 import mlx.core as mx
 from mlx import nn
+from mlx.utils import tree_flatten
 
-__all__ = ["Sanitized", "decoded_first", "sanitize"]
+__all__ = ["SCALE", "Sanitized", "decoded_first", "sanitize", "without_buffers"]
 
 SCALE: Final = "_scale_inv"
 """What follows the name of a weight in that of its scales."""
@@ -48,6 +50,28 @@ def sanitize(
         return Sanitized(dict(source), {name: (name,) for name in source})
     ready = decoded_first(transform, source, float8)
     return _sanitized(transform, {**source, **ready}, ready)
+
+
+_BUFFERS: Final = re.compile(
+    r"(?:^|\.)(?:rotary_emb\.inv_freq|attn\.(?:masked_)?bias|attention\.(?:masked_)?bias"
+    r"|lm_head\.weight|position_ids|rotary_emb\.(?:cos|sin)_cached)$"
+)
+
+
+def without_buffers(known: Sanitized, model: nn.Module) -> Sanitized:
+    """Leave out what files hold beside parameters: rotary frequencies, causal masks, a tied head.
+
+    mlx-lm computes them anew; not every class drops every one that was once saved.
+    """
+    odd = [name for name in known.weights if _BUFFERS.search(name)]
+    if not odd:
+        return known
+    own: Collection[str] = dict(tree_flatten(model.parameters()))  # type: ignore[arg-type]
+    for name in set(odd) - set(own):
+        del known.weights[name]
+        known.origins.pop(name, None)
+        known.stacked.pop(name, None)
+    return known
 
 
 def decoded_first(

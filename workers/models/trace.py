@@ -145,5 +145,10 @@ def _attention_layer(layer: int, cache: Any, latent_width: int) -> CacheLayer:
     if latent_width and cache.keys.shape[1] == 1 and width == latent_width:
         kind = CacheKind.LATENT
     return CacheLayer(
-        layer, kind, elements_per_token=elements, head_width=width, window=int(window)
+        layer,
+        kind,
+        elements_per_token=elements,
+        bytes_per_token=sum(array.shape[1] * array.shape[3] * array.itemsize for array in stored),
+        head_width=width,
+        window=int(window),
     )

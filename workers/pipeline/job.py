@@ -29,7 +29,7 @@ from bitbudget.workers.pipeline.steps.evaluate import Judge, read_report
 from bitbudget.workers.pipeline.steps.fetch import fetch
 from bitbudget.workers.pipeline.steps.inventory import take_inventory
 from bitbudget.workers.pipeline.steps.measure import measure, measurement_path
-from bitbudget.workers.pipeline.steps.quantize import claimed_output, quantize
+from bitbudget.workers.pipeline.steps.quantize import check_same_model, claimed_output, quantize
 from bitbudget.workers.pipeline.steps.recover import recover_checkpoint
 from bitbudget.workers.pipeline.steps.relinearize import reconsider
 from bitbudget.workers.pipeline.steps.rotate import candidates
@@ -137,6 +137,7 @@ class _Job:
         return _Candidate(checkpoint, options, inventory, measurement, manifest)
 
     def _deliver(self, original: Checkpoint, best: _Candidate) -> dict[str, Any]:
+        check_same_model(original, best.manifest)
         output = self._output(best.manifest)
         written = quantize(
             best.checkpoint,

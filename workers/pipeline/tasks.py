@@ -77,7 +77,7 @@ def _quantize(task: QuantizeTask, home: Home, reporter: Reporter) -> dict[str, A
         or how is not Recover.NONE
         or manifest.encoder in COMPENSATED,
     )
-    check_same_model(checkpoint, manifest, home.digests)
+    check_same_model(checkpoint, manifest)
     checkpoint = rotated(checkpoint, Rotation(manifest.rotation), home, reporter)
     inventory = take_inventory(checkpoint, home, reporter)
     output = Path(task.output)

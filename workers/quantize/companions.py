@@ -13,7 +13,8 @@ from bitbudget.app.core.inventory import Inventory
 from bitbudget.app.core.layout import Shard
 from bitbudget.app.core.manifest import Manifest
 from bitbudget.rotated_model import KEY
-from bitbudget.workers.models.folder import INDEX_NAME
+from bitbudget.workers.models import Checkpoint
+from bitbudget.workers.models.folder import INDEX_NAME, encode_floats
 from bitbudget.workers.quantize.card import model_card
 
 __all__ = ["COPIED", "write_companions"]
@@ -39,14 +40,18 @@ COPIED: Final = (
 
 
 def write_companions(
-    source: Path, target: Path, manifest: Manifest, inventory: Inventory, shards: Sequence[Shard]
+    checkpoint: Checkpoint,
+    target: Path,
+    manifest: Manifest,
+    inventory: Inventory,
+    shards: Sequence[Shard],
 ) -> None:
     """Write configuration, index, manifest and card, and copy tokenizer and generation files."""
     for pattern in COPIED:
-        for path in sorted(source.glob(pattern)):
+        for path in sorted(checkpoint.folder.glob(pattern)):
             if path.is_file() and path.suffix != ".py":
                 shutil.copyfile(path, target / path.name)
-    config = json.loads((source / "config.json").read_bytes())
+    config = checkpoint.config
     _write_json(target / "config.json", quantized_config(config, manifest))
     _write_json(target / INDEX_NAME, _index(inventory, shards))
     if KEY in config:
@@ -93,4 +98,6 @@ def _by_name(item: tuple[Any, str]) -> str:
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=4, sort_keys=True) + "\n", encoding="utf-8")
+    strict = encode_floats(value)
+    text = json.dumps(strict, indent=4, sort_keys=True, allow_nan=False)
+    path.write_text(f"{text}\n", encoding="utf-8")

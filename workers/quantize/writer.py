@@ -62,7 +62,7 @@ def write_checkpoint(
     with Draft(output, key, shards) as draft, disk_errors(draft.folder, total):
         writer = _Writer(checkpoint, draft, encode_part or plain_encoder(manifest.encoder))
         writer.write_all(layout, formats, shards, progress)
-        write_companions(checkpoint.folder, draft.files, manifest, inventory, shards)
+        write_companions(checkpoint, draft.files, manifest, inventory, shards)
         _check_sizes(draft.files, shards)
         draft.publish()
     return Written(output, total)

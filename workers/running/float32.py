@@ -7,57 +7,53 @@ scales (scale and bias widened first, then `scale * code + bias` in float32).
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import mlx.core as mx
 from mlx import nn
 from mlx.utils import tree_unflatten
 from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchLinear
 
+from bitbudget import rotated_model
 from bitbudget.loading import model_classes
 from bitbudget.rotated_model import RotatedLinear, RotatedQuantizedLinear
-from bitbudget.workers.models.folder import float8_names, read_files
-from bitbudget.workers.models.sanitize import decoded_first
+from bitbudget.workers.models import open_checkpoint
+from bitbudget.workers.models.folder import read_files, read_json
+from bitbudget.workers.models.packed import packed_layout
 
 __all__ = ["dequantized_weight", "load_float32"]
 
 
 def load_float32(folder: Path) -> nn.Module:
-    """Return the model in `folder` with float32 arrays, nothing evaluated yet."""
+    """Return the model in `folder` with float32 arrays, nothing evaluated yet.
+
+    Dense weights are read as they are everywhere else; what is quantized or rotated is loaded by
+    mlx-lm, and its weights are the values that the codes stand for.
+    """
+    files = read_files(folder)
+    tensors = [tensor for file in files for tensor in file.tensors]
+    config = read_json(folder / "config.json")
+    if packed_layout(tensors) is None and rotated_model.KEY not in config:
+        model = open_checkpoint(folder).model(as_stored=True)
+    else:
+        model = _stock_model(folder)
+    model.set_dtype(mx.float32)
+    model.eval()
+    return model
+
+
+def _stock_model(folder: Path) -> nn.Module:
     from mlx_lm.utils import load_model  # noqa: PLC0415, it brings all tokenizers along
 
     model, _ = load_model(
-        folder,
-        lazy=True,
-        model_config={"model_file": None},
-        get_model_classes=partial(_classes, folder),
+        folder, lazy=True, model_config={"model_file": None}, get_model_classes=model_classes
     )
     replaced = [
         (path, dense) for path, module in model.named_modules() if (dense := _dense(module))
     ]
     if replaced:
         model.update_modules(tree_unflatten(replaced))
-    model.set_dtype(mx.float32)
-    model.eval()
     return model
-
-
-def _classes(folder: Path, config: dict[str, Any]) -> tuple[Any, Any]:
-    """Return what makes the model, with 8-bit floats decoded where its class does not do it."""
-    make, arguments_class = model_classes(config)
-    float8 = float8_names(read_files(folder))
-
-    def decoding(arguments: Any) -> Any:
-        model = make(arguments)
-        transform = model.sanitize
-        model.sanitize = lambda weights: transform(
-            weights | decoded_first(transform, weights, float8)
-        )
-        return model
-
-    return decoding if float8 else make, arguments_class
 
 
 def dequantized_weight(module: nn.Module) -> mx.array:

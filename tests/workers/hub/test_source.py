@@ -8,7 +8,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from bitbudget.app.core.errors import InvalidRequestError, UnsupportedModelError
+from bitbudget.app.core.errors import AlreadyQuantizedError, InvalidRequestError
 from bitbudget.app.core.hub_id import HubId
 from bitbudget.workers.hub.client import Hub
 from bitbudget.workers.hub.source import open_remote, open_remote_headers
@@ -96,9 +96,9 @@ def test_a_model_that_is_quantized_already_is_refused_before_any_download(
 ) -> None:
     repository = server.repository("org/name")
     repository.put_folder(sample_model)
-    config = (sample_model / "config.json").read_text().strip()
-    quantized = config[:-1] + ', "quantization_config": {"quant_method": "gptq"}}'
-    repository.put({"config.json": quantized.encode()})
-    with pytest.raises(UnsupportedModelError, match="gptq"):
+    packed = tmp_path / "packed.safetensors"
+    mx.save_safetensors(str(packed), {"a.qweight": mx.zeros((8, 8), mx.uint32)})
+    repository.put({"model-extra.safetensors": packed.read_bytes()})
+    with pytest.raises(AlreadyQuantizedError, match=r"AWQ or GPTQ \(a\.qweight"):
         open_remote(hub, ID, tmp_path)
     assert server.bytes_sent < 300_000

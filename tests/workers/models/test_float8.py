@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 
 from bitbudget.app.core.dtypes import Dtype
-from bitbudget.app.core.errors import UnsupportedModelError
+from bitbudget.app.core.errors import AlreadyQuantizedError
 from bitbudget.workers.models import build_inventory, open_checkpoint
 from bitbudget.workers.models.arrays import read_tensor
-from bitbudget.workers.models.folder import packed_layout
 from bitbudget.workers.models.inventory import flat
 from bitbudget.workers.native.arrays import from_float32, to_float32
 from bitbudget.workers.running.float32 import load_float32
@@ -57,20 +56,5 @@ def test_a_class_that_decodes_is_left_to_it(tmp_path: Path) -> None:
 
 def test_a_class_that_knows_no_scales_is_refused_by_the_layout(tmp_path: Path) -> None:
     checkpoint = open_checkpoint(write_llama_shaped(tmp_path, "qwen3", block_scaled=True))
-    with pytest.raises(UnsupportedModelError, match=r"8-bit floats with scales \(weight_scale_inv"):
+    with pytest.raises(AlreadyQuantizedError, match=r"8-bit floats with scales \(model"):
         build_inventory(checkpoint)
-
-
-@pytest.mark.parametrize(
-    ("name", "layout"),
-    [
-        ("a.q_proj.weight", None),
-        ("a.q_proj.qweight", "packed by AWQ or GPTQ (qweight)"),
-        ("a.q_proj.weight_packed", "packed by compressed-tensors (weight_packed)"),
-        ("experts.down_proj_scale_inv", "8-bit floats with scales (down_proj_scale_inv)"),
-        ("mlp.experts.down_proj_blocks", "MXFP4 blocks (down_proj_blocks)"),
-        ("a.q_proj.scales", "quantized by MLX (scales)"),
-    ],
-)
-def test_the_layout_is_known_by_name(name: str, layout: str | None) -> None:
-    assert packed_layout(["a.bias", name]) == layout

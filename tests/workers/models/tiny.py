@@ -136,7 +136,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "mistral": {},
     "qwen2": {},
     "qwen3": {},
-    "qwen2_moe": MOE,
+    "qwen2_moe": {**MOE, "norm_topk_prob": False},
     "qwen3_moe": MOE,
     "qwen3_next": {**MOE, **LINEAR_ATTENTION},
     "qwen3_5": {**MOE, **LINEAR_ATTENTION, "num_experts": 0},

@@ -77,7 +77,11 @@ def test_integer_weights_are_refused_by_name(tmp_path: Path) -> None:
 
 
 def test_quantized_models_are_refused_with_the_reason(tmp_path: Path) -> None:
-    model = write_tiny(tmp_path / "q", "llama", quantization={"bits": 4, "group_size": 64})
+    model = changed(tmp_path, lambda w: w)
+    weights = mx.load(str(model / "model.safetensors"))
+    codes, scales, biases = mx.quantize(weights[f"{NAME}.weight"])
+    packed = {f"{NAME}.weight": codes, f"{NAME}.scales": scales, f"{NAME}.biases": biases}
+    mx.save_safetensors(str(model / "model.safetensors"), weights | packed)
     with pytest.raises(BitbudgetError, match="quantized already"):
         measured(model, tmp_path / "home")
 

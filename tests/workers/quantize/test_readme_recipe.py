@@ -65,7 +65,7 @@ def test_apply_prints_what_the_readme_shows() -> None:
 @pytest.mark.parametrize("smallest", [True, False], ids=["smallest", "mixed"])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_formats_and_bytes_are_those_of_the_manifest(
-    shape: str, smallest: bool, sample_model: Path, tmp_path: Path
+    shape: str, *, smallest: bool, sample_model: Path, tmp_path: Path
 ) -> None:
     model_type, changes = SHAPES[shape]
     model = write_tiny(tmp_path / "model", model_type, **changes)

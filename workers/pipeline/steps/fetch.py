@@ -47,6 +47,8 @@ def fetch(
             whole=whole,
             progress=_Files(report),
         )
+    for note in checkpoint.notes:
+        report.log(note)
     total = sum(file.nbytes for file in checkpoint.files)
     if identify:
         checkpoint.identity(home.digests)
@@ -59,6 +61,8 @@ def fetch_headers(model: str, reporter: Reporter) -> Checkpoint:
     report = reporter.step(Step.FETCH)
     folder = Path(model).expanduser()
     checkpoint = open_checkpoint(folder) if folder.is_dir() else _remote_headers(model)
+    for note in checkpoint.notes:
+        report.log(note)
     report.progress(1, 1, "models")
     return checkpoint
 

@@ -78,9 +78,12 @@ def claimed_output(output: Path, home: Home) -> Iterator[None]:
     mark.unlink(missing_ok=True)
 
 
-def check_same_model(checkpoint: Checkpoint, manifest: Manifest, digests: Path) -> None:
-    """Raise ConflictError when `manifest` is for other weights."""
-    digest = checkpoint.identity(digests).digest
+def check_same_model(checkpoint: Checkpoint, manifest: Manifest) -> None:
+    """Raise ConflictError when `manifest` is for other weights than those in the files now.
+
+    The files are hashed anew: what a manifest is applied to is never taken from a cache.
+    """
+    digest = checkpoint.identity().digest
     if digest != manifest.model.digest:
         raise ConflictError(
             what="manifest",
