@@ -66,7 +66,7 @@ def without_buffers(known: Sanitized, model: nn.Module) -> Sanitized:
     odd = [name for name in known.weights if _BUFFERS.search(name)]
     if not odd:
         return known
-    own: Collection[str] = dict(tree_flatten(model.parameters()))  # type: ignore[arg-type]
+    own: Collection[str] = dict(tree_flatten(model.parameters()))
     for name in set(odd) - set(own):
         del known.weights[name]
         known.origins.pop(name, None)

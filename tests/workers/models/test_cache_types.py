@@ -11,7 +11,7 @@ from mlx_lm.utils import load_model
 
 from bitbudget.app.core.memory import element_bytes, kv_cache_bytes
 from bitbudget.workers.models import build_inventory, open_checkpoint
-from tests.workers.models.tiny import write_tiny
+from tests.workers.models.tiny import stored_weights, write_tiny
 
 CONTEXT = 256
 
@@ -19,10 +19,9 @@ CONTEXT = 256
 def widened(folder: Path, model_type: str, part: str) -> Path:
     """Write a bf16 model in which every tensor with `part` in its name is float32."""
     write_tiny(folder, model_type, torch_dtype="bfloat16", tie_word_embeddings=False)
-    weights = mx.load(str(folder / "model.safetensors"))
     changed = {
-        name: array.astype(mx.float32) if part and part in name else mx.array(array)
-        for name, array in weights.items()
+        name: array.astype(mx.float32) if part and part in name else array
+        for name, array in stored_weights(folder).items()
     }
     mx.save_safetensors(str(folder / "model.safetensors"), changed)
     return folder

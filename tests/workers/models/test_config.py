@@ -29,8 +29,8 @@ OLD = ("rope_theta", "rope_scaling", "partial_rotary_factor", "rope_local_base_f
 
 
 def logits(folder: Path) -> mx.array:
-    model = load_float32(folder)
-    return model(mx.arange(2, 42)[None])
+    found: mx.array = load_float32(folder)(mx.arange(2, 42)[None])
+    return found
 
 
 def rewrite(folder: Path, **changes: Any) -> None:
@@ -54,7 +54,8 @@ def logits_of_written(folder: Path) -> mx.array:
 
     model, _ = load_model(folder, lazy=True)
     model.set_dtype(mx.float32)
-    return model(mx.arange(2, 42)[None])
+    found: mx.array = model(mx.arange(2, 42)[None])
+    return found
 
 
 @pytest.mark.parametrize("model_type", PLAIN)
@@ -77,7 +78,7 @@ def test_a_scaling_is_the_models_own(model_type: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("nested", [False, True], ids=["gemma3_text", "gemma3"])
 def test_layer_types_have_their_own_base(*, nested: bool, tmp_path: Path) -> None:
-    values = {"rope_theta": 1e6, "rope_local_base_freq": 20000.0}
+    values: dict[str, Any] = {"rope_theta": 1e6, "rope_local_base_freq": 20000.0}
     rope = {
         "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
         "sliding_attention": {"rope_type": "default", "rope_theta": 20000.0},

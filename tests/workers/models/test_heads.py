@@ -11,7 +11,7 @@ import pytest
 from bitbudget.app.core.errors import UnsupportedModelError
 from bitbudget.workers.models import build_inventory, open_checkpoint
 from bitbudget.workers.running.float32 import load_float32
-from tests.workers.models.tiny import write_tiny
+from tests.workers.models.tiny import stored_weights, write_tiny
 
 TYPES = ["llama", "qwen3", "granite", "olmo2"]
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
@@ -22,8 +22,7 @@ def edited(
 ) -> Path:
     """Write a model whose stored head is `own`, `equal` or `none`, and whose flag is `flag`."""
     write_tiny(folder, model_type, tie_word_embeddings=stored_flag)
-    weights = mx.load(str(folder / "model.safetensors"))
-    weights = {name: mx.array(array) for name, array in weights.items()}
+    weights = stored_weights(folder)
     if head == "equal":
         weights[HEAD] = weights[EMBEDDING] + 0
     elif head == "none":
@@ -85,8 +84,8 @@ def test_a_model_without_a_head_is_refused_as_one(model_type: str, tmp_path: Pat
 @pytest.mark.parametrize("model_type", ["gemma", "cohere", "gemma2"])
 def test_an_own_head_that_the_class_cannot_keep_is_refused(model_type: str, tmp_path: Path) -> None:
     folder = write_tiny(tmp_path / "m", model_type)
-    weights = mx.load(str(folder / "model.safetensors"))
-    own = {HEAD: weights[EMBEDDING] + 1, **{k: mx.array(v) for k, v in weights.items()}}
+    weights = stored_weights(folder)
+    own = weights | {HEAD: weights[EMBEDDING] + 1}
     mx.save_safetensors(str(folder / "model.safetensors"), own)
     with pytest.raises(UnsupportedModelError, match="always uses the embedding as the head"):
         build_inventory(open_checkpoint(folder))

@@ -15,14 +15,9 @@ from bitbudget.app.core.errors import AlreadyQuantizedError, InvalidModelError
 from bitbudget.workers.models import build_inventory, open_checkpoint
 from bitbudget.workers.models.arrays import numpy_of
 from bitbudget.workers.models.folder import INDEX_NAME
-from tests.workers.models.tiny import write_tiny
+from tests.workers.models.tiny import stored_weights, write_tiny
 
 TYPES = ["llama", "qwen3_moe", "gpt2"]
-
-
-def weights_of(folder: Path) -> dict[str, mx.array]:
-    arrays = mx.load(str(folder / "model.safetensors"))
-    return {name: mx.array(array) for name, array in arrays.items()}
 
 
 def save(folder: Path, weights: dict[str, mx.array], name: str = "model.safetensors") -> None:
@@ -41,7 +36,7 @@ def save(folder: Path, weights: dict[str, mx.array], name: str = "model.safetens
 def test_a_stale_index_is_no_fault(model_type: str, names: list[str], tmp_path: Path) -> None:
     folder = write_tiny(tmp_path / "m", model_type)
     whole = build_inventory(open_checkpoint(folder))
-    index = {"weight_map": dict.fromkeys(weights_of(folder), names[0]) | {"x": names[-1]}}
+    index = {"weight_map": dict.fromkeys(stored_weights(folder), names[0]) | {"x": names[-1]}}
     (folder / INDEX_NAME).write_text(json.dumps(index))
     assert build_inventory(open_checkpoint(folder)) == whole
 
@@ -50,7 +45,7 @@ def test_a_stale_index_is_no_fault(model_type: str, names: list[str], tmp_path: 
 def test_two_files_called_of_four_are_enough(model_type: str, tmp_path: Path) -> None:
     folder = write_tiny(tmp_path / "m", model_type)
     whole = build_inventory(open_checkpoint(folder))
-    weights = weights_of(folder)
+    weights = stored_weights(folder)
     (folder / "model.safetensors").unlink()
     for number in (1, 2):
         part = {k: v for i, (k, v) in enumerate(sorted(weights.items())) if i % 2 == number - 1}
@@ -75,7 +70,7 @@ def test_buffers_that_are_computed_anew_are_left_out(
 ) -> None:
     folder = write_tiny(tmp_path / "m", model_type)
     whole = build_inventory(open_checkpoint(folder))
-    save(folder, weights_of(folder) | {buffer: mx.zeros((1, 1, 4, 4))})
+    save(folder, stored_weights(folder) | {buffer: mx.zeros((1, 1, 4, 4))})
     assert build_inventory(open_checkpoint(folder)) == whole
 
 
@@ -86,7 +81,7 @@ def test_float32_weights_become_what_the_configuration_says(
 ) -> None:
     folder = write_tiny(tmp_path / "m", model_type, **{key: "bfloat16"})
     half = build_inventory(open_checkpoint(folder))
-    stored = weights_of(folder)
+    stored = stored_weights(folder)
     save(folder, {name: array.astype(mx.float32) for name, array in stored.items()})
     checkpoint = open_checkpoint(folder)
     assert build_inventory(checkpoint) == half
@@ -101,7 +96,7 @@ def test_a_mixed_model_keeps_its_types(model_type: str, tmp_path: Path) -> None:
     folder = write_tiny(tmp_path / "m", model_type, torch_dtype="bfloat16")
     mixed = {
         name: array.astype(mx.float32) if "norm" in name else array
-        for name, array in weights_of(folder).items()
+        for name, array in stored_weights(folder).items()
     }
     save(folder, mixed)
     kept = {
@@ -115,7 +110,7 @@ def test_a_mixed_model_keeps_its_types(model_type: str, tmp_path: Path) -> None:
 def test_float64_is_cast(model_type: str, stated: str | None, tmp_path: Path) -> None:
     changes: dict[str, Any] = {} if stated is None else {"torch_dtype": stated}
     folder = write_tiny(tmp_path / "m", model_type, **changes)
-    stored = weights_of(folder)
+    stored = stored_weights(folder)
     wide = {name: np.array(array.astype(mx.float32), np.float64) for name, array in stored.items()}
     save_file(wide, folder / "model.safetensors")
     checkpoint = open_checkpoint(folder)
@@ -148,6 +143,6 @@ def test_packed_weights_are_named(
 ) -> None:
     folder = write_tiny(tmp_path / "m", model_type)
     extra = {f"model.layers.0.self_attn.{name}": mx.zeros((8, 8), mx.uint32) for name in names}
-    save(folder, weights_of(folder) | extra)
+    save(folder, stored_weights(folder) | extra)
     with pytest.raises(AlreadyQuantizedError, match=layout):
         open_checkpoint(folder)

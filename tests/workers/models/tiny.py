@@ -199,3 +199,11 @@ def write_folder(folder: Path, config: dict[str, Any], weights: dict[str, mx.arr
     (folder / "config.json").write_text(json.dumps(config))
     mx.save_safetensors(str(folder / "model.safetensors"), weights, metadata={"format": "mlx"})
     return folder
+
+
+def stored_weights(folder: Path) -> dict[str, mx.array]:
+    """Return the arrays of `model.safetensors`, read now, so that the file can be replaced."""
+    loaded = mx.load(str(folder / "model.safetensors"))
+    assert isinstance(loaded, dict)
+    mx.eval(loaded)
+    return loaded

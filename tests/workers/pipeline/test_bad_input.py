@@ -20,7 +20,7 @@ from bitbudget.app.core.errors import BitbudgetError
 from bitbudget.app.core.formats import KEEP, Mode
 from bitbudget.app.core.measurement import Curve, Measurement
 from bitbudget.workers.pipeline.measure_task import run_measure
-from tests.workers.models.tiny import write_folder, write_tiny
+from tests.workers.models.tiny import stored_weights, write_folder, write_tiny
 
 ROOT = Path(__file__).resolve().parents[3]
 NAME = "model.layers.1.mlp.up_proj"
@@ -78,9 +78,9 @@ def test_integer_weights_are_refused_by_name(tmp_path: Path) -> None:
 
 def test_quantized_models_are_refused_with_the_reason(tmp_path: Path) -> None:
     model = changed(tmp_path, lambda w: w)
-    weights = mx.load(str(model / "model.safetensors"))
-    codes, scales, biases = mx.quantize(weights[f"{NAME}.weight"])
-    packed = {f"{NAME}.weight": codes, f"{NAME}.scales": scales, f"{NAME}.biases": biases}
+    weights = stored_weights(model)
+    codes, scales, *biases = mx.quantize(weights[f"{NAME}.weight"])
+    packed = {f"{NAME}.weight": codes, f"{NAME}.scales": scales, f"{NAME}.biases": biases[0]}
     mx.save_safetensors(str(model / "model.safetensors"), weights | packed)
     with pytest.raises(BitbudgetError, match="quantized already"):
         measured(model, tmp_path / "home")
