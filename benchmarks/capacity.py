@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-import httpx
+import httpx2
 import psutil
 
 from benchmarks.load import model_8b, running_server
@@ -93,7 +93,7 @@ def database_bytes(database: Path) -> int:
 
 def requests_of(url: str) -> int:
     """Return how many requests the server says it has answered."""
-    lines = httpx.get(f"{url}/metrics").text.splitlines()
+    lines = httpx2.get(f"{url}/metrics").text.splitlines()
     counts = [line for line in lines if line.startswith("bitbudget_requests_total{")]
     return int(sum(float(line.rsplit(" ", 1)[1]) for line in counts))
 

@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-import httpx
+import httpx2
 import psutil
 
 from bitbudget.app.client.client import Client
@@ -212,7 +212,7 @@ def summarize(samples: dict[str, Any], outcome: Outcome) -> None:
 
 def stop_with_open_stream(url: str, job: str, process: subprocess.Popen[str]) -> float:
     """Return the seconds from SIGTERM to the end, a stream being open."""
-    with httpx.Client(timeout=30) as http, http.stream("GET", f"{url}/v1/jobs/{job}/events") as s:
+    with httpx2.Client(timeout=30) as http, http.stream("GET", f"{url}/v1/jobs/{job}/events") as s:
         next(s.iter_lines())
         began = time.monotonic()
         process.send_signal(signal.SIGTERM)

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, Self
 
-import httpx
+import httpx2
 
 from bitbudget.app.client.events import read_events
 from bitbudget.app.client.transport import Transport
@@ -104,7 +104,7 @@ class Client:
         expected = answer.headers["ETag"].strip('"')
         found = sha256_of(answer.content)
         if found != expected:
-            raise httpx.RemoteProtocolError(f"manifest has SHA-256 {found}, not {expected}")
+            raise httpx2.RemoteProtocolError(f"manifest has SHA-256 {found}, not {expected}")
         return answer.content
 
     def report(self, job_id: str) -> JobReport:
@@ -173,7 +173,7 @@ class Client:
             json=LeaseClaim(worker_id=worker.worker_id).model_dump(),
             token=worker.token,
         )
-        if answer.status_code == httpx.codes.NO_CONTENT:
+        if answer.status_code == httpx2.codes.NO_CONTENT:
             return None
         return LeaseGrant.model_validate_json(answer.content)
 
@@ -226,7 +226,7 @@ class Client:
             repeatable=True,
         )
 
-    def _get(self, path: str) -> httpx.Response:
+    def _get(self, path: str) -> httpx2.Response:
         return self._http.request("GET", path, repeatable=True)
 
     def _items(self, path: str, filters: dict[str, Any]) -> Iterator[dict[str, Any]]:

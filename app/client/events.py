@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from typing import Final
 
-import httpx
+import httpx2
 
 from bitbudget.app.client.transport import ServerUnreachableError, Transport
 from bitbudget.app.jobs.schemas import JobEvent
@@ -27,21 +27,21 @@ def read_events(transport: Transport, path: str, after: int) -> Iterator[JobEven
         headers = {"Accept": "text/event-stream", "Last-Event-ID": str(after)}
         try:
             with transport.stream(path, headers) as answer:
-                if answer.status_code == httpx.codes.NO_CONTENT:
+                if answer.status_code == httpx2.codes.NO_CONTENT:
                     return
                 for event in _events(answer):
                     yield event
                     after, failures = event.id, 0
                     if event.kind in _FINAL:
                         return
-        except httpx.TransportError as error:
+        except httpx2.TransportError as error:
             failures += 1
             if failures > _MAX_RECONNECTS:
                 raise ServerUnreachableError(server=transport.server, reason=str(error)) from error
         time.sleep(_RECONNECT_SECONDS)
 
 
-def _events(answer: httpx.Response) -> Iterator[JobEvent]:
+def _events(answer: httpx2.Response) -> Iterator[JobEvent]:
     for line in answer.iter_lines():
         if line.startswith("data:"):
             yield JobEvent.model_validate_json(line.removeprefix("data:"))

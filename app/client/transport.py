@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from http import HTTPStatus
 from typing import Any, Final
 
-import httpx
+import httpx2
 
 from bitbudget.app.core.errors import (
     BitbudgetError,
@@ -45,7 +45,7 @@ class Transport:
     def __init__(self, server: str, *, token: str | None, timeout_seconds: float) -> None:
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         self.server: Final = server.rstrip("/")
-        self._http = httpx.Client(base_url=self.server, headers=headers, timeout=timeout_seconds)
+        self._http = httpx2.Client(base_url=self.server, headers=headers, timeout=timeout_seconds)
 
     def close(self) -> None:
         """Close the connections."""
@@ -60,7 +60,7 @@ class Transport:
         token: str | None = None,
         headers: dict[str, str] | None = None,
         **options: Any,
-    ) -> httpx.Response:
+    ) -> httpx2.Response:
         """Return the answer to one request, repeated while the server is away.
 
         Raises the error that the answered problem stands for.
@@ -70,7 +70,7 @@ class Transport:
             is_last = number == _TRIES or not repeatable
             try:
                 answer = self._http.request(method, path, headers=sent, **options)
-            except httpx.TransportError as error:
+            except httpx2.TransportError as error:
                 if is_last:
                     raise self._unreachable(str(error) or type(error).__name__) from error
                 time.sleep(_pause_seconds(number))
@@ -84,7 +84,7 @@ class Transport:
         return answer
 
     @contextmanager
-    def stream(self, path: str, headers: dict[str, str]) -> Iterator[httpx.Response]:
+    def stream(self, path: str, headers: dict[str, str]) -> Iterator[httpx2.Response]:
         """Open an answer that goes on until the server ends it."""
         with self._http.stream("GET", path, headers=headers) as answer:
             if answer.is_error:
@@ -96,7 +96,7 @@ class Transport:
         return ServerUnreachableError(server=self.server, reason=reason)
 
 
-def _pause_seconds(number: int, answer: httpx.Response | None = None) -> float:
+def _pause_seconds(number: int, answer: httpx2.Response | None = None) -> float:
     pause = _FIRST_PAUSE_SECONDS * 2.0 ** (number - 1)
     wished = str(answer.headers.get("Retry-After", "")) if answer is not None else ""
     if wished.isdigit():
@@ -104,7 +104,7 @@ def _pause_seconds(number: int, answer: httpx.Response | None = None) -> float:
     return min(pause, _LONGEST_PAUSE_SECONDS)
 
 
-def raise_problem(answer: httpx.Response) -> None:
+def raise_problem(answer: httpx2.Response) -> None:
     """Raise what a problem document stands for; do nothing when the answer is not an error."""
     if not answer.is_error:
         return
@@ -127,12 +127,12 @@ def raise_problem(answer: httpx.Response) -> None:
     )
 
 
-def _problem(answer: httpx.Response) -> dict[str, Any]:
+def _problem(answer: httpx2.Response) -> dict[str, Any]:
     if not answer.headers.get("Content-Type", "").startswith("application/problem+json"):
         return {}
     problem: dict[str, Any] = answer.json()
     return problem
 
 
-def _detail(answer: httpx.Response) -> str:
+def _detail(answer: httpx2.Response) -> str:
     return str(_problem(answer).get("detail", answer.reason_phrase)).rstrip(".")

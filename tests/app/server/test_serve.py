@@ -5,7 +5,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 
 from bitbudget.app.auth.principal import Scope
@@ -114,7 +114,7 @@ def test_the_stream_is_server_sent_events(shared: LiveServer) -> None:
     with Client(shared.url) as client:
         job = client.submit(JobRequest(model="org/other", budget="1GiB"))
         url = f"{shared.url}/v1/jobs/{job.id}/events"
-        with httpx.stream("GET", url, timeout=10) as answer:
+        with httpx2.stream("GET", url, timeout=10) as answer:
             assert answer.headers["Content-Type"].startswith("text/event-stream")
             lines = answer.iter_lines()
             head = [next(lines) for _ in range(5)]
@@ -125,20 +125,20 @@ def test_the_stream_is_server_sent_events(shared: LiveServer) -> None:
             assert head[4] == ""
             assert next(lines).startswith(":")
         client.cancel(job.id)
-        again = httpx.get(url, headers={"Last-Event-ID": str(number)})
+        again = httpx2.get(url, headers={"Last-Event-ID": str(number)})
         assert "event: cancelled" in again.text
         assert "event: queued" not in again.text
         last = int(again.text.rsplit("id: ", 1)[1].split("\n", 1)[0])
-        assert httpx.get(url, headers={"Last-Event-ID": str(last)}).status_code == 204
-        assert httpx.get(url, params={"after": last}).status_code == 204
-        assert httpx.get(url, headers={"Last-Event-ID": "x"}).status_code == 422
+        assert httpx2.get(url, headers={"Last-Event-ID": str(last)}).status_code == 204
+        assert httpx2.get(url, params={"after": last}).status_code == 204
+        assert httpx2.get(url, headers={"Last-Event-ID": "x"}).status_code == 422
 
 
 def test_stopping_with_open_streams_takes_under_five_seconds(tmp_path: Path) -> None:
     with live_server(tmp_path) as server, Client(server.url) as client:
         job = client.submit(REQUEST)
         url = f"{server.url}/v1/jobs/{job.id}/events"
-        with httpx.Client(timeout=20) as http, http.stream("GET", url) as answer:
+        with httpx2.Client(timeout=20) as http, http.stream("GET", url) as answer:
             lines = answer.iter_lines()
             assert next(lines).startswith("retry")
             assert server.terminate() < 5
