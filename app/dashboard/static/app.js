@@ -43,9 +43,31 @@ function axis(spec, values) {
   };
 }
 
-function draw(root) {
-  if (!window.Plotly) return;
-  for (const data of root.querySelectorAll("script.plot-data")) {
+// Plotly is 4 MB: only a page that has a plot loads it.
+const plotlyAddress = document.currentScript.dataset.plotly;
+let plotlyLoading = null;
+
+function loadPlotly() {
+  plotlyLoading ??= new Promise((resolve, reject) => {
+    const script = document.createElement("script");
+    script.addEventListener("load", resolve);
+    script.addEventListener("error", reject);
+    script.src = plotlyAddress;
+    document.head.append(script);
+  });
+  return plotlyLoading;
+}
+
+async function draw(root) {
+  const plots = root.querySelectorAll("script.plot-data");
+  if (!plots.length) return;
+  try {
+    await loadPlotly();
+  } catch {
+    return; // the table below each plot says the same
+  }
+  for (const data of plots) {
+    if (!data.isConnected) continue;
     const target = data.previousElementSibling;
     const plot = JSON.parse(data.textContent);
     const layout = {

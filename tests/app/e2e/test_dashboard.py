@@ -208,6 +208,11 @@ def test_the_other_pages(visitor: Visitor, name: str) -> None:
     assert twin.json()["title"] == name.capitalize()
 
 
+def test_plotly_is_loaded_only_where_a_plot_is(visitor: Visitor) -> None:
+    visitor.open("/machines")
+    assert visitor.page.evaluate("typeof window.Plotly") == "undefined"
+
+
 def test_what_is_wrong_with_a_form_is_said_beside_it(visitor: Visitor) -> None:
     page = visitor.page
     visitor.open("/")
