@@ -24,7 +24,14 @@ from bitbudget.app.core.sizes import format_size
 from bitbudget.app.dashboard import formatting as words
 from bitbudget.app.dashboard.figures.figure import Figure
 
-__all__ = ["CONTENT_SECURITY_POLICY", "asset_file", "asset_names", "html", "twin"]
+__all__ = [
+    "CONTENT_SECURITY_POLICY",
+    "asset_file",
+    "asset_names",
+    "check_installation",
+    "html",
+    "twin",
+]
 
 CONTENT_SECURITY_POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
@@ -103,6 +110,16 @@ def _environment() -> Environment:
         module_words=words.module_words,
     )
     return environment
+
+
+def check_installation() -> None:
+    """Raise what a page would when a template or a static file is not installed.
+
+    Renders the sign-in page, which needs no data, and reads what every page may ask for.
+    """
+    html("signin.html", {"title": "", "twin": "", "section": "", "error": ""})
+    for name in asset_names():
+        asset_file(name)
 
 
 def html(template: str, page: Mapping[str, Any], status: int = 200) -> Response:

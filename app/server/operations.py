@@ -6,10 +6,12 @@ import logging
 from typing import Final, Literal
 
 from fastapi import APIRouter, Response
+from jinja2 import TemplateError
 from pydantic import BaseModel
 from sqlalchemy.exc import SQLAlchemyError
 
 from bitbudget.app.auth.dependencies import JobsReader
+from bitbudget.app.dashboard.rendering import check_installation
 from bitbudget.app.http.errors import UnavailableError
 from bitbudget.app.http.problems import Responses, problems
 from bitbudget.app.server.services import Services, ServicesDependency
@@ -36,7 +38,7 @@ async def is_alive() -> Health:
 
 @router.get("/readyz", operation_id="isReady", responses=problems(503))
 def is_ready(services: ServicesDependency) -> Health:
-    """Answer while the database has the right schema and artifacts can be written."""
+    """Answer while the database has the right schema, pages render and artifacts can be written."""
     _check(services)
     return Health()
 
@@ -50,6 +52,11 @@ def _check(services: Services) -> None:
         raise UnavailableError(what="database") from error
     if not current:
         raise UnavailableError(what="database schema of this version")
+    try:
+        check_installation()
+    except (OSError, ImportError, TemplateError) as error:
+        _log.exception("the dashboard cannot be rendered")
+        raise UnavailableError(what="dashboard, whose files are not all installed,") from error
     try:
         services.store.check()
     except OSError as error:
