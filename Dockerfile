@@ -4,7 +4,7 @@ ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONUNBUFFERED=1 \
     BITBUDGET_HOME=/state BITBUDGET_LOG_FORMAT=json
 RUN useradd --create-home --uid 10001 bitbudget && install -d -o bitbudget -g bitbudget /state
 WORKDIR /source
-COPY pyproject.toml constraints.txt setup.py README.md ./
+COPY LICENSE MANIFEST.in README.md constraints.txt pyproject.toml setup.py ./
 COPY app app
 COPY bitbudget bitbudget
 COPY metal_kernels metal_kernels

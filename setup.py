@@ -1,18 +1,20 @@
-"""Compile the kernels while the package is installed; everything else is in pyproject.toml."""
+"""What pyproject.toml cannot say: compile the kernels, tag the wheel, place the README's links."""
 
 from __future__ import annotations
 
+import os
+import platform
+import re
 import sys
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Final
 
-from setuptools import Command, setup
+from setuptools import Command, Distribution, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build import build
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
-from bitbudget.workers.native.build import build as build_native
+ROOT: Final = Path(__file__).resolve().parent
+RELATIVE_LINK: Final = re.compile(r"(!?)\[([^\]]*)\]\((?!https?:|#)([^)]+)\)")
 
 
 class BuildNative(Command):
@@ -29,6 +31,9 @@ class BuildNative(Command):
 
     def run(self) -> None:
         """Build every library of this machine."""
+        sys.path.insert(0, str(ROOT))
+        from bitbudget.workers.native.build import build as build_native  # noqa: PLC0415 - see above
+
         build_native()
 
     def get_source_files(self) -> list[str]:
@@ -53,14 +58,62 @@ class Build(build):
 class PlatformWheel(bdist_wheel):
     """A wheel for any Python 3 on this platform: ctypes needs no Python ABI."""
 
-    def finalize_options(self) -> None:
-        """Mark the wheel as holding machine code."""
-        super().finalize_options()
-        self.root_is_pure = False
-
     def get_tag(self) -> tuple[str, str, str]:
-        """Return the compatibility tag."""
-        return "py3", "none", super().get_tag()[2]
+        """Return the compatibility tag.
+
+        The kernels call nothing of the C library, so any glibc of manylinux2014 or later serves
+        (a test asks auditwheel), and on a Mac the system that they are compiled for.
+        """
+        kind = super().get_tag()[2]
+        if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
+            kind = f"manylinux2014_{platform.machine()}.manylinux_2_17_{platform.machine()}"
+        elif sys.platform == "darwin" and platform.machine() == "arm64":
+            kind = "macosx_14_0_arm64"
+        return "py3", "none", kind
 
 
-setup(cmdclass={"build": Build, "build_native": BuildNative, "bdist_wheel": PlatformWheel})
+class WithMachineCode(Distribution):
+    """A distribution that goes to `platlib`."""
+
+    def has_ext_modules(self) -> bool:
+        """Say so, although no extension module is linked against Python."""
+        return True
+
+
+def source_address() -> str:
+    """Return where this revision can be read: hosted CI says it, elsewhere it is unknown."""
+    host, name = os.environ.get("GITHUB_SERVER_URL"), os.environ.get("GITHUB_REPOSITORY")
+    return f"{host}/{name}" if host and name else ""
+
+
+def readme(address: str, revision: str) -> str:
+    """Return the README with links that hold outside the repository.
+
+    Relative ones lead to `address`; without one, images go and links become their text.
+    """
+
+    def place(match: re.Match[str]) -> str:
+        is_image, text, target = match.groups()
+        if not address:
+            return "" if is_image else text
+        return f"{is_image}[{text}]({address}/{'raw' if is_image else 'blob'}/{revision}/{target})"
+
+    return RELATIVE_LINK.sub(place, (ROOT / "README.md").read_text(encoding="utf-8"))
+
+
+def urls(address: str) -> dict[str, str]:
+    """Return the addresses of the package's metadata."""
+    if not address:
+        return {}
+    changes = f"{address}/blob/HEAD/CHANGELOG.md"
+    return {"Source": address, "Issues": f"{address}/issues", "Changelog": changes}
+
+
+ADDRESS: Final = source_address()
+setup(
+    distclass=WithMachineCode,
+    cmdclass={"build": Build, "build_native": BuildNative, "bdist_wheel": PlatformWheel},
+    long_description=readme(ADDRESS, os.environ.get("GITHUB_SHA", "HEAD")),
+    long_description_content_type="text/markdown",
+    project_urls=urls(ADDRESS),
+)

@@ -24,6 +24,7 @@ import numpy as np
 from bitbudget.app.core.dtypes import Dtype
 from bitbudget.app.core.formats import Format, parse_format
 from bitbudget.app.core.measurement import Encoder
+from bitbudget.samples import sample_model
 from bitbudget.workers.encoders.compensated import Feedback
 from bitbudget.workers.encoders.descent import code_weight, default_sweeps
 from bitbudget.workers.encoders.gptq import ModuleEncoder, Target
@@ -79,7 +80,7 @@ def subjects(folder: Path, most: int) -> Iterator[Subject]:
 def main() -> None:
     """Print a table: a row for each way, a column for each format."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--fixture", type=Path, default=Path("models/tinyqwen3-dense"))
+    parser.add_argument("--fixture", type=Path, default=sample_model())
     parser.add_argument("--modules", type=int, default=14)
     options = parser.parse_args()
     ways = [(sweeps, ordered) for ordered in (False, True) for sweeps in SWEEPS]

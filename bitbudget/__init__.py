@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from bitbudget.distribution import installed_version
 
 __all__ = ["__version__", "load", "load_model", "make_cache", "shared_noise"]
 
 __version__: str
+"""The installed version; `0` in a checkout that is not installed."""
 
 
 def __getattr__(name: str) -> Any:
     """Look the version up when it is asked for: a build imports this before it is installed."""
     if name == "__version__":
-        return version("bitbudget")
+        return installed_version()
     raise AttributeError(name)
 
 

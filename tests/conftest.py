@@ -8,13 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from bitbudget import samples
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="session")
 def sample_model() -> Path:
     """The bundled model's folder."""
-    return REPOSITORY / "models" / "tinyqwen3-dense"
+    return samples.sample_model()
 
 
 @pytest.fixture(scope="session")

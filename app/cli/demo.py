@@ -81,24 +81,16 @@ def demo(
 
 def _place(model: str) -> _Place:
     from bitbudget.app.server.settings import Settings
+    from bitbudget.samples import sample_model
 
     home = Settings().home_folder
     home.mkdir(parents=True, exist_ok=True)
-    return _Place(_absolute(model) if model else _sample(), home)
+    return _Place(_absolute(model) if model else str(sample_model()), home)
 
 
 def _absolute(model: str) -> str:
     """The worker runs elsewhere: a folder's name must hold there, too."""
     return str(Path(model).resolve()) if Path(model).is_dir() else model
-
-
-def _sample() -> str:
-    from bitbudget.app.core.errors import NotFoundError
-
-    model = Path(__file__).resolve().parents[2] / "models" / "tinyqwen3-dense"
-    if not model.is_dir():
-        raise NotFoundError(what="sample model", name=str(model))
-    return str(model)
 
 
 def _run(client: Client, place: _Place, budget: str, address: str) -> Job:

@@ -15,6 +15,7 @@ import typer
 
 from bitbudget.app.cli.options import Json, Token
 from bitbudget.app.cli.output import say
+from bitbudget.distribution import install_hint
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -84,7 +85,7 @@ def _extras() -> Iterator[Finding]:
         if has_extra(extra):
             yield Finding(f"[{extra}] extra", "ok", f"can {use}")
         else:
-            remedy = f"pip install 'bitbudget[{extra}]' to {use}"
+            remedy = f"{install_hint(extra)} to {use}"
             yield Finding(f"[{extra}] extra", "note", "not installed", remedy)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from bitbudget.app.cli.output import problem_document
 from bitbudget.app.core.errors import BitbudgetError, InvalidRequestError
+from bitbudget.distribution import install_hint
 
 __all__ = [
     "ChildFailedError",
@@ -18,12 +19,12 @@ __all__ = [
 
 
 class MissingExtraError(BitbudgetError):
-    """{command} needs the [{extra}] extra: pip install 'bitbudget[{extra}]'."""
+    """{command} needs the [{extra}] extra: {remedy}."""
 
     status = 500
 
     def __init__(self, *, command: str, extra: str) -> None:
-        super().__init__(command=command, extra=extra)
+        super().__init__(command=command, extra=extra, remedy=install_hint(extra))
 
 
 class ServerError(BitbudgetError):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import AsyncIterator
-from importlib.metadata import PackageNotFoundError, version
 from typing import Final
 
 import anyio
@@ -27,6 +26,7 @@ from bitbudget.app.server.services import Services
 from bitbudget.app.server.settings import Settings
 from bitbudget.app.storage.ids import Clock, utc_now
 from bitbudget.app.workers.router import router as machines_router
+from bitbudget.distribution import installed_version
 
 __all__ = ["create_app"]
 
@@ -39,7 +39,7 @@ def create_app(settings: Settings, *, clock: Clock = utc_now) -> FastAPI:
     services = Services.build(settings, clock)
     app = FastAPI(
         title="bitbudget",
-        version=_version(),
+        version=installed_version(),
         description=_ABOUT,
         docs_url=None,
         redoc_url=None,
@@ -69,13 +69,6 @@ def create_app(settings: Settings, *, clock: Clock = utc_now) -> FastAPI:
     )
     app.add_middleware(RequestMiddleware, metrics=services.metrics, hosts=settings.answered_hosts)
     return app
-
-
-def _version() -> str:
-    try:
-        return version("bitbudget")
-    except PackageNotFoundError:  # run from a checkout
-        return "0"
 
 
 @contextlib.asynccontextmanager

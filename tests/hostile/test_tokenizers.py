@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from bitbudget.app.core.errors import InvalidModelError
+from bitbudget.samples import sample_model
 from bitbudget.workers.models.tokenizer import open_tokenizer
 from tests.hostile import tokenizer_cases
 from tests.hostile.conftest import Refused
@@ -15,7 +16,7 @@ from tests.hostile.tiny import Case
 
 pytestmark = pytest.mark.hostile
 
-SAMPLE = Path(__file__).resolve().parents[2] / "models" / "tinyqwen3-dense"
+SAMPLE = sample_model()
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -13,6 +13,8 @@ from typing import Any, Final
 import mlx.core as mx
 import psutil
 
+from bitbudget.distribution import installed_version
+
 __all__ = ["BANDWIDTH_BYTES", "describe_device", "measure_bandwidth"]
 
 BANDWIDTH_BYTES: Final = 256 * 2**20
@@ -20,7 +22,7 @@ BANDWIDTH_BYTES: Final = 256 * 2**20
 
 _COPIES: Final = 4
 _ROUNDS: Final = 3
-_PACKAGES: Final = ("mlx", "mlx-lm", "bitbudget")
+_PACKAGES: Final = ("mlx", "mlx-lm")
 
 
 def describe_device() -> dict[str, Any]:
@@ -36,7 +38,8 @@ def describe_device() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.release()}",
         "machine": platform.machine(),
         "python": platform.python_version(),
-        "versions": {name: version(name) for name in _PACKAGES},
+        "versions": {name: version(name) for name in _PACKAGES}
+        | {"bitbudget": installed_version()},
     }
 
 

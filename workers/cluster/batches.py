@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 from bitbudget.app.core.errors import BitbudgetError, InvalidRequestError
+from bitbudget.distribution import install_hint
 from bitbudget.workers.streaming.files import ReadError
 
 __all__ = [
@@ -170,7 +171,7 @@ def _client(address: str) -> Iterator[Any]:
     try:
         distributed = importlib.import_module("distributed")
     except ImportError as error:
-        raise _refused(address, "no Dask", "pip install 'bitbudget[cluster]'") from error
+        raise _refused(address, "no Dask", install_hint("cluster")) from error
     try:
         client: Any = distributed.Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
     except (OSError, TimeoutError, ValueError) as error:

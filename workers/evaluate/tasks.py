@@ -16,6 +16,7 @@ import mlx.core as mx
 import numpy as np
 
 from bitbudget.app.core.errors import InvalidRequestError
+from bitbudget.distribution import install_hint
 from bitbudget.workers.evaluate.teacher import log_probabilities
 from bitbudget.workers.models.tokenizer import open_tokenizer
 from bitbudget.workers.running.float32 import load_float32
@@ -74,7 +75,7 @@ def _harness() -> tuple[Any, Any, Any]:
             where="--tasks",
             found=f"no lm-evaluation-harness ({error})",
             expected="the package lm-eval",
-            remedy="pip install 'bitbudget[tasks]'",
+            remedy=install_hint("tasks"),
         ) from error
 
 

@@ -58,4 +58,4 @@ def test_a_missing_extra_is_named_with_the_command_that_installs_it(
     monkeypatch.setattr("bitbudget.app.cli.extras._PROBES", {"worker": ("no_such_package",)})
     answer = bitbudget("measure", "org/model", "--json")
     assert answer.code == 1
-    assert "pip install 'bitbudget[worker]'" in answer.document["detail"]
+    assert "pip install 'mlx-bitbudget[worker]'" in answer.document["detail"]

@@ -53,9 +53,9 @@ def test_the_package_loads_and_generates_after_it_was_deferred() -> None:
     text = run(f"""
 {DEFER}
 from bitbudget.workers.models import open_checkpoint, build_inventory
-from pathlib import Path
+from bitbudget.samples import sample_model
 import json, sys
-folder = Path("models/tinyqwen3-dense")
+folder = sample_model()
 build_inventory(open_checkpoint(folder))
 assert "transformers" not in sys.modules
 from mlx_lm import generate, load
