@@ -1,9 +1,10 @@
-.PHONY: install demo serve test lint bench
+.PHONY: install demo serve test test-fast test-package lint format docs profile bench
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 STAMP = $(VENV)/.bitbudget-installed
+PYTEST = $(BIN)/python -m bitbudget.workers.native.preload -m pytest
 
 install: $(STAMP)
 
@@ -12,20 +13,37 @@ $(STAMP): pyproject.toml constraints.txt setup.py
 	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --editable '.[server,worker,cluster,dev]'
 	touch $(STAMP)
 
-demo: install
+demo: install  ## start a server and a worker here and fit the sample model
 	$(BIN)/bitbudget demo $(if $(MODEL),--model "$(MODEL)") $(if $(BUDGET),--budget "$(BUDGET)")
 
-serve: install
+serve: install  ## start the server with its dashboard
 	$(BIN)/bitbudget serve
 
-test: install lint
-	$(BIN)/python -m bitbudget.workers.native.preload -m pytest -n 2
+test: install lint  ## everything but `slow` and `package`
+	$(PYTEST) -n 2 $(PYTEST_ARGS)
 
-lint: install
+test-fast: install  ## the parts without processes, browsers and whole models: under a minute
+	$(PYTEST) -n 2 -q $(FAST)
+
+test-package: install  ## build wheel and source distribution, install the wheel elsewhere, use it
+	$(BIN)/python -m pytest -m package tests/package
+
+lint: install  ## what is checked before the tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+format: install  ## format, and mend what ruff can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: install  ## the documentation as a site in build/site; a broken link is an error
+	$(BIN)/python -m tools.import_graph
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+profile: install  ## where the time of measuring the sample model goes
+	$(BIN)/python -m bitbudget.workers.native.preload -m tools.profile_measurement
 
 bench: install
 	$(BIN)/python -m benchmarks.allocation
