@@ -33,7 +33,7 @@ class StepClock:
     def __call__(self, event: Event) -> None:
         """Take one event."""
         now = time.perf_counter()
-        name = event.stage.value if event.stage else event.kind
+        name = event.step.value if event.step else event.kind
         self.seconds[name] += now - self._before
         self._before = now
 
