@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml  # type: ignore[import-untyped]
+import yaml
 from fastapi.testclient import TestClient
 
 from bitbudget.app.core.measurement import Measurement
