@@ -19,8 +19,9 @@ __all__ = [
 
 
 class MissingExtraError(BitbudgetError):
-    """{command} needs the [{extra}] extra: {remedy}."""
+    """A command needs packages of an extra that is not installed."""
 
+    template = "{command} needs the [{extra}] extra: {remedy}."
     status = 500
 
     def __init__(self, *, command: str, extra: str) -> None:
@@ -28,28 +29,36 @@ class MissingExtraError(BitbudgetError):
 
 
 class ServerError(BitbudgetError):
-    """Server {server}: {reason}; {remedy}."""
+    """A server does not answer as a bitbudget server does."""
+
+    template = "Server {server}: {reason}; {remedy}."
 
     def __init__(self, *, server: str, reason: str, remedy: str) -> None:
         super().__init__(server=server, reason=reason, remedy=remedy)
 
 
 class FileAccessError(BitbudgetError):
-    """{file}: {reason}."""
+    """The system refuses a file."""
+
+    template = "{file}: {reason}."
 
     def __init__(self, *, file: str, reason: str) -> None:
         super().__init__(file=file, reason=reason)
 
 
 class JobCancelledError(BitbudgetError):
-    """Job '{job}' was cancelled."""
+    """A job that was followed was cancelled."""
+
+    template = "Job '{job}' was cancelled."
 
     def __init__(self, *, job: str) -> None:
         super().__init__(job=job)
 
 
 class ChildFailedError(BitbudgetError):
-    """{detail}."""
+    """The child process answered with a problem, or died."""
+
+    template = "{detail}."
 
     def __init__(self, problem: dict[str, Any]) -> None:
         super().__init__(detail=problem["detail"])

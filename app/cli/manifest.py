@@ -25,7 +25,9 @@ File = Annotated[Path, typer.Argument(metavar="MANIFEST", help="A manifest.json.
 
 
 class ManifestMismatchError(BitbudgetError):
-    """{file} does not hold: {failed}."""
+    """A manifest does not agree with what it is checked against."""
+
+    template = "{file} does not hold: {failed}."
 
     def __init__(self, *, file: str, failed: str, checks: list[dict[str, Any]]) -> None:
         super().__init__(file=file, failed=failed, checks=checks)

@@ -32,11 +32,15 @@ _PASSING: Final = (HTTPStatus.TOO_MANY_REQUESTS, *_AWAY)
 
 
 class ServerUnreachableError(BitbudgetError):
-    """No answer from {server}: {reason}; check that bitbudget serve runs there."""
+    """No server answers at an address."""
+
+    template = "No answer from {server}: {reason}; check that bitbudget serve runs there."
 
 
 class ServerProblemError(BitbudgetError):
-    """The server answered {status_code}: {detail}."""
+    """A server answered with a problem that has no error of its own."""
+
+    template = "The server answered {status_code}: {detail}."
 
 
 class Transport:

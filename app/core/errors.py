@@ -16,7 +16,7 @@
 
 Numbers: exit code of the command line / HTTP status.
 InvalidInputError is a ValueError too, so that pydantic reports it with its place.
-A class's docstring is its message: `{field}` is filled from the instance's typed fields.
+A class's `template` is its message: `{field}` is filled from the instance's typed fields.
 """
 
 from __future__ import annotations
@@ -47,15 +47,15 @@ NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class BitbudgetError(Exception):
-    """bitbudget could not finish: {reason}."""
+    """What every error of bitbudget is; `template` is its message, filled from typed fields."""
 
+    template: ClassVar[str] = "bitbudget could not finish: {reason}."
     status: ClassVar[int] = 500
     exit_code: ClassVar[int] = 1
 
     def __init__(self, **fields: Any) -> None:
         self.fields = fields
-        template = type(self).__doc__ or "{reason}"
-        super().__init__(template.format(**fields))
+        super().__init__(self.template.format(**fields))
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle without the constructor: an error comes back whole from another process."""
@@ -82,8 +82,9 @@ def _rebuilt(
 
 
 class InvalidInputError(BitbudgetError, ValueError):
-    """{where}: found {found}, expected {expected}; {remedy}."""
+    """Something the user gave is wrong."""
 
+    template = "{where}: found {found}, expected {expected}; {remedy}."
     status = 422
     exit_code = 2
 
@@ -92,18 +93,19 @@ class InvalidInputError(BitbudgetError, ValueError):
 
 
 class InvalidModelError(InvalidInputError):
-    """{where}: found {found}, expected {expected}; {remedy}."""
+    """A model folder or one of its files is wrong."""
 
     exit_code = 1
 
 
 class InvalidRequestError(InvalidInputError):
-    """{where}: found {found}, expected {expected}; {remedy}."""
+    """An option, a size, a glob or a document is wrong."""
 
 
 class UnsupportedModelError(BitbudgetError):
-    """Model type '{model_type}' is not supported: {reason}; {remedy}."""
+    """A model is of a type that mlx-lm has no class for."""
 
+    template = "Model type '{model_type}' is not supported: {reason}; {remedy}."
     status = 422
 
     def __init__(self, *, model_type: str, reason: str, remedy: str) -> None:
@@ -125,8 +127,11 @@ class AlreadyQuantizedError(BitbudgetError):
 
 
 class InfeasibleBudgetError(BitbudgetError):
-    """{budget_bytes} bytes: too few, the smallest feasible {binding} is {minimum_bytes} bytes."""
+    """A budget is below the smallest feasible size."""
 
+    template = (
+        "{budget_bytes} bytes: too few, the smallest feasible {binding} is {minimum_bytes} bytes."
+    )
     status = 422
     exit_code = 3
 
@@ -139,8 +144,9 @@ class InfeasibleBudgetError(BitbudgetError):
 
 
 class NotFoundError(BitbudgetError):
-    """There is no {what} '{name}'."""
+    """Nothing has this name."""
 
+    template = "There is no {what} '{name}'."
     status = 404
 
     def __init__(self, *, what: str, name: str) -> None:
@@ -148,8 +154,9 @@ class NotFoundError(BitbudgetError):
 
 
 class ConflictError(BitbudgetError):
-    """{what} '{name}': {reason}; {remedy}."""
+    """Something is not in the state that a request needs."""
 
+    template = "{what} '{name}': {reason}; {remedy}."
     status = 409
 
     def __init__(self, *, what: str, name: str, reason: str, remedy: str) -> None:
@@ -157,8 +164,11 @@ class ConflictError(BitbudgetError):
 
 
 class DiskFullError(BitbudgetError):
-    """{where}: no room for {needed_bytes} bytes, {free_bytes} are free; free some and run again."""
+    """A disk has no room for what must be written."""
 
+    template = (
+        "{where}: no room for {needed_bytes} bytes, {free_bytes} are free; free some and run again."
+    )
     status = 507
 
     def __init__(self, *, where: str, needed_bytes: int, free_bytes: int) -> None:
@@ -166,8 +176,9 @@ class DiskFullError(BitbudgetError):
 
 
 class LostLeaseError(BitbudgetError):
-    """Lease '{lease}' attempt {attempt} no longer holds the job: {reason}."""
+    """An attempt no longer holds its job."""
 
+    template = "Lease '{lease}' attempt {attempt} no longer holds the job: {reason}."
     status = 410
 
     def __init__(self, *, lease: str, attempt: int, reason: str) -> None:
@@ -175,8 +186,9 @@ class LostLeaseError(BitbudgetError):
 
 
 class HubAccessError(BitbudgetError):
-    """The Hub refused {what}: {reason}; {remedy}."""
+    """The Hub wants a token, or another one."""
 
+    template = "The Hub refused {what}: {reason}; {remedy}."
     status = 403
 
     def __init__(self, *, what: str, reason: str, remedy: str) -> None:
@@ -184,8 +196,9 @@ class HubAccessError(BitbudgetError):
 
 
 class HubUnavailableError(BitbudgetError):
-    """The Hub did not answer for {what}: {reason}; {remedy}."""
+    """The Hub, or the way to it, failed."""
 
+    template = "The Hub did not answer for {what}: {reason}; {remedy}."
     status = 503
 
     def __init__(

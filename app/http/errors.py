@@ -20,8 +20,9 @@ __all__ = [
 
 
 class UnauthorizedError(BitbudgetError):
-    """A valid bearer token is needed: {reason}."""
+    """A request came without a valid bearer token."""
 
+    template = "A valid bearer token is needed: {reason}."
     status = 401
 
     @property
@@ -31,14 +32,16 @@ class UnauthorizedError(BitbudgetError):
 
 
 class ForbiddenError(BitbudgetError):
-    """This token has no scope '{scope}'."""
+    """A bearer token is valid but may not do this."""
 
+    template = "This token has no scope '{scope}'."
     status = 403
 
 
 class QuotaExceededError(BitbudgetError):
-    """{what}: the limit is {limit}; try again later."""
+    """A caller has as much open, or asked as often, as it may."""
 
+    template = "{what}: the limit is {limit}; try again later."
     status = 429
 
     @property
@@ -48,20 +51,25 @@ class QuotaExceededError(BitbudgetError):
 
 
 class KeyMismatchError(BitbudgetError):
-    """Idempotency-Key '{key}' was used with another body; take a new key for a new request."""
+    """An idempotency key was sent again with another body."""
 
+    template = (
+        "Idempotency-Key '{key}' was used with another body; take a new key for a new request."
+    )
     status = 422
 
 
 class DigestMismatchError(BitbudgetError):
-    """Content-Digest says SHA-256 {expected}, the body has {found}; send it again."""
+    """A body is not the one that its Content-Digest describes."""
 
+    template = "Content-Digest says SHA-256 {expected}, the body has {found}; send it again."
     status = 409
 
 
 class UnavailableError(BitbudgetError):
-    """The {what} cannot be reached at the moment; try again."""
+    """Something the server needs does not answer at the moment."""
 
+    template = "The {what} cannot be reached at the moment; try again."
     status = 503
 
     @property
@@ -71,18 +79,23 @@ class UnavailableError(BitbudgetError):
 
 
 class UnsafeBindError(BitbudgetError):
-    """Refusing to listen on '{host}' without a key; run bitbudget key create first."""
+    """The server would listen to other machines without asking for a key."""
 
+    template = "Refusing to listen on '{host}' without a key; run bitbudget key create first."
     exit_code = 2
 
 
 class UnknownModelError(BitbudgetError):
-    """'{model}' was never here; submit a job for it, or run bitbudget fit '{model}' locally."""
+    """A model was never measured here and cannot be read from here."""
 
+    template = (
+        "'{model}' was never here; submit a job for it, or run bitbudget fit '{model}' locally."
+    )
     status = 404
 
 
 class UnreadableModelError(BitbudgetError):
-    """'{model}' cannot be read: {reason}."""
+    """The headers of a model cannot be read."""
 
+    template = "'{model}' cannot be read: {reason}."
     status = 422

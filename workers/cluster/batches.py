@@ -43,7 +43,9 @@ CONNECT_SECONDS = 10.0
 
 
 class WorkerFailedError(BitbudgetError):
-    """{name}: found no worker that finished it ({reason}); {remedy}."""
+    """A batch was given back by every worker that tried it."""
+
+    template = "{name}: found no worker that finished it ({reason}); {remedy}."
 
     def __init__(self, *, name: str, reason: str) -> None:
         super().__init__(

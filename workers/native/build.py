@@ -33,7 +33,9 @@ _LINKING: Final = ("-shared", "-fPIC", "-nostdlib", "-Wl,-s")
 
 
 class NativeBuildError(BitbudgetError):
-    """The kernels cannot be compiled: {reason}; {remedy}."""
+    """The compiler refused the native kernels."""
+
+    template = "The kernels cannot be compiled: {reason}; {remedy}."
 
     def __init__(self, *, reason: str, remedy: str) -> None:
         super().__init__(reason=reason, remedy=remedy)

@@ -21,7 +21,9 @@ __all__ = ["Buffer", "FileStamp", "ReadError", "SourceFiles"]
 
 
 class ReadError(BitbudgetError):
-    """{file}: {nbytes} bytes at offset {offset} cannot be read ({reason}); {remedy}."""
+    """A file of weights cannot be read."""
+
+    template = "{file}: {nbytes} bytes at offset {offset} cannot be read ({reason}); {remedy}."
 
     def __init__(self, *, file: str, nbytes: int, offset: int, reason: str) -> None:
         super().__init__(

@@ -72,7 +72,9 @@ _Event = Read | Finished | FileHashed | _Again | BaseException
 
 
 class StoppedError(BitbudgetError):
-    """The pipeline was stopped."""
+    """Work was handed to a pipeline that was stopped."""
+
+    template = "The pipeline was stopped."
 
 
 class _Lent:

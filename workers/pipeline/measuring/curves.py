@@ -49,7 +49,9 @@ _MOST_BATCH_BYTES: Final = 2**25
 
 
 class CurveError(BitbudgetError):
-    """{module}: its curve could not be made ({reason}); {remedy}."""
+    """The curve of a module could not be made."""
+
+    template = "{module}: its curve could not be made ({reason}); {remedy}."
 
     def __init__(self, *, module: str, reason: str) -> None:
         remedy = "look at the log of the worker that tried, which has the whole trace"
