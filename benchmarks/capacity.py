@@ -35,10 +35,10 @@ from bitbudget.app.core.layout import plan_checkpoint
 from bitbudget.app.core.manifest import Manifest
 from bitbudget.app.core.measurement import Measurement, ModelIdentity
 from bitbudget.app.core.requests import JobRequest
+from tests.support.reports import benchmark, evaluation, job_result
 
 _MODELS_PER_DAY: Final = 1000
 _SECONDS_PER_DAY: Final = 86_400
-_REPORT: Final = {"kl_nats_per_token": 0.01, "kl_interval_95": [0.009, 0.011], "tokens": 8192}
 
 
 def do_job(client: Client, worker: WorkerWelcome, number: int, options: argparse.Namespace) -> None:
@@ -66,9 +66,9 @@ def upload(client: Client, lease: LeaseGrant, model: Measurement) -> None:
     manifest = Manifest.build(model, layout, lease.request, allocate(model, lease.request))
     client.put_artifact(lease, "measurement.json", model.to_json())
     client.put_artifact(lease, "manifest.json", manifest.to_bytes())
-    client.put_artifact(lease, "evaluation.json", json.dumps(_REPORT).encode())
-    client.put_artifact(lease, "benchmark.json", b'{"decode_tokens_per_second": 1.0}')
-    result = {"checkpoint": "/checkpoints/model"}
+    client.put_artifact(lease, "evaluation.json", evaluation().to_json())
+    client.put_artifact(lease, "benchmark.json", benchmark().to_json())
+    result = job_result(manifest, checkpoint="/checkpoints/model")
     client.finish(lease, LeaseResult(attempt=lease.attempt, outcome="succeeded", result=result))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +12,14 @@ from bitbudget.app.cli.output import say
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from bitbudget.app.contract.reports import (
+        Benchmark,
+        Evaluation,
+        Kernels,
+        KernelsMissing,
+        Recovery,
+    )
 
 __all__ = ["benchmark", "evaluate", "print_evaluation", "print_recovery", "quantize"]
 
@@ -32,6 +40,7 @@ def quantize(
     from bitbudget.app.cli.child import home, run_with_progress
     from bitbudget.app.cli.manifest import load_manifest
     from bitbudget.app.cli.tables import exact
+    from bitbudget.app.contract.reports import QuantizeResult
     from bitbudget.app.contract.tasks import QuantizeTask
 
     load_manifest(manifest)
@@ -46,25 +55,25 @@ def quantize(
             "disk_limit_bytes": disk_limit_bytes(disk_limit),
         }
     )
-    result = run_with_progress(task, "quantize")
+    result = run_with_progress(task, QuantizeResult, "quantize")
 
     def render(console: Console) -> None:
-        console.print(f"checkpoint: {result['checkpoint']}", soft_wrap=True)
-        console.print(f"files:      {exact(result['file_bytes'])}")
-        print_recovery(console, result.get("recovery"))
+        console.print(f"checkpoint: {result.checkpoint}", soft_wrap=True)
+        console.print(f"files:      {exact(result.file_bytes)}")
+        print_recovery(console, result.recovery)
         console.print(f"try it:     mlx_lm.generate --model {output} --prompt 'Once'")
 
-    say(result, as_json=as_json, render=render)
+    say(result.model_dump(mode="json"), as_json=as_json, render=render)
 
 
-def print_recovery(console: Console, found: dict[str, Any] | None) -> None:
+def print_recovery(console: Console, found: Recovery | None) -> None:
     """Draw what training after quantization won, or that it won nothing."""
     if found is None:
         return
-    kl = f"KL {found['before']:.6f} -> {found['after']:.6f} nats per token on rollouts"
-    kept = "" if found["changed"] else "; nothing better found, the checkpoint is as it was"
-    work = f"{found['steps']} steps in {found['seconds']:.0f} s"
-    console.print(f"recovery:   {found['how']}, {work}, {kl}{kept}")
+    kl = f"KL {found.before:.6f} -> {found.after:.6f} nats per token on rollouts"
+    kept = "" if found.changed else "; nothing better found, the checkpoint is as it was"
+    work = f"{found.steps} steps in {found.seconds:.0f} s"
+    console.print(f"recovery:   {found.how.value}, {work}, {kl}{kept}")
 
 
 def evaluate(
@@ -83,6 +92,7 @@ def evaluate(
 ) -> None:
     """Compare a checkpoint with its original: KL, top-1 agreement, perplexity, noise floor."""
     from bitbudget.app.cli.child import home, run_with_progress
+    from bitbudget.app.contract.reports import Evaluation
     from bitbudget.app.contract.tasks import EvaluateTask
 
     task = EvaluateTask.model_validate(
@@ -98,32 +108,33 @@ def evaluate(
             "task_limit": task_limit,
         }
     )
-    result = run_with_progress(task, "evaluate")
-    say(result, as_json=as_json, render=lambda console: print_evaluation(console, result))
+    result = run_with_progress(task, Evaluation, "evaluate")
+    say(
+        result.model_dump(mode="json"),
+        as_json=as_json,
+        render=lambda console: print_evaluation(console, result),
+    )
 
 
-def print_evaluation(console: Console, report: dict[str, Any]) -> None:
+def print_evaluation(console: Console, report: Evaluation) -> None:
     """Draw an evaluation report."""
     from bitbudget.app.cli.tables import facts
 
-    low, high = report["kl_interval_95"]
+    low, high = report.kl_interval_95
     rows = {
-        "KL": f"{report['kl_nats_per_token']:.6f} nats per token (95 %: {low:.6f} to {high:.6f})",
-        "top-1 agreement": f"{report['top1_agreement']:.2%}",
-        "perplexity ratio": f"{report['perplexity_ratio']:.4f}",
-        "noise floor": _floor(report["noise_floor"]),
-        "tokens": f"{report['tokens']:,}",
+        "KL": f"{report.kl_nats_per_token:.6f} nats per token (95 %: {low:.6f} to {high:.6f})",
+        "top-1 agreement": f"{report.top1_agreement:.2%}",
+        "perplexity ratio": f"{report.perplexity_ratio:.4f}",
+        "noise floor": f"{report.noise_floor:.2e} nats per token",
+        "tokens": f"{report.tokens:,}",
     }
-    for task, scores in report.get("tasks", {}).items():
+    originals = report.reference_tasks or {}
+    for task, scores in (report.tasks or {}).items():
         rows[task] = ", ".join(
-            f"{name} {value:.4f} (original {report['reference_tasks'][task].get(name, 0.0):.4f})"
+            f"{name} {value:.4f} (original {originals.get(task, {}).get(name, 0.0):.4f})"
             for name, value in scores.items()
         )
     console.print(facts(rows))
-
-
-def _floor(value: Any) -> str:
-    return f"{value:.2e} nats per token" if isinstance(value, float) else str(value)
 
 
 def benchmark(
@@ -140,6 +151,7 @@ def benchmark(
 ) -> None:
     """Measure decoding and prefill speed, time to first token and peak memory."""
     from bitbudget.app.cli.child import home, run_with_progress
+    from bitbudget.app.contract.reports import Benchmark
     from bitbudget.app.contract.tasks import BenchmarkTask
     from bitbudget.app.core.errors import InvalidRequestError
 
@@ -157,49 +169,47 @@ def benchmark(
         generate_tokens=generate_tokens,
         kernels=kernels,
     )
-    result = run_with_progress(task, "benchmark")
-    say(result, as_json=as_json, render=lambda console: _print_benchmark(console, result))
+    result = run_with_progress(task, Benchmark, "benchmark")
+    say(
+        result.model_dump(mode="json"),
+        as_json=as_json,
+        render=lambda console: _print_benchmark(console, result),
+    )
 
 
-def _print_benchmark(console: Console, report: dict[str, Any]) -> None:
+def _print_benchmark(console: Console, report: Benchmark) -> None:
     from bitbudget.app.cli.tables import facts
 
-    device = report["device"]
-    shown: dict[str, Any] = {"machine": f"{device['chip']}, {device['system']}"}
-    shown |= {name: value for name, value in report.items() if not isinstance(value, (dict, list))}
-    expected = report.get("prediction")
-    if expected is not None:
-        shown["predicted tokens per second"] = expected["decode_tokens_per_second"]
-        shown["measured over predicted"] = expected["measured_over_predicted"]
-    console.print(facts({name.replace("_", " "): _number(value) for name, value in shown.items()}))
-    for reason in report["not_measured"]:
-        console.print(f"not measured: {reason}")
-    if "kernels" in report:
-        _print_kernels(console, report["kernels"])
+    device = report.device
+    shown = {"machine": f"{device.chip}, {device.system}"}
+    shown |= {name.replace("_", " "): _number(value) for name, value in report.figures()}
+    console.print(facts(shown))
+    for reason in report.not_measured:
+        console.print(f"not measured: {reason}", markup=False)
+    if report.kernels is not None:
+        _print_kernels(console, report.kernels)
 
 
-def _print_kernels(console: Console, found: dict[str, Any]) -> None:
+def _print_kernels(console: Console, found: Kernels | KernelsMissing) -> None:
     from rich.table import Table
 
-    if not found["available"]:
-        console.print(f"kernels: {found['reason']}")
+    if not found.available:
+        console.print(f"kernels: {found.reason}")
         return
     table = Table(box=None, header_style="dim")
     for name in ("kernel", "agrees with its reference", "worst error", "microseconds", "stock"):
         table.add_column(name)
-    for name, check in found["checks"].items():
-        timing = found["timings"].get(name, {})
+    for name, check in found.checks.items():
+        timing = found.timings.get(name)
         table.add_row(
             name,
-            "yes" if check["passed"] else f"NO: {check['detail']}",
-            f"{check['worst_error']:.1e}",
-            *(
-                f"{timing[f'{engine}_seconds'] * 1e6:.0f}" if timing else ""
-                for engine in ("ours", "stock")
-            ),
+            "yes" if check.passed else f"NO: {check.detail}",
+            "not finite" if check.worst_error is None else f"{check.worst_error:.1e}",
+            "" if timing is None else f"{timing.ours_seconds * 1e6:.0f}",
+            "" if timing is None else f"{timing.stock_seconds * 1e6:.0f}",
         )
     console.print(table)
 
 
-def _number(value: Any) -> str:
+def _number(value: float) -> str:
     return f"{value:,.4g}" if isinstance(value, float) else f"{value}"

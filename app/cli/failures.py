@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from bitbudget.app.cli.output import problem_document
+from bitbudget.app.cli.output import Document, problem_document
 from bitbudget.app.core.errors import BitbudgetError, InvalidRequestError
 from bitbudget.distribution import install_hint
+
+if TYPE_CHECKING:
+    from bitbudget.app.contract.problems import Problem
 
 __all__ = [
     "ChildFailedError",
@@ -60,12 +63,13 @@ class ChildFailedError(BitbudgetError):
 
     template = "{detail}."
 
-    def __init__(self, problem: dict[str, Any]) -> None:
-        super().__init__(detail=problem["detail"])
-        self.document = problem
+    def __init__(self, problem: Problem, **more: str) -> None:
+        super().__init__(detail=problem.detail.rstrip("."))
+        told = problem.model_dump(mode="json", exclude={"fields"})
+        self.document = problem.fields.model_dump(mode="json") | told | more
 
 
-def problem_of(error: Exception) -> dict[str, Any] | None:
+def problem_of(error: Exception) -> Document | None:
     """Return the problem that `error` is for a user; None for a defect of ours."""
     if isinstance(error, ChildFailedError):
         return error.document
@@ -77,7 +81,7 @@ def problem_of(error: Exception) -> dict[str, Any] | None:
     return _from_library(error)
 
 
-def _from_library(error: Exception) -> dict[str, Any] | None:
+def _from_library(error: Exception) -> Document | None:
     from pydantic import ValidationError
 
     if isinstance(error, ValidationError):

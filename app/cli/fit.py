@@ -14,6 +14,7 @@ from bitbudget.app.cli.output import say
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from bitbudget.app.contract.reports import FitResult
     from bitbudget.app.contract.tasks import FitTask
     from bitbudget.app.core.fit_report import FitReport, SizedChoice
     from bitbudget.app.core.inventory import Inventory
@@ -54,13 +55,7 @@ def _inventory(model: str) -> Inventory:
         from bitbudget.app.cli.measure import read_measurement
 
         return read_measurement(Path(model)).inventory
-    result = run_quickly(lambda: _task(model), _import_report, "fit")
-
-    from pydantic import TypeAdapter
-
-    from bitbudget.app.core.inventory import Inventory
-
-    return TypeAdapter(Inventory).validate_python(result["inventory"])
+    return run_quickly(lambda: _task(model), _result, "fit").inventory
 
 
 def _task(model: str) -> FitTask:
@@ -70,8 +65,11 @@ def _task(model: str) -> FitTask:
     return FitTask(home=home(), model=model)
 
 
-def _import_report() -> None:
-    import bitbudget.app.core.fit_report  # noqa: F401
+def _result() -> type[FitResult]:
+    import bitbudget.app.core.fit_report  # noqa: F401, needed when the answer is here
+    from bitbudget.app.contract.reports import FitResult
+
+    return FitResult
 
 
 def _document(report: FitReport) -> dict[str, Any]:

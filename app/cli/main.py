@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
 
 import typer
 from typer.exceptions import TyperException
@@ -26,7 +25,7 @@ from bitbudget.app.cli import (
     upload,
 )
 from bitbudget.app.cli.failures import problem_of
-from bitbudget.app.cli.output import say_problem
+from bitbudget.app.cli.output import Document, say_problem
 
 __all__ = ["build_app", "main"]
 
@@ -96,12 +95,12 @@ def _run(words: list[str], *, as_json: bool) -> int:
     return ended if isinstance(ended, int) else 0
 
 
-def _fail(problem: dict[str, Any], *, as_json: bool) -> int:
+def _fail(problem: Document, *, as_json: bool) -> int:
     say_problem(problem, as_json=as_json)
     return int(problem["exit_code"])
 
 
-def _usage(error: TyperException) -> dict[str, Any]:
+def _usage(error: TyperException) -> Document:
     return {
         "type": "urn:bitbudget:problem:wrong-usage",
         "title": "Wrong usage",

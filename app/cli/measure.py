@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,6 +16,7 @@ from bitbudget.app.cli.output import say
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from bitbudget.app.contract.reports import MeasureResult
     from bitbudget.app.core.measurement import Measurement
 
 __all__ = ["load_measurement", "load_measurements", "measure"]
@@ -42,33 +43,34 @@ def measure(
     result = measure_in_child(
         model, options, formats=_names(formats), features=features, cluster=cluster
     )
-    measurement = read_measurement(Path(result["measurement"]))
+    measurement = read_measurement(Path(result.measurement))
     if output is not None:
-        shutil.copyfile(result["measurement"], output)
-        result["measurement"] = str(output)
+        shutil.copyfile(result.measurement, output)
+        result = result.model_copy(update={"measurement": str(output)})
     document = {
-        **result,
+        **result.model_dump(mode="json"),
         "key": measurement.key,
         "modules": len(measurement.curves),
         "weights": measurement.inventory.weights,
         "verification": _verification(measurement),
         "calibration": asdict(measurement.calibration),
     }
-    say(document, as_json=as_json, render=lambda console: _print(console, measurement, document))
+    say(document, as_json=as_json, render=lambda console: _print(console, measurement, result))
 
 
 def _names(formats: str | None) -> list[str] | None:
     return None if formats is None else [name.strip() for name in formats.split(",")]
 
 
-def measure_in_child(model: str, options: MeasureOptions, **more: Any) -> dict[str, Any]:
+def measure_in_child(model: str, options: MeasureOptions, **more: object) -> MeasureResult:
     """Measure `model` in a child, or find its stored measurement; return the task's result."""
     from bitbudget.app.cli.child import home, run_with_progress
+    from bitbudget.app.contract.reports import MeasureResult
     from bitbudget.app.contract.tasks import MeasureTask
 
     given = {"model": model, "disk_limit_bytes": disk_limit_bytes(options.disk_limit)}
     task = MeasureTask.model_validate({"home": home(), **given, **options.fields(), **more})
-    return run_with_progress(task, "measure")
+    return run_with_progress(task, MeasureResult, "measure")
 
 
 def load_measurements(model: str, options: MeasureOptions) -> list[Measurement]:
@@ -76,14 +78,14 @@ def load_measurements(model: str, options: MeasureOptions) -> list[Measurement]:
     if model.endswith(".json"):
         return [read_measurement(Path(model))]
     made = measure_in_child(model, options)
-    return [read_measurement(Path(path)) for path in made["measurements"].values()]
+    return [read_measurement(Path(path)) for path in made.measurements.values()]
 
 
 def load_measurement(model: str, options: MeasureOptions) -> Measurement:
     """Return the measurement of a model, made now if need be, or the one in a `.json` file."""
     if model.endswith(".json"):
         return read_measurement(Path(model))
-    return read_measurement(Path(measure_in_child(model, options)["measurement"]))
+    return read_measurement(Path(measure_in_child(model, options).measurement))
 
 
 def read_measurement(file: Path) -> Measurement:
@@ -112,7 +114,7 @@ def _verification(measurement: Measurement) -> dict[str, float] | None:
     return {"r_squared": found.r_squared, "spearman": found.spearman, "slope": found.slope}
 
 
-def _print(console: Console, measurement: Measurement, document: dict[str, Any]) -> None:
+def _print(console: Console, measurement: Measurement, result: MeasureResult) -> None:
     from rich.markup import escape
     from rich.table import Table
 
@@ -123,7 +125,7 @@ def _print(console: Console, measurement: Measurement, document: dict[str, Any])
         "modules": f"{len(measurement.curves)}, {measurement.inventory.weights:,} weights",
         "encoder": measurement.encoder.value,
         "sensitivity": f"{measurement.sensitivity.value}, text: {measurement.text}",
-        "stored": str(document["measurement"]),
+        "stored": result.measurement,
     }
     if measurement.verification is not None:
         found = measurement.verification
@@ -143,5 +145,5 @@ def _print(console: Console, measurement: Measurement, document: dict[str, Any])
     for curve in sorted(measurement.curves, key=lambda curve: -curve.alpha_nats)[:8]:
         table.add_row(curve.path, f"{curve.alpha_nats:.4g}")
     console.print(table)
-    for warning in document["warnings"]:
+    for warning in result.warnings:
         console.print(f"[yellow]note:[/] {escape(warning)}", soft_wrap=True)

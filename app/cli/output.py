@@ -12,7 +12,10 @@ from rich.console import Console
 
 from bitbudget.app.core.errors import BitbudgetError
 
-__all__ = ["finite", "problem_document", "say", "say_problem", "stderr"]
+__all__ = ["Document", "finite", "problem_document", "say", "say_problem", "stderr"]
+
+Document = Mapping[str, Any]
+"""What `--json` prints: plain values for the JSON encoder."""
 
 
 def stderr() -> Console:
@@ -21,7 +24,7 @@ def stderr() -> Console:
 
 
 def say(
-    document: Mapping[str, Any], *, as_json: bool, render: Callable[[Console], None] | None = None
+    document: Document, *, as_json: bool, render: Callable[[Console], None] | None = None
 ) -> None:
     """Print one result: the document as JSON, or what `render` draws of it."""
     if as_json or render is None:
@@ -43,7 +46,7 @@ def finite(value: Any) -> Any:
     return value
 
 
-def problem_document(error: BitbudgetError) -> dict[str, Any]:
+def problem_document(error: BitbudgetError) -> Document:
     """Return an error as an RFC 9457 problem, with its typed fields and the exit code."""
     return {
         "type": f"urn:bitbudget:problem:{error.slug()}",
@@ -55,7 +58,7 @@ def problem_document(error: BitbudgetError) -> dict[str, Any]:
     }
 
 
-def say_problem(document: Mapping[str, Any], *, as_json: bool) -> None:
+def say_problem(document: Document, *, as_json: bool) -> None:
     """Print one clear message on standard error and, for programs, the problem on stdout."""
     console = stderr()
     console.print(f"{document['title']}: ", style="bold red", end="", markup=False)

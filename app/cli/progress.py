@@ -22,7 +22,8 @@ from rich.text import Text
 from bitbudget.app.core.sizes import format_size
 
 if TYPE_CHECKING:
-    from bitbudget.app.contract.events import Event
+    from bitbudget.app.contract.events import Event, Progressed
+    from bitbudget.app.contract.steps import Step
 
 __all__ = ["ProgressView", "amount"]
 
@@ -67,7 +68,7 @@ class ProgressView:
         )
         self._step = ""
         self._began = 0.0
-        self._last: Event | None = None
+        self._last: Progressed | None = None
         self._whole: TaskID | None = None
         self._bar: TaskID | None = None
         self._part = _Part("", 0, 0.0)
@@ -89,15 +90,22 @@ class ProgressView:
 
     def __call__(self, event: Event) -> None:
         """Draw one event."""
-        if event.step is not None and event.step.value != self._step:
+        match event.kind:
+            case "started" | "artifact":
+                self._enter_step(event.step)
+            case "progress":
+                self._enter_step(event.step)
+                if event.job_fraction:
+                    self._tell_whole(event.job_fraction)
+                self._advance(event)
+            case "log":
+                note = Text.assemble(("note: ", "yellow"), event.detail)
+                self._console.print(note, soft_wrap=True)
+
+    def _enter_step(self, step: Step) -> None:
+        if step.value != self._step:
             self._close_step(ended=True)
-            self._open_step(event.step.value)
-        if event.job_fraction:
-            self._tell_whole(event.job_fraction)
-        if event.kind == "progress":
-            self._advance(event)
-        elif event.kind == "log" and event.detail:
-            self._console.print(f"[yellow]note:[/] {event.detail}", soft_wrap=True)
+            self._open_step(step.value)
 
     def _new_bar(self, name: str) -> TaskID | None:
         if not self._console.is_terminal:
@@ -114,7 +122,7 @@ class ProgressView:
         if self._whole is not None:
             self._bars.update(self._whole, completed=fraction, amount=f"{fraction:.0%}")
 
-    def _advance(self, event: Event) -> None:
+    def _advance(self, event: Progressed) -> None:
         self._last = event
         if self._bar is None:
             return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,6 +20,8 @@ from bitbudget.app.cli.output import say
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from bitbudget.app.contract.reports import JobResult
 
 __all__ = ["run"]
 
@@ -41,6 +43,7 @@ def run(
 ) -> None:
     """Do all of it: the best checkpoint of MODEL within the budget, measured and proven."""
     from bitbudget.app.cli.child import home, run_with_progress
+    from bitbudget.app.contract.reports import JobResult
     from bitbudget.app.contract.tasks import JobTask
     from bitbudget.app.core.requests import Deliver
 
@@ -58,20 +61,23 @@ def run(
         disk_limit_bytes=disk_limit_bytes(measuring.disk_limit),
         baseline=baseline,
     )
-    result = run_with_progress(task, "run")
-    say(result, as_json=as_json, render=lambda console: _print(console, result))
+    result = run_with_progress(task, JobResult, "run")
+    say(
+        result.model_dump(mode="json"),
+        as_json=as_json,
+        render=lambda console: _print(console, result),
+    )
 
 
-def _print(console: Console, result: dict[str, Any]) -> None:
+def _print(console: Console, result: JobResult) -> None:
     from bitbudget.app.cli.allocate import print_manifest
     from bitbudget.app.cli.checkpoint import print_evaluation, print_recovery
     from bitbudget.app.cli.manifest import load_manifest
 
-    print_manifest(console, load_manifest(Path(result["manifest"])))
-    evaluation = result.get("evaluation")
-    if isinstance(evaluation, dict):
+    print_manifest(console, load_manifest(Path(result.manifest)))
+    if result.evaluation is not None:
         console.print()
-        print_evaluation(console, evaluation)
-        print_recovery(console, result.get("recovery"))
-    console.print(f"\ncheckpoint: {result['checkpoint']}", soft_wrap=True)
-    console.print(f"manifest:   {result['manifest']}", soft_wrap=True)
+        print_evaluation(console, result.evaluation)
+        print_recovery(console, result.recovery)
+    console.print(f"\ncheckpoint: {result.checkpoint}", soft_wrap=True)
+    console.print(f"manifest:   {result.manifest}", soft_wrap=True)

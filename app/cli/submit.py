@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -82,14 +82,17 @@ def follow(client: Client, job_id: str) -> Job:
 
 
 def _as_progress(event: JobEvent) -> Event | None:
-    from bitbudget.app.contract.events import Event, Progress
+    from bitbudget.app.contract.events import Logged, Progressed
     from bitbudget.app.jobs.status import EventKind
 
     if event.kind is EventKind.PROGRESS:
-        progress = Progress.model_validate(event.data)
-        return Event(kind="progress", **progress.model_dump())
-    if event.kind in (EventKind.REQUEUED, EventKind.CANCEL_REQUESTED):
-        return Event(kind="log", detail=event.kind.value.replace("_", " "))
+        return Progressed.model_validate(event.data)
+    if event.kind is EventKind.LOG:
+        return Logged(detail=str(event.data["detail"]))
+    if event.kind is EventKind.REQUEUED:
+        return Logged(detail=f"queued again: {event.data['reason']}")
+    if event.kind is EventKind.CANCEL_REQUESTED:
+        return Logged(detail="cancel requested")
     return None
 
 
@@ -98,16 +101,18 @@ def raise_if_unfinished(job: Job) -> None:
     from bitbudget.app.cli.failures import ChildFailedError, JobCancelledError
 
     if job.problem is not None:
-        problem = job.problem.model_dump(exclude={"fields"})
-        raise ChildFailedError({**job.problem.fields, **problem, "job": job.id})
+        raise ChildFailedError(job.problem, job=job.id)
     if job.status == "cancelled":
         raise JobCancelledError(job=job.id)
 
 
 def _tell(job: Job, server: str, *, as_json: bool) -> None:
     raise_if_unfinished(job)
-    document: dict[str, Any] = job.model_dump(mode="json")
-    say(document, as_json=as_json, render=lambda console: _print(console, job, server))
+    say(
+        job.model_dump(mode="json"),
+        as_json=as_json,
+        render=lambda console: _print(console, job, server),
+    )
 
 
 def _print(console: Console, job: Job, server: str) -> None:
@@ -122,6 +127,6 @@ def _print(console: Console, job: Job, server: str) -> None:
             "lower bound": f"{job.answer.bound:.6f}, gap {job.answer.gap:.2e}",
             "manifest": f"{server}/v1/jobs/{job.id}/manifest",
         }
-    if job.result and job.result.get("checkpoint"):
-        rows["checkpoint"] = str(job.result["checkpoint"])
+    if job.result is not None and job.result.checkpoint is not None:
+        rows["checkpoint"] = job.result.checkpoint
     console.print(facts(rows))

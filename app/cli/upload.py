@@ -27,6 +27,7 @@ def upload(
 ) -> None:
     """Upload weights, manifest and model card in one commit, with the token in HF_TOKEN."""
     from bitbudget.app.cli.child import home, run_with_progress
+    from bitbudget.app.contract.reports import UploadResult
     from bitbudget.app.contract.tasks import UploadTask
 
     task = UploadTask(
@@ -35,9 +36,9 @@ def upload(
         repository=repository,
         private=not public,
     )
-    result = run_with_progress(task, "upload")
+    result = run_with_progress(task, UploadResult, "upload")
 
     def render(console: Console) -> None:
-        console.print(f"{result['files']} files, {result['bytes']:,} bytes: {result['url']}")
+        console.print(f"{result.files} files, {result.bytes:,} bytes: {result.url}")
 
-    say(result, as_json=as_json, render=render)
+    say(result.model_dump(mode="json"), as_json=as_json, render=render)

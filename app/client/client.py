@@ -15,7 +15,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -30,6 +30,7 @@ from bitbudget.app.contract.leases import (
     LeaseRenewal,
     LeaseResult,
     LeaseStatus,
+    LogLine,
     WorkerRegistration,
     WorkerWelcome,
 )
@@ -177,9 +178,14 @@ class Client:
             return None
         return LeaseGrant.model_validate_json(answer.content)
 
-    def renew(self, lease: LeaseGrant, progress: Progress | None = None) -> LeaseStatus:
-        """Keep a lease and say how far the work is; LostLeaseError once it belongs to no one."""
-        renewal = LeaseRenewal(attempt=lease.attempt, progress=progress)
+    def renew(
+        self, lease: LeaseGrant, progress: Progress | None = None, log: Sequence[LogLine] = ()
+    ) -> LeaseStatus:
+        """Keep a lease, say how far the work is and what it tells people.
+
+        Raises LostLeaseError once the lease belongs to no one.
+        """
+        renewal = LeaseRenewal(attempt=lease.attempt, progress=progress, log=tuple(log))
         answer = self._http.request(
             "PUT",
             f"/v1/leases/{lease.lease_id}",

@@ -1,64 +1,113 @@
-"""Events: what a child process tells of its task, and what a worker passes on to the server."""
+"""Events: what a child process tells of its task, one JSON line each.
+
+Each kind is a model of its own. The last event of a task is `finished` or `failed`.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Final, Literal
 
-from pydantic import Field
+from pydantic import Field, TypeAdapter
 
-from bitbudget.app.contract.messages import Amount, Integer, Message, Share
+from bitbudget.app.contract.messages import Amount, Line, Message, Path, Quantity, Share, Text
+from bitbudget.app.contract.problems import Problem, ProblemFields
+from bitbudget.app.contract.reports import (
+    Benchmark,
+    Evaluation,
+    FitResult,
+    JobResult,
+    MeasureResult,
+    QuantizeResult,
+    UploadResult,
+)
 from bitbudget.app.contract.steps import Step
-from bitbudget.app.core.requests import Number
 
-__all__ = ["Event", "Problem", "Progress"]
-
-
-class Problem(Message):
-    """An RFC 9457 problem, as the server answers it and a worker reports it."""
-
-    type: str
-    title: str
-    status: Integer
-    detail: str
-    fields: dict[str, Any] = Field(default_factory=dict)
-    exit_code: Integer = 1
-
-
-class Event(Message):
-    """One line of a child's progress.
-
-    `progress` counts `done` of `total` in `unit` (bytes, tokens, ...). `artifact` names a file that
-    the step finished (`path` on this machine, its SHA-256). `finished` carries the task's result.
-    `step_fraction` and `job_fraction` say how far the step and the whole task are: they never fall,
-    while `done` starts anew with each part of a step.
-    """
-
-    kind: Literal["started", "progress", "artifact", "log", "finished", "failed"]
-    step: Step | None = None
-    done: int = 0
-    total: int = 0
-    unit: str = "bytes"
-    detail: str = ""
-    seconds: float = 0.0
-    step_fraction: float = 0.0
-    job_fraction: float = 0.0
-    name: str = ""
-    path: str = ""
-    sha256: str = ""
-    result: dict[str, Any] | None = None
-    problem: Problem | None = None
+__all__ = [
+    "EVENT",
+    "ArtifactMade",
+    "Event",
+    "Failed",
+    "Finished",
+    "Logged",
+    "Problem",
+    "ProblemFields",
+    "Progress",
+    "Progressed",
+    "Started",
+    "TaskResult",
+]
 
 
 class Progress(Message):
-    """How far a step is: `done` of `total` in `unit`."""
+    """How far a step is: `done` of `total` in `unit` (bytes, tokens, ...).
+
+    `step_fraction` and `job_fraction` never fall; `done` starts anew with each part of a step.
+    """
 
     step: Step
     done: Amount = 0
     total: Amount = 0
-    unit: str = Field("bytes", max_length=32)
-    detail: str = Field("", max_length=512)
-    seconds: Annotated[float, Field(ge=0), Number] = Field(
-        0.0, description="Time in this step so far."
-    )
+    unit: Annotated[Line, Field(max_length=32)] = "bytes"
+    detail: Line = ""
+    seconds: Quantity = Field(0.0, description="Time in this step so far.")
     step_fraction: Share = Field(0.0, description="Of this step, by the parts it has.")
     job_fraction: Share = Field(0.0, description="Of the whole job, by the weight of its steps.")
+
+
+class Started(Message):
+    """A step begins."""
+
+    kind: Literal["started"] = "started"
+    step: Step
+
+
+class Progressed(Progress):
+    """A step is further than before."""
+
+    kind: Literal["progress"] = "progress"
+
+
+class ArtifactMade(Message):
+    """A step finished a file: its name, its place on this machine, its digest."""
+
+    kind: Literal["artifact"] = "artifact"
+    step: Step
+    name: Line
+    path: Path
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    seconds: Quantity = 0.0
+
+
+class Logged(Message):
+    """Something that a person should know of a step."""
+
+    kind: Literal["log"] = "log"
+    step: Step | None = None
+    detail: Text
+
+
+TaskResult = (
+    FitResult | MeasureResult | QuantizeResult | UploadResult | JobResult | Evaluation | Benchmark
+)
+"""What a task comes to: the result of its kind, told apart by the fields that each must have."""
+
+
+class Finished(Message):
+    """The task is done."""
+
+    kind: Literal["finished"] = "finished"
+    result: TaskResult
+
+
+class Failed(Message):
+    """The task cannot be done."""
+
+    kind: Literal["failed"] = "failed"
+    problem: Problem
+
+
+Event = Annotated[
+    Started | Progressed | ArtifactMade | Logged | Finished | Failed, Field(discriminator="kind")
+]
+EVENT: Final[TypeAdapter[Event]] = TypeAdapter(Event)
+"""Reads one line of a child process."""

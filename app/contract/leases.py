@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 from pydantic.config import JsonDict
 
 from bitbudget.app.contract.events import Problem, Progress
-from bitbudget.app.contract.messages import Amount, Attempt, Message
+from bitbudget.app.contract.messages import Amount, Attempt, Line, Message, Text
+from bitbudget.app.contract.reports import JobResult
+from bitbudget.app.contract.steps import Step
 from bitbudget.app.core.requests import JobRequest
 
 __all__ = [
+    "LOG_LINES_AT_ONCE",
+    "MOST_LOG_LINES",
     "Capabilities",
     "LeaseClaim",
     "LeaseGrant",
@@ -21,6 +25,7 @@ __all__ = [
     "LeaseRenewal",
     "LeaseResult",
     "LeaseStatus",
+    "LogLine",
     "StoredArtifact",
     "WorkerRegistration",
     "WorkerWelcome",
@@ -30,18 +35,18 @@ __all__ = [
 class Capabilities(Message):
     """What a worker's machine is and can do."""
 
-    chip: str = Field(max_length=128, description="Such as Apple M4 Pro.")
+    chip: Annotated[Line, Field(max_length=128)] = Field(description="Such as Apple M4 Pro.")
     memory_bytes: Amount
     backend: Literal["metal", "cpu", "cuda"]
-    mlx_version: str = Field(max_length=64)
-    mlx_lm_version: str = Field("", max_length=64)
-    platform: str = Field("", max_length=128)
+    mlx_version: Annotated[Line, Field(max_length=64)]
+    mlx_lm_version: Annotated[Line, Field(max_length=64)] = ""
+    platform: Annotated[Line, Field(max_length=128)] = ""
 
 
 class WorkerRegistration(Message):
     """A worker introduces itself."""
 
-    name: str = Field(min_length=1, max_length=128)
+    name: Annotated[Line, Field(min_length=1, max_length=128)]
     capabilities: Capabilities
 
 
@@ -83,11 +88,28 @@ class LeaseGrant(Message):
     artifacts: tuple[StoredArtifact, ...] = ()
 
 
+MOST_LOG_LINES: Final = 10_000
+"""Lines of one attempt that are kept."""
+LOG_LINES_AT_ONCE: Final = 64
+
+
+class LogLine(Message):
+    """Something the work tells people; `number` counts the lines of an attempt from 1.
+
+    A line that is sent again, because an answer was lost, has the same number and is kept once.
+    """
+
+    number: Annotated[Attempt, Field(le=MOST_LOG_LINES)]
+    step: Step | None = None
+    detail: Text
+
+
 class LeaseRenewal(Message):
-    """The worker is alive, and how far it is."""
+    """The worker is alive, how far it is, and what it has to say."""
 
     attempt: Attempt
     progress: Progress | None = None
+    log: Annotated[tuple[LogLine, ...], Field(max_length=LOG_LINES_AT_ONCE)] = ()
 
 
 class LeaseStatus(Message):
@@ -133,7 +155,7 @@ class LeaseResult(Message):
         LeaseOutcome.CRASHED,
         LeaseOutcome.RELEASED,
     ]
-    result: dict[str, Any] | None = None
+    result: JobResult | None = None
     problem: Problem | None = Field(None, description="Required when the outcome is failed.")
 
     @model_validator(mode="after")

@@ -8,7 +8,8 @@ in seconds, sizes in bytes, throughout.
 from __future__ import annotations
 
 import json
-from typing import Annotated, Literal, Self
+from collections.abc import Iterator
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
@@ -60,7 +61,18 @@ __all__ = [
     "WindowScores",
 ]
 
-_MOST_WINDOWS = 2**18
+_MOST_WINDOWS: Final = 2**18
+_FIGURES: Final = (
+    "prompt_tokens",
+    "generate_tokens",
+    "prefill_tokens_per_second",
+    "decode_tokens_per_second",
+    "time_to_first_token_seconds",
+    "peak_memory_bytes",
+    "peak_process_bytes",
+    "roofline_tokens_per_second",
+    "roofline_fraction",
+)
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Interval = tuple[Nats, Nats]
 """A 95 % interval: its lower and its upper end."""
@@ -223,6 +235,17 @@ class Benchmark(Report):
         None, discriminator="available", exclude_if=_is_none
     )
 
+    def figures(self) -> Iterator[tuple[str, float]]:
+        """Give every number by name, then the predicted speed and how it was met."""
+        yield "bandwidth_bytes_per_second", self.bandwidth_bytes_per_second
+        for name in _FIGURES:
+            value = getattr(self, name)
+            if value is not None:
+                yield name, value
+        if self.prediction is not None:
+            yield "predicted_tokens_per_second", self.prediction.decode_tokens_per_second
+            yield "measured_over_predicted", self.prediction.measured_over_predicted
+
 
 class Rival(Report):
     """One checkpoint of a comparison at equal bytes."""
@@ -321,6 +344,7 @@ class JobResult(Report):
     file_bytes: Amount
     budget_bytes: Amount
     predicted_kl_nats_per_token: Nats
+    predicted_kl_interval_95: Interval | None = None
     bound: Nats
     gap: Real
     shadow_price_nats_per_byte: Real

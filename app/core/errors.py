@@ -113,8 +113,11 @@ class UnsupportedModelError(BitbudgetError):
 
 
 class AlreadyQuantizedError(BitbudgetError):
-    """The weights are {layout}: quantized already, and errors would add up unseen; {remedy}."""
+    """A model is quantized already."""
 
+    template = (
+        "The weights are {layout}: quantized already, and errors would add up unseen; {remedy}."
+    )
     status = 422
 
     def __init__(

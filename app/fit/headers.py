@@ -5,8 +5,6 @@ The inventory comes from the model's class, which is MLX's, and the server never
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
 from collections import OrderedDict
 from http import HTTPStatus
@@ -15,9 +13,9 @@ from pathlib import Path
 from threading import BoundedSemaphore, Lock
 from typing import Final
 
-from pydantic import TypeAdapter, ValidationError
-
-from bitbudget.app.contract.events import Event, Problem
+from bitbudget.app.child.process import ChildProcess
+from bitbudget.app.contract.problems import Problem
+from bitbudget.app.contract.reports import FitResult
 from bitbudget.app.contract.tasks import FitTask
 from bitbudget.app.core.inventory import Inventory
 from bitbudget.app.http.errors import UnavailableError, UnknownModelError, UnreadableModelError
@@ -31,7 +29,6 @@ _WAIT_SECONDS: Final = 10.0
 _CHILD_SECONDS: Final = 30.0
 _NEEDED: Final = ("mlx", "mlx_lm", "huggingface_hub")
 _PASSING: Final = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
-_INVENTORY: Final = TypeAdapter(Inventory)
 
 
 class HeaderReader:
@@ -69,19 +66,14 @@ class HeaderReader:
             self._free.release()
 
     def _read(self, model: str) -> Inventory:
-        task = FitTask(home=str(self._home), model=model)
-        try:
-            ended = subprocess.run(
-                [sys.executable, "-m", "bitbudget.workers.child"],
-                input=task.model_dump_json().encode(),
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                timeout=_CHILD_SECONDS,
-                check=False,
-            )
-        except subprocess.TimeoutExpired as error:
-            raise UnavailableError(what=f"headers of '{model}'") from error
-        return _answer(model, ended.stdout)
+        with ChildProcess(most_seconds=_CHILD_SECONDS) as child:
+            child.give(FitTask(home=str(self._home), model=model))
+            for event in child.events():
+                if event.kind == "failed":
+                    raise _error(model, event.problem)
+                if event.kind == "finished" and isinstance(event.result, FitResult):
+                    return event.result.inventory
+        raise UnreadableModelError(model=model, reason="its reader answered another question")
 
     def _remembered(self, model: str) -> Inventory | None:
         with self._lock:
@@ -99,17 +91,6 @@ class HeaderReader:
 
 def _can_read() -> bool:
     return all(find_spec(name) is not None for name in _NEEDED)
-
-
-def _answer(model: str, lines: bytes) -> Inventory:
-    """Return what the child's last event says."""
-    try:
-        last = Event.model_validate_json(lines.splitlines()[-1])
-    except (IndexError, ValidationError) as error:
-        raise UnreadableModelError(model=model, reason="its reader died") from error
-    if last.problem is not None:
-        raise _error(model, last.problem)
-    return _INVENTORY.validate_python((last.result or {})["inventory"])
 
 
 def _error(model: str, problem: Problem) -> UnreadableModelError | UnavailableError:

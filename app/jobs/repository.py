@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from bitbudget.app.core.errors import NotFoundError
-from bitbudget.app.jobs.status import OPEN_STATUSES, JobStatus
+from bitbudget.app.jobs.status import OPEN_STATUSES, EventKind, JobStatus
 from bitbudget.app.jobs.tables import EventRow, JobRow
 from bitbudget.app.storage.ids import is_id
 
@@ -23,6 +23,7 @@ __all__ = [
     "jobs_of_events",
     "lock",
     "next_queued",
+    "notes",
     "page",
 ]
 
@@ -101,6 +102,17 @@ def events_after(session: Session, job_id: str, after: int, limit: int = 500) ->
         .limit(limit)
     )
     return list(session.scalars(query))
+
+
+def notes(session: Session, job_id: str, limit: int = 50) -> list[EventRow]:
+    """Return the newest log lines and lost attempts of a job, in order."""
+    query = (
+        sa.select(EventRow)
+        .where(EventRow.job_id == job_id, EventRow.kind.in_((EventKind.LOG, EventKind.REQUEUED)))
+        .order_by(EventRow.id.desc())
+        .limit(limit)
+    )
+    return list(session.scalars(query))[::-1]
 
 
 def jobs_of_events(session: Session, after: int, limit: int = 10_000) -> dict[int, str]:

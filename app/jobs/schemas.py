@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
-from bitbudget.app.contract.events import Problem, Progress
+from bitbudget.app.contract.events import Progress
 from bitbudget.app.contract.leases import Capabilities
+from bitbudget.app.contract.problems import Problem
+from bitbudget.app.contract.reports import Answer, Benchmark, Evaluation, JobResult
+from bitbudget.app.core.manifest import Certificate
 from bitbudget.app.core.requests import JobRequest
 from bitbudget.app.jobs.status import EventKind, JobStatus
 
-__all__ = ["Answer", "Job", "JobEvent", "JobReport", "JobWorker", "Page"]
+__all__ = [
+    "AllocationSummary",
+    "FormatShare",
+    "Job",
+    "JobEvent",
+    "JobReport",
+    "JobWorker",
+    "Page",
+]
 
 Item = TypeVar("Item")
 
@@ -32,18 +43,6 @@ class JobWorker(BaseModel):
     capabilities: Capabilities
 
 
-class Answer(BaseModel):
-    """The allocation a job came to: the head of its manifest."""
-
-    manifest_sha256: str
-    file_bytes: int
-    budget_bytes: int
-    predicted_kl_nats_per_token: float
-    bound: float
-    gap: float
-    status: str
-
-
 class Job(BaseModel):
     """A job as it is now."""
 
@@ -58,8 +57,11 @@ class Job(BaseModel):
     worker: JobWorker | None
     measurement_id: str | None
     answer: Answer | None = Field(description="Present once a manifest can be downloaded.")
-    result: dict[str, Any] | None = Field(description="What the worker reported at the end.")
+    result: JobResult | None = Field(description="What the worker reported at the end.")
     problem: Problem | None = Field(description="Why it failed.")
+    unreadable: tuple[str, ...] = Field(
+        (), description="Parts that are stored but cannot be read by this version of the server."
+    )
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
@@ -72,13 +74,31 @@ class JobEvent(BaseModel):
     job_id: str
     kind: EventKind
     at: datetime
-    data: dict[str, Any]
+    data: dict[str, JsonValue]
+
+
+class FormatShare(BaseModel):
+    """How much of a checkpoint one format holds."""
+
+    modules: int
+    bytes: int
+
+
+class AllocationSummary(BaseModel):
+    """A manifest in the few numbers that people compare."""
+
+    file_bytes: int
+    budget_bytes: int
+    slack_bytes: int
+    certificate: Certificate
+    formats: dict[str, FormatShare]
+    notes: tuple[str, ...]
 
 
 class JobReport(BaseModel):
     """All that is known of a job's outcome; parts a job did not come to are null."""
 
     job: Job
-    allocation: dict[str, Any] | None = Field(description="Certificate and bytes by format.")
-    evaluation: dict[str, Any] | None = Field(description="As `bitbudget evaluate --json`.")
-    benchmark: dict[str, Any] | None = Field(description="As `bitbudget benchmark --json`.")
+    allocation: AllocationSummary | None = Field(description="Certificate and bytes by format.")
+    evaluation: Evaluation | None = Field(description="As `bitbudget evaluate --json`.")
+    benchmark: Benchmark | None = Field(description="As `bitbudget benchmark --json`.")

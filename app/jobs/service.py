@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeVar
 
 import sqlalchemy.exc
 from sqlalchemy.orm import Session
@@ -13,6 +12,7 @@ from bitbudget.app.artifacts import repository as artifacts
 from bitbudget.app.artifacts.names import ArtifactName
 from bitbudget.app.artifacts.store import ArtifactStore
 from bitbudget.app.auth.principal import Principal
+from bitbudget.app.contract.reports import Benchmark, Evaluation, Report
 from bitbudget.app.core.canonical import canonical_json, sha256_of
 from bitbudget.app.core.errors import ConflictError, InvalidRequestError, NotFoundError
 from bitbudget.app.core.manifest import Manifest
@@ -20,7 +20,7 @@ from bitbudget.app.core.requests import Deliver, JobRequest
 from bitbudget.app.http.errors import KeyMismatchError, QuotaExceededError
 from bitbudget.app.http.pages import cut_page, decode_cursor
 from bitbudget.app.jobs import repository
-from bitbudget.app.jobs.schemas import Job, JobEvent, JobReport, Page
+from bitbudget.app.jobs.schemas import AllocationSummary, Job, JobEvent, JobReport, Page
 from bitbudget.app.jobs.status import JobStatus
 from bitbudget.app.jobs.summary import allocation_summary
 from bitbudget.app.jobs.tables import JobRow
@@ -32,8 +32,11 @@ from bitbudget.app.measurements.solving import Solved, solve_best
 from bitbudget.app.models.allowed_paths import ModelGate
 from bitbudget.app.storage.database import Database
 from bitbudget.app.storage.ids import Clock, new_id
+from bitbudget.app.storage.stored import read_stored
 
 __all__ = ["JobService"]
+
+Document = TypeVar("Document", bound=Report)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,11 +126,16 @@ class JobService:
         return JobReport(
             job=job,
             allocation=self._allocation(job_id),
-            evaluation=self._document(job_id, ArtifactName.EVALUATION),
-            benchmark=self._document(job_id, ArtifactName.BENCHMARK),
+            evaluation=self._document(job_id, ArtifactName.EVALUATION, Evaluation),
+            benchmark=self._document(job_id, ArtifactName.BENCHMARK, Benchmark),
         )
 
-    def _allocation(self, job_id: str) -> dict[str, Any] | None:
+    def notes(self, job_id: str) -> list[JobEvent]:
+        """Return the newest lines of a job's log and why attempts were lost, in order."""
+        with self.database.read() as session:
+            return [event_view(event) for event in repository.notes(session, job_id)]
+
+    def _allocation(self, job_id: str) -> AllocationSummary | None:
         """Summarize a manifest; one of a version that wrote it differently is downloaded only."""
         manifest = self._artifact(job_id, ArtifactName.MANIFEST)
         try:
@@ -141,9 +149,9 @@ class JobService:
             row = artifacts.find(session, job_id, name)
         return None if row is None else self.store.get(row.sha256)
 
-    def _document(self, job_id: str, name: ArtifactName) -> dict[str, Any] | None:
+    def _document(self, job_id: str, name: ArtifactName, kind: type[Document]) -> Document | None:
         data = self._artifact(job_id, name)
-        return None if data is None else json.loads(data)
+        return None if data is None else read_stored(kind, data, f"{name} of job {job_id}")
 
     def _earlier(self, principal: Principal, key: str | None, digest: str) -> Job | None:
         if key is None:

@@ -27,12 +27,13 @@ OPEN_STATUSES: Final = (JobStatus.QUEUED, JobStatus.RUNNING)
 
 
 class EventKind(StrEnum):
-    """What an event row records: a transition, or progress between two of them."""
+    """What an event row records: a transition, or what the worker tells between two of them."""
 
     QUEUED = "queued"
     STARTED = "started"
     PROGRESS = "progress"
     ARTIFACT = "artifact"
+    LOG = "log"
     REQUEUED = "requeued"
     CANCEL_REQUESTED = "cancel_requested"
     SUCCEEDED = "succeeded"

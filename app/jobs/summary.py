@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
 
 from bitbudget.app.core.manifest import Manifest
+from bitbudget.app.jobs.schemas import AllocationSummary, FormatShare
 
 __all__ = ["allocation_summary"]
 
 
-def allocation_summary(manifest: Manifest) -> dict[str, Any]:
+def allocation_summary(manifest: Manifest) -> AllocationSummary:
     """Return bytes, certificate, and modules and bytes by format."""
     modules: Counter[str] = Counter()
     nbytes: Counter[str] = Counter()
     for choice in manifest.modules.values():
         modules[str(choice.format)] += 1
         nbytes[str(choice.format)] += choice.bytes
-    return {
-        "file_bytes": manifest.file_bytes,
-        "budget_bytes": manifest.budget_bytes,
-        "slack_bytes": manifest.budget_bytes - manifest.file_bytes,
-        "certificate": manifest.certificate.model_dump(mode="json"),
-        "formats": {
-            name: {"modules": modules[name], "bytes": nbytes[name]} for name in sorted(modules)
+    return AllocationSummary(
+        file_bytes=manifest.file_bytes,
+        budget_bytes=manifest.budget_bytes,
+        slack_bytes=manifest.budget_bytes - manifest.file_bytes,
+        certificate=manifest.certificate,
+        formats={
+            name: FormatShare(modules=modules[name], bytes=nbytes[name]) for name in sorted(modules)
         },
-        "notes": list(manifest.notes),
-    }
+        notes=manifest.notes,
+    )

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
 
 import sqlalchemy as sa
+from pydantic import JsonValue
 from sqlalchemy.orm import Mapped, mapped_column
 
 from bitbudget.app.jobs.status import EventKind, JobStatus
@@ -29,18 +29,18 @@ class JobRow(Base):
     id: Mapped[str] = mapped_column(sa.String(32), primary_key=True)
     status: Mapped[str] = mapped_column(sa.String(16))
     cancel_requested: Mapped[bool] = mapped_column(default=False)
-    request: Mapped[dict[str, Any]] = mapped_column(sa.JSON)
+    request: Mapped[dict[str, JsonValue]] = mapped_column(sa.JSON)
     model: Mapped[str] = mapped_column(sa.String(1024))
     attempt: Mapped[int] = mapped_column(default=0)
     strikes: Mapped[int] = mapped_column(default=0)
     worker_id: Mapped[str | None] = mapped_column(sa.ForeignKey("workers.id"))
-    progress: Mapped[dict[str, Any] | None] = mapped_column(sa.JSON(none_as_null=True))
+    progress: Mapped[dict[str, JsonValue] | None] = mapped_column(sa.JSON(none_as_null=True))
     measurement_id: Mapped[str | None] = mapped_column(
         sa.ForeignKey("measurements.id", ondelete="SET NULL")
     )
-    summary: Mapped[dict[str, Any] | None] = mapped_column(sa.JSON(none_as_null=True))
-    result: Mapped[dict[str, Any] | None] = mapped_column(sa.JSON(none_as_null=True))
-    problem: Mapped[dict[str, Any] | None] = mapped_column(sa.JSON(none_as_null=True))
+    summary: Mapped[dict[str, JsonValue] | None] = mapped_column(sa.JSON(none_as_null=True))
+    result: Mapped[dict[str, JsonValue] | None] = mapped_column(sa.JSON(none_as_null=True))
+    problem: Mapped[dict[str, JsonValue] | None] = mapped_column(sa.JSON(none_as_null=True))
     owner: Mapped[str] = mapped_column(sa.String(32), default="")
     idempotency_key: Mapped[str | None] = mapped_column(sa.String(255))
     request_digest: Mapped[str] = mapped_column(sa.String(64))
@@ -77,7 +77,7 @@ class EventRow(Base):
     job_id: Mapped[str] = mapped_column(sa.ForeignKey("jobs.id", ondelete="CASCADE"))
     kind: Mapped[str] = mapped_column(sa.String(32))
     at: Mapped[datetime] = mapped_column(Moment)
-    data: Mapped[dict[str, Any]] = mapped_column(sa.JSON)
+    data: Mapped[dict[str, JsonValue]] = mapped_column(sa.JSON)
 
     __table_args__ = (
         one_of("kind", EventKind),

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 
+from pydantic import JsonValue
 from sqlalchemy.orm import Session
 
-from bitbudget.app.contract.events import Problem, Progress
+from bitbudget.app.contract.events import Progress
+from bitbudget.app.contract.leases import LogLine
+from bitbudget.app.contract.problems import Problem
+from bitbudget.app.contract.reports import JobResult
 from bitbudget.app.jobs.status import EventKind, JobStatus
 from bitbudget.app.jobs.tables import EventRow, JobRow
 
@@ -49,6 +54,12 @@ class Transitions:
         """A file of the job was stored."""
         self._record(job, EventKind.ARTIFACT, {"name": name, "sha256": sha256, "bytes": nbytes})
 
+    def logged(self, job: JobRow, lines: Iterable[LogLine]) -> None:
+        """The worker told something that people should know."""
+        for line in lines:
+            told = line.model_dump(mode="json", include={"step", "detail"})
+            self._record(job, EventKind.LOG, {"attempt": job.attempt, **told})
+
     def cancel_requested(self, job: JobRow) -> None:
         """The user wants the job stopped; one that no worker has stops at once."""
         if job.cancel_requested or JobStatus(job.status).is_final:
@@ -58,21 +69,27 @@ class Transitions:
         if job.status == JobStatus.QUEUED:
             self.cancelled(job)
 
-    def requeued(self, job: JobRow, reason: str, *, strike: bool) -> None:
-        """The attempt was lost: try again, unless cancelled or out of attempts."""
+    def requeued(
+        self, job: JobRow, reason: str, *, strike: bool, problem: Problem | None = None
+    ) -> None:
+        """The attempt was lost: try again, unless cancelled or out of attempts.
+
+        `problem` is what the worker met, where it could still say so.
+        """
+        told = reason if problem is None else f"{reason}: {problem.detail.rstrip('.')}"
         if strike:
             job.strikes += 1
         if job.cancel_requested:
             self.cancelled(job)
         elif job.strikes >= MAX_STRIKES:
-            self.failed(job, _worn_out(reason))
+            self.failed(job, _worn_out(told))
         else:
             job.status = JobStatus.QUEUED
-            self._record(job, EventKind.REQUEUED, {"attempt": job.attempt, "reason": reason})
+            self._record(job, EventKind.REQUEUED, {"attempt": job.attempt, "reason": told})
 
-    def succeeded(self, job: JobRow, result: dict[str, Any] | None) -> None:
+    def succeeded(self, job: JobRow, result: JobResult | None) -> None:
         """The job came to its end."""
-        job.result = result
+        job.result = None if result is None else result.model_dump(mode="json")
         self._end(job, JobStatus.SUCCEEDED)
         self._record(job, EventKind.SUCCEEDED, {"answer": job.summary})
 
@@ -91,16 +108,14 @@ class Transitions:
         job.status = status
         job.finished_at = self._now
 
-    def _record(self, job: JobRow, kind: EventKind, data: dict[str, Any]) -> None:
+    def _record(self, job: JobRow, kind: EventKind, data: dict[str, JsonValue]) -> None:
         self._session.add(EventRow(job_id=job.id, kind=kind, at=self._now, data=data))
         self._session.flush()
 
 
 def _worn_out(reason: str) -> Problem:
-    return Problem(
-        type="urn:bitbudget:problem:attempts-exhausted",
-        title="Attempts exhausted",
-        status=500,
-        detail=f"{MAX_STRIKES} attempts were lost, the last because {reason}; "
+    return Problem.about(
+        "attempts-exhausted",
+        f"{MAX_STRIKES} attempts were lost, the last because {reason}; "
         "look at the worker's log, then submit the job again",
     )

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
 
+from pydantic import BaseModel
 from sqlalchemy.orm import Session
 
-from bitbudget.app.contract.events import Problem, Progress
+from bitbudget.app.contract.events import Progress
 from bitbudget.app.contract.leases import Capabilities
+from bitbudget.app.contract.problems import Problem
+from bitbudget.app.contract.reports import Answer, JobResult
 from bitbudget.app.core.requests import JobRequest
-from bitbudget.app.jobs.schemas import Answer, Job, JobEvent, JobWorker
+from bitbudget.app.jobs.schemas import Job, JobEvent, JobWorker
 from bitbudget.app.jobs.status import EventKind, JobStatus
 from bitbudget.app.jobs.tables import EventRow, JobRow
+from bitbudget.app.storage.stored import read_stored
 from bitbudget.app.workers import repository as machines
 from bitbudget.app.workers.tables import WorkerRow
 
 __all__ = ["event_view", "job_view", "job_views"]
+
+Part = TypeVar("Part", bound=BaseModel)
 
 
 def job_views(session: Session, rows: Iterable[JobRow]) -> list[Job]:
@@ -31,28 +39,44 @@ def job_view(session: Session, row: JobRow) -> Job:
 
 
 def _view(row: JobRow, worker: WorkerRow | None) -> Job:
+    parts = _Parts(row.id)
+    request = parts.read("request", JobRequest, row.request)
     return Job(
         id=row.id,
         status=JobStatus(row.status),
         cancel_requested=row.cancel_requested,
-        request=JobRequest.model_validate(row.request),
+        request=request or JobRequest.model_construct(model=row.model, min_safe=True),
         attempt=row.attempt,
-        progress=None if row.progress is None else Progress.model_validate(row.progress),
-        worker=None if worker is None else _worker(worker),
+        progress=parts.read("progress", Progress, row.progress),
+        worker=None if worker is None else _worker(worker, parts),
         measurement_id=row.measurement_id,
-        answer=None if row.summary is None else Answer.model_validate(row.summary),
-        result=row.result,
-        problem=None if row.problem is None else Problem.model_validate(row.problem),
+        answer=parts.read("answer", Answer, row.summary),
+        result=parts.read("result", JobResult, row.result),
+        problem=parts.read("problem", Problem, row.problem),
         created_at=row.created_at,
         started_at=row.started_at,
         finished_at=row.finished_at,
+        unreadable=tuple(parts.unreadable),
     )
 
 
-def _worker(row: WorkerRow) -> JobWorker:
-    return JobWorker(
-        id=row.id, name=row.name, capabilities=Capabilities.model_validate(row.capabilities)
-    )
+@dataclass
+class _Parts:
+    """Reads the parts of a row and collects the names of those that cannot be read."""
+
+    job_id: str
+    unreadable: list[str] = field(default_factory=list)
+
+    def read(self, name: str, kind: type[Part], value: object) -> Part | None:
+        found = None if value is None else read_stored(kind, value, f"job {self.job_id}")
+        if found is None and value is not None:
+            self.unreadable.append(name)
+        return found
+
+
+def _worker(row: WorkerRow, parts: _Parts) -> JobWorker | None:
+    found = parts.read("worker", Capabilities, row.capabilities)
+    return None if found is None else JobWorker(id=row.id, name=row.name, capabilities=found)
 
 
 def event_view(row: EventRow) -> JobEvent:

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from pydantic import BaseModel, ConfigDict, JsonValue, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 from sqlalchemy.orm import Session
 
 from bitbudget.app.artifacts.names import ArtifactName
+from bitbudget.app.contract.messages import storable_text
+from bitbudget.app.contract.reports import Benchmark, Evaluation
 from bitbudget.app.core.errors import InvalidRequestError
 from bitbudget.app.core.inventory import Inventory
 from bitbudget.app.core.manifest import Manifest
@@ -26,7 +28,6 @@ __all__ = ["Document", "Intake", "KnownModel"]
 
 _MAX_MESSAGE: Final = 200
 _INTAKE: Final = 0x696E7461
-_OBJECT: Final = TypeAdapter(dict[str, JsonValue])
 
 
 class KnownModel(BaseModel):
@@ -38,7 +39,7 @@ class KnownModel(BaseModel):
     inventory: Inventory
 
 
-Document = KnownModel | Measurement | Manifest | None
+Document = KnownModel | Measurement | Manifest | Evaluation | Benchmark
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,7 @@ class Intake:
         except (ValidationError, ValueError, KeyError, RecursionError) as error:
             raise InvalidRequestError(
                 where=name,
-                found=str(error).replace("\n", " ")[:_MAX_MESSAGE],
+                found=_wrong(error),
                 expected="the document this name stands for",
                 remedy="use workers and a server of the same version",
             ) from error
@@ -77,8 +78,8 @@ class Intake:
                 job.measurement_id = document.key
             case Manifest():
                 job.summary = answer_of(document).model_dump(mode="json")
-            case None:
-                pass
+            case Evaluation() | Benchmark():
+                pass  # read from the artifact where they are shown
 
     def applied(self, document: Document) -> None:
         """Forget what was cached of an earlier version of a document."""
@@ -94,9 +95,19 @@ def _read(name: ArtifactName, data: bytes) -> Document:
             return _checked(Measurement.from_json(data))
         case ArtifactName.MANIFEST:
             return Manifest.from_bytes(data)
-        case ArtifactName.EVALUATION | ArtifactName.BENCHMARK:
-            _OBJECT.validate_json(data)
-            return None
+        case ArtifactName.EVALUATION:
+            return Evaluation.model_validate_json(data)
+        case ArtifactName.BENCHMARK:
+            return Benchmark.model_validate_json(data)
+
+
+def _wrong(error: Exception) -> str:
+    """Return the first thing that is wrong with a document, and where."""
+    if not isinstance(error, ValidationError):
+        return storable_text(str(error).replace("\n", " "), _MAX_MESSAGE)
+    first = error.errors(include_url=False, include_input=False)[0]
+    place = ".".join(str(part) for part in first["loc"]) or "the document"
+    return storable_text(f"{place}: {first['msg']}", _MAX_MESSAGE)
 
 
 def _checked(measurement: Measurement) -> Measurement:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Final
 
 from sqlalchemy.orm import Session
 
@@ -19,6 +20,7 @@ from bitbudget.app.contract.leases import (
     LeaseStatus,
     StoredArtifact,
 )
+from bitbudget.app.contract.problems import Problem
 from bitbudget.app.core.canonical import sha256_of
 from bitbudget.app.core.errors import ConflictError, LostLeaseError, NotFoundError
 from bitbudget.app.core.requests import JobRequest, Rotation
@@ -32,10 +34,17 @@ from bitbudget.app.leases.tables import LeaseRow
 from bitbudget.app.measurements import repository as measurements
 from bitbudget.app.storage.database import Database
 from bitbudget.app.storage.ids import Clock, new_id
+from bitbudget.app.storage.stored import read_stored
 from bitbudget.app.workers import repository as machines
 from bitbudget.app.workers.tables import WorkerRow
 
 __all__ = ["LeaseService"]
+
+_UNREADABLE: Final = Problem.about(
+    "unreadable-request",
+    "what is stored of this request cannot be read by this version of the server; "
+    "submit the job again",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +64,23 @@ class LeaseService:
         with self.database.write() as session:
             worker = machines.get(session, worker_id)
             worker.seen_at = now
-            job = jobs.next_queued(session)
-            if job is None:
-                return None
-            Transitions(session, now).started(job, worker.id, worker.name)
-            return self._grant(session, job, worker, now)
+            transitions = Transitions(session, now)
+            while (job := jobs.next_queued(session)) is not None:
+                request = read_stored(JobRequest, job.request, f"job {job.id}")
+                if request is not None:
+                    transitions.started(job, worker.id, worker.name)
+                    return self._grant(session, job, request, worker, now)
+                transitions.failed(job, _UNREADABLE)
+        return None
 
-    def _grant(self, session: Session, job: JobRow, worker: WorkerRow, now: datetime) -> LeaseGrant:
+    def _grant(
+        self,
+        session: Session,
+        job: JobRow,
+        request: JobRequest,
+        worker: WorkerRow,
+        now: datetime,
+    ) -> LeaseGrant:
         secret = new_secret()
         lease = LeaseRow(
             id=new_id(now),
@@ -82,7 +101,7 @@ class LeaseService:
             lease_until=lease.lease_until,
             lease_seconds=self.lease_seconds,
             renew_seconds=self.renew_seconds,
-            request=JobRequest.model_validate(job.request),
+            request=request,
             artifacts=_stored(session, job.id),
         )
 
@@ -95,6 +114,9 @@ class LeaseService:
             machines.get(session, lease.worker_id).seen_at = now
             if renewal.progress is not None:
                 Transitions(session, now).progressed(job, renewal.progress)
+            new = [line for line in renewal.log if line.number > lease.log_lines]
+            Transitions(session, now).logged(job, new)
+            lease.log_lines = max([lease.log_lines, *(line.number for line in new)])
             return LeaseStatus(lease_until=lease.lease_until, cancel=job.cancel_requested)
 
     def put_artifact(
@@ -151,6 +173,9 @@ class LeaseService:
             self._check(lease, result.attempt)
             _end(session, job, result, now)
             lease.outcome = result.outcome
+            lease.problem = (
+                None if result.problem is None else result.problem.model_dump(mode="json")
+            )
             lease.ended_at = now
             lease.result_digest = digest
 
@@ -221,6 +246,6 @@ def _end(session: Session, job: JobRow, result: LeaseResult, now: datetime) -> N
         case LeaseOutcome.CANCELLED if job.cancel_requested:
             transitions.cancelled(job)
         case LeaseOutcome.CRASHED:
-            transitions.requeued(job, "its child process died", strike=True)
+            transitions.requeued(job, "it crashed", strike=True, problem=result.problem)
         case _:
             transitions.requeued(job, "its worker went away", strike=False)

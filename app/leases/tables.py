@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 import sqlalchemy as sa
+from pydantic import JsonValue
 from sqlalchemy.orm import Mapped, mapped_column
 
 from bitbudget.app.contract.leases import LeaseOutcome
@@ -15,7 +16,10 @@ __all__ = ["LeaseRow"]
 
 
 class LeaseRow(Base):
-    """A job in the hands of a worker for one attempt."""
+    """A job in the hands of a worker for one attempt.
+
+    `problem` says how a lost or failed attempt ended; `log_lines` of its log have been taken.
+    """
 
     __tablename__ = "leases"
 
@@ -29,10 +33,13 @@ class LeaseRow(Base):
     ended_at: Mapped[datetime | None] = mapped_column(Moment)
     outcome: Mapped[str | None] = mapped_column(sa.String(16))
     result_digest: Mapped[str | None] = mapped_column(sa.String(64))
+    problem: Mapped[dict[str, JsonValue] | None] = mapped_column(sa.JSON(none_as_null=True))
+    log_lines: Mapped[int] = mapped_column(default=0)
 
     __table_args__ = (
         one_of("outcome", LeaseOutcome),
         sa.CheckConstraint("attempt >= 1", name="attempt_positive"),
+        sa.CheckConstraint("log_lines >= 0", name="log_lines_positive"),
         sa.CheckConstraint("(outcome IS NULL) = (ended_at IS NULL)", name="end_has_time"),
         sa.UniqueConstraint("job_id", "attempt"),
         sa.Index(

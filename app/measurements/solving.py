@@ -6,13 +6,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from bitbudget.app.contract.reports import Answer
 from bitbudget.app.core.allocate import allocate
 from bitbudget.app.core.layout import plan_checkpoint
 from bitbudget.app.core.manifest import Manifest
 from bitbudget.app.core.measurement import Measurement
 from bitbudget.app.core.requests import AllocationRequest
 from bitbudget.app.core.rotation_choice import solve_each
-from bitbudget.app.jobs.schemas import Answer
 
 __all__ = ["Solved", "answer_of", "solve", "solve_best"]
 

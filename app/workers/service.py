@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from bitbudget.app.auth.principal import Principal
 from bitbudget.app.auth.tokens import Token, TokenKind, hash_secret, new_secret
@@ -11,11 +12,16 @@ from bitbudget.app.http.pages import cut_page, decode_cursor
 from bitbudget.app.jobs.schemas import Page
 from bitbudget.app.storage.database import Database
 from bitbudget.app.storage.ids import Clock, new_id
+from bitbudget.app.storage.stored import read_stored
 from bitbudget.app.workers import repository
 from bitbudget.app.workers.schemas import Worker
 from bitbudget.app.workers.tables import WorkerRow
 
 __all__ = ["Intervals", "MachineService"]
+
+_UNREADABLE: Final = Capabilities(
+    chip="unreadable", memory_bytes=0, backend="cpu", mlx_version="unreadable"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +79,7 @@ def _view(row: WorkerRow, job_id: str | None) -> Worker:
     return Worker(
         id=row.id,
         name=row.name,
-        capabilities=Capabilities.model_validate(row.capabilities),
+        capabilities=read_stored(Capabilities, row.capabilities, f"worker {row.id}") or _UNREADABLE,
         registered_at=row.registered_at,
         seen_at=row.seen_at,
         job_id=job_id,

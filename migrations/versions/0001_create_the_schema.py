@@ -191,7 +191,7 @@ def upgrade() -> None:
         sa.Column("at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("data", sa.JSON(), nullable=False),
         sa.CheckConstraint(
-            "kind IN ('queued', 'started', 'progress', 'artifact', 'requeued', "
+            "kind IN ('queued', 'started', 'progress', 'artifact', 'log', 'requeued', "
             "'cancel_requested', 'succeeded', 'failed', 'cancelled')",
             name=op.f("ck_events_kind_known"),
         ),
@@ -215,6 +215,8 @@ def upgrade() -> None:
         sa.Column("ended_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("outcome", sa.String(length=16), nullable=True),
         sa.Column("result_digest", sa.String(length=64), nullable=True),
+        sa.Column("problem", sa.JSON(none_as_null=True), nullable=True),
+        sa.Column("log_lines", sa.Integer(), nullable=False),
         sa.CheckConstraint(
             "outcome IN ('succeeded', 'failed', 'cancelled', 'crashed', 'released', 'expired')",
             name=op.f("ck_leases_outcome_known"),
@@ -223,6 +225,7 @@ def upgrade() -> None:
             "(outcome IS NULL) = (ended_at IS NULL)", name=op.f("ck_leases_end_has_time")
         ),
         sa.CheckConstraint("attempt >= 1", name=op.f("ck_leases_attempt_positive")),
+        sa.CheckConstraint("log_lines >= 0", name=op.f("ck_leases_log_lines_positive")),
         sa.ForeignKeyConstraint(
             ["job_id"], ["jobs.id"], name=op.f("fk_leases_job_id_jobs"), ondelete="CASCADE"
         ),

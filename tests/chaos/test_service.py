@@ -156,7 +156,7 @@ def _check_jobs(client: Client, jobs: list[Job], cases: list[Case]) -> None:
         assert client.manifest(job.id) == case.manifest
         if case.checkpoint is not None:
             assert ended.result is not None
-            assert contents(Path(ended.result["checkpoint"])) == contents(case.checkpoint)
+            assert contents(Path(ended.result.checkpoint or "")) == contents(case.checkpoint)
         kinds = Counter(event.kind for event in client.events(job.id))
         assert kinds[EventKind.SUCCEEDED] == 1
         assert kinds[EventKind.QUEUED] == 1

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from bitbudget.app.contract.events import Event
+from bitbudget.app.contract.events import EVENT, Event, Problem
 from bitbudget.app.contract.steps import Step
 
 __all__ = ["ChildRun", "at_step", "run_child"]
@@ -33,12 +33,16 @@ class ChildRun:
     @property
     def result(self) -> dict[str, Any]:
         assert self.last.kind == "finished", self.last
-        assert self.last.result is not None
-        return self.last.result
+        return self.last.result.model_dump(mode="json")
+
+    @property
+    def problem(self) -> Problem:
+        assert self.last.kind == "failed", self.last
+        return self.last.problem
 
     @property
     def steps(self) -> list[Step]:
-        return [e.step for e in self.events if e.kind == "started" and e.step is not None]
+        return [e.step for e in self.events if e.kind == "started"]
 
 
 def run_child(task: BaseModel, kill_at: Callable[[Event], bool] | None = None) -> ChildRun:
@@ -57,7 +61,7 @@ def run_child(task: BaseModel, kill_at: Callable[[Event], bool] | None = None) -
         child.stdin.write(task.model_dump_json())
         child.stdin.close()
         for line in child.stdout:
-            events.append(Event.model_validate_json(line))
+            events.append(EVENT.validate_json(line))
             if kill_at is not None and kill_at(events[-1]):
                 child.kill()
     return ChildRun(events, child.returncode)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -17,6 +16,7 @@ from bitbudget.app.core.manifest import Manifest
 from bitbudget.app.core.measurement import Measurement
 from bitbudget.app.core.requests import AllocationRequest
 from bitbudget.app.server.services import Services
+from tests.support.reports import evaluation, job_result
 
 __all__ = ["FakeClock", "FakeWorker", "Server"]
 
@@ -97,8 +97,10 @@ class FakeWorker:
         self.lease = answer.json()
         return self.lease
 
-    def renew(self, progress: dict[str, Any] | None = None, attempt: int | None = None) -> Any:
-        body = {"attempt": attempt or self.lease["attempt"], "progress": progress}
+    def renew(
+        self, progress: dict[str, Any] | None = None, attempt: int | None = None, **more: Any
+    ) -> Any:
+        body = {"attempt": attempt or self.lease["attempt"], "progress": progress, **more}
         return self._put("", json=body)
 
     def upload(self, name: str, data: bytes, *, said: bytes | None = None) -> Any:
@@ -124,8 +126,9 @@ class FakeWorker:
         manifest = Manifest.build(measurement, layout, request, allocate(measurement, request))
         assert self.upload("measurement.json", measurement.to_json()).status_code == 200
         assert self.upload("manifest.json", manifest.to_bytes()).status_code == 200
-        assert self.upload("evaluation.json", json.dumps({"tokens": 1}).encode()).is_success
-        assert self.finish("succeeded", result={"checkpoint": "/out"}).status_code == 204
+        assert self.upload("evaluation.json", evaluation().to_json()).is_success
+        result = job_result(manifest).model_dump(mode="json")
+        assert self.finish("succeeded", result=result).status_code == 204
         return manifest.sha256
 
     def _put(self, path: str, extra: dict[str, str] | None = None, **options: Any) -> Any:

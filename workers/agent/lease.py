@@ -11,15 +11,24 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Final
 
+from bitbudget.app.child.process import ChildProcess
 from bitbudget.app.client.client import Client
 from bitbudget.app.client.transport import ServerProblemError, ServerUnreachableError
-from bitbudget.app.contract.events import Event, Problem, Progress
+from bitbudget.app.contract.events import (
+    ArtifactMade,
+    Event,
+    Progress,
+    Progressed,
+    Started,
+    TaskResult,
+)
 from bitbudget.app.contract.leases import LeaseGrant, LeaseOutcome, LeaseResult
+from bitbudget.app.contract.problems import Problem
+from bitbudget.app.contract.reports import JobResult
 from bitbudget.app.contract.tasks import JobTask
 from bitbudget.app.core.errors import LostLeaseError
 from bitbudget.app.core.requests import Deliver
 from bitbudget.workers.agent.heartbeat import Heartbeat
-from bitbudget.workers.agent.process import ChildProcess
 
 __all__ = ["LeaseRun"]
 
@@ -47,20 +56,32 @@ class LeaseRun:
                 result = self._attempt(heartbeat)
                 if result is None:
                     return None
-                self._insist(lambda: self.client.finish(self.lease, result))
+                heartbeat.flush(self.client)
+                result = self._tell(result)
         except LostLeaseError as error:
             _LOG.warning("%s", error)
             return None
         return LeaseOutcome(result.outcome)
 
+    def _tell(self, result: LeaseResult) -> LeaseResult:
+        """Return the end that the server took: `result`, or that it was refused and why."""
+        try:
+            self._insist(lambda: self.client.finish(self.lease, result))
+        except ServerProblemError as error:
+            refused = self._mishap("result-refused", str(error))
+            self._insist(lambda: self.client.finish(self.lease, refused))
+            return refused
+        return result
+
     def _attempt(self, heartbeat: Heartbeat) -> LeaseResult | None:
         """Return how the attempt ended, its child gone; None when the lease was lost."""
         try:
-            with ChildProcess(self._task()) as child:
+            with ChildProcess() as child:
+                child.give(self._task())
                 return self._follow(child, heartbeat)
         except OSError as error:  # a disk that is full, a process that cannot be started
             _LOG.warning("job %s: %s", self.lease.job_id, error)
-            return self._mishap("worker-trouble", "Worker trouble", str(error))
+            return self._mishap("worker-trouble", str(error))
 
     def _task(self) -> JobTask:
         request = self.lease.request
@@ -97,36 +118,42 @@ class LeaseRun:
                 return result
 
     def _take(self, event: Event, heartbeat: Heartbeat) -> LeaseResult | None:
-        if event.kind == "finished":
-            return self._result(LeaseOutcome.SUCCEEDED, event)
-        if event.kind == "failed":
-            return self._result(_outcome_of(event.problem), event)
-        if event.kind == "artifact":
-            return self._upload(event)
-        if event.step is not None:
-            heartbeat.progress = Progress(
-                step=event.step,
-                done=event.done,
-                total=event.total,
-                unit=event.unit,
-                detail=event.detail[:512],
-                seconds=event.seconds,
-                step_fraction=event.step_fraction,
-                job_fraction=event.job_fraction,
-            )
+        """Pass on what the child tells; return how the attempt ended once it has."""
+        match event.kind:
+            case "finished":
+                return self._succeeded(event.result)
+            case "failed":
+                return self._result(_outcome_of(event.problem), problem=event.problem)
+            case "artifact":
+                return self._upload(event)
+            case "log":
+                heartbeat.log(event)
+            case "started" | "progress":
+                heartbeat.progress = _progress(event)
         return None
 
-    def _result(self, outcome: LeaseOutcome, event: Event | None = None) -> LeaseResult:
+    def _succeeded(self, result: TaskResult) -> LeaseResult:
+        if isinstance(result, JobResult):
+            return self._result(LeaseOutcome.SUCCEEDED, result=result)
+        return self._mishap("child-died", f"it answered with a {type(result).__name__}")
+
+    def _result(
+        self,
+        outcome: LeaseOutcome,
+        *,
+        result: JobResult | None = None,
+        problem: Problem | None = None,
+    ) -> LeaseResult:
         return LeaseResult.model_validate(
             {
                 "attempt": self.lease.attempt,
                 "outcome": outcome,
-                "result": None if event is None else event.result,
-                "problem": None if event is None else event.problem,
+                "result": result,
+                "problem": problem,
             }
         )
 
-    def _upload(self, event: Event) -> LeaseResult | None:
+    def _upload(self, event: ArtifactMade) -> LeaseResult | None:
         known = {(artifact.name, artifact.sha256) for artifact in self.lease.artifacts}
         if (event.name, event.sha256) in known:
             return None
@@ -134,17 +161,11 @@ class LeaseRun:
         try:
             self._insist(lambda: self.client.put_artifact(self.lease, event.name, data))
         except ServerProblemError as error:
-            return self._mishap("upload-refused", "Upload refused", str(error))
+            return self._mishap("upload-refused", str(error))
         return None
 
-    def _mishap(self, slug: str, title: str, detail: str) -> LeaseResult:
-        problem = Problem(
-            type=f"urn:bitbudget:problem:{slug}",
-            title=title,
-            status=HTTPStatus.INTERNAL_SERVER_ERROR,
-            detail=detail,
-        )
-        return self._result(LeaseOutcome.CRASHED, Event(kind="failed", problem=problem))
+    def _mishap(self, slug: str, detail: str) -> LeaseResult:
+        return self._result(LeaseOutcome.CRASHED, problem=Problem.about(slug, detail))
 
     def _insist(self, call: Callable[[], None]) -> None:
         """Repeat `call` while the server is away; a worker that must go gives up."""
@@ -160,8 +181,12 @@ class LeaseRun:
                 return
 
 
-def _outcome_of(problem: Problem | None) -> LeaseOutcome:
+def _progress(event: Started | Progressed) -> Progress:
+    return Progress.model_validate(event.model_dump(exclude={"kind"}))
+
+
+def _outcome_of(problem: Problem) -> LeaseOutcome:
     """Tell a faulty input (final) from a mishap of this attempt (tried again)."""
-    if problem is None or problem.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+    if problem.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         return LeaseOutcome.CRASHED
     return LeaseOutcome.FAILED

@@ -7,13 +7,14 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from pydantic import TypeAdapter, ValidationError
 
-from bitbudget.app.contract.events import Event, Problem
+from bitbudget.app.contract.events import Event, Failed, Finished, Problem
+from bitbudget.app.contract.reports import Report
 from bitbudget.app.contract.tasks import FitTask, MeasureTask, Task
 from bitbudget.app.core.errors import NO_ROOM, BitbudgetError, InvalidRequestError
 from bitbudget.workers.child.parent_watch import end_with_parent
@@ -33,18 +34,17 @@ def answer() -> int:
     try:
         task = _read_task()
         home = Path(task.home)
-        result = _run(task, emit)
+        emit(Finished.model_validate({"result": _run(task, emit)}))
     except BrokenPipeError:
         return 1
     except Exception as error:  # noqa: BLE001, the last line of defence: every end is an event
         problem = problem_of(error, home)
-        emit(Event(kind="failed", problem=problem))
+        emit(Failed(problem=problem))
         return problem.exit_code
-    emit(Event(kind="finished", result=result))
     return 0
 
 
-def _run(task: Task, emit: Callable[[Event], None]) -> dict[str, Any]:
+def _run(task: Task, emit: Callable[[Event], None]) -> Report | Mapping[str, object]:
     """Run `task`, importing only what its kind needs."""
     if isinstance(task, FitTask):
         from bitbudget.workers.pipeline.fit_task import run_fit  # noqa: PLC0415, somebody waits for the answer
@@ -65,7 +65,7 @@ def _take_standard_output() -> Callable[[Event], None]:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
 
     def emit(event: Event) -> None:
-        events.write(event.model_dump_json(exclude_defaults=True) + "\n")
+        events.write(event.model_dump_json() + "\n")
         events.flush()
 
     return emit
@@ -80,34 +80,31 @@ def _read_task() -> Task:
             where=f"task: {'.'.join(str(part) for part in first['loc'])}",
             found=repr(first.get("input"))[:80],
             expected=first["msg"],
-            remedy="send a task of bitbudget.app.leases.schemas",
+            remedy="send a task of bitbudget.app.contract.tasks",
         ) from error
 
 
 def problem_of(error: Exception, home: Path) -> Problem:
     """Return the problem that `error` is to a user; unforeseen ones leave their trace in `home`."""
     if isinstance(error, BitbudgetError):
-        return Problem(
-            type=f"urn:bitbudget:problem:{error.slug()}",
-            title=error.title(),
+        return Problem.about(
+            error.slug(),
+            str(error),
             status=error.status,
-            detail=str(error),
-            fields=_plain(error.fields),
+            fields=error.fields,
             exit_code=error.exit_code,
         )
     if isinstance(error, OSError) and error.errno in NO_ROOM:
-        return Problem(
-            type="urn:bitbudget:problem:disk-full",
-            title="Disk full",
+        return Problem.about(
+            "disk-full",
+            f"{error}; free some room, or keep less there with --disk-limit",
             status=507,
-            detail=f"{error}; free some room, or keep less there with --disk-limit",
         )
-    return Problem(
-        type="urn:bitbudget:problem:internal",
-        title="Internal error",
-        status=500,
-        detail=f"{type(error).__name__}: {error}; a defect of ours: please report it with "
+    return Problem.about(
+        "internal",
+        f"{type(error).__name__}: {error}; a defect of ours: please report it with "
         f"{_keep_trace(error, home)}",
+        title="Internal error",
     )
 
 
@@ -119,8 +116,3 @@ def _keep_trace(error: Exception, home: Path) -> Path:
     except OSError:  # a full disk may be the very error
         traceback.print_exception(error, file=sys.stderr)
     return file
-
-
-def _plain(fields: dict[str, Any]) -> dict[str, Any]:
-    simple = (str, int, float, bool, type(None))
-    return {k: v if isinstance(v, simple) else str(v) for k, v in fields.items()}

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from bitbudget.app.contract.events import Event
+from bitbudget.app.contract.events import ArtifactMade, Event, Logged, Progressed, Started
+from bitbudget.app.contract.messages import storable_text
 from bitbudget.app.contract.steps import Step
 from bitbudget.app.core.canonical import sha256_of
 
@@ -27,7 +28,7 @@ class Reporter:
     def step(self, step: Step) -> StepReport:
         """Announce that `step` begins."""
         report = StepReport(self, step)
-        self.emit(Event(kind="started", step=step))
+        self.emit(Started(step=step))
         return report
 
 
@@ -47,13 +48,12 @@ class StepReport:
             return
         self._told = now
         self.reporter.emit(
-            Event(
-                kind="progress",
+            Progressed(
                 step=self.step,
                 done=done,
                 total=total,
                 unit=unit,
-                detail=detail,
+                detail=storable_text(detail, 512),
                 seconds=now - self._began,
             )
         )
@@ -63,8 +63,7 @@ class StepReport:
         digest = sha256_of(path.read_bytes())
         seconds = time.monotonic() - self._began
         self.reporter.emit(
-            Event(
-                kind="artifact",
+            ArtifactMade(
                 step=self.step,
                 name=path.name,
                 path=str(path),
@@ -75,4 +74,4 @@ class StepReport:
 
     def log(self, detail: str) -> None:
         """Tell something that a person should know."""
-        self.reporter.emit(Event(kind="log", step=self.step, detail=detail))
+        self.reporter.emit(Logged(step=self.step, detail=storable_text(detail)))

@@ -2,38 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
+from bitbudget.app.contract.reports import Baseline, Rival
 from bitbudget.app.dashboard.figures.figure import Cell, Figure
 from bitbudget.app.dashboard.formatting import kl
 
 __all__ = ["equal_bytes"]
 
 
-def equal_bytes(baseline: Mapping[str, Any]) -> Figure:
+def equal_bytes(baseline: Baseline) -> Figure:
     """Return the table of a job's `baseline`, as the worker reports it."""
-    uniform, ours = baseline["uniform"], baseline["ours_at_equal_bytes"]
+    uniform, ours = baseline.uniform, baseline.ours_at_equal_bytes
     better = _measured(uniform) / max(_measured(ours), 1e-12)
     return Figure(
         name="rivals",
         title="Against uniform precision at equal bytes",
         summary=(
             f"Measured KL {kl(_measured(ours))} against {kl(_measured(uniform))} of "
-            f"{uniform['format']}: {better:.1f} times less in no more bytes."
+            f"{uniform.format}: {better:.1f} times less in no more bytes."
         ),
         columns=("answer", "bytes", "predicted KL", "measured KL", "95 % from", "to", "top-1"),
-        rows=(_row("bitbudget", ours), _row(f"uniform {uniform['format']}", uniform)),
+        rows=(_row("bitbudget", ours), _row(f"uniform {uniform.format}", uniform)),
     )
 
 
-def _measured(side: Mapping[str, Any]) -> float:
-    return float(side["evaluation"]["kl_nats_per_token"])
+def _measured(side: Rival) -> float:
+    return side.evaluation.kl_nats_per_token
 
 
-def _row(name: str, side: Mapping[str, Any]) -> tuple[Cell, ...]:
-    found = side["evaluation"]
-    low, high = found["kl_interval_95"]
-    predicted = side["predicted_kl_nats_per_token"]
-    agreement = found["top1_agreement"]
-    return (name, side["file_bytes"], predicted, _measured(side), low, high, agreement)
+def _row(name: str, side: Rival) -> tuple[Cell, ...]:
+    low, high = side.evaluation.kl_interval_95
+    agreement = side.evaluation.top1_agreement
+    predicted = side.predicted_kl_nats_per_token
+    return (name, side.file_bytes, predicted, _measured(side), low, high, agreement)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
 
+from bitbudget.app.contract.reports import Benchmark, Evaluation
 from bitbudget.app.core.manifest import Manifest
 from bitbudget.app.core.sizes import format_size
 from bitbudget.app.dashboard import formatting as words
@@ -37,8 +38,8 @@ class Compared:
     kind: str
     key: str
     manifest: Manifest
-    evaluation: Mapping[str, Any] | None = None
-    benchmark: Mapping[str, Any] | None = None
+    evaluation: Evaluation | None = None
+    benchmark: Benchmark | None = None
 
     @property
     def name(self) -> str:
@@ -50,12 +51,12 @@ class Compared:
     @property
     def measured(self) -> float | None:
         """Measured KL in nats per token, None where nothing was evaluated."""
-        return _number(self.evaluation, "kl_nats_per_token")
+        return None if self.evaluation is None else self.evaluation.kl_nats_per_token
 
 
-def _number(report: Mapping[str, Any] | None, name: str) -> float | None:
-    found = (report or {}).get(name)
-    return float(found) if isinstance(found, (int, float)) else None
+def _number(report: Evaluation | Benchmark | None, name: str) -> float | None:
+    found: float | None = None if report is None else getattr(report, name)
+    return found
 
 
 def compare_page(

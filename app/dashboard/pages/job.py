@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlencode
 
+from bitbudget.app.contract.reports import Benchmark, Evaluation
 from bitbudget.app.contract.steps import Step, steps_of
 from bitbudget.app.core.kv import KvFormat
 from bitbudget.app.core.manifest import Manifest
@@ -40,7 +41,7 @@ def job_page(report: JobReport, solved: Solved | None, memory: Bar | None) -> di
         "twin": f"/jobs/{job.id}.json",
         "job": _head(job),
         "problem": _problem(job),
-        "checkpoint": (job.result or {}).get("checkpoint"),
+        "checkpoint": None if job.result is None else job.result.checkpoint,
         "answer": None,
         "memory": memory,
         "tables": list(_tables(report)),
@@ -60,14 +61,14 @@ def job_page(report: JobReport, solved: Solved | None, memory: Bar | None) -> di
 
 def _measured(report: JobReport, solved: Solved) -> Iterator[Point]:
     """Give what was measured of the checkpoint and of its rival."""
-    found = (report.evaluation or {}).get("kl_nats_per_token")
-    if isinstance(found, (int, float)):
-        yield Point("this answer", solved.manifest.file_bytes, float(found))
-    baseline = (report.job.result or {}).get("baseline")
-    if isinstance(baseline, Mapping):
-        uniform = baseline["uniform"]
-        nats = float(uniform["evaluation"]["kl_nats_per_token"])
-        yield Point(f"uniform {uniform['format']}", int(uniform["file_bytes"]), nats)
+    if report.evaluation is not None:
+        nats = report.evaluation.kl_nats_per_token
+        yield Point("this answer", solved.manifest.file_bytes, nats)
+    baseline = None if report.job.result is None else report.job.result.baseline
+    if baseline is not None:
+        uniform = baseline.uniform
+        nats = uniform.evaluation.kl_nats_per_token
+        yield Point(f"uniform {uniform.format}", uniform.file_bytes, nats)
 
 
 def _what_if(solved: Solved, module: str | None = None) -> str:
@@ -120,45 +121,38 @@ def _problem(job: Job) -> dict[str, Any] | None:
     return {
         "title": job.problem.title,
         "detail": job.problem.detail,
-        "minimum_bytes": job.problem.fields.get("minimum_bytes"),
+        "minimum_bytes": job.problem.fields.minimum_bytes,
     }
 
 
 def _tables(report: JobReport) -> Iterator[Figure]:
-    baseline = (report.job.result or {}).get("baseline")
-    if isinstance(baseline, Mapping):
+    baseline = None if report.job.result is None else report.job.result.baseline
+    if baseline is not None:
         yield equal_bytes(baseline)
-    if report.evaluation is not None and "kl_interval_95" in report.evaluation:
+    if report.evaluation is not None:
         yield _evaluation(report.evaluation)
     if report.benchmark is not None:
         yield _benchmark(report.benchmark)
 
 
-def _evaluation(report: Mapping[str, Any]) -> Figure:
-    low, high = report["kl_interval_95"]
-    rows = tuple((title, _plain(report.get(name))) for name, title in _METRICS)
+def _evaluation(report: Evaluation) -> Figure:
+    low, high = report.kl_interval_95
+    rows = tuple((title, getattr(report, name)) for name, title in _METRICS)
     return Figure(
         name="evaluation",
         title="Evaluation against the original",
         summary=(
-            f"KL {words.kl(report['kl_nats_per_token'])} nats per token, 95 % interval "
-            f"{words.kl(low)} to {words.kl(high)}, over {report['tokens']:,} tokens."
+            f"KL {words.kl(report.kl_nats_per_token)} nats per token, 95 % interval "
+            f"{words.kl(low)} to {words.kl(high)}, over {report.tokens:,} tokens."
         ),
         columns=("measure", "this checkpoint"),
         rows=rows,
     )
 
 
-def _benchmark(report: Mapping[str, Any]) -> Figure:
-    device = report.get("device") or {}
-    expected = report.get("prediction") or {}
-    every = {
-        "machine": device.get("chip"),
-        **report,
-        "predicted_tokens_per_second": expected.get("decode_tokens_per_second"),
-        "measured_over_predicted": expected.get("measured_over_predicted"),
-    }
-    rows = [(n.replace("_", " "), v) for n, v in every.items() if isinstance(v, (int, float, str))]
+def _benchmark(report: Benchmark) -> Figure:
+    figures = ((name.replace("_", " "), value) for name, value in report.figures())
+    rows: list[tuple[Cell, ...]] = [("machine", report.device.chip), *figures]
     return Figure(
         name="benchmark",
         title="Benchmark",
@@ -188,7 +182,3 @@ def _kv_cache(manifest: Manifest) -> Iterator[Figure]:
             for layer, choice in choices.items()
         ),
     )
-
-
-def _plain(value: object) -> Cell:
-    return value if isinstance(value, (str, int, float)) or value is None else str(value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from bitbudget.app.contract.reports import Benchmark
 from bitbudget.app.core.sizes import format_size
 from bitbudget.app.dashboard import formatting as words
 from bitbudget.app.dashboard.figures.figure import Cell, Figure, Series
@@ -55,8 +56,9 @@ def machines_page(workers: Iterable[Worker]) -> dict[str, Any]:
 
 def benchmarks_page(reports: Sequence[JobReport]) -> dict[str, Any]:
     """Return the benchmarks of finished checkpoints across machines."""
-    timed = [report for report in reports if report.benchmark is not None]
-    rows = tuple(_row(report) for report in timed)
+    rows = tuple(
+        _row(report, report.benchmark) for report in reports if report.benchmark is not None
+    )
     figure = Figure(
         name="speed",
         title="Speed by checkpoint and machine",
@@ -87,21 +89,15 @@ def benchmarks_page(reports: Sequence[JobReport]) -> dict[str, Any]:
     }
 
 
-def _row(report: JobReport) -> tuple[Cell, ...]:
-    found, job = report.benchmark or {}, report.job
+def _row(report: JobReport, found: Benchmark) -> tuple[Cell, ...]:
+    job = report.job
     name = f"{words.name_of(job.request.model)} ({job.id[-4:]})"
-    device = found.get("device") or {}
-    worker = "unknown" if job.worker is None else job.worker.capabilities.chip
-    machine = str(device.get("chip") or worker)
-    ratio = (found.get("prediction") or {}).get("measured_over_predicted")
+    expected = found.prediction
+    ratio = None if expected is None else expected.measured_over_predicted
     nbytes = None if job.answer is None else job.answer.file_bytes
-    speed = (_number(found.get(key)) for key, _ in _SPEED)
-    software = (str((device.get("versions") or {}).get("mlx", "")), str(device.get("system", "")))
-    return (name, machine, nbytes, *speed, _number(ratio), *software)
-
-
-def _number(value: object) -> float | None:
-    return value if isinstance(value, (int, float)) else None
+    speed = (getattr(found, key) for key, _ in _SPEED)
+    software = (found.device.versions.get("mlx", ""), found.device.system)
+    return (name, found.device.chip, nbytes, *speed, ratio, *software)
 
 
 def _series(rows: Sequence[tuple[Cell, ...]], scale: int) -> tuple[Series, ...]:

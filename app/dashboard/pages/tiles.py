@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from bitbudget.app.contract.reports import Evaluation
 from bitbudget.app.core.manifest import Manifest
 from bitbudget.app.core.sizes import format_size
 from bitbudget.app.dashboard.formatting import gap_words, kl
@@ -49,12 +49,12 @@ def answer_tiles(manifest: Manifest) -> list[Tile]:
     ]
 
 
-def evaluation_tiles(evaluation: Mapping[str, Any] | None) -> list[Tile]:
+def evaluation_tiles(evaluation: Evaluation | None) -> list[Tile]:
     """Return the measured KL with its interval."""
-    if evaluation is None or "kl_interval_95" not in evaluation:
+    if evaluation is None:
         return []
-    value = kl(evaluation["kl_nats_per_token"])
-    note = _interval(evaluation["kl_interval_95"])
+    value = kl(evaluation.kl_nats_per_token)
+    note = _interval(evaluation.kl_interval_95)
     return [Tile("Measured KL", value, _NATS, note=note, mark="ours")]
 
 

@@ -17,6 +17,7 @@ from bitbudget.app.models.allowed_paths import ModelGate
 from bitbudget.app.server.main import create_app
 from bitbudget.app.server.settings import Settings
 from tests.support.http import FakeClock, Server, bearer
+from tests.support.reports import evaluation
 
 JOB = {"model": "org/model", "budget": "1GiB"}
 WORKER = {
@@ -202,8 +203,10 @@ def test_a_large_body_is_refused(settings: Settings) -> None:
         server.submit()
         worker = server.worker()
         worker.claim()
-        assert worker.upload("evaluation.json", b'{"a": "' + b"x" * 3000 + b'"}').is_success
-        assert worker.upload("benchmark.json", b'{"a": "' + b"x" * 6000 + b'"}').status_code == 413
+        assert worker.upload(
+            "evaluation.json", evaluation(kl_per_window=[0.5] * 200).to_json()
+        ).is_success
+        assert worker.upload("benchmark.json", b" " * 6000).status_code == 413
 
 
 @pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", ""])

@@ -2,22 +2,9 @@
 
 from __future__ import annotations
 
-import json
-
 from bitbudget.app.core.measurement import Measurement
 from tests.support.http import Server
-
-
-def report(chip: str, speed: float, predicted: float) -> bytes:
-    return json.dumps(
-        {
-            "device": {"chip": chip, "system": "Darwin 25", "versions": {"mlx": "0.32.4"}},
-            "decode_tokens_per_second": speed,
-            "prefill_tokens_per_second": 900.0,
-            "roofline_fraction": 0.7,
-            "prediction": {"measured_over_predicted": speed / predicted},
-        }
-    ).encode()
+from tests.support.reports import benchmark
 
 
 def test_benchmarks_of_two_workers_stand_side_by_side(
@@ -27,7 +14,7 @@ def test_benchmarks_of_two_workers_stand_side_by_side(
         server.submit(deliver="checkpoint", budget=300_000)
         worker = server.worker(chip)
         worker.claim()
-        assert worker.upload("benchmark.json", report(chip, speed, 40.0)).is_success
+        assert worker.upload("benchmark.json", benchmark(chip, speed, 40.0).to_json()).is_success
         worker.do(measurement)
     table = server.http.get("/benchmarks.json").json()["speed"]
     rows = [dict(zip(table["columns"], row, strict=True)) for row in table["rows"]]

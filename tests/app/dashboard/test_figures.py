@@ -4,9 +4,11 @@ import csv
 import io
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
+from bitbudget.app.contract.reports import Baseline, Rival, UniformRival
 from bitbudget.app.core.baselines import uniform_formats
 from bitbudget.app.core.calibration import Calibration
 from bitbudget.app.core.candidates import DEFAULT_SQNR_FLOOR_DB
@@ -24,6 +26,7 @@ from bitbudget.app.dashboard.figures.verification import verification_figure
 from bitbudget.app.dashboard.frontier_view import trade_of
 from bitbudget.app.dashboard.rendering import plain
 from tests.app.cli.conftest import build_manifest
+from tests.support.reports import evaluation
 
 DOWN = "model.layers.0.mlp.down_proj"
 QUERY = "model.layers.0.self_attn.q_proj"
@@ -132,15 +135,15 @@ def test_predicted_against_measured_has_a_line_of_equality(measurement: Measurem
 
 
 def test_rivals_are_compared_at_equal_bytes() -> None:
-    def side(kl: float) -> dict[str, object]:
-        found = {
-            "kl_nats_per_token": kl,
-            "kl_interval_95": [kl * 0.9, kl * 1.1],
-            "top1_agreement": 0.9,
+    def side(kl: float) -> dict[str, Any]:
+        return {
+            "sha256": "0" * 64,
+            "file_bytes": 10,
+            "predicted_kl_nats_per_token": kl,
+            "evaluation": evaluation(kl),
         }
-        return {"file_bytes": 10, "predicted_kl_nats_per_token": kl, "evaluation": found}
 
-    uniform = {**side(0.04), "format": "affine4g64"}
-    figure = equal_bytes({"uniform": uniform, "ours_at_equal_bytes": side(0.01)})
+    uniform = UniformRival(format="affine4g64", **side(0.04))
+    figure = equal_bytes(Baseline(uniform=uniform, ours_at_equal_bytes=Rival(**side(0.01))))
     assert "4.0 times less" in figure.summary
     assert [row[0] for row in figure.rows] == ["bitbudget", "uniform affine4g64"]

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +23,7 @@ from bitbudget.app.core.allocate import allocate
 from bitbudget.app.core.layout import plan_checkpoint
 from bitbudget.app.core.manifest import Manifest
 from bitbudget.app.core.measurement import Measurement
+from tests.support.reports import benchmark, evaluation, job_result
 
 pytestmark = pytest.mark.e2e
 SHOTS = Path(__file__).resolve().parents[3] / "artifacts" / "screenshots"
@@ -89,21 +89,14 @@ class Machine:
         manifest = Manifest.build(
             measured, plan_checkpoint(measured.inventory), request, allocate(measured, request)
         )
-        evaluation = {
-            "kl_nats_per_token": 0.0123,
-            "kl_interval_95": [0.0119, 0.0127],
-            "top1_agreement": 0.97,
-            "perplexity_ratio": 1.01,
-            "noise_floor": 1e-4,
-            "tokens": 8192,
-        }
-        speed = {"decode_tokens_per_second": 512.5, "prefill_tokens_per_second": 4096.0}
         self.client.put_artifact(lease, "measurement.json", measured.to_json())
         self.client.put_artifact(lease, "manifest.json", manifest.to_bytes())
-        self.client.put_artifact(lease, "evaluation.json", json.dumps(evaluation).encode())
-        self.client.put_artifact(lease, "benchmark.json", json.dumps(speed).encode())
+        self.client.put_artifact(lease, "evaluation.json", evaluation().to_json())
+        self.client.put_artifact(lease, "benchmark.json", benchmark(speed=512.5).to_json())
         result = LeaseResult(
-            attempt=lease.attempt, outcome="succeeded", result={"checkpoint": "/checkpoints/model"}
+            attempt=lease.attempt,
+            outcome="succeeded",
+            result=job_result(manifest, checkpoint="/checkpoints/model"),
         )
         self.client.finish(lease, result)
 

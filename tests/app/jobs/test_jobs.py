@@ -10,6 +10,7 @@ import pytest
 from bitbudget.app.core.manifest import Manifest
 from bitbudget.app.core.measurement import Measurement
 from tests.support.http import Server
+from tests.support.reports import evaluation
 
 
 def test_a_new_job_waits_for_a_worker(server: Server) -> None:
@@ -220,7 +221,7 @@ def test_the_report_has_what_there_is(server: Server, measurement: Measurement) 
     report = server.http.get(path).json()
     formats = report["allocation"]["formats"]
     assert sum(f["modules"] for f in formats.values()) == len(measurement.inventory.modules)
-    assert report["evaluation"] == {"tokens": 1}
+    assert report["evaluation"] == evaluation().model_dump(mode="json")
     assert report["benchmark"] is None
 
 

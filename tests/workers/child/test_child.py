@@ -65,11 +65,10 @@ def test_a_job_killed_in_every_step_gives_the_same_bytes(tiny: Path, tmp_path: P
 
 def test_an_infeasible_budget_names_the_smallest(tiny: Path, tmp_path: Path) -> None:
     run = run_child(job(tmp_path, tiny, budget=100, sensitivity="weights"))
-    problem = run.last.problem
-    assert problem is not None
+    problem = run.problem
     assert (problem.type, problem.status) == ("urn:bitbudget:problem:infeasible-budget", 422)
     assert run.status == problem.exit_code == 3
-    smallest = problem.fields["minimum_bytes"]
+    smallest = problem.fields.minimum_bytes
     found = run_child(
         job(tmp_path, tiny, budget=smallest, sensitivity="weights", deliver="manifest")
     )
@@ -79,8 +78,7 @@ def test_an_infeasible_budget_names_the_smallest(tiny: Path, tmp_path: Path) -> 
 def test_an_output_that_exists_is_refused_at_once(tiny: Path, tmp_path: Path) -> None:
     task = job(tmp_path / "home", tiny).model_copy(update={"output": str(tmp_path)})
     run = run_child(task)
-    assert run.last.problem is not None
-    assert run.last.problem.status == 409
+    assert run.problem.status == 409
     assert run.steps == []
 
 
@@ -93,8 +91,7 @@ def test_a_manifest_of_other_weights_is_refused(tiny: Path, tmp_path: Path) -> N
         manifest=made.result["manifest"],
         output=str(tmp_path / "out"),
     )
-    problem = run_child(task).last.problem
-    assert problem is not None
+    problem = run_child(task).problem
     assert problem.status == 409
     assert "these weights have" in problem.detail
 

@@ -138,13 +138,17 @@ def test_a_statistics_pass_that_is_killed_goes_on_at_its_layer(tmp_path: Path) -
         return {path.name: path.stat().st_mtime_ns for path in found if "partial" not in path.name}
 
     def two_layers_back(event: Event) -> bool:
-        return event.unit == "steps" and event.done >= 6 + 1 + 2
+        return event.kind == "progress" and event.unit == "steps" and event.done >= 6 + 1 + 2
 
     killed = run_child(task, two_layers_back)
     assert killed.status == -signal.SIGKILL
     before = layers()
     assert 2 <= len(before) < 6
-    run_child(task, lambda event: event.unit == "steps" and event.done == event.total)
+
+    def all_layers(event: Event) -> bool:
+        return event.kind == "progress" and event.unit == "steps" and event.done == event.total
+
+    run_child(task, all_layers)
     after = layers()
     assert len(after) == 6
     assert {name: after[name] for name in before} == before

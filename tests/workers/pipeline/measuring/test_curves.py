@@ -118,7 +118,9 @@ def test_a_cluster_makes_the_curves_that_are_made_here(
     here = by_path(run.curves())
     assert by_path(run.curves(cluster)) == here
     weights = sum(module.weights for module in run.inventory.modules)
-    assert (run.events[-1].done, run.events[-1].total) == (2 * weights, 2 * weights)
+    last = run.events[-1]
+    assert last.kind == "progress"
+    assert (last.done, last.total) == (2 * weights, 2 * weights)
     assert here["model.layers.0.self_attn.q_proj"].features["output_noise"] > 0
     run.home.joinpath("layers.npz").unlink()  # whoever made one now would fail
     assert by_path(run.curves(cluster)) == here

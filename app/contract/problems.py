@@ -1,0 +1,99 @@
+"""Problems (RFC 9457): what went wrong, as server, worker and command line tell it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Final, Self
+
+from pydantic import ConfigDict, Field, StrictStr, StringConstraints, model_validator
+
+from bitbudget.app.contract.messages import (
+    Amount,
+    Flag,
+    Integer,
+    Line,
+    Message,
+    Real,
+    Text,
+    storable_text,
+)
+
+__all__ = ["Problem", "ProblemFields"]
+
+_MOST_FIELDS: Final = 64
+_LARGEST_INTEGER: Final = 2**53
+_LARGEST_FLOAT: Final = 1e300
+Scalar = Annotated[StrictStr, StringConstraints(max_length=8192, pattern=r"^[^\x00]*$")] | (
+    Flag | Integer | Real | None
+)
+
+
+class ProblemFields(Message):
+    """Further members of a problem, which depend on its type: text, numbers, true or false."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
+    __pydantic_extra__: dict[str, Scalar]
+
+    minimum_bytes: Amount | None = Field(
+        None,
+        description="Of infeasible-budget: the smallest feasible size.",
+        exclude_if=lambda value: value is None,
+    )
+
+    @model_validator(mode="after")
+    def _is_bounded(self) -> Self:
+        names = self.__pydantic_extra__
+        if len(names) > _MOST_FIELDS or any(storable_text(name, 64) != name for name in names):
+            msg = f"at most {_MOST_FIELDS} fields, each with a name of at most 64 characters"
+            raise ValueError(msg)
+        return self
+
+    @classmethod
+    def of(cls, fields: Mapping[str, object]) -> Self:
+        """Return the fields of an error; what is no bounded number or text is told as text."""
+        kept = list(fields.items())[:_MOST_FIELDS]
+        return cls.model_validate({storable_text(k, 64): _scalar(v) for k, v in kept})
+
+
+def _scalar(value: object) -> str | float | bool | None:
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, int) and abs(value) <= _LARGEST_INTEGER:
+        return value
+    if isinstance(value, float) and abs(value) <= _LARGEST_FLOAT:
+        return value
+    return storable_text(str(value))
+
+
+class Problem(Message):
+    """An RFC 9457 problem, as the server answers it and a worker reports it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    type: Line
+    title: Line
+    status: Integer
+    detail: Text
+    fields: ProblemFields = ProblemFields()
+    exit_code: Integer = 1
+
+    @classmethod
+    def about(
+        cls,
+        slug: str,
+        detail: str,
+        *,
+        title: str | None = None,
+        status: int = 500,
+        fields: Mapping[str, object] | None = None,
+        exit_code: int = 1,
+    ) -> Self:
+        """Return the problem of type `slug`; text is cleaned and cut so that it can be stored."""
+        return cls(
+            type=f"urn:bitbudget:problem:{slug}",
+            title=title or slug.replace("-", " ").capitalize(),
+            status=status,
+            detail=storable_text(detail),
+            fields=ProblemFields.of(fields or {}),
+            exit_code=exit_code,
+        )
