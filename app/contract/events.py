@@ -59,6 +59,7 @@ class Started(Message):
 
     kind: Literal["started"] = "started"
     step: Step
+    job_fraction: Share = 0.0
 
 
 class Progressed(Progress):
