@@ -14,7 +14,7 @@ from collections import defaultdict
 
 from pyinstrument import Profiler
 
-from bitbudget.app.contract.events import Event
+from bitbudget.app.contract.events import Event, Failed, Finished
 from bitbudget.app.contract.tasks import MeasureTask
 from bitbudget.samples import sample_model
 from bitbudget.workers.pipeline.tasks import run_task
@@ -33,7 +33,8 @@ class StepClock:
     def __call__(self, event: Event) -> None:
         """Take one event."""
         now = time.perf_counter()
-        name = event.step.value if event.step else event.kind
+        step = None if isinstance(event, (Finished, Failed)) else event.step
+        name = event.kind if step is None else step.value
         self.seconds[name] += now - self._before
         self._before = now
 

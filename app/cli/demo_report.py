@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from rich.console import Console
 from rich.table import Table
 
+from bitbudget.app.cli.output import Document
 from bitbudget.app.cli.tables import exact, formats_by_layer, short
+from bitbudget.app.contract.reports import Baseline
 from bitbudget.app.core.formats import parse_format
 from bitbudget.app.core.manifest import Manifest
 from bitbudget.app.core.sizes import format_size
@@ -24,13 +25,13 @@ _CAPTION: Final = (
 _DEFAULT_ADDRESS: Final = "http://127.0.0.1:8765"
 
 
-def report_document(job: Job, data: bytes) -> dict[str, Any]:
+def report_document(job: Job, data: bytes) -> Document:
     """Return the job's outcome for `--json`, under the names of `run --json`."""
-    result = job.result or {}
     manifest = Manifest.from_bytes(data)
+    result = None if job.result is None else job.result.model_dump(mode="json")
     return {
         "job": job.id,
-        **result,
+        **(result or {}),
         "sha256": manifest.sha256,
         "file_bytes": manifest.file_bytes,
         "budget_bytes": manifest.budget_bytes,
@@ -62,12 +63,11 @@ def print_report(console: Console, job: Job, data: bytes) -> None:
     console.print(_budget(manifest))
     formats = {path: choice.format for path, choice in manifest.modules.items()}
     console.print(formats_by_layer(None, formats, "\nFormats by layer (bits g group size)"))
-    result = job.result or {}
-    if isinstance(result.get("baseline"), Mapping):
-        console.print(_comparison(result["baseline"]))
+    if job.result is not None and job.result.baseline is not None:
+        console.print(_comparison(job.result.baseline))
         console.print(_CAPTION.format(encoder=manifest.encoder.value), style="dim", soft_wrap=True)
     console.print(_proof(manifest), soft_wrap=True)
-    _print_places(console, job, result)
+    _print_places(console, job)
 
 
 def _budget(manifest: Manifest) -> Table:
@@ -83,24 +83,24 @@ def _budget(manifest: Manifest) -> Table:
     return table
 
 
-def _comparison(baseline: Mapping[str, Any]) -> Table:
+def _comparison(baseline: Baseline) -> Table:
     table = Table(title="\nKL to the original, nats per token", title_justify="left", box=None)
     for name in ("", "bytes", "predicted", "measured", "95 % interval", "top-1"):
         table.add_column(name, justify="right" if name else "left")
     sides = {
-        "bitbudget": baseline["ours_at_equal_bytes"],
-        f"uniform {short(parse_format(baseline['uniform']['format']))}": baseline["uniform"],
+        "bitbudget": baseline.ours_at_equal_bytes,
+        f"uniform {short(parse_format(baseline.uniform.format))}": baseline.uniform,
     }
     for name, side in sides.items():
-        found = side["evaluation"]
-        low, high = found["kl_interval_95"]
+        found = side.evaluation
+        low, high = found.kl_interval_95
         table.add_row(
             name,
-            f"{side['file_bytes']:,}",
-            f"{side['predicted_kl_nats_per_token']:.5f}",
-            f"{found['kl_nats_per_token']:.5f}",
+            f"{side.file_bytes:,}",
+            f"{side.predicted_kl_nats_per_token:.5f}",
+            f"{found.kl_nats_per_token:.5f}",
             f"{low:.5f}-{high:.5f}",
-            f"{found['top1_agreement']:.2%}",
+            f"{found.top1_agreement:.2%}",
         )
     return table
 
@@ -114,8 +114,8 @@ def _proof(manifest: Manifest) -> str:
     )
 
 
-def _print_places(console: Console, job: Job, result: Mapping[str, Any]) -> None:
-    checkpoint = Path(str(result.get("checkpoint", "")))
+def _print_places(console: Console, job: Job) -> None:
+    checkpoint = Path((job.result.checkpoint if job.result is not None else None) or "")
     console.print(f"\nCheckpoint: {checkpoint}", soft_wrap=True)
     console.print(f"Manifest:   {checkpoint / 'manifest.json'}", soft_wrap=True)
     page = f"{_DEFAULT_ADDRESS}/jobs/{job.id}"

@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Final, Self
 
-from pydantic import ConfigDict, Field, StrictStr, StringConstraints, model_validator
+from pydantic import (
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictStr,
+    StringConstraints,
+    model_validator,
+)
 
 from bitbudget.app.contract.messages import (
     Amount,
@@ -23,8 +30,19 @@ __all__ = ["Problem", "ProblemFields"]
 _MOST_FIELDS: Final = 64
 _LARGEST_INTEGER: Final = 2**53
 _LARGEST_FLOAT: Final = 1e300
+
+
+def _not_an_integer(value: object) -> object:
+    """Refuse an integer that is too large to be one, instead of rounding it."""
+    if isinstance(value, int):
+        msg = "not a number with a fraction"
+        raise ValueError(msg)  # noqa: TRY004 - the error that pydantic reports
+    return value
+
+
+Fraction = Annotated[Real, BeforeValidator(_not_an_integer)]
 Scalar = Annotated[StrictStr, StringConstraints(max_length=8192, pattern=r"^[^\x00]*$")] | (
-    Flag | Integer | Real | None
+    Flag | Integer | Fraction | None
 )
 
 

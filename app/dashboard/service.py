@@ -85,7 +85,8 @@ class Dashboard:
         """Return one job; NotFoundError when there is none."""
         report = self.services.jobs.report(job_id)
         solved = self._solved(report.job)
-        return job_page(report, solved, None if solved is None else _memory(solved))
+        memory = None if solved is None else _memory(solved)
+        return job_page(report, solved, memory, self.services.jobs.notes(job_id))
 
     def _solved(self, job: Job) -> Solved | None:
         if job.answer is None or job.measurement_id is None:

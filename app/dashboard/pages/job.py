@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 from urllib.parse import urlencode
 
@@ -18,8 +18,8 @@ from bitbudget.app.dashboard.figures.rivals import equal_bytes
 from bitbudget.app.dashboard.pages.answer import Solved, answer_figures
 from bitbudget.app.dashboard.pages.jobs import job_line
 from bitbudget.app.dashboard.pages.tiles import answer_tiles, evaluation_tiles
-from bitbudget.app.jobs.schemas import Job, JobReport
-from bitbudget.app.jobs.status import JobStatus
+from bitbudget.app.jobs.schemas import Job, JobEvent, JobReport
+from bitbudget.app.jobs.status import EventKind, JobStatus
 
 __all__ = ["job_page"]
 
@@ -32,8 +32,16 @@ _METRICS = (
 )
 
 
-def job_page(report: JobReport, solved: Solved | None, memory: Bar | None) -> dict[str, Any]:
-    """Return what a job's page shows; `solved` once it has an answer."""
+def job_page(
+    report: JobReport,
+    solved: Solved | None,
+    memory: Bar | None,
+    notes: Sequence[JobEvent] = (),
+) -> dict[str, Any]:
+    """Return what a job's page shows; `solved` once it has an answer.
+
+    `notes` are lines of its log and why attempts were lost.
+    """
     job = report.job
     page: dict[str, Any] = {
         "title": words.name_of(job.request.model),
@@ -45,6 +53,8 @@ def job_page(report: JobReport, solved: Solved | None, memory: Bar | None) -> di
         "answer": None,
         "memory": memory,
         "tables": list(_tables(report)),
+        "unreadable": list(job.unreadable),
+        "log": [_note(event) for event in notes],
     }
     if solved is not None:
         page |= answer_figures(solved, list(_measured(report, solved)))
@@ -69,6 +79,12 @@ def _measured(report: JobReport, solved: Solved) -> Iterator[Point]:
         uniform = baseline.uniform
         nats = uniform.evaluation.kl_nats_per_token
         yield Point(f"uniform {uniform.format}", uniform.file_bytes, nats)
+
+
+def _note(event: JobEvent) -> dict[str, str]:
+    lost = event.kind is EventKind.REQUEUED
+    told = f"attempt lost: {event.data.get('reason')}" if lost else str(event.data.get("detail"))
+    return {"at": event.at.isoformat(), "when": words.when(event.at), "words": told}
 
 
 def _what_if(solved: Solved, module: str | None = None) -> str:

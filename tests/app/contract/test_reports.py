@@ -17,6 +17,7 @@ _RESULT: dict[str, Any] = {
     "file_bytes": 10,
     "budget_bytes": 12,
     "predicted_kl_nats_per_token": 0.5,
+    "predicted_kl_interval_95": None,
     "bound": 0.4,
     "gap": 0.2,
     "shadow_price_nats_per_byte": 1e-9,
