@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
@@ -16,12 +15,11 @@ from bitbudget.app.core.errors import (
     LostLeaseError,
     NotFoundError,
 )
+from bitbudget.retrying import RetryPolicy
 
 __all__ = ["ServerProblemError", "ServerUnreachableError", "Transport"]
 
-_TRIES: Final = 6
-_FIRST_PAUSE_SECONDS: Final = 0.2
-_LONGEST_PAUSE_SECONDS: Final = 10.0
+_RETRIES: Final = RetryPolicy(first_wait_seconds=0.2, longest_wait_seconds=60.0)
 _AWAY: Final = (
     HTTPStatus.BAD_GATEWAY,
     HTTPStatus.SERVICE_UNAVAILABLE,
@@ -70,18 +68,19 @@ class Transport:
         Raises the error that the answered problem stands for.
         """
         sent = {**(headers or {}), **({"Authorization": f"Bearer {token}"} if token else {})}
-        for number in range(1, _TRIES + 1):
-            is_last = number == _TRIES or not repeatable
-            try:
-                answer = self._http.request(method, path, headers=sent, **options)
-            except httpx2.TransportError as error:
-                if is_last:
-                    raise self._unreachable(str(error) or type(error).__name__) from error
-                time.sleep(_pause_seconds(number))
-                continue
-            if answer.status_code not in _PASSING or is_last:
-                break
-            time.sleep(_pause_seconds(number, answer))
+
+        def send() -> httpx2.Response:
+            answer = self._http.request(method, path, headers=sent, **options)
+            if answer.status_code in _PASSING:
+                answer.raise_for_status()
+            return answer
+
+        try:
+            answer = _RETRIES.call(send, when=_may_pass) if repeatable else send()
+        except httpx2.TransportError as error:
+            raise self._unreachable(str(error) or type(error).__name__) from error
+        except httpx2.HTTPStatusError as error:
+            answer = error.response
         if answer.status_code in _AWAY:
             raise self._unreachable(f"it answered {answer.status_code} {_detail(answer)}")
         raise_problem(answer)
@@ -100,12 +99,10 @@ class Transport:
         return ServerUnreachableError(server=self.server, reason=reason)
 
 
-def _pause_seconds(number: int, answer: httpx2.Response | None = None) -> float:
-    pause = _FIRST_PAUSE_SECONDS * 2.0 ** (number - 1)
-    wished = str(answer.headers.get("Retry-After", "")) if answer is not None else ""
-    if wished.isdigit():
-        pause = float(wished)
-    return min(pause, _LONGEST_PAUSE_SECONDS)
+def _may_pass(error: Exception) -> bool | float:
+    if isinstance(error, httpx2.HTTPStatusError):
+        return _RETRIES.after(error.response.headers)
+    return isinstance(error, httpx2.TransportError)
 
 
 def raise_problem(answer: httpx2.Response) -> None:

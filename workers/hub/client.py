@@ -14,13 +14,15 @@ from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_st
 
 from bitbudget.app.core.errors import InvalidModelError, NotFoundError
 from bitbudget.app.core.hub_id import HubId
-from bitbudget.workers.hub.patience import Patience
+from bitbudget.retrying import RetryPolicy
+from bitbudget.workers.hub.failures import hub_call
 
 __all__ = ["Hub", "HubFile", "HubModel"]
 
 _PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 _PARTIAL_CONTENT: Final = 206
+_TIMEOUT_SECONDS: Final = 30.0
 _RANGE_TOTAL: Final = re.compile(r"bytes \d+-\d+/(\d+)")
 
 
@@ -67,9 +69,9 @@ class Hub:
         self,
         endpoint: str | None = None,
         token: str | None = None,
-        patience: Patience | None = None,
+        retries: RetryPolicy | None = None,
     ) -> None:
-        self.patience = patience or Patience()
+        self.retries = retries or RetryPolicy()
         self.api = HfApi(endpoint=endpoint, token=token, library_name="bitbudget")
         self._token = token
 
@@ -84,11 +86,11 @@ class Hub:
                 hub_id.repository,
                 revision=hub_id.revision,
                 files_metadata=True,
-                timeout=self.patience.timeout_seconds,
+                timeout=_TIMEOUT_SECONDS,
             )
 
         try:
-            info = self.patience.attempt(str(hub_id), ask)
+            info = hub_call(self.retries, str(hub_id), ask)
             commit = info.sha or ""
             files = tuple(_files(info))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -111,7 +113,7 @@ class Hub:
                         break
             return bytes(data[: stop - start])
 
-        return self.patience.attempt(model.describe(name), ask)
+        return hub_call(self.retries, model.describe(name), ask)
 
     @contextmanager
     def open(
@@ -128,7 +130,7 @@ class Hub:
         headers["Accept-Encoding"] = "identity"
         if (start, stop) != (0, None):
             headers["Range"] = f"bytes={start}-{'' if stop is None else stop - 1}"
-        timeout = httpx2.Timeout(self.patience.timeout_seconds)
+        timeout = httpx2.Timeout(_TIMEOUT_SECONDS)
         with get_session().stream("GET", url, headers=headers, timeout=timeout) as response:
             hf_raise_for_status(response)
             _check_size(model, file, response)

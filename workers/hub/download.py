@@ -10,12 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from huggingface_hub import errors as hub_errors
-
 from bitbudget.app.core.errors import BitbudgetError, InvalidModelError
 from bitbudget.app.core.sizes import format_size
 from bitbudget.workers.hub.client import Hub, HubFile, HubModel
-from bitbudget.workers.hub.patience import DROPPED
+from bitbudget.workers.hub.failures import FAILURES, hub_tries, raise_meaning
 
 __all__ = ["Downloader", "Progress", "check_digest", "model_folder"]
 
@@ -78,23 +76,28 @@ class Downloader:
         part.replace(path)
 
     def _download(self, file: HubFile, part: Path) -> None:
-        failures = 0
-        while True:
-            before = part.stat().st_size if part.exists() else 0
-            if before > file.nbytes:
-                part.unlink()
-                before = 0
-            self._check_space(file.nbytes - before)
-            try:
-                self._append(file, part, before)
-            except (hub_errors.HfHubHTTPError, *DROPPED) as error:
-                failures = 1 if part.exists() and part.stat().st_size > before else failures + 1
-                what = self.model.describe(file.name)
-                self.hub.patience.wait_or_raise(what, error, failures)
-            else:
-                return
+        try:
+            while not self._is_complete_after_tries(file, part):
+                pass
+        except FAILURES as error:
+            raise_meaning(self.model.describe(file.name), error)
 
-    def _append(self, file: HubFile, part: Path, start: int) -> None:
+    def _is_complete_after_tries(self, file: HubFile, part: Path) -> bool:
+        """Append what is missing; False when a try failed but got further: its successor counts."""
+        before = _size(part)
+        for attempt in hub_tries(self.hub.retries):
+            if _size(part) > before:
+                return False
+            with attempt:
+                self._append(file, part)
+        return True
+
+    def _append(self, file: HubFile, part: Path) -> None:
+        start = _size(part)
+        if start > file.nbytes:
+            part.unlink()
+            start = 0
+        self._check_space(file.nbytes - start)
         with part.open("ab") as output:
             if start == file.nbytes:
                 return
@@ -114,6 +117,10 @@ class Downloader:
                 f"{format_size(nbytes)}; make room, or state --disk-limit to keep only the shards "
                 "in use"
             )
+
+
+def _size(part: Path) -> int:
+    return part.stat().st_size if part.exists() else 0
 
 
 def _too_long(model: HubModel, file: HubFile) -> InvalidModelError:

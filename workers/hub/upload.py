@@ -15,6 +15,7 @@ from bitbudget.app.core.errors import BitbudgetError, HubUnavailableError, Inval
 from bitbudget.app.core.hub_id import HubId
 from bitbudget.app.core.manifest import Manifest
 from bitbudget.workers.hub.client import Hub
+from bitbudget.workers.hub.failures import hub_call
 from bitbudget.workers.quantize.companions import MODEL_FILE
 
 __all__ = ["Published", "publish"]
@@ -109,7 +110,7 @@ def _unfinished(folder: Path, found: str) -> InvalidModelError:
 def _ask(hub: Hub, name: str, call: Callable[[], T]) -> T:
     """Call the Hub; what its library raises besides HTTP errors becomes HubUnavailableError."""
     try:
-        return hub.patience.attempt(name, call)
+        return hub_call(hub.retries, name, call)
     except BitbudgetError:
         raise
     except (OSError, RuntimeError, ValueError, KeyError) as error:

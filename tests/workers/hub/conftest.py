@@ -10,8 +10,8 @@ from bitbudget.app.core.formats import KEEP
 from bitbudget.app.core.manifest import Certificate, Manifest, ManifestModel, ModuleChoice
 from bitbudget.app.core.measurement import Encoder, Sensitivity
 from bitbudget.app.core.requests import AllocationRequest
+from bitbudget.retrying import RetryPolicy
 from bitbudget.workers.hub.client import Hub
-from bitbudget.workers.hub.patience import Patience
 from tests.workers.hub.hub_server import HubServer
 
 
@@ -23,8 +23,8 @@ def server() -> Iterator[HubServer]:
 
 @pytest.fixture
 def hub(server: HubServer) -> Hub:
-    patience = Patience(attempts=3, first_wait_seconds=0.01, longest_wait_seconds=2)
-    return Hub(endpoint=server.endpoint, patience=patience)
+    retries = RetryPolicy(attempts=3, first_wait_seconds=0.01, longest_wait_seconds=2)
+    return Hub(endpoint=server.endpoint, retries=retries)
 
 
 @pytest.fixture

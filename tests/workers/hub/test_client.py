@@ -15,8 +15,8 @@ from bitbudget.app.core.errors import (
     NotFoundError,
 )
 from bitbudget.app.core.hub_id import HubId
+from bitbudget.retrying import RetryPolicy
 from bitbudget.workers.hub.client import Hub
-from bitbudget.workers.hub.patience import Patience
 from tests.workers.hub.hub_server import Fault, HubServer
 
 ID = HubId("org/name")
@@ -133,7 +133,7 @@ def test_a_passing_failure_is_not_noticed(server: HubServer, hub: Hub, fault: Fa
 
 
 def test_no_server_is_a_clear_error() -> None:
-    hub = Hub("http://127.0.0.1:9", patience=Patience(attempts=2, first_wait_seconds=0.01))
+    hub = Hub("http://127.0.0.1:9", retries=RetryPolicy(attempts=2, first_wait_seconds=0.01))
     with pytest.raises(HubUnavailableError, match="HF_ENDPOINT"):
         hub.resolve(ID)
 

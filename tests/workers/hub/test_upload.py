@@ -17,8 +17,8 @@ from bitbudget.app.core.errors import (
     InvalidRequestError,
 )
 from bitbudget.app.core.manifest import Manifest
+from bitbudget.retrying import RetryPolicy
 from bitbudget.workers.hub.client import Hub
-from bitbudget.workers.hub.patience import Patience
 from bitbudget.workers.hub.upload import publish
 from bitbudget.workers.quantize.companions import MODEL_FILE
 from tests.workers.hub.hub_server import Fault, HubServer
@@ -33,7 +33,7 @@ WEIGHTS = b"\x02\0\0\0\0\0\0\0{}" + b"w" * 5000
 @pytest.fixture
 def hub(server: HubServer, monkeypatch: pytest.MonkeyPatch) -> Hub:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
-    return Hub(server.endpoint, "hf_writer", Patience(attempts=2, first_wait_seconds=0.01))
+    return Hub(server.endpoint, "hf_writer", RetryPolicy(attempts=2, first_wait_seconds=0.01))
 
 
 @pytest.fixture
