@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from typing import Final
 
 from anyio import to_thread
+from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 
 from bitbudget.app.jobs.notifications import Listener, Pulse
 from bitbudget.app.jobs.schemas import JobEvent
 
 __all__ = ["EventStream"]
+
+_RECONNECT_MILLISECONDS: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,19 +25,19 @@ class EventStream:
     heartbeat_seconds: float
     read: Callable[[int], tuple[list[JobEvent], bool]]
 
-    async def lines(self, job_id: str, after: int) -> AsyncIterator[str]:
+    async def lines(self, job_id: str, after: int) -> AsyncIterator[bytes]:
         """Give the stream's text until the job ends or the server stops."""
-        yield "retry: 1000\n"  # no blank line: it belongs to the first event
+        yield format_sse_event(retry=_RECONNECT_MILLISECONDS)
         with self.pulse.listen(job_id) as listener:
             async for text in self._events(listener, after):
                 yield text
 
-    async def _events(self, listener: Listener, after: int) -> AsyncIterator[str]:
+    async def _events(self, listener: Listener, after: int) -> AsyncIterator[bytes]:
         while not self.pulse.is_stopped:
             listener.hold()
             events, has_more = await to_thread.run_sync(self.read, after)
             if events:
-                yield "".join(map(_as_text, events))
+                yield b"".join(map(_encoded, events))
                 after = events[-1].id
             elif not has_more:
                 return
@@ -41,11 +45,12 @@ class EventStream:
                 async for comment in self._until_woken(listener):
                     yield comment
 
-    async def _until_woken(self, listener: Listener) -> AsyncIterator[str]:
+    async def _until_woken(self, listener: Listener) -> AsyncIterator[bytes]:
         """Give comments, which keep the connection open, while nothing happens to the job."""
         while not await listener.wait(self.heartbeat_seconds):
-            yield ": still here\n\n"
+            yield KEEPALIVE_COMMENT
 
 
-def _as_text(event: JobEvent) -> str:
-    return f"id: {event.id}\nevent: {event.kind}\ndata: {event.model_dump_json()}\n\n"
+def _encoded(event: JobEvent) -> bytes:
+    data = event.model_dump_json()
+    return format_sse_event(data_str=data, event=event.kind, id=str(event.id))

@@ -117,12 +117,12 @@ def test_the_stream_is_server_sent_events(shared: LiveServer) -> None:
         with httpx2.stream("GET", url, timeout=10) as answer:
             assert answer.headers["Content-Type"].startswith("text/event-stream")
             lines = answer.iter_lines()
-            head = [next(lines) for _ in range(5)]
-            assert head[0].startswith("retry: ")
-            number = int(head[1].removeprefix("id: "))
-            assert head[2] == "event: queued"
-            assert JobEvent.model_validate_json(head[3].removeprefix("data: ")).id == number
-            assert head[4] == ""
+            assert [next(lines).startswith("retry: "), next(lines)] == [True, ""]
+            event = dict(next(lines).split(": ", 1) for _ in range(3))
+            number = int(event["id"])
+            assert event["event"] == "queued"
+            assert JobEvent.model_validate_json(event["data"]).id == number
+            assert next(lines) == ""
             assert next(lines).startswith(":")
         client.cancel(job.id)
         again = httpx2.get(url, headers={"Last-Event-ID": str(number)})
