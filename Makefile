@@ -26,7 +26,7 @@ test-fast: install  ## the parts without processes, browsers and whole models: u
 	$(PYTEST) -n 2 -q $(FAST)
 
 test-package: install  ## build wheel and source distribution, install the wheel elsewhere, use it
-	$(BIN)/python -m pytest -m package tests/package
+	$(BIN)/python -m pytest -n 0 -m "package and not slow" tests/package
 
 lint: install  ## what is checked before the tests
 	$(BIN)/ruff check .

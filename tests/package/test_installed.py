@@ -14,6 +14,7 @@ import pytest
 from tests.package.conftest import REPOSITORY, Installed
 
 pytestmark = [pytest.mark.package, pytest.mark.e2e]
+BUDGET_BYTES = 3_270_752
 PAGES = ("/", "/models", "/compare", "/benchmarks", "/machines", "/docs", "/openapi.json")
 
 
@@ -86,6 +87,22 @@ def test_a_server_without_its_files_is_not_ready(complete: Installed) -> None:
     assert "dashboard" in answer.json()["detail"]
 
 
+def test_a_job_of_the_sample_becomes_a_checkpoint(complete: Installed, server: str) -> None:
+    model = complete.run(
+        "python", "-c", "from bitbudget.samples import sample_model; print(sample_model())"
+    ).strip()
+    with working(complete, server):
+        output = complete.run(
+            *("bitbudget", "submit", model, "--server", server, "--wait", "--json"),
+            *("--budget", str(BUDGET_BYTES), "--deliver", "checkpoint"),
+            *("--sensitivity", "weights", "--encoder", "minmax"),
+        )
+    job = json.loads(output)
+    assert job["status"] == "succeeded"
+    assert 0 < job["result"]["file_bytes"] <= BUDGET_BYTES
+
+
+@pytest.mark.slow
 def test_the_demo_fits_its_budget(complete: Installed) -> None:
     document = json.loads(complete.run("bitbudget", "demo", "--json", timeout_seconds=900))
     assert document["file_bytes"] <= document["budget_bytes"]
@@ -98,6 +115,18 @@ def server(complete: Installed) -> Iterator[str]:
     """The address of a server that runs from the wheel."""
     with serving(complete) as address:
         yield address
+
+
+@contextmanager
+def working(installed: Installed, server: str) -> Iterator[None]:
+    """Keep a worker of `server` running."""
+    command = [str(installed.folder / "bin" / "bitbudget"), "worker", "--server", server]
+    with subprocess.Popen(command, cwd=installed.folder, env=installed.environment()) as process:
+        try:
+            yield
+        finally:
+            process.terminate()
+            process.wait(60)
 
 
 @contextmanager
