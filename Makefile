@@ -5,6 +5,8 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 STAMP = $(VENV)/.bitbudget-installed
 PYTEST = $(BIN)/python -m bitbudget.workers.native.preload -m pytest
+FAST = tests/test_house.py tests/docs tests/app/core tests/app/http tests/app/storage tests/app/dashboard \
+	tests/workers/encoders tests/workers/sweep --ignore=tests/app/core/mckp/test_rows.py
 
 install: $(STAMP)
 
@@ -23,7 +25,7 @@ test: install lint  ## everything but `slow` and `package`
 	$(PYTEST) -n 2 $(PYTEST_ARGS)
 
 test-fast: install  ## the parts without processes, browsers and whole models: under a minute
-	$(PYTEST) -n 2 -q $(FAST)
+	$(PYTEST) -n 2 -q $(FAST) -m "not slow and not package and not e2e and not postgres and not contract and not chaos"
 
 test-package: install  ## build wheel and source distribution, install the wheel elsewhere, use it
 	$(BIN)/python -m pytest -n 0 -m "package and not slow" tests/package
