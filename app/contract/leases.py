@@ -13,7 +13,7 @@ from bitbudget.app.contract.events import Problem, Progress
 from bitbudget.app.contract.messages import Amount, Attempt, Line, Message, Text
 from bitbudget.app.contract.reports import JobResult
 from bitbudget.app.contract.steps import Step
-from bitbudget.app.core.requests import JobRequest
+from bitbudget.app.core.requests import JobRequest, Number
 
 __all__ = [
     "LOG_LINES_AT_ONCE",
@@ -99,7 +99,7 @@ class LogLine(Message):
     A line that is sent again, because an answer was lost, has the same number and is kept once.
     """
 
-    number: Annotated[Attempt, Field(le=MOST_LOG_LINES)]
+    number: Annotated[int, Field(ge=1, le=MOST_LOG_LINES), Number]
     step: Step | None = None
     detail: Text
 

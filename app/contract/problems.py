@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Final, Self
 
@@ -13,6 +14,7 @@ from pydantic import (
     StringConstraints,
     model_validator,
 )
+from pydantic.config import JsonDict
 
 from bitbudget.app.contract.messages import (
     Amount,
@@ -46,10 +48,16 @@ Scalar = Annotated[StrictStr, StringConstraints(max_length=8192, pattern=r"^[^\x
 )
 
 
+_NAME: Final = r"^[A-Za-z0-9_.-]{1,64}$"
+_BOUNDED: Final[JsonDict] = {"maxProperties": _MOST_FIELDS, "propertyNames": {"pattern": _NAME}}
+
+
 class ProblemFields(Message):
     """Further members of a problem, which depend on its type: text, numbers, true or false."""
 
-    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="allow", frozen=True, allow_inf_nan=False, json_schema_extra=_BOUNDED
+    )
     __pydantic_extra__: dict[str, Scalar]
 
     minimum_bytes: Amount | None = Field(
@@ -61,8 +69,8 @@ class ProblemFields(Message):
     @model_validator(mode="after")
     def _is_bounded(self) -> Self:
         names = self.__pydantic_extra__
-        if len(names) > _MOST_FIELDS or any(storable_text(name, 64) != name for name in names):
-            msg = f"at most {_MOST_FIELDS} fields, each with a name of at most 64 characters"
+        if len(names) > _MOST_FIELDS or not all(re.fullmatch(_NAME, name) for name in names):
+            msg = f"at most {_MOST_FIELDS} fields, each with a name of {_NAME}"
             raise ValueError(msg)
         return self
 
@@ -70,7 +78,7 @@ class ProblemFields(Message):
     def of(cls, fields: Mapping[str, object]) -> Self:
         """Return the fields of an error; what is no bounded number or text is told as text."""
         kept = list(fields.items())[:_MOST_FIELDS]
-        return cls.model_validate({storable_text(k, 64): _scalar(v) for k, v in kept})
+        return cls.model_validate({k: _scalar(v) for k, v in kept if re.fullmatch(_NAME, k)})
 
 
 def _scalar(value: object) -> str | float | bool | None:

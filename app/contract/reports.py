@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Final, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field
 
 from bitbudget.app.contract.messages import (
     MOST_ENTRIES,
@@ -361,13 +361,6 @@ class JobResult(Report):
     evaluation: Evaluation | None = Field(None, exclude_if=_is_none)
     baseline: Baseline | None = Field(None, exclude_if=_is_none)
     benchmark: Benchmark | None = Field(None, exclude_if=_is_none)
-
-    @model_validator(mode="after")
-    def _is_within_budget(self) -> Self:
-        if self.file_bytes > self.budget_bytes:
-            msg = f"{self.file_bytes} file bytes exceed the budget of {self.budget_bytes}"
-            raise ValueError(msg)
-        return self
 
 
 class FitModel(Report):

@@ -21,6 +21,7 @@ from bitbudget.app.contract.leases import (
     StoredArtifact,
 )
 from bitbudget.app.contract.problems import Problem
+from bitbudget.app.contract.reports import Answer, JobResult
 from bitbudget.app.core.canonical import sha256_of
 from bitbudget.app.core.errors import ConflictError, LostLeaseError, NotFoundError
 from bitbudget.app.core.requests import JobRequest, Rotation
@@ -226,6 +227,18 @@ def _stored(session: Session, job_id: str) -> tuple[StoredArtifact, ...]:
     )
 
 
+def _check_same_answer(job: JobRow, result: JobResult) -> None:
+    """Raise ConflictError for a result that is not of the manifest that was uploaded."""
+    answer = read_stored(Answer, job.summary, f"job {job.id}")
+    if answer is None or answer.manifest_sha256 != result.sha256:
+        raise ConflictError(
+            what="Job",
+            name=job.id,
+            reason=f"holds another manifest than that of the result, {result.sha256}",
+            remedy="upload the result's manifest.json last",
+        )
+
+
 def _end(session: Session, job: JobRow, result: LeaseResult, now: datetime) -> None:
     transitions = Transitions(session, now)
     match result.outcome:
@@ -237,6 +250,8 @@ def _end(session: Session, job: JobRow, result: LeaseResult, now: datetime) -> N
                     reason="has no manifest.json",
                     remedy="upload it before the result",
                 )
+            if result.result is not None:
+                _check_same_answer(job, result.result)
             transitions.succeeded(job, result.result)
             request = JobRequest.model_validate(job.request)
             if request.rotation is Rotation.AUTO and job.measurement_id is not None:

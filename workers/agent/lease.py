@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
 from typing import Final
@@ -48,6 +48,10 @@ class LeaseRun:
     home: Path
     stop: threading.Event
     disk_limit_bytes: int | None = None
+    _stored: dict[str, str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._stored = {artifact.name: artifact.sha256 for artifact in self.lease.artifacts}
 
     def run(self) -> LeaseOutcome | None:
         """Return how the attempt ended, None when the lease was lost to another."""
@@ -154,14 +158,15 @@ class LeaseRun:
         )
 
     def _upload(self, event: ArtifactMade) -> LeaseResult | None:
-        known = {(artifact.name, artifact.sha256) for artifact in self.lease.artifacts}
-        if (event.name, event.sha256) in known:
+        """Upload a file unless the server's newest of that name is the same."""
+        if self._stored.get(event.name) == event.sha256:
             return None
         data = Path(event.path).read_bytes()
         try:
             self._insist(lambda: self.client.put_artifact(self.lease, event.name, data))
         except ServerProblemError as error:
             return self._mishap("upload-refused", str(error))
+        self._stored[event.name] = event.sha256
         return None
 
     def _mishap(self, slug: str, detail: str) -> LeaseResult:

@@ -49,7 +49,6 @@ def test_a_result_is_written_as_it_was_read() -> None:
         ("gap", 10**400),
         ("file_bytes", 2**60),
         ("file_bytes", -1),
-        ("file_bytes", 13),
         ("solver", "m\x00ckp"),
         ("solver", "\ud800"),
         ("solver", "x" * 10_000),

@@ -142,3 +142,19 @@ def test_what_a_crashed_attempt_met_is_told(server: Server) -> None:
     events, _ = server.services.jobs.events(job_id, 0)
     assert "killed by signal 9" in str(events[-1].data["reason"])
     assert "killed by signal 9" in server.http.get(f"/jobs/{job_id}").text
+
+
+def test_a_result_of_another_manifest_is_refused(server: Server, measurement: Measurement) -> None:
+    done, worker = working(server)
+    worker.do(measurement)
+    result = server.job(done)["result"] | {"sha256": "f" * 64}
+    other, worker = working(server)
+    for name in ("measurement.json", "manifest.json"):
+        data = server.http.get(f"/v1/jobs/{done}/manifest").content
+        data = measurement.to_json() if name == "measurement.json" else data
+        assert worker.upload(name, data).is_success
+    answer = worker.finish("succeeded", result=result)
+    assert answer.status_code == 409, answer.text
+    assert "another manifest" in answer.json()["detail"]
+    assert worker.finish("succeeded", result=server.job(done)["result"]).status_code == 204
+    assert server.job(other)["status"] == "succeeded"
