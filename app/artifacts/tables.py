@@ -7,7 +7,7 @@ from datetime import datetime
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, mapped_column
 
-from bitbudget.app.storage.database import Base, Moment
+from bitbudget.app.storage.schema import Base, Moment
 
 __all__ = ["ArtifactRow"]
 

@@ -8,9 +8,10 @@ from anyio import to_thread
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
-from bitbudget.app.auth.principal import ANYONE, Principal, Scope
-from bitbudget.app.http.errors import ForbiddenError, UnauthorizedError
-from bitbudget.app.server.services import ServicesDependency
+from bitbudget.app.auth.access import Access
+from bitbudget.app.auth.principal import Principal, Scope
+from bitbudget.app.auth.service import KeyService
+from bitbudget.app.http.dependencies import provided
 
 __all__ = [
     "TOKEN_COOKIE",
@@ -18,11 +19,14 @@ __all__ = [
     "BearerToken",
     "JobsReader",
     "JobsWriter",
+    "Keys",
     "WorkerKey",
     "requires",
 ]
 
 TOKEN_COOKIE: Final = "bitbudget_token"  # noqa: S105 - the cookie's name
+AccessDependency = Annotated[Access, Depends(provided(Access))]
+Keys = Annotated[KeyService, Depends(provided(KeyService))]
 _scheme: Final = HTTPBearer(auto_error=False, description="An API key, worker or lease token.")
 
 
@@ -44,17 +48,11 @@ class _Requires:
     def __init__(self, scope: Scope) -> None:
         self._scope = scope
 
-    async def __call__(self, services: ServicesDependency, token: BearerToken) -> Principal:
+    async def __call__(self, access: AccessDependency, token: BearerToken) -> Principal:
         """Return who calls; UnauthorizedError, ForbiddenError or QuotaExceededError else."""
-        if token is None:
-            if services.settings.needs_keys:
-                raise UnauthorizedError(reason="send Authorization: Bearer <key>")
-            return ANYONE
-        principal = await to_thread.run_sync(services.keys.principal, token)
-        services.quota.spend(principal.owner)
-        if not principal.may(self._scope):
-            raise ForbiddenError(scope=self._scope)
-        return principal
+        if token is None:  # no query: not worth a thread
+            return access.principal(None, self._scope)
+        return await to_thread.run_sync(access.principal, token, self._scope)
 
 
 def requires(scope: Scope) -> _Requires:

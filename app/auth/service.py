@@ -10,13 +10,11 @@ from typing import Final
 from bitbudget.app.auth import repository
 from bitbudget.app.auth.principal import Principal, Scope
 from bitbudget.app.auth.tables import KeyRow
-from bitbudget.app.auth.tokens import Token, TokenKind, hash_secret, new_secret, secret_matches
+from bitbudget.app.auth.tokens import Token, TokenKind, hash_secret, new_secret, parse_token
 from bitbudget.app.core.errors import InvalidRequestError
 from bitbudget.app.http.errors import UnauthorizedError
-from bitbudget.app.leases import repository as leases
 from bitbudget.app.storage.database import Database
 from bitbudget.app.storage.ids import Clock, new_id
-from bitbudget.app.workers import repository as machines
 
 __all__ = ["ApiKey", "KeyService", "NewKey"]
 
@@ -95,11 +93,11 @@ class KeyService:
 
     def principal(self, text: str) -> Principal:
         """Return whose key this is; UnauthorizedError when it is no one's."""
-        token = _parse(text, TokenKind.KEY)
+        token = parse_token(text, TokenKind.KEY)
         now = self.clock()
         with self.database.read() as session:
             row = repository.find(session, token.id)
-        if row is None or not secret_matches(token.secret, row.token_hash):
+        if row is None or not token.proves(row.id, row.token_hash):
             raise UnauthorizedError(reason="this one is not known")
         if row.revoked_at is not None:
             raise UnauthorizedError(reason="this one was revoked")
@@ -109,32 +107,9 @@ class KeyService:
             self._note_use(row.id, now)
         return Principal(row.id, frozenset(Scope(scope) for scope in row.scopes))
 
-    def check_worker(self, text: str, worker_id: str) -> None:
-        """Raise UnauthorizedError unless this is the worker's own token."""
-        token = _parse(text, TokenKind.WORKER)
-        with self.database.read() as session:
-            stored = machines.get(session, worker_id).token_hash
-        if token.id != worker_id or not secret_matches(token.secret, stored):
-            raise UnauthorizedError(reason="this one is not the worker's")
-
-    def check_lease(self, text: str, lease_id: str) -> None:
-        """Raise UnauthorizedError unless this is the lease's own token."""
-        token = _parse(text, TokenKind.LEASE)
-        with self.database.read() as session:
-            stored = leases.get(session, lease_id).token_hash
-        if token.id != lease_id or not secret_matches(token.secret, stored):
-            raise UnauthorizedError(reason="this one is not the lease's")
-
     def _note_use(self, key_id: str, now: datetime) -> None:
         with self.database.write() as session:
             repository.get(session, key_id).used_at = now
-
-
-def _parse(text: str, kind: TokenKind) -> Token:
-    token = Token.parse(text)
-    if token is None or token.kind is not kind:
-        raise UnauthorizedError(reason=f"expected one that begins with {kind}_")
-    return token
 
 
 def _view(row: KeyRow) -> ApiKey:

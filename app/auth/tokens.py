@@ -8,9 +8,10 @@ import secrets
 from dataclasses import dataclass
 from enum import StrEnum
 
+from bitbudget.app.http.errors import UnauthorizedError
 from bitbudget.app.storage.ids import is_id
 
-__all__ = ["Token", "TokenKind", "hash_secret", "new_secret", "secret_matches"]
+__all__ = ["Token", "TokenKind", "hash_secret", "new_secret", "parse_token"]
 
 
 class TokenKind(StrEnum):
@@ -35,6 +36,10 @@ class Token:
     def __repr__(self) -> str:
         return f"Token({self.kind}_{self.id}_...)"
 
+    def proves(self, id_: str, stored_hash: str) -> bool:
+        """Whether this is the token of `id_`, whose secret has this hash (constant time)."""
+        return self.id == id_ and hmac.compare_digest(hash_secret(self.secret), stored_hash)
+
     @classmethod
     def parse(cls, text: str) -> Token | None:
         """Read a token; None for anything else."""
@@ -47,6 +52,14 @@ class Token:
         return cls(TokenKind(kind), id_, secret)
 
 
+def parse_token(text: str, kind: TokenKind) -> Token:
+    """Return the token that `text` is; UnauthorizedError unless it is one of this kind."""
+    token = Token.parse(text)
+    if token is None or token.kind is not kind:
+        raise UnauthorizedError(reason=f"expected one that begins with {kind}_")
+    return token
+
+
 def new_secret() -> str:
     """Return 256 random bits as URL-safe text."""
     return secrets.token_urlsafe(32)
@@ -55,8 +68,3 @@ def new_secret() -> str:
 def hash_secret(secret: str) -> str:
     """Return SHA-256 in hex: enough for 256 random bits, which no one can guess from it."""
     return hashlib.sha256(secret.encode()).hexdigest()
-
-
-def secret_matches(secret: str, stored_hash: str) -> bool:
-    """Compare in constant time."""
-    return hmac.compare_digest(hash_secret(secret), stored_hash)

@@ -37,7 +37,8 @@ from bitbudget.app.contract.leases import (
 from bitbudget.app.core.canonical import sha256_of
 from bitbudget.app.core.requests import AllocationRequest, JobRequest
 from bitbudget.app.fit.schemas import Device, Fit, FitRequest
-from bitbudget.app.jobs.schemas import Job, JobEvent, JobReport, Page
+from bitbudget.app.http.pages import Page
+from bitbudget.app.jobs.schemas import Job, JobEvent, JobReport
 from bitbudget.app.jobs.status import JobStatus
 from bitbudget.app.measurements.schemas import AllocationAnswer, Frontier, Measurement, Tensor
 from bitbudget.app.models.schemas import Model

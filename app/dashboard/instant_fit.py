@@ -10,7 +10,7 @@ from bitbudget.app.core.fit_report import fit
 from bitbudget.app.core.inventory import Inventory
 from bitbudget.app.core.size_span import size_span
 from bitbudget.app.core.sizes import format_size, parse_size
-from bitbudget.app.server.services import Services
+from bitbudget.app.dashboard.sources import Sources
 
 __all__ = ["Asked", "fit_words"]
 
@@ -45,14 +45,14 @@ class _Known:
         return f"{format_size(least)} to {format_size(most)}"
 
 
-def fit_words(services: Services, asked: Asked) -> dict[str, str]:
+def fit_words(sources: Sources, asked: Asked) -> dict[str, str]:
     """Return `words` and a `verdict`: fits, tight, unknown, or waiting for a settled name."""
     if not asked.model:
         return _answer("", "unknown")
     try:
-        known = _find(services, asked)
+        known = _find(sources, asked)
         if known is None:
-            return _unmet(services)
+            return _unmet(sources)
         if asked.budget:
             return _within(known, parse_size(asked.budget))
         if asked.device:
@@ -63,19 +63,19 @@ def fit_words(services: Services, asked: Asked) -> dict[str, str]:
     return _answer(f"{measured}: any budget from {known.span} is {known.then}.", "unknown")
 
 
-def _find(services: Services, asked: Asked) -> _Known | None:
-    model = services.models.find(asked.model)
+def _find(sources: Sources, asked: Asked) -> _Known | None:
+    model = sources.models.find(asked.model)
     if model is not None and model.measurements:
-        stored = services.measurements.library.get(model.measurements[0].id)
+        stored = sources.measurements.library.get(model.measurements[0].id)
         return _Known(stored.inventory, is_measured=True)
-    if asked.is_settled and services.fit.headers.can_read:
-        return _Known(services.fit.inventory(asked.model), is_measured=False)
-    met = services.models.inventory(asked.model)
+    if asked.is_settled and sources.fit.headers.can_read:
+        return _Known(sources.fit.inventory(asked.model), is_measured=False)
+    met = sources.models.inventory(asked.model)
     return None if met is None else _Known(met, is_measured=False)
 
 
-def _unmet(services: Services) -> dict[str, str]:
-    if services.fit.headers.can_read:
+def _unmet(sources: Sources) -> dict[str, str]:
+    if sources.fit.headers.can_read:
         return _answer("New here: its headers are read once its name is complete.", "waiting")
     return _answer("Not measured here yet: a worker measures it first.", "unknown")
 

@@ -10,16 +10,16 @@ from fastapi.responses import FileResponse, RedirectResponse
 from fastapi.routing import APIRoute
 from pydantic import ValidationError
 
-from bitbudget.app.auth.dependencies import TOKEN_COOKIE, JobsReader, JobsWriter
+from bitbudget.app.auth.dependencies import TOKEN_COOKIE, JobsWriter, Keys
 from bitbudget.app.core.errors import BitbudgetError, NotFoundError
 from bitbudget.app.core.requests import JobRequest
+from bitbudget.app.dashboard.dependencies import Pages
 from bitbudget.app.dashboard.forms import Form, job_fields
 from bitbudget.app.dashboard.instant_fit import Asked as FitQuestion
 from bitbudget.app.dashboard.instant_fit import fit_words
 from bitbudget.app.dashboard.rendering import asset_file, asset_names, html, twin
-from bitbudget.app.dashboard.service import CompareQuery, Dashboard, WhatIfQuery, figure_named
+from bitbudget.app.dashboard.service import CompareQuery, WhatIfQuery, figure_named
 from bitbudget.app.http.errors import UnauthorizedError
-from bitbudget.app.server.services import ServicesDependency
 
 __all__ = ["router"]
 
@@ -51,11 +51,6 @@ class _PageRoute(APIRoute):
 router = APIRouter(route_class=_PageRoute, include_in_schema=False)
 
 
-def _dashboard(services: ServicesDependency, _: JobsReader) -> Dashboard:
-    return Dashboard(services)
-
-
-Pages = Annotated[Dashboard, Depends(_dashboard)]
 Cursor = Annotated[str | None, Query(max_length=4096)]
 Name = Annotated[str, Query(max_length=512)]
 Bytes = Annotated[int | None, Query(ge=0, le=_MAX_BYTES)]
@@ -127,7 +122,7 @@ def submit(pages: Pages, principal: JobsWriter, form: Form) -> Response:
     """Take the form; what is wrong with it is shown beside it."""
     try:
         request = JobRequest.model_validate(job_fields(form))
-        job = pages.services.jobs.submit(request, principal, None)
+        job = pages.sources.jobs.submit(request, principal, None)
     except (BitbudgetError, ValidationError) as error:
         said = str(error) if isinstance(error, BitbudgetError) else _first(error)
         return html("jobs.html", pages.jobs(form=form, error=said), 422)
@@ -153,7 +148,7 @@ def fit(
 ) -> Response:
     """Say at once whether the form's model fits; `settled` lets a new one be read."""
     asked = FitQuestion(model.strip(), budget.strip(), device.strip(), context.strip(), settled)
-    return twin(fit_words(pages.services, asked))
+    return twin(fit_words(pages.sources, asked))
 
 
 @router.get("/jobs/{job_id}.json")
@@ -177,7 +172,7 @@ def job_csv(pages: Pages, job_id: str, name: str) -> Response:
 @router.post("/jobs/{job_id}/cancel")
 def cancel(pages: Pages, _: JobsWriter, form: Form, job_id: str) -> Response:  # noqa: ARG001 - read for its origin
     """Ask for a job to be stopped."""
-    pages.services.jobs.cancel(job_id)
+    pages.sources.jobs.cancel(job_id)
     return RedirectResponse(f"/jobs/{job_id}", status.HTTP_303_SEE_OTHER)
 
 
@@ -266,11 +261,11 @@ def machines_csv(pages: Pages, name: str) -> Response:
 
 
 @router.post("/sign-in")
-def sign_in(request: Request, services: ServicesDependency, form: Form) -> Response:
+def sign_in(request: Request, keys: Keys, form: Form) -> Response:
     """Keep a key in a cookie that scripts cannot read and other sites cannot send."""
     key = form.get("key", "").strip()
     try:
-        services.keys.principal(key)
+        keys.principal(key)
     except UnauthorizedError as error:
         return _sign_in_page(str(error))
     answer = RedirectResponse("/", status.HTTP_303_SEE_OTHER)

@@ -29,9 +29,9 @@ from bitbudget.app.dashboard.pages.job import job_page
 from bitbudget.app.dashboard.pages.jobs import jobs_page
 from bitbudget.app.dashboard.pages.machines import benchmarks_page, machines_page
 from bitbudget.app.dashboard.pages.models import WhatIf, model_page, models_page
+from bitbudget.app.dashboard.sources import Sources
 from bitbudget.app.jobs.schemas import Job, JobReport
 from bitbudget.app.jobs.status import JobStatus
-from bitbudget.app.server.services import Services
 
 __all__ = ["CompareQuery", "Dashboard", "WhatIfQuery", "figure_named"]
 
@@ -66,15 +66,15 @@ class CompareQuery:
 class Dashboard:
     """The pages of one server."""
 
-    services: Services
+    sources: Sources
 
     def jobs(
         self, cursor: str | None = None, form: Mapping[str, str] | None = None, error: str = ""
     ) -> Page:
         """Return the list of jobs with the form."""
-        models = self.services.models.page(None, _MODELS).items
+        models = self.sources.models.page(None, _MODELS).items
         return jobs_page(
-            self.services.jobs.page(cursor, _LISTED, None, None),
+            self.sources.jobs.page(cursor, _LISTED, None, None),
             models=(name for model in models for name in model.names),
             devices=tuple(DEVICES),
             form=form,
@@ -83,40 +83,40 @@ class Dashboard:
 
     def job(self, job_id: str) -> Page:
         """Return one job; NotFoundError when there is none."""
-        report = self.services.jobs.report(job_id)
+        report = self.sources.jobs.report(job_id)
         solved = self._solved(report.job)
         memory = None if solved is None else _memory(solved)
-        return job_page(report, solved, memory, self.services.jobs.notes(job_id))
+        return job_page(report, solved, memory, self.sources.jobs.notes(job_id))
 
     def _solved(self, job: Job) -> Solved | None:
         if job.answer is None or job.measurement_id is None:
             return None
-        measurement = self.services.measurements.library.get(job.measurement_id)
+        measurement = self.sources.measurements.library.get(job.measurement_id)
         return Solved(measurement, self._trade(measurement), self._manifest(job))
 
     def _manifest(self, job: Job) -> Manifest:
-        return Manifest.from_bytes(self.services.jobs.manifest(job.id))
+        return Manifest.from_bytes(self.sources.jobs.manifest(job.id))
 
     def _trade(self, measurement: Measurement) -> Trade:
-        found = self.services.measurements.library.frontier(
+        found = self.sources.measurements.library.frontier(
             measurement.key, DEFAULT_SQNR_FLOOR_DB, _FRONTIER_POINTS
         )
         return trade_of(found)
 
     def models(self, cursor: str | None = None) -> Page:
         """Return the measured models."""
-        return models_page(self.services.models.page(cursor, _MODELS))
+        return models_page(self.sources.models.page(cursor, _MODELS))
 
     def model(self, digest: str, asked: WhatIfQuery) -> Page:
         """Return a model at one budget, the middle of its range when none is stated."""
         chosen = asked.measurement or self._measurement_of(digest)
-        measurement = self.services.measurements.library.get(chosen)
+        measurement = self.sources.measurements.library.get(chosen)
         trade = self._trade(measurement)
         budget = _default(trade) if asked.budget is None else asked.budget
         at = WhatIf(digest, chosen, budget, asked.module, asked.device, asked.context)
         try:
             request = AllocationRequest(budget=at.budget)
-            answer = self.services.measurements.allocate(chosen, request)
+            answer = self.sources.measurements.allocate(chosen, request)
             solved = Solved(measurement, trade, answer.manifest)
             memory = _memory_on(solved, asked.device, asked.context)
         except (InfeasibleBudgetError, InvalidRequestError) as error:
@@ -124,7 +124,7 @@ class Dashboard:
         return model_page(measurement, trade.line, at, solved, memory)
 
     def _measurement_of(self, digest: str) -> str:
-        model = self.services.models.find(digest)
+        model = self.sources.models.find(digest)
         if model is None or not model.measurements:
             raise NotFoundError(what="measured model", name=digest)
         return model.measurements[0].id
@@ -132,7 +132,7 @@ class Dashboard:
     def compare(self, query: CompareQuery) -> Page:
         """Return the chosen answers side by side."""
         choices = [job for job in self._finished() if job.answer is not None]
-        models = self.services.models.page(None, _MODELS).items
+        models = self.sources.models.page(None, _MODELS).items
         try:
             compared = [self._compared_job(job_id) for job_id in query.jobs]
             compared += [self._compared_budget(text) for text in query.allocations]
@@ -141,7 +141,7 @@ class Dashboard:
         return compare_page(choices, models, compared)
 
     def _compared_job(self, job_id: str) -> Compared:
-        report = self.services.jobs.report(job_id)
+        report = self.sources.jobs.report(job_id)
         manifest = self._manifest(report.job)
         return Compared("jobs", job_id, manifest, report.evaluation, report.benchmark)
 
@@ -149,7 +149,7 @@ class Dashboard:
         """Solve `<measurement>@<size>`."""
         measurement, _, size = text.partition("@")
         request = AllocationRequest(budget=parse_size(size, "budget"))
-        answer = self.services.measurements.allocate(measurement, request)
+        answer = self.sources.measurements.allocate(measurement, request)
         key = f"{measurement}@{answer.manifest.budget_bytes}"
         return Compared("allocations", key, answer.manifest)
 
@@ -159,14 +159,14 @@ class Dashboard:
 
     def _reports(self) -> Iterator[JobReport]:
         for job in self._finished():
-            yield self.services.jobs.report(job.id)
+            yield self.sources.jobs.report(job.id)
 
     def _finished(self) -> list[Job]:
-        return self.services.jobs.page(None, _LISTED, JobStatus.SUCCEEDED, None).items
+        return self.sources.jobs.page(None, _LISTED, JobStatus.SUCCEEDED, None).items
 
     def machines(self) -> Page:
         """Return the registered workers."""
-        return machines_page(self.services.machines.page(None, _MODELS).items)
+        return machines_page(self.sources.workers.page(None, _MODELS).items)
 
 
 def _memory(solved: Solved) -> Bar | None:

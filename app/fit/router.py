@@ -8,10 +8,10 @@ from fastapi import APIRouter
 
 from bitbudget.app.auth.dependencies import JobsReader
 from bitbudget.app.core.devices import DEVICES
+from bitbudget.app.fit.dependencies import Fits
 from bitbudget.app.fit.schemas import Device, Fit, FitRequest
+from bitbudget.app.http.pages import Page
 from bitbudget.app.http.problems import problems
-from bitbudget.app.jobs.schemas import Page
-from bitbudget.app.server.services import ServicesDependency
 
 __all__ = ["router"]
 
@@ -27,9 +27,9 @@ def list_devices(_: JobsReader) -> Page[Device]:
 
 
 @router.post("/fit", operation_id="fit", responses=problems(400, 404, 413, *_READ))
-def fit_model(request: FitRequest, services: ServicesDependency, _: JobsReader) -> Fit:
+def fit_model(request: FitRequest, fits: Fits, _: JobsReader) -> Fit:
     """Tell which sizes of a model fit a device, before anything is measured.
 
     A model that was never here is read from its headers, a few hundred kB.
     """
-    return services.fit.report(request)
+    return fits.report(request)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from importlib.resources import files
 from typing import Any, Final
 
 from fastapi import APIRouter, FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import HTMLResponse, Response
-
-from bitbudget.app.core.manifest import Manifest
-from bitbudget.app.http.problems import ProblemDetails
-from bitbudget.app.jobs.schemas import JobEvent
+from pydantic import BaseModel
 
 __all__ = ["install"]
 
@@ -34,17 +32,19 @@ _START: Final = (
 _POLICY: Final = (
     "default-src 'self'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:"
 )
-_ONLY_HERE: Final = (Manifest, JobEvent, ProblemDetails)
 
 
-def install(app: FastAPI, *, needs_keys: bool) -> None:
-    """Serve `/docs`, and the OpenAPI document it shows."""
+def install(app: FastAPI, *, needs_keys: bool, models: Iterable[type[BaseModel]]) -> None:
+    """Serve `/docs`, and the OpenAPI document it shows.
+
+    `models` are those that no route declares but that responses refer to.
+    """
     router = APIRouter(prefix="/docs", include_in_schema=False)
     router.get("")(_page)
     router.get("/start.js")(_start)
     router.get("/{name}")(_asset)
     app.include_router(router)
-    app.openapi = _Document(app, needs_keys=needs_keys)  # type: ignore[method-assign]
+    app.openapi = _Document(app, needs_keys=needs_keys, models=tuple(models))  # type: ignore[method-assign]
 
 
 async def _page() -> Response:
@@ -65,8 +65,11 @@ def _asset(name: str) -> Response:
 class _Document:
     """The OpenAPI document, made once."""
 
-    def __init__(self, app: FastAPI, *, needs_keys: bool) -> None:
+    def __init__(
+        self, app: FastAPI, *, needs_keys: bool, models: tuple[type[BaseModel], ...]
+    ) -> None:
         self._app = app
+        self._models = models
         self._needs_keys = needs_keys
         self._made: dict[str, Any] | None = None
 
@@ -84,7 +87,7 @@ class _Document:
             routes=app.routes,
         )
         schemas = document["components"]["schemas"]
-        for model in _ONLY_HERE:
+        for model in self._models:
             made = model.model_json_schema(
                 mode="serialization", ref_template="#/components/schemas/{model}"
             )

@@ -6,23 +6,24 @@ import base64
 import binascii
 import json
 from collections.abc import Callable, Sequence
-from typing import Annotated, TypeVar
+from typing import Generic, TypeVar
 
-from fastapi import Query
-from pydantic import Field
-from pydantic.json_schema import SkipJsonSchema
+from pydantic import BaseModel
 
 from bitbudget.app.core.errors import NotFoundError
 
-__all__ = ["Cursor", "Limit", "cut_page", "decode_cursor", "encode_cursor", "storable"]
+__all__ = ["Key", "Page", "cut_page", "decode_cursor", "encode_cursor"]
 
+Item = TypeVar("Item")
 Row = TypeVar("Row")
-Limit = Annotated[int, Query(ge=1, le=200, description="Items per page.")]
-Cursor = Annotated[
-    Annotated[str, Field(max_length=4096)] | SkipJsonSchema[None],
-    Query(description="`next_cursor` of the page before."),
-]
 Key = list[str | int | float | None]
+
+
+class Page(BaseModel, Generic[Item]):
+    """One page of a list; pass `next_cursor` as `cursor` for the next, null ends the list."""
+
+    items: list[Item]
+    next_cursor: str | None = None
 
 
 def encode_cursor(key: Key) -> str:
@@ -68,8 +69,3 @@ def cut_page(
         return rows, None
     kept = rows[:limit]
     return kept, encode_cursor(key(kept[-1]))
-
-
-def storable(text: str | None) -> str | None:
-    """Return text that PostgreSQL takes as a value: NUL, which nothing stored has, replaced."""
-    return None if text is None else text.replace("\x00", "\ufffd")

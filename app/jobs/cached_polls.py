@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from threading import Lock
 from typing import Final
 
-import sqlalchemy as sa
 from anyio import to_thread
 
 from bitbudget.app.core.canonical import sha256_of
@@ -20,7 +19,6 @@ from bitbudget.app.storage.ids import is_id
 __all__ = ["JobPolls", "Rendered"]
 
 _KEPT: Final = 4096
-_NEWEST_EVENT: Final = sa.text("SELECT max(id) FROM events WHERE job_id = :job_id")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +42,7 @@ class JobPolls:
         """Return a job as it is now; NotFoundError when there is none."""
         if not is_id(job_id):
             raise NotFoundError(what="job", name=job_id)
-        newest = await self._database.glance(_NEWEST_EVENT, job_id=job_id)
+        newest = await self._database.glance(repository.NEWEST_EVENT, job_id=job_id)
         kept = self._rendered.get(job_id)
         if kept is not None and kept.event_id == newest:
             return kept
@@ -52,7 +50,7 @@ class JobPolls:
 
     def _render(self, job_id: str) -> Rendered:
         with self._database.read() as session:
-            newest = session.execute(_NEWEST_EVENT, {"job_id": job_id}).scalar_one()
+            newest = session.execute(repository.NEWEST_EVENT, {"job_id": job_id}).scalar_one()
             job = job_view(session, repository.get(session, job_id))
         body = job.model_dump_json().encode()
         rendered = Rendered(newest, body, f'"{sha256_of(body)}"')

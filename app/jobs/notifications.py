@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from typing import Final
 
 import anyio
-import sqlalchemy as sa
 from anyio import to_thread
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -20,7 +19,6 @@ __all__ = ["Listener", "Pulse"]
 
 _WINDOW: Final = 1000
 """On PostgreSQL a lower id may become visible after a higher one: so many are looked at again."""
-_SIGN: Final = sa.text("SELECT max(id) || ':' || count(*) FROM events WHERE id > :after")
 
 
 class Listener:
@@ -88,7 +86,7 @@ class Pulse:
 
     async def _look(self) -> None:
         """Wake the streams of jobs with new events; to see that there are none costs little."""
-        sign = await self._database.glance(_SIGN, after=self._floor)
+        sign = await self._database.glance(repository.NEWS, after=self._floor)
         if sign == self._sign:
             return
         recent = await to_thread.run_sync(self._recent)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Final
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -14,6 +15,8 @@ from bitbudget.app.jobs.tables import EventRow, JobRow
 from bitbudget.app.storage.ids import is_id
 
 __all__ = [
+    "NEWEST_EVENT",
+    "NEWS",
     "by_idempotency_key",
     "count_by_status",
     "count_open",
@@ -25,7 +28,13 @@ __all__ = [
     "next_queued",
     "notes",
     "page",
+    "worker_ids",
 ]
+
+NEWEST_EVENT: Final = sa.text("SELECT max(id) FROM events WHERE job_id = :job_id")
+"""The id of a job's newest event, null when it has none."""
+NEWS: Final = sa.text("SELECT max(id) || ':' || count(*) FROM events WHERE id > :after")
+"""A text that differs once there are other events after `after`."""
 
 
 def get(session: Session, job_id: str) -> JobRow:
@@ -126,3 +135,8 @@ def delete_finished_before(session: Session, moment: datetime) -> int:
     """Remove jobs that ended before `moment`, with all that hangs on them; return how many."""
     query = sa.delete(JobRow).where(JobRow.finished_at < moment)
     return len(session.execute(query.returning(JobRow.id)).all())
+
+
+def worker_ids() -> sa.Select[tuple[str]]:
+    """Return the query of the workers that have, or last had, a job."""
+    return sa.select(JobRow.worker_id).where(JobRow.worker_id.is_not(None))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Annotated, Final
 
 from anyio import to_thread
@@ -14,12 +13,12 @@ from pydantic.json_schema import SkipJsonSchema
 from bitbudget.app.auth.dependencies import JobsReader, JobsWriter
 from bitbudget.app.core.canonical import sha256_of
 from bitbudget.app.core.requests import JobRequest
-from bitbudget.app.http.pages import Cursor, Limit, storable
+from bitbudget.app.http.pages import Page
+from bitbudget.app.http.parameters import Cursor, Limit, storable
 from bitbudget.app.http.problems import Responses, problems
-from bitbudget.app.jobs.schemas import Job, JobReport, Page
+from bitbudget.app.jobs.dependencies import Jobs, Polls, Streams
+from bitbudget.app.jobs.schemas import Job, JobReport
 from bitbudget.app.jobs.status import JobStatus
-from bitbudget.app.jobs.stream import EventStream
-from bitbudget.app.server.services import ServicesDependency
 
 __all__ = ["router"]
 
@@ -74,19 +73,19 @@ ModelName = Annotated[str, Field(max_length=1024)] | SkipJsonSchema[None]
 def submit_job(
     request: JobRequest,
     response: Response,
-    services: ServicesDependency,
+    jobs: Jobs,
     principal: JobsWriter,
     idempotency_key: IdempotencyKey = None,
 ) -> Job:
     """Queue a job; on a model measured before, its manifest is there at once."""
-    job = services.jobs.submit(request, principal, idempotency_key)
+    job = jobs.submit(request, principal, idempotency_key)
     response.headers["Location"] = f"/v1/jobs/{job.id}"
     return job
 
 
 @router.get("", operation_id="listJobs", responses=problems(401, 403, 404, 422, 429, 503))
 def list_jobs(
-    services: ServicesDependency,
+    jobs: Jobs,
     _: JobsReader,
     limit: Limit = 50,
     cursor: Cursor = None,
@@ -94,7 +93,7 @@ def list_jobs(
     model: Annotated[ModelName, Query()] = None,
 ) -> Page[Job]:
     """List jobs, newest first."""
-    return services.jobs.page(cursor, limit, status, storable(model))
+    return jobs.page(cursor, limit, status, storable(model))
 
 
 @router.get(
@@ -104,10 +103,10 @@ def list_jobs(
     responses={**_JOB, **problems(401, 403, 404, 422, 429, 503)},
 )
 async def get_job(
-    job_id: str, services: ServicesDependency, _: JobsReader, if_none_match: KnownTags = None
+    job_id: str, polls: Polls, _: JobsReader, if_none_match: KnownTags = None
 ) -> Response:
     """Return a job as it is now, or 304 while it is the one whose ETag was sent."""
-    job = await services.polls.get(job_id)
+    job = await polls.get(job_id)
     return _tagged(job.body, job.etag, if_none_match)
 
 
@@ -116,9 +115,9 @@ async def get_job(
     operation_id="cancelJob",
     responses=problems(401, 403, 404, 422, 429, 503),
 )
-def cancel_job(job_id: str, services: ServicesDependency, _: JobsWriter) -> Job:
+def cancel_job(job_id: str, jobs: Jobs, _: JobsWriter) -> Job:
     """Ask for a job to be stopped; a finished one stays as it is."""
-    return services.jobs.cancel(job_id)
+    return jobs.cancel(job_id)
 
 
 @router.get(
@@ -129,19 +128,18 @@ def cancel_job(job_id: str, services: ServicesDependency, _: JobsWriter) -> Job:
 )
 async def stream_job_events(
     job_id: str,
-    services: ServicesDependency,
+    jobs: Jobs,
+    streams: Streams,
     _: JobsReader,
     last_event_id: Annotated[EventNumber, Header()] = None,
     after: Annotated[int, Query(ge=0, le=_MAX_EVENT_ID)] = 0,
 ) -> Response:
     """Follow a job: its events so far, then each as it happens, until it ends."""
     seen = after if last_event_id is None else last_event_id
-    read = partial(services.jobs.events, job_id)
-    if not any(await to_thread.run_sync(read, seen)):
+    if not any(await to_thread.run_sync(jobs.events, job_id, seen)):
         return Response(status_code=204)
-    stream = EventStream(services.pulse, services.settings.heartbeat_seconds, read)
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    lines = stream.lines(job_id, seen)
+    lines = streams.lines(job_id, seen)
     return StreamingResponse(lines, media_type="text/event-stream", headers=headers)
 
 
@@ -153,12 +151,12 @@ async def stream_job_events(
 )
 def get_manifest(
     job_id: str,
-    services: ServicesDependency,
+    jobs: Jobs,
     _: JobsReader,
     if_none_match: KnownTags = None,
 ) -> Response:
     """Download the manifest: canonical bytes, whose SHA-256 is the ETag."""
-    data = services.jobs.manifest(job_id)
+    data = jobs.manifest(job_id)
     return _tagged(data, f'"{sha256_of(data)}"', if_none_match)
 
 
@@ -180,6 +178,6 @@ def _matches(header: str, etag: str) -> bool:
     operation_id="getReport",
     responses=problems(401, 403, 404, 422, 429, 503),
 )
-def get_report(job_id: str, services: ServicesDependency, _: JobsReader) -> JobReport:
+def get_report(job_id: str, jobs: Jobs, _: JobsReader) -> JobReport:
     """Return allocation, evaluation and benchmark of a job, as far as there are any."""
-    return services.jobs.report(job_id)
+    return jobs.report(job_id)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
@@ -15,24 +14,7 @@ from bitbudget.app.core.manifest import Certificate
 from bitbudget.app.core.requests import JobRequest
 from bitbudget.app.jobs.status import EventKind, JobStatus
 
-__all__ = [
-    "AllocationSummary",
-    "FormatShare",
-    "Job",
-    "JobEvent",
-    "JobReport",
-    "JobWorker",
-    "Page",
-]
-
-Item = TypeVar("Item")
-
-
-class Page(BaseModel, Generic[Item]):
-    """One page of a list; pass `next_cursor` as `cursor` for the next, null ends the list."""
-
-    items: list[Item]
-    next_cursor: str | None = None
+__all__ = ["AllocationSummary", "FormatShare", "Job", "JobEvent", "JobReport", "JobWorker"]
 
 
 class JobWorker(BaseModel):

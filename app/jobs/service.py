@@ -18,9 +18,9 @@ from bitbudget.app.core.errors import ConflictError, InvalidRequestError, NotFou
 from bitbudget.app.core.manifest import Manifest
 from bitbudget.app.core.requests import Deliver, JobRequest
 from bitbudget.app.http.errors import KeyMismatchError, QuotaExceededError
-from bitbudget.app.http.pages import cut_page, decode_cursor
+from bitbudget.app.http.pages import Page, cut_page, decode_cursor
 from bitbudget.app.jobs import repository
-from bitbudget.app.jobs.schemas import AllocationSummary, Job, JobEvent, JobReport, Page
+from bitbudget.app.jobs.schemas import AllocationSummary, Job, JobEvent, JobReport
 from bitbudget.app.jobs.status import JobStatus
 from bitbudget.app.jobs.summary import allocation_summary
 from bitbudget.app.jobs.tables import JobRow

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -11,31 +11,32 @@ from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 
 from bitbudget.app.jobs.notifications import Listener, Pulse
 from bitbudget.app.jobs.schemas import JobEvent
+from bitbudget.app.jobs.service import JobService
 
-__all__ = ["EventStream"]
+__all__ = ["EventStreams"]
 
 _RECONNECT_MILLISECONDS: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class EventStream:
-    """Reads events in batches and sends them, with comments while there are none."""
+class EventStreams:
+    """Reads events of a job in batches and sends them, with comments while there are none."""
 
     pulse: Pulse
+    jobs: JobService
     heartbeat_seconds: float
-    read: Callable[[int], tuple[list[JobEvent], bool]]
 
     async def lines(self, job_id: str, after: int) -> AsyncIterator[bytes]:
         """Give the stream's text until the job ends or the server stops."""
         yield format_sse_event(retry=_RECONNECT_MILLISECONDS)
         with self.pulse.listen(job_id) as listener:
-            async for text in self._events(listener, after):
+            async for text in self._events(listener, job_id, after):
                 yield text
 
-    async def _events(self, listener: Listener, after: int) -> AsyncIterator[bytes]:
+    async def _events(self, listener: Listener, job_id: str, after: int) -> AsyncIterator[bytes]:
         while not self.pulse.is_stopped:
             listener.hold()
-            events, has_more = await to_thread.run_sync(self.read, after)
+            events, has_more = await to_thread.run_sync(self.jobs.events, job_id, after)
             if events:
                 yield b"".join(map(_encoded, events))
                 after = events[-1].id

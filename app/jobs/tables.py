@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 from datetime import datetime
-from enum import StrEnum
 
 import sqlalchemy as sa
 from pydantic import JsonValue
 from sqlalchemy.orm import Mapped, mapped_column
 
 from bitbudget.app.jobs.status import EventKind, JobStatus
-from bitbudget.app.storage.database import Base, Moment
+from bitbudget.app.storage.schema import Base, Moment, one_of
 
-__all__ = ["EventRow", "JobRow", "one_of"]
-
-
-def one_of(column: str, values: type[StrEnum]) -> sa.CheckConstraint:
-    """Return the constraint that `column` holds a value of the enum."""
-    listed = ", ".join(f"'{value.value}'" for value in values)
-    return sa.CheckConstraint(f"{column} IN ({listed})", name=f"{column}_known")
+__all__ = ["EventRow", "JobRow"]
 
 
 class JobRow(Base):

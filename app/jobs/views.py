@@ -18,7 +18,7 @@ from bitbudget.app.jobs.schemas import Job, JobEvent, JobWorker
 from bitbudget.app.jobs.status import EventKind, JobStatus
 from bitbudget.app.jobs.tables import EventRow, JobRow
 from bitbudget.app.storage.stored import read_stored
-from bitbudget.app.workers import repository as machines
+from bitbudget.app.workers import repository as workers_repository
 from bitbudget.app.workers.tables import WorkerRow
 
 __all__ = ["event_view", "job_view", "job_views"]
@@ -29,7 +29,7 @@ Part = TypeVar("Part", bound=BaseModel)
 def job_views(session: Session, rows: Iterable[JobRow]) -> list[Job]:
     """Return jobs with their workers, in the order given."""
     listed: Sequence[JobRow] = list(rows)
-    workers = machines.by_id(session, {row.worker_id for row in listed if row.worker_id})
+    workers = workers_repository.by_id(session, {row.worker_id for row in listed if row.worker_id})
     return [_view(row, workers.get(row.worker_id or "")) for row in listed]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 
 import sqlalchemy as sa
@@ -11,7 +12,7 @@ from bitbudget.app.core.errors import NotFoundError
 from bitbudget.app.leases.tables import LeaseRow
 from bitbudget.app.storage.ids import is_id
 
-__all__ = ["expired", "get", "lock"]
+__all__ = ["expired", "get", "lock", "open_jobs", "worker_ids"]
 
 
 def get(session: Session, lease_id: str) -> LeaseRow:
@@ -37,3 +38,16 @@ def expired(session: Session, now: datetime, limit: int = 100) -> list[LeaseRow]
         .limit(limit)
     )
     return list(session.scalars(query))
+
+
+def open_jobs(session: Session, worker_ids: Iterable[str]) -> dict[str, str]:
+    """Return the job that each of these workers has now."""
+    query = sa.select(LeaseRow.worker_id, LeaseRow.job_id).where(
+        LeaseRow.ended_at.is_(None), LeaseRow.worker_id.in_(list(worker_ids))
+    )
+    return {row.worker_id: row.job_id for row in session.execute(query)}
+
+
+def worker_ids() -> sa.Select[tuple[str]]:
+    """Return the query of the workers that ever held a lease."""
+    return sa.select(LeaseRow.worker_id)

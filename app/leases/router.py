@@ -8,7 +8,7 @@ import re
 from typing import Annotated, Any, Final
 
 from anyio import to_thread
-from fastapi import APIRouter, Depends, Header, Query, Request, Response, status
+from fastapi import APIRouter, Header, Query, Request, Response, status
 
 from bitbudget.app.artifacts.names import ArtifactName
 from bitbudget.app.auth.dependencies import BearerToken
@@ -21,9 +21,8 @@ from bitbudget.app.contract.leases import (
     StoredArtifact,
 )
 from bitbudget.app.core.errors import InvalidRequestError
-from bitbudget.app.http.errors import UnauthorizedError
 from bitbudget.app.http.problems import Responses, problems
-from bitbudget.app.server.services import ServicesDependency
+from bitbudget.app.leases.dependencies import HELD_BY_CALLER, LeaseAccessDependency, Leases
 
 __all__ = ["router"]
 
@@ -57,16 +56,6 @@ ContentDigest = Annotated[
 ]
 
 
-def _holds_lease(lease_id: str, services: ServicesDependency, token: BearerToken) -> None:
-    if token is not None:
-        services.keys.check_lease(token, lease_id)
-    elif services.settings.needs_keys:
-        raise UnauthorizedError(reason="send the lease's own")
-
-
-_HOLDER: Final = [Depends(_holds_lease)]
-
-
 @router.post(
     "",
     operation_id="claimLease",
@@ -75,35 +64,32 @@ _HOLDER: Final = [Depends(_holds_lease)]
     responses={**_NO_JOB, **problems(400, 401, 404, 413, 422, 503)},
 )
 def claim_lease(
-    claim: LeaseClaim, services: ServicesDependency, token: BearerToken
+    claim: LeaseClaim, leases: Leases, access: LeaseAccessDependency, token: BearerToken
 ) -> LeaseGrant | Response:
     """Take the oldest queued job for one attempt."""
-    if token is not None:
-        services.keys.check_worker(token, claim.worker_id)
-    elif services.settings.needs_keys:
-        raise UnauthorizedError(reason="send the worker's own")
-    grant = services.leases.claim(claim.worker_id)
+    access.check_worker(token, claim.worker_id)
+    grant = leases.claim(claim.worker_id)
     if grant is not None:
         return grant
-    seconds = max(1, round(services.settings.poll_seconds))
+    seconds = max(1, round(leases.intervals.poll_seconds))
     return Response(status_code=204, headers={"Retry-After": str(seconds)})
 
 
 @router.put(
     "/{lease_id}",
     operation_id="renewLease",
-    dependencies=_HOLDER,
+    dependencies=[HELD_BY_CALLER],
     responses=problems(400, 401, 404, 410, 413, 422, 503),
 )
-def renew_lease(lease_id: str, renewal: LeaseRenewal, services: ServicesDependency) -> LeaseStatus:
+def renew_lease(lease_id: str, renewal: LeaseRenewal, leases: Leases) -> LeaseStatus:
     """Keep a lease, say how far the work is, and hear whether to stop."""
-    return services.leases.renew(lease_id, renewal)
+    return leases.renew(lease_id, renewal)
 
 
 @router.put(
     "/{lease_id}/artifacts/{name}",
     operation_id="putArtifact",
-    dependencies=_HOLDER,
+    dependencies=[HELD_BY_CALLER],
     openapi_extra=_BODY,
     responses=problems(400, 401, 404, 409, 410, 413, 422, 503),
 )
@@ -113,42 +99,38 @@ async def put_artifact(
     name: ArtifactName,
     attempt: Attempt,
     request: Request,
-    services: ServicesDependency,
+    leases: Leases,
     content_digest: ContentDigest,
 ) -> StoredArtifact:
     """Upload a file of the attempt; its digest is checked, and so is what it says."""
     expected = _sha256_of_header(content_digest)
     data = await request.body()
-    return await to_thread.run_sync(
-        services.leases.put_artifact, lease_id, attempt, name, data, expected
-    )
+    return await to_thread.run_sync(leases.put_artifact, lease_id, attempt, name, data, expected)
 
 
 @router.get(
     "/{lease_id}/artifacts/{name}",
     operation_id="getArtifact",
-    dependencies=_HOLDER,
+    dependencies=[HELD_BY_CALLER],
     response_class=Response,
     responses={**_FILE, **problems(401, 404, 410, 422, 503)},
 )
-def get_artifact(
-    lease_id: str, name: ArtifactName, attempt: Attempt, services: ServicesDependency
-) -> Response:
+def get_artifact(lease_id: str, name: ArtifactName, attempt: Attempt, leases: Leases) -> Response:
     """Download a file that an earlier attempt, or the server, made for the job."""
-    data = services.leases.get_artifact(lease_id, attempt, name)
+    data = leases.get_artifact(lease_id, attempt, name)
     return Response(data, media_type="application/octet-stream")
 
 
 @router.put(
     "/{lease_id}/result",
     operation_id="finishLease",
-    dependencies=_HOLDER,
+    dependencies=[HELD_BY_CALLER],
     status_code=status.HTTP_204_NO_CONTENT,
     responses=problems(400, 401, 404, 409, 410, 413, 422, 503),
 )
-def finish_lease(lease_id: str, result: LeaseResult, services: ServicesDependency) -> None:
+def finish_lease(lease_id: str, result: LeaseResult, leases: Leases) -> None:
     """End the attempt; the same end sent twice is accepted twice."""
-    services.leases.finish(lease_id, result)
+    leases.finish(lease_id, result)
 
 
 def _sha256_of_header(header: str) -> str:

@@ -36,7 +36,8 @@ from bitbudget.app.measurements import repository as measurements
 from bitbudget.app.storage.database import Database
 from bitbudget.app.storage.ids import Clock, new_id
 from bitbudget.app.storage.stored import read_stored
-from bitbudget.app.workers import repository as machines
+from bitbudget.app.workers import repository as workers
+from bitbudget.app.workers.intervals import Intervals
 from bitbudget.app.workers.tables import WorkerRow
 
 __all__ = ["LeaseService"]
@@ -56,14 +57,13 @@ class LeaseService:
     store: ArtifactStore
     intake: Intake
     clock: Clock
-    lease_seconds: float
-    renew_seconds: float
+    intervals: Intervals
 
     def claim(self, worker_id: str) -> LeaseGrant | None:
         """Give the oldest queued job to a worker, None when there is none."""
         now = self.clock()
         with self.database.write() as session:
-            worker = machines.get(session, worker_id)
+            worker = workers.get(session, worker_id)
             worker.seen_at = now
             transitions = Transitions(session, now)
             while (job := jobs.next_queued(session)) is not None:
@@ -100,8 +100,8 @@ class LeaseService:
             attempt=job.attempt,
             token=str(Token(TokenKind.LEASE, lease.id, secret)),
             lease_until=lease.lease_until,
-            lease_seconds=self.lease_seconds,
-            renew_seconds=self.renew_seconds,
+            lease_seconds=self.intervals.lease_seconds,
+            renew_seconds=self.intervals.renew_seconds,
             request=request,
             artifacts=_stored(session, job.id),
         )
@@ -112,7 +112,7 @@ class LeaseService:
         with self.database.write() as session:
             lease, job = self._hold(session, lease_id, renewal.attempt)
             lease.lease_until = self._lease_until(now)
-            machines.get(session, lease.worker_id).seen_at = now
+            workers.get(session, lease.worker_id).seen_at = now
             if renewal.progress is not None:
                 Transitions(session, now).progressed(job, renewal.progress)
             new = [line for line in renewal.log if line.number > lease.log_lines]
@@ -217,7 +217,7 @@ class LeaseService:
             )
 
     def _lease_until(self, now: datetime) -> datetime:
-        return now + timedelta(seconds=self.lease_seconds)
+        return now + timedelta(seconds=self.intervals.lease_seconds)
 
 
 def _stored(session: Session, job_id: str) -> tuple[StoredArtifact, ...]:

@@ -9,8 +9,7 @@ from pydantic import JsonValue
 from sqlalchemy.orm import Mapped, mapped_column
 
 from bitbudget.app.contract.leases import LeaseOutcome
-from bitbudget.app.jobs.tables import one_of
-from bitbudget.app.storage.database import Base, Moment
+from bitbudget.app.storage.schema import Base, Moment, one_of
 
 __all__ = ["LeaseRow"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 
 import sqlalchemy as sa
@@ -16,7 +17,7 @@ from bitbudget.app.measurements.rows import measurement_from_rows, measurement_r
 from bitbudget.app.measurements.schemas import Order, TensorSort
 from bitbudget.app.measurements.tables import MeasurementNameRow, MeasurementRow, TensorRow
 
-__all__ = ["find_for", "get", "load", "name_digest", "remember", "save", "tensor_page"]
+__all__ = ["find_for", "get", "load", "name_digest", "of_models", "remember", "save", "tensor_page"]
 
 
 def name_digest(request: JobRequest) -> str:
@@ -87,6 +88,15 @@ def load(session: Session, measurement_id: str) -> Measurement:
     query = sa.select(TensorRow).where(TensorRow.measurement_id == row.id)
     tensors = session.scalars(query.order_by(TensorRow.position)).all()
     return measurement_from_rows(row, list(tensors))
+
+
+def of_models(session: Session, digests: Iterable[str]) -> dict[str, list[MeasurementRow]]:
+    """Return the measurements of each model, oldest first."""
+    query = sa.select(MeasurementRow).where(MeasurementRow.model_digest.in_(list(digests)))
+    found: dict[str, list[MeasurementRow]] = {}
+    for row in session.scalars(query.order_by(MeasurementRow.created_at)):
+        found.setdefault(row.model_digest, []).append(row)
+    return found
 
 
 def tensor_page(

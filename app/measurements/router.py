@@ -11,9 +11,10 @@ from pydantic.json_schema import SkipJsonSchema
 
 from bitbudget.app.auth.dependencies import JobsReader
 from bitbudget.app.core.requests import AllocationRequest
-from bitbudget.app.http.pages import Cursor, Limit, storable
+from bitbudget.app.http.pages import Page
+from bitbudget.app.http.parameters import Cursor, Limit, storable
 from bitbudget.app.http.problems import Responses, problems
-from bitbudget.app.jobs.schemas import Page
+from bitbudget.app.measurements.dependencies import Measurements
 from bitbudget.app.measurements.schemas import (
     AllocationAnswer,
     Frontier,
@@ -23,7 +24,6 @@ from bitbudget.app.measurements.schemas import (
     TensorSort,
 )
 from bitbudget.app.measurements.service import TensorQuery
-from bitbudget.app.server.services import ServicesDependency
 
 __all__ = ["router"]
 
@@ -40,11 +40,9 @@ Role = Annotated[str, Field(max_length=128)] | SkipJsonSchema[None]
     operation_id="getMeasurement",
     responses=problems(401, 403, 404, 422, 429, 503),
 )
-def get_measurement(
-    measurement_id: str, services: ServicesDependency, _: JobsReader
-) -> Measurement:
+def get_measurement(measurement_id: str, measurements: Measurements, _: JobsReader) -> Measurement:
     """Return how a model was measured, and its sizes."""
-    return services.measurements.get(measurement_id)
+    return measurements.get(measurement_id)
 
 
 @router.get(
@@ -55,7 +53,7 @@ def get_measurement(
 def list_tensors(
     *,
     measurement_id: str,
-    services: ServicesDependency,
+    measurements: Measurements,
     _: JobsReader,
     sort: TensorSort = TensorSort.POSITION,
     order: Order = Order.ASCENDING,
@@ -66,7 +64,7 @@ def list_tensors(
 ) -> Page[Tensor]:
     """List tensors with their rate-distortion curves."""
     query = TensorQuery(sort, order, layer, storable(role))
-    return services.measurements.tensors(measurement_id, query, cursor, limit)
+    return measurements.tensors(measurement_id, query, cursor, limit)
 
 
 @router.get(
@@ -75,9 +73,9 @@ def list_tensors(
     response_class=Response,
     responses={**_CSV, **problems(401, 403, 404, 422, 429, 503)},
 )
-def download_tensors(measurement_id: str, services: ServicesDependency, _: JobsReader) -> Response:
+def download_tensors(measurement_id: str, measurements: Measurements, _: JobsReader) -> Response:
     """Download every point of every tensor as CSV."""
-    lines = services.measurements.tensors_csv(measurement_id)
+    lines = measurements.tensors_csv(measurement_id)
     return StreamingResponse(lines, media_type="text/csv")
 
 
@@ -88,13 +86,13 @@ def download_tensors(measurement_id: str, services: ServicesDependency, _: JobsR
 )
 def get_frontier(
     measurement_id: str,
-    services: ServicesDependency,
+    measurements: Measurements,
     _: JobsReader,
     sqnr_floor_db: Annotated[float, Query(ge=0, le=200)] = 9.0,
     points: Annotated[int, Query(ge=2, le=20_000, description="Thinned to this many.")] = 2_000,
 ) -> Frontier:
     """Return every budget at once: exact bytes against predicted KL."""
-    return services.measurements.frontier(measurement_id, sqnr_floor_db, points)
+    return measurements.frontier(measurement_id, sqnr_floor_db, points)
 
 
 @router.post(
@@ -105,8 +103,8 @@ def get_frontier(
 def allocate(
     measurement_id: str,
     request: AllocationRequest,
-    services: ServicesDependency,
+    measurements: Measurements,
     _: JobsReader,
 ) -> AllocationAnswer:
     """Solve another budget on stored curves: no worker, nothing stored."""
-    return services.measurements.allocate(measurement_id, request)
+    return measurements.allocate(measurement_id, request)

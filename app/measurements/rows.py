@@ -4,44 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 
 from pydantic import TypeAdapter
 
-from bitbudget.app.core.inventory import Inventory, Module
-from bitbudget.app.core.measurement import Curve, CurvePoint, Measurement, ModelIdentity
+from bitbudget.app.core.inventory import Module
+from bitbudget.app.core.measurement import Curve, CurvePoint, Measurement
 from bitbudget.app.measurements.tables import MeasurementRow, TensorRow
-from bitbudget.app.models.tables import ModelRow
 
 __all__ = [
-    "inventory_from",
     "measurement_from_rows",
     "measurement_row",
-    "model_row",
     "tensor_rows",
 ]
 
 _MEASUREMENT: Final = TypeAdapter(Measurement)
-_INVENTORY: Final = TypeAdapter(Inventory)
 _POINTS: Final = TypeAdapter(tuple[CurvePoint, ...])
-
-
-def model_row(identity: ModelIdentity, inventory: Inventory, now: datetime) -> ModelRow:
-    """Return the row of a model."""
-    return ModelRow(
-        digest=identity.digest,
-        name=identity.name,
-        revision=identity.revision,
-        model_type=inventory.architecture.model_type,
-        weights=inventory.weights,
-        inventory=_INVENTORY.dump_python(inventory, mode="json"),
-        created_at=now,
-    )
-
-
-def inventory_from(value: dict[str, Any]) -> Inventory:
-    """Read a stored inventory."""
-    return _INVENTORY.validate_python(value)
 
 
 def measurement_row(measurement: Measurement, now: datetime) -> MeasurementRow:

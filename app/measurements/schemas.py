@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from enum import StrEnum
 
 from pydantic import BaseModel, Field
 
+from bitbudget.app.core.calibration import Calibration
 from bitbudget.app.core.dtypes import Dtype
 from bitbudget.app.core.formats import FormatName
 from bitbudget.app.core.inventory import Architecture, ModuleKind
 from bitbudget.app.core.manifest import Manifest
-from bitbudget.app.core.measurement import ModelIdentity
-from bitbudget.app.models.schemas import MeasurementSummary
+from bitbudget.app.core.measurement import Encoder, ModelIdentity, Sensitivity, Verification
 
 __all__ = [
     "AllocationAnswer",
@@ -19,11 +20,29 @@ __all__ = [
     "FrontierPoint",
     "MarkedPoint",
     "Measurement",
+    "MeasurementSummary",
     "Order",
     "Tensor",
     "TensorPoint",
     "TensorSort",
 ]
+
+
+class MeasurementSummary(BaseModel):
+    """How a measurement was made; `id` is its key."""
+
+    id: str
+    encoder: Encoder
+    sensitivity: Sensitivity
+    rotation: str
+    text: str = Field(description="`self`, `none` or the SHA-256 of the user's text.")
+    tokens: int
+    verification: Verification | None
+    calibration: Calibration = Field(
+        description="KL measured of whole checkpoints, by what their curves add up to."
+    )
+    warnings: tuple[str, ...]
+    created_at: datetime
 
 
 class Measurement(MeasurementSummary):

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 from bitbudget.app.core.requests import AllocationRequest
 from bitbudget.app.core.size_span import size_span
-from bitbudget.app.http.pages import cut_page, decode_cursor
-from bitbudget.app.jobs.schemas import Page
+from bitbudget.app.http.pages import Page, cut_page, decode_cursor
 from bitbudget.app.measurements import repository
 from bitbudget.app.measurements.cache import MeasurementLibrary
 from bitbudget.app.measurements.schemas import (
@@ -23,7 +22,7 @@ from bitbudget.app.measurements.schemas import (
 )
 from bitbudget.app.measurements.solving import solve
 from bitbudget.app.measurements.tensors import tensor_csv, tensor_view
-from bitbudget.app.models.service import measurement_summary
+from bitbudget.app.measurements.views import measurement_summary
 from bitbudget.app.storage.database import Database
 
 __all__ = ["MeasurementService", "TensorQuery"]

@@ -10,11 +10,10 @@ from sqlalchemy.orm import Session
 
 from bitbudget.app.core.inventory import Inventory
 from bitbudget.app.core.measurement import ModelIdentity
-from bitbudget.app.measurements.rows import inventory_from, model_row
-from bitbudget.app.measurements.tables import MeasurementRow
+from bitbudget.app.models.rows import inventory_from, model_row
 from bitbudget.app.models.tables import ModelNameRow, ModelRow
 
-__all__ = ["by_name", "inventory_by_name", "measurements_of", "names_of", "page", "save"]
+__all__ = ["by_name", "inventory_by_name", "names_of", "page", "save"]
 
 
 def save(
@@ -57,12 +56,3 @@ def names_of(session: Session, digests: Iterable[str]) -> dict[str, list[str]]:
     for row in session.scalars(query.order_by(ModelNameRow.name)):
         names.setdefault(row.digest, []).append(row.name)
     return names
-
-
-def measurements_of(session: Session, digests: Iterable[str]) -> dict[str, list[MeasurementRow]]:
-    """Return the measurements of each model, oldest first."""
-    query = sa.select(MeasurementRow).where(MeasurementRow.model_digest.in_(list(digests)))
-    found: dict[str, list[MeasurementRow]] = {}
-    for row in session.scalars(query.order_by(MeasurementRow.created_at)):
-        found.setdefault(row.model_digest, []).append(row)
-    return found

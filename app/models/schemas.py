@@ -1,4 +1,4 @@
-"""What the API says about models and their measurements."""
+"""What the API says about models."""
 
 from __future__ import annotations
 
@@ -6,27 +6,9 @@ from datetime import datetime
 
 from pydantic import BaseModel, Field
 
-from bitbudget.app.core.calibration import Calibration
-from bitbudget.app.core.measurement import Encoder, Sensitivity, Verification
+from bitbudget.app.measurements.schemas import MeasurementSummary
 
-__all__ = ["MeasurementSummary", "Model"]
-
-
-class MeasurementSummary(BaseModel):
-    """How a measurement was made; `id` is its key."""
-
-    id: str
-    encoder: Encoder
-    sensitivity: Sensitivity
-    rotation: str
-    text: str = Field(description="`self`, `none` or the SHA-256 of the user's text.")
-    tokens: int
-    verification: Verification | None
-    calibration: Calibration = Field(
-        description="KL measured of whole checkpoints, by what their curves add up to."
-    )
-    warnings: tuple[str, ...]
-    created_at: datetime
+__all__ = ["Model"]
 
 
 class Model(BaseModel):

@@ -5,21 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from sqlalchemy.orm import Session
 
 from bitbudget.app.core.errors import NotFoundError
 from bitbudget.app.core.inventory import Inventory
-from bitbudget.app.http.pages import Key, cut_page, decode_cursor
-from bitbudget.app.jobs.schemas import Page
+from bitbudget.app.http.pages import Key, Page, cut_page, decode_cursor
+from bitbudget.app.measurements import repository as measurements
 from bitbudget.app.measurements.tables import MeasurementRow
+from bitbudget.app.measurements.views import measurement_summary
 from bitbudget.app.models import repository
-from bitbudget.app.models.schemas import MeasurementSummary, Model
+from bitbudget.app.models.schemas import Model
 from bitbudget.app.models.tables import ModelRow
 from bitbudget.app.storage.database import Database
 
-__all__ = ["ModelService", "measurement_summary"]
+__all__ = ["ModelService"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class ModelService:
 def _views(session: Session, rows: Sequence[ModelRow]) -> list[Model]:
     digests = [row.digest for row in rows]
     names = repository.names_of(session, digests)
-    measured = repository.measurements_of(session, digests)
+    measured = measurements.of_models(session, digests)
     return [_view(row, names.get(row.digest, []), measured.get(row.digest, [])) for row in rows]
 
 
@@ -77,13 +77,3 @@ def _view(row: ModelRow, names: list[str], measured: list[MeasurementRow]) -> Mo
         measurements=[measurement_summary(measurement) for measurement in measured],
         created_at=row.created_at,
     )
-
-
-def measurement_summary(row: MeasurementRow) -> MeasurementSummary:
-    """Return how a measurement was made."""
-    return MeasurementSummary(id=row.id, created_at=row.created_at, **_made(row.head))
-
-
-def _made(head: dict[str, Any]) -> dict[str, Any]:
-    wanted = MeasurementSummary.model_fields.keys() - {"id", "created_at"}
-    return {name: head[name] for name in wanted}

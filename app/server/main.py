@@ -12,12 +12,15 @@ from anyio import to_thread
 from fastapi import FastAPI
 from sqlalchemy.exc import SQLAlchemyError
 
+from bitbudget.app.core.manifest import Manifest
 from bitbudget.app.dashboard.router import router as dashboard_router
 from bitbudget.app.fit.router import router as fit_router
 from bitbudget.app.http import docs, problems
 from bitbudget.app.http.body_limit import BodyLimitMiddleware
+from bitbudget.app.http.dependencies import provide
 from bitbudget.app.http.middleware import RequestMiddleware
 from bitbudget.app.jobs.router import router as jobs_router
+from bitbudget.app.jobs.schemas import JobEvent
 from bitbudget.app.leases.router import router as leases_router
 from bitbudget.app.measurements.router import router as measurements_router
 from bitbudget.app.models.router import router as models_router
@@ -25,7 +28,7 @@ from bitbudget.app.server.operations import router as system_router
 from bitbudget.app.server.services import Services
 from bitbudget.app.server.settings import Settings
 from bitbudget.app.storage.ids import Clock, utc_now
-from bitbudget.app.workers.router import router as machines_router
+from bitbudget.app.workers.router import router as workers_router
 from bitbudget.distribution import installed_version
 
 __all__ = ["create_app"]
@@ -46,14 +49,12 @@ def create_app(settings: Settings, *, clock: Clock = utc_now) -> FastAPI:
         lifespan=_lifespan,
     )
     app.state.services = services
-    services.metrics.watch(
-        "bitbudget_event_streams", "Open event streams.", lambda: services.pulse.listeners
-    )
+    provide(app, services, *services.parts())
     problems.install(app)
     for router in (
         jobs_router,
         leases_router,
-        machines_router,
+        workers_router,
         models_router,
         measurements_router,
         fit_router,
@@ -61,7 +62,9 @@ def create_app(settings: Settings, *, clock: Clock = utc_now) -> FastAPI:
     ):
         app.include_router(router)
     app.include_router(dashboard_router)
-    docs.install(app, needs_keys=settings.needs_keys)
+    docs.install(
+        app, needs_keys=settings.needs_keys, models=(Manifest, JobEvent, problems.ProblemDetails)
+    )
     app.add_middleware(
         BodyLimitMiddleware,
         max_bytes=settings.max_body_bytes,

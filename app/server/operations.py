@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import logging
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Depends, Response
 from jinja2 import TemplateError
 from pydantic import BaseModel
 from sqlalchemy.exc import SQLAlchemyError
 
 from bitbudget.app.auth.dependencies import JobsReader
 from bitbudget.app.dashboard.rendering import check_installation
+from bitbudget.app.http.dependencies import provided
 from bitbudget.app.http.errors import UnavailableError
 from bitbudget.app.http.problems import Responses, problems
-from bitbudget.app.server.services import Services, ServicesDependency
+from bitbudget.app.server.services import Services
 from bitbudget.app.storage.migrate import is_current
 
 __all__ = ["router"]
 
 router = APIRouter(tags=["operations"])
+Server = Annotated[Services, Depends(provided(Services))]
 _log: Final = logging.getLogger(__name__)
 _METRICS: Final[Responses] = {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}}
 
@@ -37,7 +39,7 @@ async def is_alive() -> Health:
 
 
 @router.get("/readyz", operation_id="isReady", responses=problems(503))
-def is_ready(services: ServicesDependency) -> Health:
+def is_ready(services: Server) -> Health:
     """Answer while the database has the right schema, pages render and artifacts can be written."""
     _check(services)
     return Health()
@@ -70,6 +72,6 @@ def _check(services: Services) -> None:
     response_class=Response,
     responses={**_METRICS, **problems(401, 403, 429, 503)},
 )
-def get_metrics(services: ServicesDependency, _: JobsReader) -> Response:
+def get_metrics(services: Server, _: JobsReader) -> Response:
     """Return Prometheus metrics."""
     return Response(services.metrics.text(), media_type="text/plain; version=0.0.4")

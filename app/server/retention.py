@@ -9,10 +9,11 @@ from typing import Final
 from bitbudget.app.artifacts import repository as artifacts
 from bitbudget.app.artifacts.store import ArtifactStore
 from bitbudget.app.jobs import repository as jobs
+from bitbudget.app.leases import repository as leases
 from bitbudget.app.server.settings import Settings
 from bitbudget.app.storage.database import Database
 from bitbudget.app.storage.ids import utc_now
-from bitbudget.app.workers import repository as machines
+from bitbudget.app.workers import repository as workers
 
 __all__ = ["Collected", "collect", "collect_garbage"]
 
@@ -47,7 +48,9 @@ def collect(
     """Remove jobs that ended longer than `age` ago; measurements and models stay."""
     with database.write() as session:
         removed_jobs = jobs.delete_finished_before(session, now - age)
-        removed_workers = machines.delete_idle_since(session, now - age)
+        removed_workers = workers.delete_idle_since(
+            session, now - age, kept=[jobs.worker_ids(), leases.worker_ids()]
+        )
     with database.read() as session:
         needed = artifacts.referenced_digests(session)
     count, nbytes = store.delete_partial(utc_now() - _GRACE)

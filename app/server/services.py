@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated, Self
-
-from fastapi import Depends, Request
+from dataclasses import dataclass, fields
+from typing import Self
 
 from bitbudget.app.artifacts.store import ArtifactStore
+from bitbudget.app.auth.access import Access
 from bitbudget.app.auth.quota import RequestQuota
 from bitbudget.app.auth.service import KeyService
 from bitbudget.app.fit.headers import HeaderReader
@@ -16,6 +15,9 @@ from bitbudget.app.http.metrics import Metrics
 from bitbudget.app.jobs.cached_polls import JobPolls
 from bitbudget.app.jobs.notifications import Pulse
 from bitbudget.app.jobs.service import JobService
+from bitbudget.app.jobs.stream import EventStreams
+from bitbudget.app.leases import repository as leases
+from bitbudget.app.leases.access import LeaseAccess
 from bitbudget.app.leases.intake import Intake
 from bitbudget.app.leases.service import LeaseService
 from bitbudget.app.measurements.cache import MeasurementLibrary
@@ -23,11 +25,13 @@ from bitbudget.app.measurements.service import MeasurementService
 from bitbudget.app.models.allowed_paths import ModelGate
 from bitbudget.app.models.service import ModelService
 from bitbudget.app.server.settings import Settings
+from bitbudget.app.server.stored_counts import StoredCounts
 from bitbudget.app.storage.database import Database
 from bitbudget.app.storage.ids import Clock
-from bitbudget.app.workers.service import Intervals, MachineService
+from bitbudget.app.workers.intervals import Intervals
+from bitbudget.app.workers.service import WorkerService
 
-__all__ = ["Services", "ServicesDependency"]
+__all__ = ["Services"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,16 +43,22 @@ class Services:
     database: Database
     store: ArtifactStore
     keys: KeyService
-    quota: RequestQuota
+    access: Access
     jobs: JobService
     leases: LeaseService
-    machines: MachineService
+    lease_access: LeaseAccess
+    workers: WorkerService
     models: ModelService
     measurements: MeasurementService
     fit: FitService
     polls: JobPolls
     pulse: Pulse
+    streams: EventStreams
     metrics: Metrics
+
+    def parts(self) -> list[object]:
+        """Return every part, for routes to ask for by type."""
+        return [getattr(self, field.name) for field in fields(self)]
 
     @classmethod
     def build(cls, settings: Settings, clock: Clock) -> Self:
@@ -60,42 +70,42 @@ class Services:
         models = ModelService(database)
         headers = HeaderReader(settings.home_folder, gate, settings.header_readers)
         intervals = Intervals(settings.lease_seconds, settings.renew_seconds, settings.poll_seconds)
+        keys = KeyService(database, clock)
+        quota = RequestQuota(settings.requests_per_minute_per_key)
+        pulse = Pulse(database, settings.event_poll_seconds)
+        jobs = JobService(
+            database=database,
+            store=store,
+            library=library,
+            gate=gate,
+            clock=clock,
+            max_open_jobs=settings.max_open_jobs_per_key,
+        )
+        metrics = Metrics()
+        metrics.register(StoredCounts(database, clock))
+        metrics.watch("bitbudget_event_streams", "Open event streams.", lambda: pulse.listeners)
         return cls(
             settings=settings,
             clock=clock,
             database=database,
             store=store,
-            keys=KeyService(database, clock),
-            quota=RequestQuota(settings.requests_per_minute_per_key),
-            jobs=JobService(
-                database=database,
-                store=store,
-                library=library,
-                gate=gate,
-                clock=clock,
-                max_open_jobs=settings.max_open_jobs_per_key,
-            ),
+            keys=keys,
+            access=Access(keys, quota, settings.needs_keys),
+            jobs=jobs,
             leases=LeaseService(
                 database=database,
                 store=store,
                 intake=Intake(library),
                 clock=clock,
-                lease_seconds=settings.lease_seconds,
-                renew_seconds=settings.renew_seconds,
+                intervals=intervals,
             ),
-            machines=MachineService(database, clock, intervals),
+            lease_access=LeaseAccess(database, settings.needs_keys),
+            workers=WorkerService(database, clock, intervals, leases.open_jobs),
             models=models,
             measurements=MeasurementService(database, library),
             fit=FitService(models, headers),
             polls=JobPolls(database),
-            pulse=Pulse(database, settings.event_poll_seconds),
-            metrics=Metrics(database, clock),
+            pulse=pulse,
+            streams=EventStreams(pulse, jobs, settings.heartbeat_seconds),
+            metrics=metrics,
         )
-
-
-async def _services(request: Request) -> Services:
-    services: Services = request.app.state.services
-    return services
-
-
-ServicesDependency = Annotated[Services, Depends(_services)]

@@ -8,7 +8,7 @@ from bitbudget.app.jobs.tables import EventRow, JobRow
 from bitbudget.app.leases.tables import LeaseRow
 from bitbudget.app.measurements.tables import MeasurementNameRow, MeasurementRow, TensorRow
 from bitbudget.app.models.tables import ModelNameRow, ModelRow
-from bitbudget.app.storage.database import Base
+from bitbudget.app.storage.schema import Base
 from bitbudget.app.workers.tables import WorkerRow
 
 __all__ = [

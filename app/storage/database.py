@@ -5,7 +5,6 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -13,46 +12,13 @@ from typing import Any, Final
 import sqlalchemy as sa
 from anyio import to_thread
 from sqlalchemy import event
-from sqlalchemy.engine import Connection, Dialect, Engine, make_url
-from sqlalchemy.orm import DeclarativeBase, Session
+from sqlalchemy.engine import Connection, Engine, make_url
+from sqlalchemy.orm import Session
 
-__all__ = ["Base", "Database", "Moment", "one_at_a_time"]
+__all__ = ["Database", "one_at_a_time"]
 
 _WRITES: Final = "bitbudget_writes"
 _BUSY_SECONDS: Final = 30.0
-_NAMES: Final = {
-    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-    "ck": "ck_%(table_name)s_%(constraint_name)s",
-    "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
-    "pk": "pk_%(table_name)s",
-}
-
-
-class Base(DeclarativeBase):
-    """The base of every table; constraints are named so that migrations can drop them."""
-
-    metadata = sa.MetaData(naming_convention=_NAMES)
-
-
-class Moment(sa.types.TypeDecorator[datetime]):
-    """A point in time, aware and in UTC on every database."""
-
-    impl = sa.DateTime(timezone=True)
-    cache_ok = True
-
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """Store UTC; SQLite has no zone and keeps the naive form."""
-        if value is None:
-            return None
-        moment = value.astimezone(UTC)
-        return moment.replace(tzinfo=None) if dialect.name == "sqlite" else moment
-
-    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002 - the signature is SQLAlchemy's
-        """Give back an aware time."""
-        if value is None:
-            return None
-        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
 class Database:

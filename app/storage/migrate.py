@@ -11,9 +11,9 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from sqlalchemy import MetaData
 
 from bitbudget import migrations
-from bitbudget.app.server.tables import Base
 from bitbudget.app.storage.database import Database, one_at_a_time
 
 __all__ = ["downgrade", "head_revision", "is_current", "schema_differences", "upgrade"]
@@ -60,8 +60,8 @@ def is_current(database: Database) -> bool:
         return context.get_current_revision() == head_revision()
 
 
-def schema_differences(database: Database) -> list[object]:
-    """Return what `alembic revision --autogenerate` would still change."""
+def schema_differences(database: Database, metadata: MetaData) -> list[object]:
+    """Return what `alembic revision --autogenerate` would still change to reach `metadata`."""
     with database.read() as session:
         context = MigrationContext.configure(session.connection(), opts={"compare_type": True})
-        return list(compare_metadata(context, Base.metadata))
+        return list(compare_metadata(context, metadata))

@@ -1,1 +1,1 @@
-"""Machines: the workers that registered and what they can do."""
+"""The workers that registered and what their machines can do."""

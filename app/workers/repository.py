@@ -9,12 +9,10 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from bitbudget.app.core.errors import NotFoundError
-from bitbudget.app.jobs.tables import JobRow
-from bitbudget.app.leases.tables import LeaseRow
 from bitbudget.app.storage.ids import is_id
 from bitbudget.app.workers.tables import WorkerRow
 
-__all__ = ["by_id", "count_seen_since", "delete_idle_since", "get", "open_jobs", "page"]
+__all__ = ["by_id", "count_seen_since", "delete_idle_since", "get", "page"]
 
 
 def get(session: Session, worker_id: str) -> WorkerRow:
@@ -42,23 +40,17 @@ def page(session: Session, before: str | None, limit: int) -> Sequence[WorkerRow
     return session.scalars(query).all()
 
 
-def open_jobs(session: Session, worker_ids: Iterable[str]) -> dict[str, str]:
-    """Return the job that each of these workers has now."""
-    query = sa.select(LeaseRow.worker_id, LeaseRow.job_id).where(
-        LeaseRow.ended_at.is_(None), LeaseRow.worker_id.in_(list(worker_ids))
-    )
-    return {row.worker_id: row.job_id for row in session.execute(query)}
-
-
 def count_seen_since(session: Session, moment: datetime) -> int:
     """Return how many workers have called since `moment`."""
     query = sa.select(sa.func.count()).where(WorkerRow.seen_at >= moment)
     return session.execute(query).scalar_one()
 
 
-def delete_idle_since(session: Session, moment: datetime) -> int:
-    """Remove workers not seen since `moment` that no job speaks of; return how many."""
-    has_lease = sa.exists().where(LeaseRow.worker_id == WorkerRow.id)
-    has_job = sa.exists().where(JobRow.worker_id == WorkerRow.id)
-    query = sa.delete(WorkerRow).where(WorkerRow.seen_at < moment, ~has_lease, ~has_job)
+def delete_idle_since(
+    session: Session, moment: datetime, kept: Sequence[sa.Select[tuple[str]]]
+) -> int:
+    """Remove workers not seen since `moment` and not among the ids in `kept`; return how many."""
+    query = sa.delete(WorkerRow).where(
+        WorkerRow.seen_at < moment, *(WorkerRow.id.not_in(ids) for ids in kept)
+    )
     return len(session.execute(query.returning(WorkerRow.id)).all())

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
+
+from sqlalchemy.orm import Session
 
 from bitbudget.app.auth.principal import Principal
 from bitbudget.app.auth.tokens import Token, TokenKind, hash_secret, new_secret
 from bitbudget.app.contract.leases import Capabilities, WorkerRegistration, WorkerWelcome
-from bitbudget.app.http.pages import cut_page, decode_cursor
-from bitbudget.app.jobs.schemas import Page
+from bitbudget.app.http.pages import Page, cut_page, decode_cursor
 from bitbudget.app.storage.database import Database
 from bitbudget.app.storage.ids import Clock, new_id
 from bitbudget.app.storage.stored import read_stored
 from bitbudget.app.workers import repository
+from bitbudget.app.workers.intervals import Intervals
 from bitbudget.app.workers.schemas import Worker
 from bitbudget.app.workers.tables import WorkerRow
 
-__all__ = ["Intervals", "MachineService"]
+__all__ = ["OpenJobs", "WorkerService"]
+
+
+OpenJobs = Callable[[Session, Iterable[str]], dict[str, str]]
+"""Returns the job that each of these workers has now, by the worker's id."""
 
 _UNREADABLE: Final = Capabilities(
     chip="unreadable", memory_bytes=0, backend="cpu", mlx_version="unreadable"
@@ -25,21 +32,13 @@ _UNREADABLE: Final = Capabilities(
 
 
 @dataclass(frozen=True, slots=True)
-class Intervals:
-    """What every worker is told about time."""
-
-    lease_seconds: float
-    renew_seconds: float
-    poll_seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class MachineService:
+class WorkerService:
     """The workers this server knows."""
 
     database: Database
     clock: Clock
     intervals: Intervals
+    open_jobs: OpenJobs
 
     def register(self, registration: WorkerRegistration, principal: Principal) -> WorkerWelcome:
         """Take in a worker; its token is told this once."""
@@ -70,7 +69,7 @@ class MachineService:
         with self.database.read() as session:
             rows = repository.page(session, None if key is None else str(key[0]), limit)
             kept, following = cut_page(rows, limit, lambda row: [row.id])
-            open_jobs = repository.open_jobs(session, [row.id for row in kept])
+            open_jobs = self.open_jobs(session, [row.id for row in kept])
         items = [_view(row, open_jobs.get(row.id)) for row in kept]
         return Page[Worker](items=items, next_cursor=following)
 

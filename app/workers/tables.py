@@ -8,7 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, mapped_column
 
-from bitbudget.app.storage.database import Base, Moment
+from bitbudget.app.storage.schema import Base, Moment
 
 __all__ = ["WorkerRow"]
 

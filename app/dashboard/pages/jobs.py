@@ -7,7 +7,8 @@ from typing import Any
 
 from bitbudget.app.core.sizes import format_size
 from bitbudget.app.dashboard import formatting as words
-from bitbudget.app.jobs.schemas import Job, Page
+from bitbudget.app.http.pages import Page
+from bitbudget.app.jobs.schemas import Job
 
 __all__ = ["FORM_FIELDS", "job_line", "jobs_page"]
 

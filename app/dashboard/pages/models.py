@@ -17,7 +17,7 @@ from bitbudget.app.dashboard.figures.tensor import Tensor, tensor
 from bitbudget.app.dashboard.figures.verification import verification_figure
 from bitbudget.app.dashboard.pages.answer import Solved, answer_figures
 from bitbudget.app.dashboard.pages.tiles import Tile, answer_tiles
-from bitbudget.app.jobs.schemas import Page
+from bitbudget.app.http.pages import Page
 from bitbudget.app.models.schemas import Model
 
 __all__ = ["WhatIf", "model_page", "models_page"]

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
@@ -10,14 +9,12 @@ from fastapi.testclient import TestClient
 from bitbudget.app.auth.principal import Scope
 from bitbudget.app.auth.quota import RequestQuota
 from bitbudget.app.auth.service import NewKey
-from bitbudget.app.auth.tokens import Token, TokenKind, hash_secret, new_secret, secret_matches
+from bitbudget.app.auth.tokens import Token, TokenKind, hash_secret, new_secret
 from bitbudget.app.core.errors import InvalidRequestError, NotFoundError
 from bitbudget.app.http.errors import QuotaExceededError
-from bitbudget.app.models.allowed_paths import ModelGate
 from bitbudget.app.server.main import create_app
 from bitbudget.app.server.settings import Settings
 from tests.support.http import FakeClock, Server, bearer
-from tests.support.reports import evaluation
 
 JOB = {"model": "org/model", "budget": "1GiB"}
 WORKER = {
@@ -190,60 +187,18 @@ def test_a_key_has_a_limit_of_requests() -> None:
     quota.spend("b")
 
 
-def test_a_large_body_is_refused(settings: Settings) -> None:
-    limited = settings.model_copy(update={"max_body_bytes": 1000, "max_artifact_bytes": 5000})
-    app = create_app(limited, clock=FakeClock())
-    with TestClient(app, base_url="http://127.0.0.1") as http:
-        large = http.post("/v1/jobs", json={**JOB, "text": "x" * 2000})
-        assert (large.status_code, large.headers["Content-Type"]) == (
-            413,
-            "application/problem+json",
-        )
-        server = Server(http, app.state.services, FakeClock())
-        server.submit()
-        worker = server.worker()
-        worker.claim()
-        assert worker.upload(
-            "evaluation.json", evaluation(kl_per_window=[0.5] * 200).to_json()
-        ).is_success
-        assert worker.upload("benchmark.json", b" " * 6000).status_code == 413
-
-
-@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", ""])
-def test_an_open_server_answers_to_loopback_names_only(server: Server, host: str) -> None:
-    answer = server.http.get("/v1/jobs", headers={"Host": host})
-    assert answer.status_code == 421
-    assert server.http.get("/v1/jobs", headers={"Host": "localhost:8765"}).status_code == 200
-    assert server.http.get("/v1/jobs", headers={"Host": "[::1]:8765"}).status_code == 200
-
-
 def test_another_site_cannot_submit_with_a_plain_form(server: Server) -> None:
     body = '{"model": "org/model", "budget": "1GiB"}'
     answer = server.http.post("/v1/jobs", content=body, headers={"Content-Type": "text/plain"})
     assert answer.status_code == 422
 
 
-def test_folders_must_lie_in_a_root(tmp_path: Path) -> None:
-    root, outside = tmp_path / "models", tmp_path / "outside"
-    (root / "good").mkdir(parents=True)
-    outside.mkdir()
-    (root / "link").symlink_to(outside)
-    gate = ModelGate((root,))
-    gate.check("org/name@main")
-    gate.check(str(root / "good"))
-    for refused in ("/etc", str(root / ".." / "outside"), str(root / "link"), "~", "../x"):
-        with pytest.raises(InvalidRequestError, match="BITBUDGET_MODEL_ROOTS"):
-            gate.check(refused)
-    with pytest.raises(InvalidRequestError):
-        ModelGate(()).check(str(root / "good"))
-    ModelGate(None).check("/etc")
-
-
 def test_tokens_compare_by_hash() -> None:
     secret = new_secret()
     token = Token(TokenKind.KEY, "a" * 32, secret)
     assert Token.parse(str(token)) == token
-    assert secret_matches(secret, hash_secret(secret))
-    assert not secret_matches(secret + "x", hash_secret(secret))
+    assert token.proves("a" * 32, hash_secret(secret))
+    assert not token.proves("a" * 32, hash_secret(secret + "x"))
+    assert not token.proves("b" * 32, hash_secret(secret))
     for wrong in ("", "bbk", f"bbx_{'a' * 32}_s", f"bbk_{'A' * 32}_s", f"bbk_{'a' * 32}_ü"):
         assert Token.parse(wrong) is None

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from bitbudget.app.server.tables import Base
 from bitbudget.app.storage import migrate
 from bitbudget.app.storage.database import Database
 from tests.support.postgres import Cluster
@@ -38,12 +39,12 @@ def test_up_down_and_up_again(empty: Database) -> None:
     assert not migrate.is_current(empty)
     migrate.upgrade(empty)
     assert migrate.is_current(empty)
-    assert migrate.schema_differences(empty) == []
+    assert migrate.schema_differences(empty, Base.metadata) == []
     migrate.downgrade(empty, "base")
     assert tables(empty) - {"sqlite_sequence"} == set()
     migrate.upgrade(empty)
     migrate.upgrade(empty)
-    assert migrate.schema_differences(empty) == []
+    assert migrate.schema_differences(empty, Base.metadata) == []
 
 
 def test_servers_that_start_together_migrate_once(empty_url: str) -> None:

@@ -1,0 +1,20 @@
+"""Rows of measurements as the API shows them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bitbudget.app.measurements.schemas import MeasurementSummary
+from bitbudget.app.measurements.tables import MeasurementRow
+
+__all__ = ["measurement_summary"]
+
+
+def measurement_summary(row: MeasurementRow) -> MeasurementSummary:
+    """Return how a measurement was made."""
+    return MeasurementSummary(id=row.id, created_at=row.created_at, **_made(row.head))
+
+
+def _made(head: dict[str, Any]) -> dict[str, Any]:
+    wanted = MeasurementSummary.model_fields.keys() - {"id", "created_at"}
+    return {name: head[name] for name in wanted}
