@@ -17,7 +17,7 @@ from bitbudget.app.contract.events import Event, Failed, Finished, Problem
 from bitbudget.app.contract.reports import Report
 from bitbudget.app.contract.tasks import FitTask, MeasureTask, Task
 from bitbudget.app.core.errors import NO_ROOM, BitbudgetError, InvalidRequestError
-from bitbudget.workers.child.parent_watch import end_with_parent
+from bitbudget.workers.cluster.parent_watch import end_with_parent
 from bitbudget.workers.models.library import defer_package
 
 __all__ = ["answer"]

@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from bitbudget.workers.child.parent_watch import end_with_parent
 from bitbudget.workers.cluster.batches import WorkerFailedError
+from bitbudget.workers.cluster.parent_watch import end_with_parent
 from bitbudget.workers.native.blas import THREADS_VARIABLE, blas_threads, preload_environment
 
 __all__ = ["Parcel", "run_apart"]
