@@ -25,6 +25,16 @@ def test_imports_follow_the_architecture() -> None:
     assert finished.returncode == 0, finished.stdout
 
 
+def test_queries_stand_in_repositories() -> None:
+    at_home = {"repository.py", "tables.py", "schema.py", "database.py"}
+    asks = re.compile(
+        r"^\s*import sqlalchemy as sa\b|sqlalchemy import (select|text)", re.MULTILINE
+    )
+    modules = [path for path in (REPOSITORY / "app").rglob("*.py") if asks.search(path.read_text())]
+    assert modules
+    assert {path.name for path in modules} <= at_home
+
+
 def test_no_module_outgrows_its_concept() -> None:
     lengths = {path: len(path.read_text().splitlines()) for path in _modules()}
     assert {p.name: n for p, n in lengths.items() if n > MAX_MODULE_LINES} == {}

@@ -137,6 +137,6 @@ def delete_finished_before(session: Session, moment: datetime) -> int:
     return len(session.execute(query.returning(JobRow.id)).all())
 
 
-def worker_ids() -> sa.Select[tuple[str]]:
+def worker_ids() -> sa.SelectBase:
     """Return the query of the workers that have, or last had, a job."""
     return sa.select(JobRow.worker_id).where(JobRow.worker_id.is_not(None))

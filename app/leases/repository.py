@@ -48,6 +48,6 @@ def open_jobs(session: Session, worker_ids: Iterable[str]) -> dict[str, str]:
     return {row.worker_id: row.job_id for row in session.execute(query)}
 
 
-def worker_ids() -> sa.Select[tuple[str]]:
+def worker_ids() -> sa.SelectBase:
     """Return the query of the workers that ever held a lease."""
     return sa.select(LeaseRow.worker_id)

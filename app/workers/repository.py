@@ -46,9 +46,7 @@ def count_seen_since(session: Session, moment: datetime) -> int:
     return session.execute(query).scalar_one()
 
 
-def delete_idle_since(
-    session: Session, moment: datetime, kept: Sequence[sa.Select[tuple[str]]]
-) -> int:
+def delete_idle_since(session: Session, moment: datetime, kept: Sequence[sa.SelectBase]) -> int:
     """Remove workers not seen since `moment` and not among the ids in `kept`; return how many."""
     query = sa.delete(WorkerRow).where(
         WorkerRow.seen_at < moment, *(WorkerRow.id.not_in(ids) for ids in kept)
