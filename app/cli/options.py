@@ -65,6 +65,12 @@ def disk_limit_bytes(limit: str | None) -> int | None:
     return None if limit is None else parse_size(limit, where="--disk-limit")
 
 
+def _place(model: str) -> str:
+    """Return the absolute path of a folder that exists here, a Hub id as it is."""
+    folder = Path(model).expanduser()
+    return str(folder.absolute()) if folder.is_dir() else model
+
+
 def _pairs(values: list[str] | None, option: str) -> dict[str, str]:
     pairs = {}
     for value in values or []:
@@ -213,5 +219,5 @@ class MeasureOptions:
         """Return a whole job; InvalidRequestError when a value is wrong."""
         from bitbudget.app.core.requests import JobRequest
 
-        values = {"model": model, **self.fields(), **budget.fields(), **more}
+        values = {"model": _place(model), **self.fields(), **budget.fields(), **more}
         return JobRequest.model_validate(values)

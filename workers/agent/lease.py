@@ -192,6 +192,8 @@ def _progress(event: Started | Progressed) -> Progress:
 
 def _outcome_of(problem: Problem) -> LeaseOutcome:
     """Tell a faulty input (final) from a mishap of this attempt (tried again)."""
+    if problem.status == HTTPStatus.SERVICE_UNAVAILABLE:
+        return LeaseOutcome.FAILED  # the Hub: it was asked patiently, and says why
     if problem.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         return LeaseOutcome.CRASHED
     return LeaseOutcome.FAILED

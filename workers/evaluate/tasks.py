@@ -19,8 +19,8 @@ from bitbudget.app.core.errors import InvalidRequestError
 from bitbudget.distribution import install_hint
 from bitbudget.workers.evaluate.teacher import log_probabilities
 from bitbudget.workers.models.tokenizer import open_tokenizer
+from bitbudget.workers.models.vocabulary import begin_token
 from bitbudget.workers.running.float32 import load_float32
-from bitbudget.workers.running.tokens import first_token
 
 __all__ = ["TaskModel", "evaluate_tasks"]
 
@@ -108,7 +108,7 @@ class TaskModel:
         self.name = str(folder)
         self.model = load_float32(folder)
         self.tokenizer = open_tokenizer(folder)
-        self.begin = first_token(folder)
+        self.begin = begin_token(folder)
 
     def continuations(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[float, bool]]:
         """Return for each (context, continuation) its log-probability and whether it is greedy."""

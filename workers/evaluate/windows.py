@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 
 from bitbudget.app.core.errors import InvalidRequestError
+from bitbudget.workers.models.documents import documents
 from bitbudget.workers.models.tokenizer import open_tokenizer
-from bitbudget.workers.running.tokens import first_token, sample_tokens
+from bitbudget.workers.models.vocabulary import begin_token, check_tokens, longest_window
+from bitbudget.workers.running.tokens import sample_tokens
 
 __all__ = ["MOST_WINDOWS", "ROLLOUT_SEED", "WINDOW", "digest", "rollout_windows", "text_windows"]
 
@@ -27,18 +29,20 @@ ROLLOUT_SEED: Final = 0x5EED
 def text_windows(folder: Path, text: str, *, where: str, length: int = WINDOW) -> np.ndarray:
     """Return int32 (windows, length): `text` in windows that begin with BOS.
 
+    `text` is what `documents` reads. Windows are shorter where the model has fewer positions.
+
     Raises InvalidModelError when `folder` has no tokenizer, InvalidRequestError when the text is
     shorter than one window.
     """
-    tokenizer = open_tokenizer(folder)
-    documents = [
-        tokenizer.encode(document, add_special_tokens=False) for document in _documents(text)
-    ]
-    windows = _windows(documents, first_token(folder), length)
+    tokenizer, begin = open_tokenizer(folder), begin_token(folder)
+    length = longest_window(folder, length)
+    found = documents(text, tokenizer, where=where, begin=begin)
+    check_tokens(folder, list(chain.from_iterable(found)), tokenizer)
+    windows = _windows(found, begin, length)
     if not windows:
         raise InvalidRequestError(
             where=where,
-            found=f"{sum(map(len, documents))} tokens",
+            found=f"{sum(map(len, found))} tokens",
             expected=f"at least one window of {length - 1} tokens",
             remedy="give a longer text, or evaluate on rollouts",
         )
@@ -47,13 +51,6 @@ def text_windows(folder: Path, text: str, *, where: str, length: int = WINDOW) -
     )
     result: np.ndarray = np.array(windows, np.int32)[chosen]
     return result
-
-
-def _documents(text: str) -> list[str]:
-    """Split at lines `<|endoftext|>`; lines of JSON with a `text` are documents, too."""
-    if text.startswith('{"'):
-        return [json.loads(line)["text"] for line in text.splitlines() if line.strip()]
-    return [part.strip() for part in text.split("<|endoftext|>") if part.strip()]
 
 
 def _windows(documents: list[list[int]], begin: int, length: int) -> list[list[int]]:

@@ -15,7 +15,7 @@ from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_st
 from bitbudget.app.core.errors import InvalidModelError, NotFoundError
 from bitbudget.app.core.hub_id import HubId
 from bitbudget.retrying import RetryPolicy
-from bitbudget.workers.hub.failures import hub_call
+from bitbudget.workers.hub.failures import UNREACHABLE, hub_call
 
 __all__ = ["Hub", "HubFile", "HubModel"]
 
@@ -90,7 +90,7 @@ class Hub:
             )
 
         try:
-            info = hub_call(self.retries, str(hub_id), ask)
+            info = hub_call(self.retries, str(hub_id), ask, at_once=UNREACHABLE)
             commit = info.sha or ""
             files = tuple(_files(info))
         except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -17,7 +17,7 @@ from bitbudget.app.core.errors import (
 )
 from bitbudget.retrying import RetryPolicy, retry_after_seconds
 
-__all__ = ["FAILURES", "hub_call", "hub_tries", "raise_meaning"]
+__all__ = ["FAILURES", "UNREACHABLE", "hub_call", "hub_tries", "raise_meaning"]
 
 T = TypeVar("T")
 
@@ -28,6 +28,9 @@ FAILURES: Final = (
 )
 """What a request to the Hub raises: an answer that is an error, or no (whole) answer."""
 
+UNREACHABLE: Final = (httpx2.ConnectError, httpx2.ConnectTimeout)
+"""What is raised when no connection can be made at all."""
+
 _UNAUTHORIZED: Final = 401
 _FORBIDDEN: Final = 403
 _NOT_FOUND: Final = 404
@@ -36,10 +39,22 @@ _TRANSIENT: Final = frozenset({408, 425, _TOO_MANY_REQUESTS, 500, 502, 503, 504}
 _LOGIN: Final = "set HF_TOKEN to a token that may read it, or accept its terms on the Hub"
 
 
-def hub_call(retries: RetryPolicy, what: str, call: Callable[[], T]) -> T:
-    """Return `call()`, tried again while the failure may pass; else raise a BitbudgetError."""
+def hub_call(
+    retries: RetryPolicy,
+    what: str,
+    call: Callable[[], T],
+    *,
+    at_once: tuple[type[Exception], ...] = (),
+) -> T:
+    """Return `call()`, tried again while the failure may pass; else raise a BitbudgetError.
+
+    Failures of the kinds `at_once` are not tried again.
+    """
+    may_pass = _may_pass(retries)
     try:
-        return retries.call(call, when=_may_pass(retries))
+        return retries.call(
+            call, when=lambda error: not isinstance(error, at_once) and may_pass(error)
+        )
     except FAILURES as error:
         raise_meaning(what, error)
 

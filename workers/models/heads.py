@@ -16,14 +16,14 @@ from bitbudget.app.core.errors import UnsupportedModelError
 from bitbudget.workers.models.config import accepted_fields
 from bitbudget.workers.models.headers import SourceFile, TensorRef
 
-__all__ = ["Head", "Read", "check_kept", "find_head"]
+__all__ = ["EMBEDDING", "Head", "Read", "check_kept", "find_head"]
 
 Read = Callable[[TensorRef], bytes]
 """Returns the bytes of a tensor, or of the part of one that a TensorRef describes."""
 
 _FLAG: Final = "tie_word_embeddings"
 _HEAD: Final = re.compile(r"(?:^|\.)lm_head\.weight$")
-_EMBEDDING: Final = re.compile(r"(?:^|\.)(?:embed_tokens|wte|embed_in|word_embeddings)\.weight$")
+EMBEDDING: Final = re.compile(r"(?:^|\.)(?:embed_tokens|wte|embed_in|word_embeddings)\.weight$")
 _PART_BYTES: Final = 2**24
 
 
@@ -53,7 +53,7 @@ def find_head(
     model that says it has a head of its own and stores none.
     """
     tensors = {tensor.name: tensor for file in files for tensor in file.tensors}
-    head, embedding = _only(tensors, _HEAD), _only(tensors, _EMBEDDING)
+    head, embedding = _only(tensors, _HEAD), _only(tensors, EMBEDDING)
     text = config.get("text_config")
     inner = {"model_type": config["model_type"], **text} if isinstance(text, dict) else config
     known = accepted_fields(inner)

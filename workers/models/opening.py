@@ -17,6 +17,7 @@ from bitbudget.workers.models.headers import SourceFile, TensorRef
 from bitbudget.workers.models.heads import Read, find_head
 from bitbudget.workers.models.names import own_name
 from bitbudget.workers.models.packed import check_dense
+from bitbudget.workers.models.tokenizer import tokenizer_notes
 from bitbudget.workers.models.types import wide_notes
 
 __all__ = ["checkpoint_from_headers", "open_checkpoint"]
@@ -58,7 +59,7 @@ def open_checkpoint(
         unused=head.unused,
         own_head=head.own,
         absent=absent_files([file.name for file in files], folder),
-        notes=(*notes, *head.notes, *wide_notes(files)),
+        notes=(*notes, *head.notes, *wide_notes(files), *tokenizer_notes(folder)),
     )
 
 

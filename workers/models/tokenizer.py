@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import importlib
+import json
 from pathlib import Path
 from typing import Any, Final
 
 from bitbudget.app.core.errors import InvalidModelError
 
-__all__ = ["open_tokenizer"]
+__all__ = ["open_tokenizer", "tokenizer_notes", "write_fast_tokenizer"]
 
-_FILES: Final = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
+_FILES: Final = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "vocab.json",
+    "vocab.txt",
+    "spiece.model",
+)
 
 
 def open_tokenizer(folder: Path) -> Any:
@@ -37,3 +45,35 @@ def open_tokenizer(folder: Path) -> Any:
             expected="the tokenizer's files as the model's makers published them",
             remedy="download the tokenizer's files again",
         ) from error
+
+
+def write_fast_tokenizer(folder: Path, target: Path) -> bool:
+    """Write `tokenizer.json` to `target` where the tokenizer in `folder` can be converted to it.
+
+    `mlx_lm.convert` does so, too: Swift loaders and LM Studio read no other file.
+    """
+    if not any((folder / name).is_file() for name in _FILES):
+        return False
+    try:
+        backend = open_tokenizer(folder)._tokenizer.backend_tokenizer  # noqa: SLF001, the wrapped one
+    except (InvalidModelError, AttributeError):
+        return False
+    backend.save(str(target / "tokenizer.json"))
+    return True
+
+
+def tokenizer_notes(folder: Path) -> tuple[str, ...]:
+    """Return what the user should know of the tokenizer before hours are spent."""
+    if not any((folder / name).is_file() for name in _FILES):
+        return (
+            "the folder has no tokenizer: the output will have none, and no text is understood",
+        )
+    try:
+        config = json.loads((folder / "tokenizer_config.json").read_bytes())
+    except (OSError, ValueError):
+        return ()
+    if not isinstance(config, dict) or not isinstance(config.get("auto_map"), dict):
+        return ()
+    code = str(config["auto_map"].get("AutoTokenizer"))
+    note = f"the tokenizer has code of its own ({code}), copied and never run here: stock mlx-lm"
+    return (f"{note} loads the output with trust_remote_code alone",)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from bitbudget.app.core.manifest import Manifest
 from bitbudget.rotated_model import KEY
 from bitbudget.workers.models import Checkpoint
 from bitbudget.workers.models.folder import INDEX_NAME, encode_floats
+from bitbudget.workers.models.tokenizer import write_fast_tokenizer
 from bitbudget.workers.quantize.card import model_card
 
 __all__ = ["COPIED", "write_companions"]
@@ -26,17 +28,24 @@ COPIED: Final = (
     "tokenizer*",
     "special_tokens_map.json",
     "added_tokens.json",
-    "vocab.*",
-    "merges.txt",
+    "*vocab*",
+    "*merges*",
     "*.tiktoken",
     "*.model",
+    "*.jinja",
     "chat_template*",
     "generation_config.json",
     "preprocessor_config.json",
     "processor_config.json",
+    "additional_chat_templates/*.jinja",
+    "*.codes",
     "LICENSE*",
+    "NOTICE*",
 )
-"""Files of the source that belong to the result, too. Code is never among them."""
+"""Files of the source that belong to the result, too: what stock mlx-lm keeps, and the licence."""
+
+_NEVER: Final = (".py", ".pkl", ".pt", ".bin", ".safetensors")
+_CODE_NAME: Final = re.compile(r"[A-Za-z0-9_]+")
 
 
 def write_companions(
@@ -47,10 +56,12 @@ def write_companions(
     shards: Sequence[Shard],
 ) -> None:
     """Write configuration, index, manifest and card, and copy tokenizer and generation files."""
-    for pattern in COPIED:
-        for path in sorted(checkpoint.folder.glob(pattern)):
-            if path.is_file() and path.suffix != ".py":
-                shutil.copyfile(path, target / path.name)
+    for path in _kept_files(checkpoint.folder):
+        place = target / path.relative_to(checkpoint.folder)
+        place.parent.mkdir(exist_ok=True)
+        shutil.copyfile(path, place)
+    if not (target / "tokenizer.json").is_file():
+        write_fast_tokenizer(checkpoint.folder, target)
     config = checkpoint.config
     _write_json(target / "config.json", quantized_config(config, manifest))
     _write_json(target / INDEX_NAME, _index(inventory, shards))
@@ -58,6 +69,27 @@ def write_companions(
         shutil.copyfile(rotated_model.__file__, target / MODEL_FILE)
     (target / "manifest.json").write_bytes(manifest.to_bytes())
     (target / "README.md").write_text(model_card(manifest, inventory), encoding="utf-8")
+
+
+def _kept_files(folder: Path) -> list[Path]:
+    found = [path for pattern in COPIED for path in sorted(folder.glob(pattern))]
+    plain = [path for path in found if path.suffix not in _NEVER]
+    return [path for path in (*plain, *_tokenizer_code(folder)) if path.is_file()]
+
+
+def _tokenizer_code(folder: Path) -> list[Path]:
+    """Return the files of the tokenizer's own code: without them its output loads nowhere.
+
+    They are copied and never run; whoever loads the result decides about that.
+    """
+    try:
+        config = json.loads((folder / "tokenizer_config.json").read_bytes())
+        entries = config["auto_map"]["AutoTokenizer"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    entries = entries if isinstance(entries, list) else [entries]
+    names = {str(entry).rsplit("--", 1)[-1].split(".")[0] for entry in entries if entry}
+    return [folder / f"{name}.py" for name in sorted(names) if _CODE_NAME.fullmatch(name)]
 
 
 def quantized_config(config: dict[str, Any], manifest: Manifest) -> dict[str, Any]:

@@ -21,6 +21,7 @@ import psutil
 from bitbudget.app.core.requests import Rotation as Kind
 from bitbudget.rotated_model import KEY
 from bitbudget.workers.models import Checkpoint, open_checkpoint
+from bitbudget.workers.models.vocabulary import begin_token, embedding_rows
 from bitbudget.workers.rotate.checks import mean_kl, noise_floor, observe
 from bitbudget.workers.rotate.folded import fold_residual, fold_values
 from bitbudget.workers.rotate.fused import fuse
@@ -29,7 +30,7 @@ from bitbudget.workers.rotate.structure import Structure, read_structure, refuse
 from bitbudget.workers.rotate.transform import Edits
 from bitbudget.workers.rotate.write import copy_companions, write_config, write_weights
 from bitbudget.workers.running.float32 import load_float32
-from bitbudget.workers.running.tokens import first_token, sample_tokens
+from bitbudget.workers.running.tokens import sample_tokens
 
 __all__ = ["RotationReport", "rotate_checkpoint", "rotation_kl"]
 
@@ -178,10 +179,8 @@ def _tokens(checkpoint: Checkpoint, sample: _Sample) -> tuple[Tokens, str]:
     if 4 * weights <= sample.memory_bytes // 2:
         return sample_tokens(checkpoint, *shape, seed=sample.seed), "self"
     generator = np.random.default_rng(sample.seed)
-    config = checkpoint.config
-    vocabulary = config.get("vocab_size") or config["text_config"]["vocab_size"]
-    tokens = generator.integers(0, vocabulary, shape, dtype=np.int32)
-    tokens[:, 0] = first_token(checkpoint.folder)
+    tokens = generator.integers(0, embedding_rows(checkpoint.folder), shape, dtype=np.int32)
+    tokens[:, 0] = begin_token(checkpoint.folder)
     return tokens, "random"
 
 

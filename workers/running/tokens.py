@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import mlx.core as mx
 import numpy as np
 
 from bitbudget.workers.models.checkpoint import Checkpoint
+from bitbudget.workers.models.vocabulary import begin_token, longest_window
 from bitbudget.workers.running.streaming_forward import Forward, empty_cache, open_writer
 
-__all__ = ["SEQUENCE_LENGTH", "default_tokens", "first_token", "sample_tokens"]
+__all__ = ["SEQUENCE_LENGTH", "default_tokens", "sample_tokens"]
 
 SEQUENCE_LENGTH: Final = 256
 _MOST_TOKENS: Final = 16384
@@ -32,20 +32,6 @@ def default_tokens(weights: int, *, on_gpu: bool | None = None) -> int:
     return min(_MOST_TOKENS, max(_FEWEST_TOKENS, affordable))
 
 
-def first_token(folder: Path) -> int:
-    """Return the token that begins a text: BOS, else EOS, else 0, read from the config files."""
-    for name in ("generation_config.json", "config.json"):
-        path = folder / name
-        config: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
-        for source in (config, config.get("text_config") or {}):
-            for key in ("bos_token_id", "eos_token_id"):
-                value = source.get(key)
-                value = value[0] if isinstance(value, list) and value else value
-                if isinstance(value, int):
-                    return value
-    return 0
-
-
 def sample_tokens(
     checkpoint: Checkpoint | Path,
     count: int,
@@ -58,13 +44,14 @@ def sample_tokens(
 ) -> np.ndarray:
     """Return int32 (count, length): sequences the model wrote at temperature 1 from BOS.
 
+    They are shorter where the model has fewer positions.
     The same seed gives the same tokens on the same machine. End of text does not stop a sequence:
     what the model writes after it is its text, too. `model` spares loading it once more.
     `progress` is told tokens written and wanted.
     """
     folder = checkpoint if isinstance(checkpoint, Path) else checkpoint.folder
     model = open_writer(folder) if model is None else model
-    begin = first_token(folder)
+    begin, length = begin_token(folder), longest_window(folder, length)
     done = []
     for start in range(0, count, batch):
         key, rows = mx.random.key(seed * 1_000_003 + start), min(batch, count - start)

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from bitbudget.app.core.errors import InvalidRequestError
+from bitbudget.workers.models.documents import documents
 from bitbudget.workers.models.tokenizer import open_tokenizer
+from bitbudget.workers.models.vocabulary import begin_token, check_tokens, longest_window
 from bitbudget.workers.pipeline.options import MeasureOptions
 from bitbudget.workers.running.tokens import (
     SEQUENCE_LENGTH,
     default_tokens,
-    first_token,
     sample_tokens,
 )
 
@@ -57,8 +59,11 @@ def _sequences(weights: int) -> int:
 
 def _windows(folder: Path, options: MeasureOptions, count: int) -> npt.NDArray[np.int32]:
     text = options.text_bytes().decode(errors="replace")
-    ids = np.asarray(open_tokenizer(folder).encode(text, add_special_tokens=False), np.int32)
-    width = SEQUENCE_LENGTH - 1
+    tokenizer, begin = open_tokenizer(folder), begin_token(folder)
+    parts = documents(text, tokenizer, where=str(options.text), begin=begin)
+    ids = np.asarray(list(chain.from_iterable([begin, *part] for part in parts))[1:], np.int32)
+    check_tokens(folder, ids, tokenizer)
+    width = longest_window(folder, SEQUENCE_LENGTH) - 1
     rows = min(count, ids.size // width)
     if rows == 0:
         raise InvalidRequestError(
@@ -67,5 +72,5 @@ def _windows(folder: Path, options: MeasureOptions, count: int) -> npt.NDArray[n
             expected=f"at least {width}",
             remedy="give a longer text, or none to use the model's own",
         )
-    begin = np.full((rows, 1), first_token(folder), np.int32)
-    return np.concatenate([begin, ids[: rows * width].reshape(rows, width)], axis=1)
+    first = np.full((rows, 1), begin, np.int32)
+    return np.concatenate([first, ids[: rows * width].reshape(rows, width)], axis=1)

@@ -17,6 +17,7 @@ from bitbudget.workers.pipeline.measuring.statistics import SEQUENCE, manifest_e
 from bitbudget.workers.pipeline.report import Reporter
 from bitbudget.workers.quantize import Written, write_checkpoint
 from bitbudget.workers.quantize.draft import clear_published, output_exists
+from bitbudget.workers.quantize.output import check_folder, check_output
 
 __all__ = ["check_same_model", "claimed_output", "finished_checkpoint", "quantize"]
 
@@ -70,11 +71,18 @@ def claimed_output(output: Path, home: Home) -> Iterator[None]:
 
     Until the block ends well, a later run may go on with what this one leaves behind.
     """
+    check_folder(home.folder, "BITBUDGET_HOME")
+    check_output(output)
     mark = home.unfinished(output)
     if output.exists() and not mark.exists():
         raise output_exists(output)
     write_whole(mark, str(output).encode())
-    yield
+    try:
+        yield
+    except BaseException:
+        if not output.exists() and not (output.parent / f".{output.name}.partial").exists():
+            mark.unlink(missing_ok=True)
+        raise
     mark.unlink(missing_ok=True)
 
 

@@ -33,7 +33,7 @@ def test_a_model_without_tokenizer_writes_its_own_text(
     model = write_tiny(tmp_path, "llama")
     found = measurement_tokens(model, 1000, options(None))
     assert found.shape == (2, 256)
-    assert (found[:, 0] == tokens.first_token(model)).all()
+    assert (found[:, 0] == tokens.begin_token(model)).all()
     assert found.max() < 128
 
 
