@@ -106,6 +106,8 @@ class ModuleMoments:
         self.column_sums = self.column_sums + columns
 
     def _add_linear(self, x: mx.array, g: mx.array) -> None:
+        if x.ndim == 1:  # DBRX calls its experts with one vector at a time
+            x, g = x[None], g[None]
         x = x.reshape(x.shape[0], -1, x.shape[-1])
         g = g.reshape(x.shape[0], -1, g.shape[-1])
         rows, columns = _sequence_sums(x, g)

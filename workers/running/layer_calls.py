@@ -108,8 +108,8 @@ def layer_calls(
 ) -> list[LayerCall] | None:
     """Return how `model(ids, **options)` calls its layers, None when they are no simple chain.
 
-    A chain: every layer is called once, in order, each with the very array the one before it
-    returned, and with no other array that came from a layer. Each stub answers with NaN, so that
+    A chain: every layer is called once, in order, each with the very array (sequences, length, ...)
+    that the one before it returned, and with no other array that came from a layer. Each stub answers with NaN, so that
     anything computed from a layer's output is recognised; a layer that reads what another left
     behind fails.
     """
@@ -125,6 +125,7 @@ def layer_calls(
             passed.append(mx.full(ids.shape, mx.nan))
             return passed[-1]
         calls.append(LayerCall(arguments, options, carried))
+        in_order = in_order and calls[-1].hidden.shape[: ids.ndim] == ids.shape
         passed.append(mx.full(calls[-1].hidden.shape, mx.nan))
         return passed[-1]
 

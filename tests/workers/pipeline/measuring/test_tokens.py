@@ -10,6 +10,7 @@ import pytest
 from bitbudget.app.core.errors import InvalidModelError, InvalidRequestError
 from bitbudget.app.core.measurement import Encoder, Sensitivity
 from bitbudget.app.core.requests import Rotation
+from bitbudget.workers.models.vocabulary import begin_token
 from bitbudget.workers.pipeline.measuring.tokens import measurement_tokens, unused_text
 from bitbudget.workers.pipeline.options import MeasureOptions
 from bitbudget.workers.running import tokens
@@ -33,7 +34,7 @@ def test_a_model_without_tokenizer_writes_its_own_text(
     model = write_tiny(tmp_path, "llama")
     found = measurement_tokens(model, 1000, options(None))
     assert found.shape == (2, 256)
-    assert (found[:, 0] == tokens.begin_token(model)).all()
+    assert (found[:, 0] == begin_token(model)).all()
     assert found.max() < 128
 
 
