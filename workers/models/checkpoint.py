@@ -31,6 +31,7 @@ from bitbudget.workers.models.headers import SourceFile, TensorRef
 from bitbudget.workers.models.heads import check_kept
 from bitbudget.workers.models.library import model_classes
 from bitbudget.workers.models.norms import norm_gains, norm_readers
+from bitbudget.workers.models.prefixes import with_fitting_names
 from bitbudget.workers.models.sanitize import SCALE, Sanitized, sanitize, without_buffers
 from bitbudget.workers.models.types import in_dtype, target_dtype
 from bitbudget.workers.models.unevaluated import Unevaluated
@@ -126,14 +127,15 @@ class Checkpoint:
         return self._sanitized(self.load())
 
     def _sanitized(self, source: Mapping[str, mx.array]) -> Sanitized:
-        model = self.model_without_weights()
-        known = self._as_stored(model, source)
-        return in_dtype(known, target_dtype(self.config, self._tensors.values()), model)
+        return self._loaded(source)[1]
 
-    def _as_stored(self, model: nn.Module, source: Mapping[str, mx.array]) -> Sanitized:
+    def _loaded(
+        self, source: Mapping[str, mx.array], *, as_stored: bool = False
+    ) -> tuple[nn.Module, Sanitized]:
+        """Return a model without its weights, and the weights as it names them."""
         used = {name: array for name, array in source.items() if name not in self.unused}
         try:
-            known = without_buffers(sanitize(model, used, self._float8), model)
+            model, known = with_fitting_names(used, self.model_without_weights, self._transform)
         except BitbudgetError:
             raise
         except Exception as error:
@@ -142,7 +144,13 @@ class Checkpoint:
             if origin and any(self._tensors[source].dtype is Dtype.F64 for source in origin):
                 known.origins[name] = None
         check_kept(self.own_head, known.weights, self.config["model_type"])
-        return known
+        if as_stored:
+            return model, known
+        return model, in_dtype(known, target_dtype(self.config, self._tensors.values()), model)
+
+    def _transform(self, model: nn.Module, source: Mapping[str, mx.array]) -> Sanitized:
+        float8 = [name for name in source if name in self._float8]
+        return without_buffers(sanitize(model, source, float8), model)
 
     def weights(self) -> dict[str, mx.array]:
         """Return the sanitized weights, lazily."""
@@ -160,8 +168,7 @@ class Checkpoint:
         return self._model((self.outline or self.load)())
 
     def _model(self, source: Mapping[str, mx.array], *, as_stored: bool = False) -> nn.Module:
-        model = self.model_without_weights()
-        known = self._as_stored(model, source) if as_stored else self._sanitized(source)
+        model, known = self._loaded(source, as_stored=as_stored)
         try:
             model.load_weights(list(known.weights.items()), strict=True)
         except Exception as error:

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from bitbudget.app.core.errors import UnsupportedModelError
 from bitbudget.workers.models.library import model_classes
+from bitbudget.workers.models.synonyms import filled, sliding_pattern
 from bitbudget.workers.models.unread_fields import same_setting, unread_fields
 
 __all__ = ["accepted_fields", "understood"]
@@ -68,6 +69,8 @@ def _translated(
     if isinstance(rope, dict) and rope:
         result |= _rope(model_type, rope, accepted)
     if accepted is not None:
+        result |= filled(model_type, result, accepted)
+        _check_layers(model_type, result, accepted)
         _check_unread(model_type, result, accepted)
     return result
 
@@ -88,8 +91,9 @@ def _rope(model_type: str, rope: dict[str, Any], accepted: frozenset[str] | None
     scaling = _scaling(full)
     if full.get("rope_theta") is not None:
         say(_THETA, full["rope_theta"])
-    if full.get("partial_rotary_factor") is not None:
-        say(_PARTIAL, full["partial_rotary_factor"])
+    partial = full.get("partial_rotary_factor")
+    if partial is not None and not say(_PARTIAL, partial) and not reads_new_name and partial != 1:
+        raise _unread(model_type, "rope_parameters.partial_rotary_factor", partial)
     if not say(("rope_scaling",), scaling) and scaling and not reads_new_name:
         raise _unread(model_type, "rope_parameters.rope_type", full.get("rope_type"))
     if sliding is full or reads_new_name:
@@ -110,6 +114,15 @@ def _scaling(rope: Mapping[str, Any]) -> dict[str, Any] | None:
         return None
     rest = {k: v for k, v in rope.items() if k not in ("rope_theta", "partial_rotary_factor")}
     return rest | {"type": kind, "rope_type": kind}
+
+
+def _check_layers(model_type: str, config: Mapping[str, Any], accepted: Collection[str]) -> None:
+    """Refuse layers in an order that the class, which knows a period alone, cannot have."""
+    layers = config.get("layer_types")
+    knows_period = "sliding_window_pattern" in accepted and "layer_types" not in accepted
+    mixed = isinstance(layers, list) and len(set(layers)) > 1
+    if knows_period and mixed and not sliding_pattern(layers):
+        raise _unread(model_type, "layer_types", layers)
 
 
 def _check_unread(model_type: str, config: Mapping[str, Any], accepted: Collection[str]) -> None:

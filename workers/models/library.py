@@ -63,7 +63,11 @@ def model_classes(config: dict[str, Any]) -> tuple[Any, Any]:
     defer_package()
     tables = _renamed()
     if tables is None or f"{_PACKAGE}.utils" in sys.modules:
-        found: tuple[Any, Any] = importlib.import_module(f"{_PACKAGE}.utils")._get_classes(config)  # noqa: SLF001 - there is no public way
+        utilities = importlib.import_module(f"{_PACKAGE}.utils")
+        try:
+            found: tuple[Any, Any] = utilities._get_classes(config)  # noqa: SLF001 - no public way
+        except SystemExit as error:  # one model file ends the process without its package
+            raise ValueError(f"Model type {config['model_type']} not supported.") from error
         return found
     name = _file_of(config, *tables)
     try:

@@ -53,7 +53,8 @@ def sanitize(
 
 
 _BUFFERS: Final = re.compile(
-    r"(?:^|\.)(?:rotary_emb\.inv_freq|attn\.(?:masked_)?bias|attention\.(?:masked_)?bias"
+    r"(?:^|\.)(?:vision_tower|vision_model|visual|multi_modal_projector|mtp)\..*"
+    r"|(?:^|\.)(?:rotary_emb\.inv_freq|attn\.(?:masked_)?bias|attention\.(?:masked_)?bias"
     r"|lm_head\.weight|position_ids|rotary_emb\.(?:cos|sin)_cached)$"
 )
 

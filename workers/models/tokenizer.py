@@ -20,6 +20,9 @@ _FILES: Final = (
     "spiece.model",
 )
 
+_VOCABULARIES: Final = ("*vocab*", "*.model", "*.tiktoken")
+"""Files that hold the tokens themselves."""
+
 
 def open_tokenizer(folder: Path) -> Any:
     """Return mlx-lm's tokenizer of the model in `folder`.
@@ -52,7 +55,7 @@ def write_fast_tokenizer(folder: Path, target: Path) -> bool:
 
     `mlx_lm.convert` does so, too: Swift loaders and LM Studio read no other file.
     """
-    if not any((folder / name).is_file() for name in _FILES):
+    if not any(path for pattern in _VOCABULARIES for path in folder.glob(pattern)):
         return False
     try:
         backend = open_tokenizer(folder)._tokenizer.backend_tokenizer  # noqa: SLF001, the wrapped one

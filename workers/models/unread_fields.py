@@ -34,6 +34,7 @@ _ACTIVATIONS: Final[dict[tuple[str, str], str]] = {
 _OTHERS: Final[dict[str, dict[str, Any]]] = {
     "deepseek_v3": {"rope_interleave": True},
     "gemma3_text": {"use_bidirectional_attention": False},
+    "glm": {"partial_rotary_factor": 1.0},
     "glm4_moe_lite": {"rope_interleave": True},
     "gpt2": {"scale_attn_by_inverse_layer_idx": False, "scale_attn_weights": True},
     "gpt_bigcode": {"scale_attn_weights": True},

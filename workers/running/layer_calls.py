@@ -109,9 +109,9 @@ def layer_calls(
     """Return how `model(ids, **options)` calls its layers, None when they are no simple chain.
 
     A chain: every layer is called once, in order, each with the very array (sequences, length, ...)
-    that the one before it returned, and with no other array that came from a layer. Each stub answers with NaN, so that
-    anything computed from a layer's output is recognised; a layer that reads what another left
-    behind fails.
+    that the one before it returned, and with no other array that came from a layer. Each stub
+    answers with NaN, so that anything computed from a layer's output is recognised; a layer that
+    reads what another left behind fails.
     """
     calls: list[LayerCall] = []
     passed: list[mx.array] = []

@@ -1,0 +1,79 @@
+"""The same logits as in transformers, for models as transformers 5 saves them.
+
+torch is no dependency of ours: name the interpreter of an environment that has it and transformers
+in BITBUDGET_TORCH_PYTHON.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from bitbudget.app.core.errors import BitbudgetError
+from bitbudget.workers.models import build_inventory, open_checkpoint
+from bitbudget.workers.running.float32 import load_float32
+
+EQUAL = (
+    *("afmoe", "apertus", "cohere", "cohere2", "dots1", "ernie4_5", "exaone4", "gemma2"),
+    *("gemma3_text", "glm4", "glm4_moe", "gpt2", "gpt_bigcode", "gpt_neox", "granite"),
+    *("granitemoe", "helium", "internlm3", "llama", "mellum", "ministral3", "mistral", "mixtral"),
+    *("nemotron", "olmo2", "olmo3", "olmoe", "phi", "phi3", "phimoe", "qwen2", "qwen2_moe"),
+    *("qwen3", "qwen3_moe", "seed_oss", "smollm3", "stablelm", "starcoder2"),
+)
+TOLERANCE = 3e-4
+"""Of the largest logit; in float32 all but the approximations of GELU are within 2e-6."""
+
+APPROXIMATE = {"gemma": 1e-3}
+"""mlx-lm computes the exact GELU where transformers has its tanh form."""
+
+REFUSED = {"glm": "partial_rotary_factor = 0.5", "minicpm3": "config.json"}
+"""glm: mlx-lm rotates whole heads; minicpm3: its class asks for a scaling."""
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folders of tiny models with the logits that transformers gives them."""
+    python = os.environ.get("BITBUDGET_TORCH_PYTHON")
+    if python is None and importlib.util.find_spec("torch") is None:
+        pytest.skip("no torch: set BITBUDGET_TORCH_PYTHON to an interpreter that has it")
+    folder = tmp_path_factory.mktemp("transformers")
+    script = Path(__file__).parent / "transformers_side" / "make_models.py"
+    types = [*EQUAL, *APPROXIMATE, *REFUSED]
+    subprocess.run(
+        [python or sys.executable, str(script), str(folder), *types], check=True, timeout=600
+    )
+    return folder
+
+
+def difference(folder: Path) -> float:
+    tokens = mx.array(np.load(folder / "tokens.npy"))
+    found = np.array(load_float32(folder)(tokens).astype(mx.float32))
+    expected = np.load(folder / "logits.npy")
+    return float(np.abs(found - expected).max() / np.abs(expected).max())
+
+
+@pytest.mark.parametrize("model_type", EQUAL)
+def test_logits_are_those_of_transformers(model_type: str, made: Path) -> None:
+    failures = json.loads((made / "failures.json").read_text())
+    assert model_type not in failures, failures
+    assert difference(made / model_type) < TOLERANCE
+    assert build_inventory(open_checkpoint(made / model_type)).modules
+
+
+@pytest.mark.parametrize("model_type", APPROXIMATE)
+def test_logits_are_near_those_of_transformers(model_type: str, made: Path) -> None:
+    assert difference(made / model_type) < APPROXIMATE[model_type]
+
+
+@pytest.mark.parametrize("model_type", REFUSED)
+def test_what_would_be_another_model_is_refused(model_type: str, made: Path) -> None:
+    with pytest.raises(BitbudgetError, match=REFUSED[model_type]):
+        build_inventory(open_checkpoint(made / model_type))
