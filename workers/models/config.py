@@ -18,13 +18,14 @@ from bitbudget.workers.models.library import model_classes
 from bitbudget.workers.models.synonyms import filled, sliding_pattern
 from bitbudget.workers.models.unread_fields import same_setting, unread_fields
 
-__all__ = ["accepted_fields", "understood"]
+__all__ = ["accepted_fields", "understood", "window_notes"]
 
 _THETA: Final = ("rope_theta", "rotary_emb_base", "rope_embedding_base")
 _PARTIAL: Final = ("partial_rotary_factor", "rotary_pct")
 _SLIDING_THETA: Final = ("rope_local_base_freq", "swa_rope_theta", "rope_local_theta")
 _FULL: Final = "full_attention"
 _SLIDING: Final = "sliding_attention"
+_ALWAYS_SLIDING: Final = ("gemma2", "mistral", "mixtral", "phi3", "phimoe", "starcoder2")
 _PLAIN: Final = ("default", None)
 
 
@@ -64,6 +65,9 @@ def _translated(
     result = dict(config if of_model is None else of_model)
     if "torch_dtype" not in result and isinstance(result.get("dtype"), str):
         result["torch_dtype"] = result["dtype"]
+    scaling = result.get("rope_scaling")
+    if isinstance(scaling, dict) and "type" not in scaling and "rope_type" in scaling:
+        result["rope_scaling"] = {**scaling, "type": scaling["rope_type"]}
     rope = result.get("rope_parameters")
     model_type = str(config.get("model_type"))
     if isinstance(rope, dict) and rope:
@@ -73,6 +77,18 @@ def _translated(
         _check_layers(model_type, result, accepted)
         _check_unread(model_type, result, accepted)
     return result
+
+
+def window_notes(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return what to tell of a sliding window that mlx-lm's class does not have."""
+    window = config.get("sliding_window")
+    windowed = config.get("model_type") in _ALWAYS_SLIDING or config.get("use_sliding_window")
+    if not isinstance(window, int) or not windowed or config.get("layer_types"):
+        return ()
+    limit = (
+        f"mlx-lm does not limit attention to the last {window} tokens, as this model's makers do"
+    )
+    return (f"{limit}: beyond them it is another model",)
 
 
 def _rope(model_type: str, rope: dict[str, Any], accepted: frozenset[str] | None) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import mlx.core as mx
 
 from bitbudget.workers.models.arrays import MLX_DTYPES, load_files
 from bitbudget.workers.models.checkpoint import Checkpoint
-from bitbudget.workers.models.config import understood
+from bitbudget.workers.models.config import understood, window_notes
 from bitbudget.workers.models.folder import absent_files, check_config, check_names, read_config
 from bitbudget.workers.models.folder import read_files as read_weight_files
 from bitbudget.workers.models.headers import SourceFile, TensorRef
@@ -59,7 +59,13 @@ def open_checkpoint(
         unused=head.unused,
         own_head=head.own,
         absent=absent_files([file.name for file in files], folder),
-        notes=(*notes, *head.notes, *wide_notes(files), *tokenizer_notes(folder)),
+        notes=(
+            *notes,
+            *head.notes,
+            *window_notes(config),
+            *wide_notes(files),
+            *tokenizer_notes(folder),
+        ),
     )
 
 
