@@ -17,8 +17,10 @@ from bitbudget.app.core.measurement import Curve, Encoder, Measurement, Sensitiv
 from bitbudget.app.core.requests import AllocationRequest
 from bitbudget.workers.curves.exact import decode, kl_curve
 from bitbudget.workers.evaluate import Evaluation
+from bitbudget.workers.evaluate.reference import Reference, job_rollouts
 from bitbudget.workers.fisher import Statistics, collect_statistics
 from bitbudget.workers.models import Checkpoint, build_inventory, open_checkpoint
+from bitbudget.workers.prediction.measured_kl import Coding
 from bitbudget.workers.prediction.verification import verify
 from bitbudget.workers.probe.noise import probe_alphas
 from bitbudget.workers.quantize.coding import arrays_alone, coded_in_sequence, float32_weight
@@ -76,9 +78,10 @@ class Model:
             )
         paths = [module.path for module in self.inventory.modules]
         curves = {path: self._curve(path, way.encoder) for path in paths}
-        found = verify(
-            self.checkpoint, self.inventory, curves, way.encoder, self.statistics, seed=0
-        )
+        folder = self.checkpoint.folder
+        windows, _ = job_rollouts(folder, seed=0, cache=None)
+        coding = Coding(self.checkpoint, self.inventory, way.encoder, self.statistics)
+        found = verify(coding, curves, Reference.on(folder, windows), seed=0)
         return Measurement(
             self.checkpoint.identity(),
             self.inventory,

@@ -24,6 +24,11 @@ _NORMAL_95: Final = 1.96
 _LEAST_DRIFT: Final = 0.1
 """Standard error of log KL for each factor of e in cost beyond the measured checkpoints."""
 
+_MOST_ERROR: Final = 3.0
+"""No standard error of log KL is said to be larger."""
+_REACH: Final = 10.0
+"""Factor in cost over which what was learned of one checkpoint fades to 1/e."""
+
 
 @dataclass(frozen=True, slots=True)
 class CheckpointKl:
@@ -86,6 +91,28 @@ class Calibration:
             tuple(pool.error for pool in pools),
         )
 
+    def refined(self, one: CheckpointKl) -> Calibration:
+        """Return the calibration after one more checkpoint was measured.
+
+        What was expected of it and what was measured are averaged by their precisions (a Kalman
+        update of log KL); checkpoints of other sizes move along, by 1/e for each factor of `_REACH`
+        in cost. Without a calibration the checkpoint is all there is.
+        """
+        if one.cost <= 0 or one.measured <= 0:
+            return self
+        if not self.log_errors:
+            return Calibration.through([one])
+        expected = self._log_error(one.cost)
+        both = expected**2 + one.log_error**2
+        share = expected**2 / both if both > 0 else 1.0
+        move = share * float(np.log(one.measured / self.kl(one.cost)))
+        x = np.log(self.costs)
+        reach = np.exp(-np.abs(x - np.log(one.cost)) / np.log(_REACH))
+        moved = np.exp(np.log(self.measured) + move * reach).tolist()
+        new = CheckpointKl(one.cost, self.kl(one.cost) * float(np.exp(move)), one.log_error)
+        known = map(CheckpointKl, self.costs, moved, self.log_errors)
+        return Calibration.through([*known, new])
+
     def kl(self, cost: float) -> float:
         """Return the KL in nats per token that an allocation of this cost is expected to have."""
         if not self.costs or cost <= 0:
@@ -105,12 +132,14 @@ class Calibration:
         """
         if not self.log_errors or cost <= 0:
             return None
+        middle, factor = self.kl(cost), float(np.exp(_NORMAL_95 * self._log_error(cost)))
+        return middle / factor, middle * factor
+
+    def _log_error(self, cost: float) -> float:
         x, at = np.log(self.costs), float(np.log(cost))
         inside = min(max(at, x[0]), x[-1])
         beyond = abs(at - inside) * self._drift(is_above=at > inside)
-        error = float(np.hypot(np.interp(inside, x, self.log_errors), beyond))
-        middle, factor = self.kl(cost), float(np.exp(_NORMAL_95 * error))
-        return middle / factor, middle * factor
+        return min(float(np.hypot(np.interp(inside, x, self.log_errors), beyond)), _MOST_ERROR)
 
     def _drift(self, *, is_above: bool) -> float:
         """Return the standard error of log KL for each factor of e beyond the last checkpoint."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from bitbudget.app.core.allocation import Allocation
-from bitbudget.app.core.calibration import UNCALIBRATED
+from bitbudget.app.core.calibration import UNCALIBRATED, Calibration
 from bitbudget.app.core.formats import KEEP, Format
 from bitbudget.app.core.inventory import Inventory
 from bitbudget.app.core.measurement import Curve, Measurement
@@ -84,15 +84,22 @@ def relinearized(
 
 
 def anchored(
-    measurement: Measurement, formats: Mapping[str, Format], kl_nats: float
+    measurement: Measurement,
+    formats: Mapping[str, Format],
+    kl_nats: float,
+    log_error: float = 0.0,
 ) -> Measurement:
-    """Return the measurement scaled so that `formats` cost `kl_nats` per token."""
+    """Return the measurement scaled so that `formats` cost `kl_nats` per token.
+
+    `log_error` is the standard error of the logarithm of that, which intervals are made of.
+    """
     known = measurement.cost(formats)
     if known <= 0 or kl_nats <= 0:
         return measurement
     factor = kl_nats / known
     found = tuple(scaled(c, factor) for c in measurement.curves)
-    return replace(measurement, curves=found, calibration=UNCALIBRATED)
+    law = Calibration((kl_nats,), (kl_nats,), (log_error,))
+    return replace(measurement, curves=found, calibration=law)
 
 
 def judged(measurement: Measurement, best: Allocation, chosen: Allocation) -> Allocation:
@@ -104,6 +111,7 @@ def judged(measurement: Measurement, best: Allocation, chosen: Allocation) -> Al
     return replace(
         chosen,
         predicted_kl_nats_per_token=predicted,
+        interval_95=measurement.calibration.interval_95(measurement.cost(chosen.formats)),
         bound=bound,
         gap=(predicted - bound) / predicted if predicted > 0 else 0.0,
         shadow_price_nats_per_byte=best.shadow_price_nats_per_byte,

@@ -113,11 +113,34 @@ class ModuleEncoder:
         """Return the arrays of one expert's float32 weight (or of the whole, for `()`)."""
         return _arrays(self.code(weight, dtype, (format_,), index)[format_], format_, dtype)
 
+    def encode_all(
+        self,
+        weight: np.ndarray,
+        dtype: Dtype,
+        formats: Sequence[Format],
+        index: tuple[int, ...] = (),
+        *,
+        sweeps: int | None = None,
+    ) -> dict[Format, dict[str, np.ndarray]]:
+        """Return the arrays of one expert's float32 weight in every format, by suffix."""
+        coded = self.code(weight, dtype, formats, index, sweeps=sweeps)
+        return {format_: _arrays(part, format_, dtype) for format_, part in coded.items()}
+
     def code(
-        self, weight: np.ndarray, dtype: Dtype, formats: Sequence[Format], index: tuple[int, ...]
+        self,
+        weight: np.ndarray,
+        dtype: Dtype,
+        formats: Sequence[Format],
+        index: tuple[int, ...],
+        *,
+        sweeps: int | None = None,
     ) -> dict[Format, Coded]:
-        """Return one expert's float32 weight coded in every format."""
-        return self.target(index, len(weight)).code(np.asarray(weight, np.float32), formats, dtype)
+        """Return one expert's float32 weight coded in every format.
+
+        `sweeps` of the descent are as many as pay at this width where they are not given.
+        """
+        target, values = self.target(index, len(weight)), np.asarray(weight, np.float32)
+        return target.code(values, formats, dtype, sweeps=sweeps)
 
     def target(self, index: tuple[int, ...], out: int) -> Target:
         """Return what one expert is judged by.

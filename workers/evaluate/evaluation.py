@@ -17,16 +17,20 @@ import numpy as np
 from mlx import nn
 
 from bitbudget.app.core.errors import InvalidModelError, InvalidRequestError
+from bitbudget.workers.evaluate.cache import ReferenceCache
+from bitbudget.workers.evaluate.reference import job_rollouts
 from bitbudget.workers.evaluate.statistics import summary
 from bitbudget.workers.evaluate.teacher import (
     TOP_K,
     TeacherBatch,
     TokenScores,
+    batches,
     log_probabilities,
     score,
+    scores_of,
     teach,
 )
-from bitbudget.workers.evaluate.windows import digest, rollout_windows, text_windows
+from bitbudget.workers.evaluate.windows import WINDOW, digest, rollout_windows, text_windows
 from bitbudget.workers.running.float32 import load_float32
 from bitbudget.workers.running.streaming_forward import (
     Forward,
@@ -36,12 +40,8 @@ from bitbudget.workers.running.streaming_forward import (
     open_forward,
 )
 
-__all__ = ["DEFAULT_ROLLOUTS", "Evaluation", "evaluate"]
+__all__ = ["Evaluation", "evaluate"]
 
-DEFAULT_ROLLOUTS: Final = 32
-"""Rollouts of the original when neither text nor a number of rollouts is given."""
-_BATCH_ELEMENTS: Final = 1 << 23
-"""Logits of a batch (32 MiB in float32)."""
 _FLOOR_TOKENS: Final = 64
 
 Progress = Callable[[int, int], None]
@@ -66,8 +66,8 @@ class Evaluation:
 
     `text` is a file of text, `windows` are token ids, int32 (sequences, length), and `rollouts`
     counts sequences the original writes itself. With several, the top of the report is about the
-    first of these and `sets` holds each. `seed` fixes rollouts and
-    bootstrap.
+    first of these and `sets` holds each; without any it is `EVALUATING_ROLLOUTS`. `seed` fixes
+    rollouts and bootstrap. `cache` keeps rollouts and the original's predictions.
     """
 
     def __init__(
@@ -78,8 +78,10 @@ class Evaluation:
         rollouts: int = 0,
         windows: np.ndarray | None = None,
         seed: int = 0,
+        cache: ReferenceCache | None = None,
         progress: Progress | None = None,
     ) -> None:
+        self.cache = cache
         self.reference = Path(reference)
         self.seed = seed
         self.progress = progress or (lambda _done, _total: None)
@@ -90,12 +92,22 @@ class Evaluation:
             )
         if windows is not None:
             self.windows["windows"] = windows
-        if not self.windows and rollouts == 0:
-            rollouts = DEFAULT_ROLLOUTS
-        if rollouts:
-            self.windows["rollouts"] = rollout_windows(
-                self.reference, rollouts, seed=seed, progress=self.progress
-            )
+        if rollouts or not self.windows:
+            self.windows["rollouts"] = self._rollouts(rollouts)
+
+    def _rollouts(self, count: int) -> np.ndarray:
+        """Return so many rollouts, of 0 those of a job."""
+        if not count:
+            return job_rollouts(
+                self.reference, seed=self.seed, cache=self.cache, progress=self.progress
+            )[1]
+
+        def write() -> np.ndarray:
+            return rollout_windows(self.reference, count, seed=self.seed, progress=self.progress)
+
+        return (
+            write() if self.cache is None else self.cache.rollouts(count, WINDOW, self.seed, write)
+        )
 
     @cached_property
     def original(self) -> nn.Module:
@@ -110,13 +122,14 @@ class Evaluation:
     @cached_property
     def taught(self) -> dict[str, list[TeacherBatch]]:
         """The original's predictions on every window."""
-        return {
-            name: [
-                teach(self._teacher, batch, str(self.reference))
-                for batch in _batches(windows, _vocabulary(self._teacher, windows))
-            ]
-            for name, windows in self.windows.items()
-        }
+        return {name: self._taught(windows) for name, windows in self.windows.items()}
+
+    def _taught(self, windows: np.ndarray) -> list[TeacherBatch]:
+        def teach_all() -> list[TeacherBatch]:
+            parts = batches(self._teacher, windows)
+            return [teach(self._teacher, part, str(self.reference)) for part in parts]
+
+        return teach_all() if self.cache is None else self.cache.taught(windows, teach_all)
 
     def report(self, checkpoint: Path) -> dict[str, Any]:
         """Return the report of one checkpoint."""
@@ -211,16 +224,11 @@ def _score(candidate: Forward, batch: TeacherBatch, name: str) -> TokenScores:
             expected=f"{batch.vocabulary}, that of the reference",
             remedy="evaluate against the model the checkpoint was made from",
         )
-    return score(batch, log_probabilities(candidate, batch.ids, name))
+    return scores_of(batch, candidate, name)
 
 
 def _vocabulary(model: Forward, ids: np.ndarray) -> int:
     return int(model(mx.array(ids[:1, :1])).shape[-1])
-
-
-def _batches(windows: np.ndarray, vocabulary: int) -> list[np.ndarray]:
-    rows = max(1, _BATCH_ELEMENTS // (vocabulary * windows.shape[1]))
-    return [windows[start : start + rows] for start in range(0, len(windows), rows)]
 
 
 def _joined(scores: list[TokenScores]) -> TokenScores:

@@ -9,14 +9,28 @@ import mlx.core as mx
 import numpy as np
 
 from bitbudget.app.core.errors import InvalidModelError
-from bitbudget.workers.running.streaming_forward import Forward
+from bitbudget.workers.running.streaming_forward import Forward, Unheld
 
-__all__ = ["TOP_K", "TeacherBatch", "TokenScores", "log_probabilities", "score", "teach"]
+__all__ = [
+    "TOP_K",
+    "TeacherBatch",
+    "TokenScores",
+    "batches",
+    "log_probabilities",
+    "score",
+    "scores_of",
+    "teach",
+    "token_kl",
+]
 
 TOP_K: Final = 1024
 """Most likely tokens kept of a large vocabulary; the others share one bucket."""
 _FULL_VOCABULARY: Final = 8192
 """Vocabularies up to this size are compared whole."""
+_BATCH_ELEMENTS: Final = 1 << 23
+"""Logits of a batch (32 MiB in float32)."""
+_STREAMED_ELEMENTS: Final = 1 << 27
+"""As many where every batch reads all weights (512 MiB)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,16 +67,61 @@ def log_probabilities(model: Forward, ids: np.ndarray, where: str) -> mx.array:
 
     Raises InvalidModelError when an activation is NaN.
     """
-    logits = model(mx.array(ids))[:, :-1].astype(mx.float32)
+    logits = _logits(model, ids)
     result: mx.array = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
     if not bool(mx.isfinite(result.sum())):
-        raise InvalidModelError(
-            where=where,
-            found="NaN or infinite predictions",
-            expected="finite logits in float32",
-            remedy="check the weights; an overflow in another dtype shows up here, too",
-        )
+        raise _not_finite(where)
     return result
+
+
+def batches(model: Forward, windows: np.ndarray) -> list[np.ndarray]:
+    """Return int32 (sequences, length) in parts whose logits take 32 MiB, or of one row.
+
+    They take 512 MiB where `model` reads all its weights for every part.
+    """
+    vocabulary = int(model(mx.array(windows[:1, :1])).shape[-1])
+    elements = _STREAMED_ELEMENTS if isinstance(model, Unheld) else _BATCH_ELEMENTS
+    rows = max(1, elements // (vocabulary * windows.shape[1]))
+    return [windows[start : start + rows] for start in range(0, len(windows), rows)]
+
+
+def token_kl(batch: TeacherBatch, model: Forward, where: str) -> np.ndarray:
+    """Return the KL in nats of every token, float64 (windows, length - 1).
+
+    The same as `score` gives, with two passes over the logits less than everything takes.
+
+    Raises InvalidModelError when an activation is NaN.
+    """
+    pair = _compared(batch, _logits(model, batch.ids))
+    kl = np.array(_divergence(*pair), np.float64)
+    if not np.isfinite(kl).all():
+        raise _not_finite(where)
+    return kl
+
+
+def scores_of(batch: TeacherBatch, model: Forward, where: str) -> TokenScores:
+    """Compare the predictions of `model` with the original's.
+
+    Raises InvalidModelError when an activation is NaN.
+    """
+    found = score(batch, _logits(model, batch.ids))
+    if not np.isfinite(found.kl).all():
+        raise _not_finite(where)
+    return found
+
+
+def _logits(model: Forward, ids: np.ndarray) -> mx.array:
+    found: mx.array = model(mx.array(ids))[:, :-1].astype(mx.float32)
+    return found
+
+
+def _not_finite(where: str) -> InvalidModelError:
+    return InvalidModelError(
+        where=where,
+        found="NaN or infinite predictions",
+        expected="finite logits in float32",
+        remedy="check the weights; an overflow in another dtype shows up here, too",
+    )
 
 
 def teach(model: Forward, ids: np.ndarray, where: str) -> TeacherBatch:
@@ -88,28 +147,38 @@ def teach(model: Forward, ids: np.ndarray, where: str) -> TeacherBatch:
     )
 
 
-def score(batch: TeacherBatch, log_q: mx.array) -> TokenScores:
-    """Compare a candidate's log-probabilities with the original's on the same windows.
+def score(batch: TeacherBatch, logits: mx.array) -> TokenScores:
+    """Compare a candidate's logits with the original's predictions on the same windows.
 
-    With a tail bucket KL and overlap are those of the coarser distributions: KL is then a lower
-    bound of the whole one, the overlap an upper bound.
+    `logits` (windows, length - 1, vocabulary) may be log-probabilities, too. With a tail bucket KL
+    and overlap are those of the coarser distributions: KL is then a lower bound of the whole one,
+    the overlap an upper bound.
     """
-    log_p, candidate = mx.array(batch.log_p), log_q
-    if batch.top is not None and batch.log_tail is not None:
-        kept = mx.take_along_axis(log_q, mx.array(batch.top), axis=-1)
-        candidate = mx.concatenate([kept, _log_tail(kept)[..., None]], axis=-1)
-        log_p = mx.concatenate([log_p, mx.array(batch.log_tail)[..., None]], axis=-1)
-    p, q = mx.exp(log_p), mx.exp(candidate)
-    kl = (p * (log_p - candidate)).sum(-1)
-    agree = mx.argmax(log_q, axis=-1) == mx.array(batch.best)
-    loss = -_at_labels(log_q, batch.ids)
+    log_p, log_q = _compared(batch, logits)
+    agree = mx.argmax(logits, axis=-1) == mx.array(batch.best)
+    loss = mx.logsumexp(logits, axis=-1) - _at_labels(logits, batch.ids)
     return TokenScores(
-        np.array(kl, np.float64),
+        np.array(_divergence(log_p, log_q), np.float64),
         np.array(agree, np.float64),
-        np.array(mx.minimum(p, q).sum(-1), np.float64),
+        np.array(mx.minimum(mx.exp(log_p), mx.exp(log_q)).sum(-1), np.float64),
         -batch.label.astype(np.float64),
         np.array(loss, np.float64),
     )
+
+
+def _compared(batch: TeacherBatch, logits: mx.array) -> tuple[mx.array, mx.array]:
+    """Return log p and log q over the vocabulary, or over the top tokens and the rest."""
+    log_p, total = mx.array(batch.log_p), mx.logsumexp(logits, axis=-1, keepdims=True)
+    if batch.top is None or batch.log_tail is None:
+        return log_p, logits - total
+    kept = mx.take_along_axis(logits, mx.array(batch.top), axis=-1) - total
+    log_q = mx.concatenate([kept, _log_tail(kept)[..., None]], axis=-1)
+    return mx.concatenate([log_p, mx.array(batch.log_tail)[..., None]], axis=-1), log_q
+
+
+def _divergence(log_p: mx.array, log_q: mx.array) -> mx.array:
+    kl: mx.array = (mx.exp(log_p) * (log_p - log_q)).sum(-1)
+    return kl
 
 
 def _at_labels(log_p: mx.array, ids: np.ndarray) -> mx.array:

@@ -35,6 +35,14 @@ class Home:
         """Folder of one measurement, finished or not."""
         return self.folder / "measurements" / key
 
+    def reference(self, digest: str) -> Path:
+        """Folder of what the model with these weights wrote and predicts."""
+        return self.folder / "references" / digest
+
+    def answer(self, key: str) -> Path:
+        """The manifest that answered a request on certain curves."""
+        return self.folder / "answers" / f"{key}.json"
+
     def manifest(self, sha256: str) -> Path:
         """Folder of one manifest and what was found out about its checkpoint."""
         return self.folder / "manifests" / sha256

@@ -31,6 +31,7 @@ from bitbudget.workers.pipeline.steps.inventory import take_inventory
 from bitbudget.workers.pipeline.steps.measure import measure, measurement_path
 from bitbudget.workers.pipeline.steps.quantize import check_same_model, claimed_output, quantize
 from bitbudget.workers.pipeline.steps.recover import recover_checkpoint
+from bitbudget.workers.pipeline.steps.refine import refine
 from bitbudget.workers.pipeline.steps.relinearize import reconsider
 from bitbudget.workers.pipeline.steps.rotate import candidates
 
@@ -58,6 +59,8 @@ class _Candidate:
     inventory: Inventory
     measurement: Measurement
     manifest: Manifest
+    allocated: str
+    """SHA-256 of the manifest that the curves alone gave."""
 
     @property
     def predicted(self) -> float:
@@ -134,7 +137,7 @@ class _Job:
         given = None if self.task.measurement is None else Path(self.task.measurement)
         measurement = measure(checkpoint, inventory, options, self.home, self.reporter, given=given)
         manifest = make_manifest(measurement, self.task.request, self.home, self.reporter)
-        return _Candidate(checkpoint, options, inventory, measurement, manifest)
+        return _Candidate(checkpoint, options, inventory, measurement, manifest, manifest.sha256)
 
     def _deliver(self, original: Checkpoint, best: _Candidate) -> dict[str, Any]:
         check_same_model(original, best.manifest)
@@ -182,6 +185,9 @@ class _Job:
                 best.checkpoint, best.measurement, self.task.request, judge, report
             )
         report.artifact(path)
+        if made == best.manifest.sha256 == best.allocated:
+            stored = measurement_path(best.checkpoint, best.options, self.home)
+            refine(stored, best.manifest, found["evaluation"], report)
         return found
 
     def _benchmark(self, manifest: Manifest, folder: Path) -> dict[str, Any]:

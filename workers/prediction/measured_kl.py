@@ -1,118 +1,142 @@
-"""KL of allocations of a model that fits in memory several times, measured by running them."""
+"""KL of allocations, measured by running them: one at a time, in a model of any size."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Final
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Final, Self
 
-import mlx.core as mx
 import numpy as np
 
 from bitbudget.app.core.formats import KEEP, Format
 from bitbudget.app.core.inventory import Inventory, Module
 from bitbudget.app.core.measurement import Encoder
 from bitbudget.app.core.relinearization import Ends
-from bitbudget.workers.evaluate import Evaluation
-from bitbudget.workers.evaluate.teacher import log_probabilities, score
+from bitbudget.workers.evaluate.reference import Reference
+from bitbudget.workers.evaluate.teacher import TeacherBatch, token_kl
 from bitbudget.workers.fisher.statistics import ModuleStatistics
 from bitbudget.workers.models import Checkpoint
-from bitbudget.workers.quantize.coding import coded_model, coded_weights, float32_weight
+from bitbudget.workers.prediction.candidate import open_candidate
+from bitbudget.workers.prediction.code_store import CodeStore
+from bitbudget.workers.quantize.coding import stored_arrays, written_arrays
 
-__all__ = ["JUDGING_ROLLOUTS", "PROBING_ROLLOUTS", "Trials"]
+__all__ = ["Coding", "MeasuredKl", "Trials"]
 
-PROBING_ROLLOUTS: Final = 8
-"""Rollouts that both ends of every group are measured on."""
-JUDGING_ROLLOUTS: Final = 24
-"""Rollouts, others than those, that whole allocations are compared on: the level on 8 is known to
-5 % (one sigma)."""
-_SEED: Final = 0xE4D5
+_WRITTEN: Final = "written"
+"""The variant of codes that are fitted to the inputs of a coded model."""
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredKl:
+    """KL in nats per token by window, (windows,)."""
+
+    by_window: np.ndarray
+
+    @property
+    def mean(self) -> float:
+        """Nats per token, not negative."""
+        return max(float(self.by_window.mean()), 0.0)
+
+    @property
+    def log_error(self) -> float:
+        """The standard error of the logarithm of the mean, by how far windows differ."""
+        count, mean = len(self.by_window), self.mean
+        if count < 2 or mean <= 0:  # noqa: PLR2004 - one window has no spread
+            return 0.0
+        return float(self.by_window.std(ddof=1) / np.sqrt(count)) / mean
+
+
+@dataclass(frozen=True, slots=True)
+class Coding:
+    """How the modules of one checkpoint are coded: the encoder and the statistics it needs.
+
+    `sweeps` of the descent are the encoder's own where they are not given.
+    """
+
+    checkpoint: Checkpoint
+    inventory: Inventory
+    encoder: Encoder
+    statistics: Mapping[str, ModuleStatistics]
+    sweeps: int | None = None
 
 
 class Trials:
-    """One original with its rollouts, whose weights are replaced by what allocations store.
+    """One original, the weights of whose modules are replaced by what allocations store.
 
-    `encoder` codes them; `statistics` are those it needs. Without `judging` rollouts allocations
-    can only be probed. `windows`, int32 (sequences, length), take the place of rollouts.
+    Codes lie on disk while the block is open; in memory is one float32 model where half of the
+    memory holds it, else what a streaming forward pass needs.
+
+        with Trials(coding, reference) as trials:
+            trials.kl(formats, trials.reference.judging).mean
     """
 
     def __init__(
-        self,
-        checkpoint: Checkpoint,
-        inventory: Inventory,
-        encoder: Encoder,
-        statistics: Mapping[str, ModuleStatistics],
-        *,
-        seed: int,
-        judging: int = JUDGING_ROLLOUTS,
-        windows: np.ndarray | None = None,
+        self, coding: Coding, reference: Reference, *, memory_bytes: int | None = None
     ) -> None:
-        self.checkpoint, self.inventory = checkpoint, inventory
-        self.encoder, self.statistics = encoder, statistics
-        total = PROBING_ROLLOUTS + judging
-        given = {"rollouts": total} if windows is None else {"windows": windows[:total]}
-        self._evaluation = Evaluation(checkpoint.folder, **given, seed=seed + _SEED)
-        (both,) = self._evaluation.windows.values()
-        parts = {"probing": both[:PROBING_ROLLOUTS], "judging": both[PROBING_ROLLOUTS:]}
-        self._evaluation.windows = {name: part for name, part in parts.items() if part.size}
-        self._taught = self._evaluation.taught
-        self._originals: dict[str, np.ndarray] = {}
-        self._now: dict[str, Format] = {module.path: KEEP for module in inventory.modules}
-        self._coded: dict[str, dict[Format, np.ndarray]] = {}
+        self.coding, self.reference = coding, reference
+        self.inventory = coding.inventory
+        self._memory_bytes = memory_bytes
+        self._now: dict[str, tuple[Format, str]] = {}
+        self._exit = ExitStack()
 
-    def kl(self, formats: Mapping[str, Format]) -> float:
-        """Return the KL in nats per token of an allocation on the judging rollouts."""
-        self._store(self.inventory.modules, formats)
-        return self._kl("judging")
+    def __enter__(self) -> Self:
+        """Open the model and a folder for codes."""
+        folder = self.coding.checkpoint.folder
+        place = self._exit.enter_context(tempfile.TemporaryDirectory(prefix="bitbudget-trials-"))
+        self._codes = CodeStore(Path(place))
+        self._model = open_candidate(folder, memory_bytes=self._memory_bytes)
+        return self
 
-    def probed(self, picks: Sequence[Mapping[str, Format]]) -> Iterator[float]:
-        """Yield the KL of every allocation on the probing rollouts.
+    def __exit__(self, *_: object) -> None:
+        """Delete the codes."""
+        self._exit.close()
 
-        A module is coded in all its formats at once, which are held until the last one.
-        """
+    def code(self, picks: Sequence[Mapping[str, Format]]) -> Iterator[Module]:
+        """Code every module in all the formats that `picks` need, and yield it once it is done."""
         for module in self.inventory.modules:
-            if wanted := {pick[module.path] for pick in picks} - {KEEP}:
-                self._coded[module.path] = self._code(module, sorted(wanted))
-        for pick in picks:
-            self._store(self.inventory.modules, pick)
-            yield self._kl("probing")
-        self._coded.clear()
+            self._code(module, {pick[module.path] for pick in picks})
+            yield module
 
-    def kl_as_written(self, formats: Mapping[str, Format]) -> float:
-        """Return the KL on the judging rollouts of an allocation coded as its checkpoint will be.
+    def kl(self, formats: Mapping[str, Format], windows: Iterable[TeacherBatch]) -> MeasuredKl:
+        """Return the KL of an allocation whose modules are coded each on its own."""
+        self._store(self.inventory.modules, formats)
+        return self._measured(windows)
 
-        Elsewhere modules are coded each on its own, so that they can be exchanged.
-        """
-        values = coded_model(
-            self.checkpoint, self.inventory, formats, self.encoder, self.statistics
-        )
-        self._evaluation.original.load_weights(
-            [(f"{path}.weight", mx.array(value)) for path, value in values.items()], strict=False
-        )
-        found = self._kl("judging")
-        originals = [
-            (f"{m.path}.weight", mx.array(self._original(m))) for m in self.inventory.modules
-        ]
-        self._evaluation.original.load_weights(originals, strict=False)
-        self._now = dict.fromkeys(self._now, KEEP)
+    def kl_as_written(
+        self, formats: Mapping[str, Format], windows: Iterable[TeacherBatch]
+    ) -> MeasuredKl:
+        """Return the KL of an allocation coded as its checkpoint is, layers in sequence."""
+        coding = self.coding
+        place = (coding.checkpoint, self.inventory, formats, coding.encoder, coding.statistics)
+        for module, arrays in written_arrays(*place):
+            self._codes.put(module, formats[module.path], arrays, _WRITTEN)
+        self._store(self.inventory.modules, formats, _WRITTEN)
+        found = self._measured(windows)
+        self._store(self.inventory.modules, dict.fromkeys(formats, KEEP))
+        self._codes.drop(_WRITTEN)
         return found
 
     def ends(
         self, formats: Mapping[str, Format], progress: Callable[[int, int], None] | None = None
     ) -> Ends:
         """Return what each decision group's error costs alone and beside the others."""
+        windows = self.reference.probing
         groups = self.inventory.decision_groups()
         everything = self.inventory.modules
-        kept = dict.fromkeys(self._now, KEEP)
+        kept = {module.path: KEEP for module in everything}
         total, done = 2 * len(groups), 0
         costs: list[dict[str, float]] = []
-        self._store(everything, formats)
-        whole = self._kl("probing")
+        whole = self.kl(formats, windows).mean
         for others, own in ((formats, kept), (kept, formats)):
             self._store(everything, others)
             found: dict[str, float] = {}
             for name, modules in groups.items():
                 self._store(modules, own)
-                found[name] = self._kl("probing")
+                found[name] = self._measured(windows).mean
                 self._store(modules, others)
                 done += 1
                 if progress is not None:
@@ -121,32 +145,35 @@ class Trials:
         beside = {name: max(whole - kl, 0.0) for name, kl in costs[0].items()}
         return Ends(whole, alone=costs[1], beside=beside)
 
-    def _kl(self, part: str) -> float:
-        model, total, tokens = self._evaluation.original, 0.0, 0
-        for batch in self._taught[part]:
-            found = score(batch, log_probabilities(model, batch.ids, "a trial allocation")).kl
-            total, tokens = total + float(found.sum()), tokens + found.size
-        return max(total / tokens, 0.0)
+    def _measured(self, windows: Iterable[TeacherBatch]) -> MeasuredKl:
+        found = [token_kl(batch, self._model, "a trial allocation") for batch in windows]
+        return MeasuredKl(np.concatenate([kl.mean(axis=1) for kl in found]))
 
-    def _store(self, modules: tuple[Module, ...], formats: Mapping[str, Format]) -> None:
-        changed = [m for m in modules if self._now[m.path] != formats[m.path]]
-        arrays = [(f"{m.path}.weight", mx.array(self._values(m, formats[m.path]))) for m in changed]
-        self._evaluation.original.load_weights(arrays, strict=False)
-        self._now |= {module.path: formats[module.path] for module in changed}
+    def _store(
+        self, modules: Sequence[Module], formats: Mapping[str, Format], variant: str = ""
+    ) -> None:
+        """Put what is stored of `modules` in the place of their weights."""
+        wanted = {m.path: (formats[m.path], variant) for m in modules if formats[m.path] != KEEP}
+        back = [m.path for m in modules if m.path not in wanted and m.path in self._now]
+        self._model.restore(back)
+        for path in back:
+            del self._now[path]
+        changed = {path: key for path, key in wanted.items() if self._now.get(path) != key}
+        if not variant:
+            for module in (m for m in modules if m.path in changed):
+                self._code(module, {formats[module.path]})
+        weight = self._codes.weight
+        self._model.replace({path: partial(weight, path, *key) for path, key in changed.items()})
+        self._now |= changed
 
-    def _values(self, module: Module, format_: Format) -> np.ndarray:
-        if format_ == KEEP:
-            return self._original(module)
-        known = self._coded.get(module.path, {})
-        if format_ not in known:
-            known = self._coded[module.path] = self._code(module, [format_])
-        return known[format_]
-
-    def _code(self, module: Module, formats: Sequence[Format]) -> dict[Format, np.ndarray]:
-        known = self.statistics.get(module.path)
-        return coded_weights(module, self._original(module), formats, self.encoder, known)
-
-    def _original(self, module: Module) -> np.ndarray:
-        if module.path not in self._originals:
-            self._originals[module.path] = float32_weight(self.checkpoint, module)
-        return self._originals[module.path]
+    def _code(self, module: Module, formats: set[Format]) -> None:
+        missing = sorted(f for f in formats - {KEEP} if not self._codes.holds(module.path, f))
+        if missing:
+            coding = self.coding
+            known = coding.statistics.get(module.path)
+            parts = coding.checkpoint.parts(module.path)
+            found = stored_arrays(
+                module, parts, missing, coding.encoder, known, sweeps=coding.sweeps
+            )
+            for format_, arrays in found.items():
+                self._codes.put(module, format_, arrays)

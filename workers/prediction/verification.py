@@ -1,34 +1,49 @@
-"""Is the prediction true? Random mixed allocations, predicted against measured."""
+"""Is the prediction true? Whole checkpoints calibrate it, random mixed allocations test it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from typing import Final
 
 import numpy as np
 
-from bitbudget.app.core.calibration import UNCALIBRATED, Calibration
-from bitbudget.app.core.formats import KEEP, Format, Mode
-from bitbudget.app.core.inventory import Inventory, Module
-from bitbudget.app.core.measurement import Curve, Encoder, Measurement, Sensitivity, Verification
+from bitbudget.app.core.calibration import Calibration, CheckpointKl
+from bitbudget.app.core.formats import KEEP, Format
+from bitbudget.app.core.inventory import Inventory
+from bitbudget.app.core.measurement import Curve, Measurement, Sensitivity, Verification
 from bitbudget.app.core.relinearization import scaled
-from bitbudget.workers.fisher.statistics import ModuleStatistics
-from bitbudget.workers.models import Checkpoint
-from bitbudget.workers.prediction.calibration import CHECKPOINTS, calibrated, common_factor
-from bitbudget.workers.prediction.measured_kl import JUDGING_ROLLOUTS, PROBING_ROLLOUTS, Trials
+from bitbudget.workers.evaluate.reference import Reference
+from bitbudget.workers.prediction.calibration import (
+    MIDDLE_BITS,
+    calibration_allocations,
+    common_factor,
+    law_through,
+)
+from bitbudget.workers.prediction.measured_kl import Coding, MeasuredKl, Trials
 
-__all__ = ["ALLOCATIONS", "MOST_WEIGHTS", "VERIFYING_WINDOWS", "Verified", "agreement", "verify"]
+__all__ = ["ALLOCATIONS", "Verified", "agreement", "verify"]
 
 ALLOCATIONS: Final = 8
-MOST_WEIGHTS: Final = 50_000_000
-"""Weights up to which whole checkpoints are measured, all allocations held at once; about as many
-are quantized at a time of a larger model."""
-VERIFYING_WINDOWS: Final = PROBING_ROLLOUTS + JUDGING_ROLLOUTS
-_SEED: Final = 0x7E57
-_CENTRES: Final = (3.5, 4.0, 4.5, 5.0, 5.5, 6.0, 7.0, 8.0)
-"""Mean bits of the allocations; a module draws its width within 1.5 bits of it."""
+WEIGHTS_OF_FEW_SWEEPS: Final = 50_000_000
+"""From here on checkpoints are coded by `_FEW_SWEEPS` of the descent and only the middle one is
+coded in sequence: elsewhere both take as long as the forward passes do, or less."""
+_FEW_SWEEPS: Final = 2
+_SWEEPS_COST: Final = 1.03
+"""KL of codes after two sweeps over that of the encoder's own eight (docs/quality.md)."""
+_SHARES: Final = (
+    (0.75, 0.2, 0.05),
+    (0.5, 0.4, 0.1),
+    (0.3, 0.6, 0.1),
+    (0.15, 0.75, 0.1),
+    (0.05, 0.8, 0.15),
+    (0.0, 0.8, 0.2),
+    (0.0, 0.5, 0.5),
+    (0.0, 0.2, 0.8),
+)
+"""Of each random allocation: the part of its decision groups that have the format of the small, the
+middle and the large calibration checkpoint."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,84 +56,182 @@ class Verified:
 
 
 def verify(
-    checkpoint: Checkpoint,
-    inventory: Inventory,
+    coding: Coding,
     curves: Mapping[str, Curve],
-    encoder: Encoder,
-    statistics: Mapping[str, ModuleStatistics],
+    reference: Reference,
     *,
     seed: int,
-    windows: np.ndarray | None = None,
+    memory_bytes: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Verified:
-    """Return the curves calibrated by whole checkpoints, and how they predict 8 random allocations.
+    """Return the curves calibrated by whole checkpoints, and how they predict random allocations.
 
-    `curves` by module path hold the prediction; `statistics` are those they were made with. KL is
-    measured on fresh rollouts of the model, or on `VERIFYING_WINDOWS` of a text, int32
-    (sequences, length). Each random allocation, of modules coded one by one,
-    is predicted by curves that were scaled to the others. Whole checkpoints are coded as finished
-    ones are, against the inputs that coded layers pass on.
-
-    Of a model of more than `MOST_WEIGHTS` each allocation is of a random part of about that many,
-    the rest is kept; no checkpoint is made whole, and curves are scaled to the parts.
+    The curves of the layers, and of each module outside them, are scaled to what these lose alone
+    at 4.5 bits per weight. Then the optimal checkpoints of three sizes are measured on all windows
+    of `reference`. Eight random allocations mix their formats, so that nothing more is coded; they
+    are measured on the probing windows and compared with what the calibrated curves predict, to
+    which they contribute nothing. What they are off by, and what the windows leave open, is the
+    standard error of the calibration. `memory_bytes` is by default this machine's.
     """
-    parts = [_part(inventory, seed + i) for i in range(ALLOCATIONS)]
+    run = _Run(coding, curves, reference, seed, progress or (lambda _done, _total: None))
+    with Trials(run.coding, reference, memory_bytes=memory_bytes) as trials:
+        return run.verified(trials)
+
+
+class _Run:
+    def __init__(
+        self,
+        coding: Coding,
+        curves: Mapping[str, Curve],
+        reference: Reference,
+        seed: int,
+        progress: Callable[[int, int], None],
+    ) -> None:
+        self.is_large = coding.inventory.weights > WEIGHTS_OF_FEW_SWEEPS
+        few = replace(coding, sweeps=_FEW_SWEEPS) if self.is_large else coding
+        self.coding, self.reference = few, reference
+        self.measurement = Measurement(
+            coding.checkpoint.identity(),
+            coding.inventory,
+            coding.encoder,
+            Sensitivity.FISHER,
+            tuple(curves.values()),
+        )
+        self.seed = seed
+        self.parts = _parts(coding.inventory)
+        self._allocate()
+        self.as_written = [b for b in self.sizes if not self.is_large or b == MIDDLE_BITS]
+        allocations = len(self.sizes) + len(self.picks) + len(self.as_written)
+        self.total = allocations + (len(self.parts) if self.sizes else 0)
+        self.steps, self.progress = count(), progress
+
+    def _allocate(self) -> None:
+        """Choose the calibration checkpoints and the random mixtures of their formats."""
+        self.sizes = dict(calibration_allocations(self.measurement))
+        self.picks = _mixed(self.coding.inventory, list(self.sizes.values()), self.seed)
+
+    def step(self) -> None:
+        """Tell that one more allocation is measured; the first time that none is."""
+        self.progress(next(self.steps), self.total)
+
+    def verified(self, trials: Trials) -> Verified:
+        """Return everything, by trials on the reference."""
+        self.step()
+        if self.sizes:
+            self._level_parts(trials)
+        cost = {bits: self.measurement.cost(pick) for bits, pick in self.sizes.items()}
+        alone = {bits: self._kl(trials, pick) for bits, pick in self.sizes.items()}
+        law = law_through([CheckpointKl(cost[b], kl.mean) for b, kl in alone.items()])
+        verification = self._verification(trials, law, alone)
+        spread = _spread(verification)
+        written = {bits: self._written(trials, bits) for bits in self.as_written}
+        gain = common_factor([alone[b].mean for b in written], [w.mean for w in written.values()])
+        checkpoints = [
+            CheckpointKl(
+                cost[bits],
+                written[bits].mean if bits in written else kl.mean * gain,
+                float(np.hypot(kl.log_error, spread)),
+            )
+            for bits, kl in alone.items()
+        ]
+        middle = [c for b, c in zip(alone, checkpoints, strict=True) if b == MIDDLE_BITS]
+        some = middle or checkpoints
+        factor = common_factor([c.cost for c in some], [c.measured for c in some])
+        found = {c.path: scaled(c, factor) for c in self.measurement.curves}
+        moved = [replace(one, cost=one.cost * factor) for one in checkpoints]
+        return Verified(found, verification, law_through(moved))
+
+    def _level_parts(self, trials: Trials) -> None:
+        """Scale the curves of each part of the model to what its error is seen to cost alone.
+
+        Statistics of few tokens are fitted unequally well: on SmolLM2-135M the layers lose three
+        times what their curves add up to and the embedding as much as it should.
+        """
+        formats = self.sizes.get(MIDDLE_BITS) or next(iter(self.sizes.values()))
+        kept = dict.fromkeys(formats, KEEP)
+        curves = {curve.path: curve for curve in self.measurement.curves}
+        for paths in self.parts:
+            own = {path: formats[path] for path in paths}
+            lost = trials.kl(kept | own, self.reference.probing).mean / self.sweeps_cost
+            cost = sum(curves[path].point(format_).kl_nats for path, format_ in own.items())
+            factor = common_factor([cost], [lost])
+            curves |= {path: scaled(curves[path], factor) for path in paths}
+            self.step()
+        found = tuple(curves[curve.path] for curve in self.measurement.curves)
+        self.measurement = replace(self.measurement, curves=found)
+        self._allocate()
+
+    @property
+    def sweeps_cost(self) -> float:
+        """KL of these codes over that of the deployed encoder's."""
+        return _SWEEPS_COST if self.is_large else 1.0
+
+    def _kl(self, trials: Trials, pick: Mapping[str, Format]) -> MeasuredKl:
+        found = trials.kl(pick, self.reference.everything)
+        self.step()
+        return MeasuredKl(found.by_window / self.sweeps_cost)
+
+    def _written(self, trials: Trials, bits: float) -> MeasuredKl:
+        found = trials.kl_as_written(self.sizes[bits], self.reference.everything)
+        self.step()
+        return found
+
+    def _verification(
+        self, trials: Trials, law: Calibration, alone: Mapping[float, MeasuredKl]
+    ) -> Verification:
+        """Return predictions beside what is measured on the probing windows.
+
+        The level of these few windows is not that of all: it is corrected by what the middle
+        checkpoint lost on both (a ratio estimate).
+        """
+        few = sum(len(batch.ids) for batch in self.reference.probing)
+        known = alone.get(MIDDLE_BITS) or next(iter(alone.values()), None)
+        some = MeasuredKl(known.by_window[:few]).mean if known else 0.0
+        level = known.mean / some if known and some > 0 else 1.0
+        predicted, measured, bits = [], [], []
+        for pick in self.picks:
+            measured.append(level * trials.kl(pick, self.reference.probing).mean / self.sweeps_cost)
+            predicted.append(law.kl(self.measurement.cost(pick)))
+            bits.append(_bits(self.coding.inventory, pick))
+            self.step()
+        return agreement(predicted, measured, bits)
+
+
+def _parts(inventory: Inventory) -> list[list[str]]:
+    """Return the paths of all layers' modules, and those of each decision group outside them."""
+    parts: dict[str, list[str]] = {}
+    for name, modules in inventory.decision_groups().items():
+        part = "" if any(module.layer is not None for module in modules) else name
+        parts.setdefault(part, []).extend(module.path for module in modules)
+    return list(parts.values())
+
+
+def _mixed(
+    inventory: Inventory, sizes: Sequence[Mapping[str, Format]], seed: int
+) -> list[dict[str, Format]]:
+    """Return allocations whose decision groups each have the format of one of the sizes."""
     kept = dict.fromkeys((module.path for module in inventory.modules), KEEP)
-    picks = [
-        kept | _draw(part, curves, centre, seed + i)
-        for i, (part, centre) in enumerate(zip(parts, _CENTRES, strict=True))
-    ]
-    is_whole = inventory.weights <= MOST_WEIGHTS
-    judging = JUDGING_ROLLOUTS if is_whole else 0
-    steps, total = count(1), len(picks) + is_whole * CHECKPOINTS
-    if progress is not None:
-        progress(0, total)
-    place = (checkpoint, inventory, encoder, statistics)
-    trials = Trials(*place, seed=seed + _SEED, judging=judging, windows=windows)
-
-    def told(kl: float) -> float:
-        if progress is not None:
-            progress(next(steps), total)
-        return kl
-
-    raw = [_predicted(curves, pick) for pick in picks]
-    together = [picks] if is_whole else [[pick] for pick in picks]
-    measured = [told(kl) for some in together for kl in trials.probed(some)]
-    bits = [_bits(part, pick) for part, pick in zip(parts, picks, strict=True)]
-    verification = agreement(_scaled_to_others(raw, measured), measured, bits)
-    if not is_whole:
-        factor = common_factor(raw, measured)
-        found = {path: scaled(curve, factor) for path, curve in curves.items()}
-        return Verified(found, verification, UNCALIBRATED)
-    identity, listed = checkpoint.identity(), tuple(curves.values())
-    measurement = Measurement(identity, inventory, encoder, Sensitivity.FISHER, listed)
-    found, law = calibrated(measurement, lambda formats: told(trials.kl_as_written(formats)))
-    return Verified(found, verification, law)
+    if not sizes:
+        return [kept] * ALLOCATIONS
+    rng = np.random.default_rng(seed)
+    found = []
+    for shares in _SHARES:
+        weights = np.array(shares[-len(sizes) :]) + 1e-9
+        pick: dict[str, Format] = {}
+        for modules in inventory.decision_groups().values():
+            drawn = sizes[int(rng.choice(len(sizes), p=weights / weights.sum()))]
+            pick |= {module.path: drawn[module.path] for module in modules}
+        found.append(pick)
+    return found
 
 
-def _scaled_to_others(raw: list[float], measured: list[float]) -> list[float]:
-    """Return each prediction times what the others were off by."""
-    return [
-        p * common_factor(raw[:i] + raw[i + 1 :], measured[:i] + measured[i + 1 :])
-        for i, p in enumerate(raw)
-    ]
-
-
-def _part(inventory: Inventory, seed: int) -> tuple[Module, ...]:
-    """Return all modules, of a large model those of random decision groups."""
-    if inventory.weights <= MOST_WEIGHTS:
-        return inventory.modules
-    groups = list(inventory.decision_groups().values())
-    drawn: list[Module] = []
-    for index in np.random.default_rng(seed).permutation(len(groups)):
-        drawn += groups[index]
-        if sum(module.weights for module in drawn) >= MOST_WEIGHTS:
-            break
-    return tuple(drawn)
-
-
-def _predicted(curves: Mapping[str, Curve], pick: Mapping[str, Format]) -> float:
-    return sum(curves[path].point(format_).kl_nats for path, format_ in pick.items())
+def _spread(found: Verification) -> float:
+    """Return the root mean square of log(measured / predicted)."""
+    pairs = [(p, m) for p, m in zip(found.predicted, found.measured, strict=True) if p * m > 0]
+    if not pairs:
+        return 0.0
+    x, y = np.log(np.asarray(pairs)).T
+    return float(np.sqrt(np.square(y - x).mean()))
 
 
 def agreement(
@@ -138,20 +251,6 @@ def agreement(
     )
 
 
-def _draw(
-    modules: Sequence[Module], curves: Mapping[str, Curve], centre: float, seed: int
-) -> dict[str, Format]:
-    rng = np.random.default_rng(seed)
-    groups: dict[str, int] = {}
-    picks = {}
-    for module in modules:
-        offered = [point.format for point in curves[module.path].points]
-        near = [f for f in offered if f.mode is Mode.AFFINE and abs(f.bits - centre) <= 1.5]  # noqa: PLR2004
-        draw = groups.setdefault(module.decision_group, int(rng.integers(1 << 30)))
-        picks[module.path] = near[draw % len(near)] if near else KEEP
-    return picks
-
-
-def _bits(modules: Sequence[Module], pick: Mapping[str, Format]) -> float:
-    nbytes = sum(pick[m.path].data_bytes(m.shape, m.dtype) for m in modules)
-    return 8 * nbytes / sum(module.weights for module in modules)
+def _bits(inventory: Inventory, pick: Mapping[str, Format]) -> float:
+    nbytes = sum(pick[m.path].data_bytes(m.shape, m.dtype) for m in inventory.modules)
+    return 8 * nbytes / inventory.weights

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import numpy as np
 from bitbudget.app.core.formats import KEEP, Format
 from bitbudget.app.core.inventory import Inventory, Module
 from bitbudget.app.core.measurement import Encoder
-from bitbudget.workers.curves.exact import as_carried, as_float32, decode, is_compensated
+from bitbudget.workers.curves.exact import as_float32, decode, is_compensated
 from bitbudget.workers.encoders import encode
 from bitbudget.workers.encoders.gptq import ModuleEncoder
 from bitbudget.workers.fisher import Statistics
@@ -26,33 +26,10 @@ __all__ = [
     "arrays_alone",
     "coded_alone",
     "coded_in_sequence",
-    "coded_model",
-    "coded_weights",
     "float32_weight",
+    "stored_arrays",
+    "written_arrays",
 ]
-
-
-def coded_model(
-    checkpoint: Checkpoint,
-    inventory: Inventory,
-    formats: Mapping[str, Format],
-    encoder: Encoder,
-    statistics: Mapping[str, ModuleStatistics],
-) -> dict[str, np.ndarray]:
-    """Return the float32 weight of every module as a finished checkpoint holds it, by path."""
-
-    def alone(module: Module, format_: Format) -> dict[str, np.ndarray]:
-        return arrays_alone(checkpoint, module, format_, encoder, statistics)
-
-    found: dict[str, np.ndarray] = {}
-    if isinstance(statistics, Statistics):
-        plan = Plan(inventory, formats, encoder, statistics, alone)
-        found = coded_in_sequence(checkpoint.folder, plan)
-    rest = [module for module in inventory.modules if module.path not in found]
-    return found | {
-        module.path: coded_alone(checkpoint, module, formats[module.path], encoder, statistics)
-        for module in rest
-    }
 
 
 def coded_in_sequence(folder: Path, plan: Plan) -> dict[str, np.ndarray]:
@@ -107,27 +84,81 @@ def arrays_alone(
     return {s: array.reshape(*lead, *array.shape[1:]) for s, array in stacked.items()}
 
 
-def coded_weights(
+def written_arrays(
+    checkpoint: Checkpoint,
+    inventory: Inventory,
+    formats: Mapping[str, Format],
+    encoder: Encoder,
+    statistics: Mapping[str, ModuleStatistics],
+) -> Iterator[tuple[Module, dict[str, np.ndarray]]]:
+    """Yield what a finished checkpoint stores of each module that is not kept, by suffix.
+
+    One module is in memory at a time; what is coded in sequence lies on disk until the last one.
+    """
+
+    def alone(module: Module, format_: Format) -> dict[str, np.ndarray]:
+        return arrays_alone(checkpoint, module, format_, encoder, statistics)
+
+    with tempfile.TemporaryDirectory(prefix="bitbudget-coding-") as place:
+        files: Mapping[str, Path] = {}
+        if isinstance(statistics, Statistics):
+            plan = Plan(inventory, formats, encoder, statistics, alone)
+            files = code_sequentially(checkpoint.folder, plan, Path(place))
+        for module in inventory.modules:
+            path, format_ = module.path, formats[module.path]
+            if format_ != KEEP:
+                found = read_coded(files[path], path) if path in files else alone(module, format_)
+                yield module, found
+
+
+def stored_arrays(
     module: Module,
-    values: np.ndarray,
+    parts: Iterable[np.ndarray],
     formats: Sequence[Format],
     encoder: Encoder,
     known: ModuleStatistics | None,
-) -> dict[Format, np.ndarray]:
-    """Return the float32 weight in every format, as the encoder stores it."""
-    result = {format_: np.empty_like(values) for format_ in formats}
-    compensating = known is not None and formats and is_compensated(formats[0], encoder, known)
-    coder = ModuleEncoder(known, encoder) if known is not None and compensating else None
-    for index in np.ndindex(*values.shape[:-2]):
+    *,
+    sweeps: int | None = None,
+) -> dict[Format, dict[str, np.ndarray]]:
+    """Return what is stored of a module in every format, coded on its own, by suffix.
+
+    What its formats have in common is computed once.
+
+    Args:
+        module: Whose shape and dtype say what is stored.
+        parts: The weight in the type that carries the dtype, as one array or one for each expert.
+        formats: Legal for the module, without `keep`.
+        encoder: The deployed encoder.
+        known: The module's statistics, where the encoder needs them.
+        sweeps: Of the descent; by default as many as pay at this width.
+    """
+    compensated = [f for f in formats if known is not None and is_compensated(f, encoder, known)]
+    coder = ModuleEncoder(known, encoder) if known is not None and compensated else None
+    lead = module.shape[:-2]
+    found: dict[Format, list[dict[str, np.ndarray]]] = {format_: [] for format_ in formats}
+    matrices = (matrix for part in parts for matrix in part.reshape(-1, *module.shape[-2:]))
+    for index, part in zip(np.ndindex(*lead), matrices, strict=True):
         if coder is not None:
-            for format_, part in coder.code(values[index], module.dtype, formats, index).items():
-                result[format_][index] = part.values
-            continue
-        carried = as_carried(values[index], module.dtype)
+            values = as_float32(part, module.dtype)
+            made = coder.encode_all(values, module.dtype, compensated, index, sweeps=sweeps)
+            for format_, arrays in made.items():
+                found[format_].append(arrays)
         for format_ in formats:
-            arrays = encode(carried, module.dtype, format_, _plain(encoder))
-            result[format_][index] = decode(arrays, format_, module.dtype)
-    return result
+            if format_ not in compensated:
+                found[format_].append(encode(part, module.dtype, format_, _plain(encoder)))
+    return {format_: _stacked(arrays, lead) for format_, arrays in found.items()}
+
+
+def _stacked(
+    parts: Sequence[Mapping[str, np.ndarray]], lead: tuple[int, ...]
+) -> dict[str, np.ndarray]:
+    """Return the arrays of the experts as one, (*lead, ...)."""
+    if not lead:
+        return dict(parts[0])
+    return {
+        suffix: np.stack([part[suffix] for part in parts]).reshape(*lead, *array.shape)
+        for suffix, array in parts[0].items()
+    }
 
 
 def float32_weight(checkpoint: Checkpoint, module: Module) -> np.ndarray:

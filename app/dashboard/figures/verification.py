@@ -29,7 +29,7 @@ def verification_figure(measurement: Measurement) -> Figure | None:
         ),
     ]
     summary = (
-        f"On {len(found.predicted)} random mixed allocations: "
+        f"On {len(found.predicted)} random mixed allocations, which correct nothing: "
         f"R\N{SUPERSCRIPT TWO} {found.r_squared:.3f}, Spearman {found.spearman:.3f}, "
         f"slope {found.slope:.2f}."
     )
@@ -41,10 +41,15 @@ def verification_figure(measurement: Measurement) -> Figure | None:
         name="verification",
         title="Predicted against measured",
         summary=summary,
-        columns=("what", "bits per weight", "sum of the curves", "measured KL"),
+        columns=(
+            "what",
+            "bits per weight",
+            "predicted KL, of whole checkpoints the sum of the curves",
+            "measured KL",
+        ),
         rows=tuple(rows),
         series=tuple(series),
-        x_title="sum of the curves (nats per token)",
+        x_title="predicted KL, of checkpoints the sum of the curves (nats per token)",
         y_title="measured KL (nats per token)",
         x_scale="log",
         y_scale="log",

@@ -86,6 +86,22 @@ def test_an_interval_holds_what_is_predicted(
     assert low <= law.kl(cost) <= high
 
 
+def test_a_finished_checkpoint_moves_what_is_expected_by_how_sure_it_is() -> None:
+    law = Calibration((0.001, 0.01, 0.1), (0.001, 0.01, 0.1), (0.1, 0.1, 0.1))
+    sure = law.refined(CheckpointKl(0.02, 0.03, 1e-6))
+    assert sure.kl(0.02) == pytest.approx(0.03)
+    assert 0.01 < sure.kl(0.01) < 0.015
+    assert sure.kl(0.001) / 0.001 < sure.kl(0.01) / 0.01 < 1.5
+    assert sure.interval_95(0.02) == pytest.approx((0.03, 0.03), rel=1e-4)
+    as_sure = law.refined(CheckpointKl(0.02, 0.03, 0.1))
+    assert as_sure.kl(0.02) == pytest.approx(0.02 * np.sqrt(1.5))
+    vague = law.refined(CheckpointKl(0.02, 0.03, 10))
+    assert vague.kl(0.02) == pytest.approx(0.02, rel=1e-3)
+    alone = UNCALIBRATED.refined(CheckpointKl(0.02, 0.03, 0.1))
+    assert (alone.kl(0.02), alone.kl(0.2)) == pytest.approx((0.03, 0.3))
+    assert law.refined(CheckpointKl(0.0, 0.03)) == law
+
+
 @pytest.mark.parametrize(
     ("costs", "measured", "errors"),
     [((1, 2), (2, 1), ()), ((2, 1), (1, 2), ()), ((1,), (), ()), ((1, 2), (1, 2), (0.1,))],

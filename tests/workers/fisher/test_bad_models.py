@@ -14,12 +14,13 @@ import pytest
 from bitbudget.app.contract.events import Event
 from bitbudget.app.contract.tasks import MeasureTask
 from bitbudget.app.core.errors import InvalidModelError
-from bitbudget.app.core.formats import parse_format
+from bitbudget.app.core.formats import KEEP, Format, parse_format
+from bitbudget.app.core.inventory import Module
 from bitbudget.app.core.measurement import Encoder
-from bitbudget.workers.curves.exact import as_float32, kl_curve
-from bitbudget.workers.fisher import collect_statistics
-from bitbudget.workers.models import build_inventory, open_checkpoint
-from bitbudget.workers.quantize.coding import coded_weights
+from bitbudget.workers.curves.exact import as_float32, decode, kl_curve
+from bitbudget.workers.fisher import ModuleStatistics, collect_statistics
+from bitbudget.workers.models import Checkpoint, build_inventory, open_checkpoint
+from bitbudget.workers.quantize.coding import stored_arrays
 from bitbudget.workers.running.float32 import load_float32
 from tests.support.child import run_child
 from tests.workers.models.tiny import write_folder, write_tiny
@@ -56,6 +57,15 @@ def test_activations_that_overflow_name_the_module(tmp_path: Path) -> None:
         collect_statistics(model, some_tokens(), seed=0)
 
 
+def stored_values(
+    checkpoint: Checkpoint, module: Module, known: ModuleStatistics
+) -> dict[Format, np.ndarray]:
+    parts = checkpoint.parts(module.path)
+    formats = [format_ for format_ in FORMATS if format_ != KEEP]
+    found = stored_arrays(module, parts, formats, Encoder.YAQA, known)
+    return {format_: decode(arrays, format_, module.dtype) for format_, arrays in found.items()}
+
+
 def test_gradients_that_overflow_in_half_precision_are_taken_in_float32(tmp_path: Path) -> None:
     model = altered(tmp_path, "llama", lambda w: scaled(w, "_proj", 2e4, mx.float16))
     half = load_float32(model)
@@ -68,7 +78,7 @@ def test_gradients_that_overflow_in_half_precision_are_taken_in_float32(tmp_path
         assert np.isfinite(known.alpha_nats)
         weight = np.stack([as_float32(p, module.dtype) for p in checkpoint.parts(module.path)])
         points = kl_curve(module, weight.reshape(module.shape), FORMATS, Encoder.YAQA, known)
-        coded = coded_weights(module, weight.reshape(module.shape), FORMATS, Encoder.YAQA, known)
+        coded = stored_values(checkpoint, module, known)
         for point in points[:-1]:
             assert 0 <= point.t2 < 1
             assert np.isfinite(point.kl_nats)
@@ -99,7 +109,7 @@ def test_an_expert_that_no_token_reaches_is_coded_as_well_as_the_others(tmp_path
         assert known.tokens[4] == 0 < known.tokens[:4].min()
         weight = np.stack([as_float32(p, module.dtype) for p in checkpoint.parts(module.path)])
         weight = weight.reshape(module.shape)
-        coded = coded_weights(module, weight, FORMATS, Encoder.YAQA, known)
+        coded = stored_values(checkpoint, module, known)
         for values in coded.values():
             t2 = np.square(values - weight).sum((1, 2)) / np.square(weight).sum((1, 2))
             assert t2[4] < 2 * t2[:4].max()

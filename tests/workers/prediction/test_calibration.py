@@ -21,5 +21,5 @@ def test_what_is_not_above_zero_says_nothing() -> None:
 
 
 def test_the_factor_is_bounded() -> None:
-    assert common_factor([0.1], [9.0]) == pytest.approx(3)
-    assert common_factor([9.0], [0.1]) == pytest.approx(1 / 3)
+    assert common_factor([0.1], [9.0]) == pytest.approx(4)
+    assert common_factor([9.0], [0.1]) == pytest.approx(1 / 4)

@@ -13,10 +13,11 @@ import pytest
 from bitbudget.app.core.formats import KEEP, Format, parse_format
 from bitbudget.app.core.inventory import Inventory
 from bitbudget.app.core.measurement import Encoder
+from bitbudget.workers.curves.exact import decode
 from bitbudget.workers.evaluate import Evaluation
 from bitbudget.workers.fisher import Statistics, collect_statistics
 from bitbudget.workers.models import Checkpoint, build_inventory, open_checkpoint
-from bitbudget.workers.quantize.coding import arrays_alone, coded_alone, coded_model
+from bitbudget.workers.quantize.coding import arrays_alone, coded_alone, written_arrays
 from bitbudget.workers.running.tokens import sample_tokens
 from bitbudget.workers.sequential import Plan, code_sequentially, read_coded
 from tests.workers.models.tiny import write_tiny
@@ -73,7 +74,8 @@ def test_less_is_lost_than_by_modules_coded_alone(
         path: coded_alone(checkpoint, modules[path], format_, Encoder.GPTQ, statistics)
         for path, format_ in formats.items()
     }
-    together = coded_model(checkpoint, inventory, formats, Encoder.GPTQ, statistics)
+    written = written_arrays(checkpoint, inventory, formats, Encoder.GPTQ, statistics)
+    together = {m.path: decode(arrays, formats[m.path], m.dtype) for m, arrays in written}
     kl = []
     for values in (alone, together):
         arrays = [(f"{path}.weight", mx.array(value)) for path, value in values.items()]

@@ -13,28 +13,27 @@ from typing import Final
 import numpy as np
 
 from bitbudget.app.core.inventory import Inventory
-from bitbudget.app.core.measurement import Curve, KvCurve, Sensitivity, Verification
+from bitbudget.app.core.measurement import Curve, KvCurve, Sensitivity
 from bitbudget.workers.curves.sampled import SAMPLE
 from bitbudget.workers.fisher import Statistics
 from bitbudget.workers.models import Checkpoint
 from bitbudget.workers.pipeline.home import Home
 from bitbudget.workers.pipeline.measuring.kv import every_full_layer, probe_kv_curves
+from bitbudget.workers.pipeline.measuring.reference import verifying_reference
 from bitbudget.workers.pipeline.measuring.statistics import take_statistics
-from bitbudget.workers.pipeline.measuring.tokens import unused_text
 from bitbudget.workers.pipeline.options import MeasureOptions
 from bitbudget.workers.pipeline.report import StepReport
-from bitbudget.workers.prediction.verification import VERIFYING_WINDOWS, Verified, verify
+from bitbudget.workers.prediction.measured_kl import Coding
+from bitbudget.workers.prediction.verification import Verified, verify
 from bitbudget.workers.probe.noise import PROBE_TOKENS, probe_alphas
 from bitbudget.workers.running.streaming_forward import fits_whole
 
 __all__ = ["Sensitivities", "take_sensitivities", "verified"]
 
-_UNVERIFIED: Final = (
-    "predictions are not verified: in float32 the model takes more than half of this machine's"
-    " memory; bitbudget run measures the checkpoint that it writes"
+_STREAMED: Final = (
+    "in float32 the model takes more than half of this machine's memory: its weights are read for"
+    " every pass of the verification, which takes hours"
 )
-_DISAGREEMENT: Final = 1.5
-"""Ratio between the two ends from which a measurement carries a warning."""
 
 
 @dataclass(frozen=True)
@@ -100,28 +99,26 @@ def verified(
     options: MeasureOptions,
     *,
     known: Sensitivities,
+    home: Home,
     report: StepReport,
 ) -> tuple[Verified | None, tuple[str, ...]]:
-    """Return corrected curves and how they predict, of a model that fits in half of the memory.
+    """Return corrected curves and how they predict, where there are statistics to code with.
 
-    With them comes a warning when the two ends disagree: errors interact at few bits.
+    With them comes a note on curves that were estimated.
     """
     sampled = _sampled(inventory, curves, known)
     if not known.modules:
         return None, sampled
     if not fits_whole(checkpoint.folder):
-        return None, (*sampled, _UNVERIFIED)
+        report.log(_STREAMED)
     found = verify(
-        checkpoint,
-        inventory,
+        Coding(checkpoint, inventory, options.encoder, known.modules),
         curves,
-        options.encoder,
-        known.modules,
+        verifying_reference(checkpoint, inventory, options, home, report),
         seed=options.seed,
-        windows=unused_text(checkpoint.folder, inventory.weights, options, VERIFYING_WINDOWS),
         progress=lambda done, total: report.progress(done, total, "allocations", "verification"),
     )
-    return found, (*sampled, *_doubts(found.verification))
+    return found, sampled
 
 
 def _sampled(
@@ -142,16 +139,3 @@ def _sampled(
         f" columns: standard error {middle:.1f} % for the median module, {most:.1f} % at most"
     )
     return (note,)
-
-
-def _doubts(verification: Verification) -> tuple[str, ...]:
-    pairs = sorted(
-        zip(
-            verification.bits_per_weight, verification.measured, verification.predicted, strict=True
-        )
-    )
-    low, high = pairs[0][1] / max(pairs[0][2], 1e-30), pairs[-1][1] / max(pairs[-1][2], 1e-30)
-    if max(low, high) <= _DISAGREEMENT * min(low, high):
-        return ()
-    found = f"{low:.2f} at {pairs[0][0]:.1f} bits per weight, {high:.2f} at {pairs[-1][0]:.1f}"
-    return (f"measured over predicted KL is {found}: read predictions between with that",)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bitbudget.app.core.allocation import Allocation
+from bitbudget.app.core.canonical import canonical_json, sha256_of
 from bitbudget.app.core.formats import KEEP, Format, Mode, parse_format
 from bitbudget.app.core.inventory import Inventory, Module
 from bitbudget.app.core.layout import plan_checkpoint
@@ -20,7 +21,7 @@ from bitbudget.workers.models import Checkpoint
 from bitbudget.workers.pipeline.home import Home
 from bitbudget.workers.pipeline.measuring.statistics import manifest_encoder
 from bitbudget.workers.pipeline.report import StepReport
-from bitbudget.workers.pipeline.steps.allocate import allocate_manifest
+from bitbudget.workers.pipeline.steps.allocate import answered_manifest
 from bitbudget.workers.pipeline.steps.evaluate import Judge
 from bitbudget.workers.quantize import write_checkpoint
 
@@ -78,7 +79,7 @@ class _Rivals:
         """Return the report on the checkpoint of `manifest`, which is made for it alone."""
         with ExitStack() as stack:
             report = self.judge.judge_once(
-                manifest.sha256, lambda: stack.enter_context(self._made(manifest))
+                _stored_digest(manifest), lambda: stack.enter_context(self._made(manifest))
             )
         return {
             "sha256": manifest.sha256,
@@ -107,6 +108,12 @@ class _Rivals:
             shutil.rmtree(folder, ignore_errors=True)
 
 
+def _stored_digest(manifest: Manifest) -> str:
+    """Return what identifies the checkpoint of `manifest`, whatever is predicted of it."""
+    formats = {path: str(choice.format) for path, choice in manifest.modules.items()}
+    return sha256_of(canonical_json([manifest.measurement, manifest.encoder.value, formats]))
+
+
 def compare_with_uniform(
     checkpoint: Checkpoint,
     measurement: Measurement,
@@ -123,7 +130,7 @@ def compare_with_uniform(
         sqnr_floor_db=request.sqnr_floor_db,
         time_limit_seconds=request.time_limit_seconds,
     )
-    ours = allocate_manifest(measurement, same)
+    ours = answered_manifest(measurement, same, judge.home)
     return {
         "uniform": {"format": str(UNIFORM), **rivals.evaluate(uniform)},
         "ours_at_equal_bytes": rivals.evaluate(ours),

@@ -11,13 +11,14 @@ from typing import Any, Final
 
 from bitbudget.app.core.canonical import canonical_json, sha256_of
 from bitbudget.workers.evaluate import Evaluation
+from bitbudget.workers.evaluate.cache import ReferenceCache
 from bitbudget.workers.pipeline.home import Home, write_whole
 from bitbudget.workers.pipeline.options import user_text
 from bitbudget.workers.pipeline.report import StepReport
 
 __all__ = ["Judge"]
 
-_REPORT_VERSION: Final = 1
+_REPORT_VERSION: Final = 2
 """Raised when evaluation changes, so that stored reports of old are not taken for new ones."""
 
 
@@ -69,6 +70,7 @@ class Judge:
             text=self.text,
             rollouts=self.rollouts,
             seed=self.seed,
+            cache=ReferenceCache(self.home.reference(self.reference_digest)),
             progress=lambda done, total: self.report.progress(done, total, "tokens"),
         )
 

@@ -115,6 +115,7 @@ class _Work:
             curves,
             self.options,
             known=known,
+            home=home,
             report=self.report,
         )
         measurement = self._measurement(home, checked.curves if checked else curves, known)

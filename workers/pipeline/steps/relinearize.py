@@ -35,12 +35,12 @@ from bitbudget.workers.curves.exact import COMPENSATED
 from bitbudget.workers.fisher import ModuleStatistics
 from bitbudget.workers.models import Checkpoint
 from bitbudget.workers.pipeline.home import Home, write_whole
+from bitbudget.workers.pipeline.measuring.reference import verifying_reference
 from bitbudget.workers.pipeline.measuring.statistics import take_statistics
 from bitbudget.workers.pipeline.options import MeasureOptions
 from bitbudget.workers.pipeline.report import Reporter, StepReport
 from bitbudget.workers.pipeline.steps.allocate import keep_manifest, manifest_of, solve
-from bitbudget.workers.prediction.measured_kl import JUDGING_ROLLOUTS, Trials
-from bitbudget.workers.prediction.verification import MOST_WEIGHTS
+from bitbudget.workers.prediction.measured_kl import Coding, Trials
 
 __all__ = ["Redone", "reconsider"]
 
@@ -85,8 +85,10 @@ def reconsider(
     path = home.manifest(manifest.sha256) / f"low_bits-{options.seed}.json"
     if not path.is_file():
         known = _statistics(checkpoint, measurement, options, home, report)
-        place = (checkpoint, measurement.inventory, measurement.encoder, known)
-        _write(path, _redone(Trials(*place, seed=options.seed), measurement, request, report))
+        coding = Coding(checkpoint, measurement.inventory, measurement.encoder, known)
+        reference = verifying_reference(checkpoint, measurement.inventory, options, home, report)
+        with Trials(coding, reference) as trials:
+            _write(path, _redone(trials, measurement, request, report))
     redone = _read(path)
     keep_manifest(redone.manifest, home, report)
     return redone
@@ -111,8 +113,6 @@ def _obstacle(measurement: Measurement, request: JobRequest) -> str:
     if request.joint_kv:
         return "with joint KV a part of the budget is not the weights'"
     weights = measurement.inventory.weights
-    if weights > MOST_WEIGHTS:
-        return f"{weights:,} weights, and up to {MOST_WEIGHTS:,} are held several times in memory"
     work = weights * len(measurement.inventory.decision_groups())
     if request.relinearize is None and work > _MOST_WORK:
         return "it would take long (--relinearize does it)"
@@ -127,7 +127,8 @@ def _redone(
 ) -> Redone:
     incumbent = solve(measurement, request)
     candidates = {_INCUMBENT: incumbent} | _floored(measurement, request)
-    kl = {name: trials.kl(allocation.formats) for name, allocation in candidates.items()}
+    judging = trials.reference.judging
+    kl = {name: trials.kl(one.formats, judging).mean for name, one in candidates.items()}
     for number in range(1, _ROUNDS + 1):
         best = _least(kl)
         at = candidates[best].formats
@@ -135,14 +136,18 @@ def _redone(
         for name, share in _EACH_END.items():
             again = solve(relinearized(measurement, at, ends, share), request)
             candidates[f"{name}, round {number}"] = again
-            kl[f"{name}, round {number}"] = trials.kl(again.formats)
+            kl[f"{name}, round {number}"] = trials.kl(again.formats, judging).mean
         if kl[_least(kl)] >= kl[best]:
             break
     best = _least(kl)
     formats = candidates[best].formats
-    written = trials.kl_as_written(formats)
-    found = _found(measurement, candidates, kl, ends) | {"written_kl_nats_per_token": written}
-    curves = anchored(relinearized(measurement, at, ends, 0.5), formats, written)
+    written = trials.kl_as_written(formats, judging)
+    found = _found(measurement, candidates, kl, ends) | {
+        "written_kl_nats_per_token": written.mean,
+        "rollouts": len(written.by_window),
+    }
+    redone = relinearized(measurement, at, ends, 0.5)
+    curves = anchored(redone, formats, written.mean, written.log_error)
     chosen = replace(candidates[best], notes=(*incumbent.notes, *_notes(found)))
     allocation = judged(curves, solve(curves, request), chosen)
     return Redone(manifest_of(curves, request, allocation), found)
@@ -179,7 +184,6 @@ def _found(
         "predicted_kl_nats_per_token": candidates[_INCUMBENT].predicted_kl_nats_per_token,
         "measured_kl_nats_per_token": dict(kl),
         "chosen": best,
-        "rollouts": JUDGING_ROLLOUTS,
         "ends": {
             "alone": sum(ends.alone.values()),
             "beside": sum(ends.beside.values()),

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
-import psutil
 import pytest
 
 from bitbudget.app.contract.steps import Step
@@ -93,14 +91,17 @@ def test_only_large_modules_are_estimated_and_that_is_said(
         assert exact[module.path].points == tuple(points)
     for user in (curve, sensitive):
         monkeypatch.setattr(user, "SAMPLE", SampleSize(more_than=40_000, rows=64))
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=1000))
     found = curves(checkpoint, inventory, known, tmp_path / "sampled")
     assert found[SMALL] == exact[SMALL]
     for point, true in zip(found[LARGE].points[:2], exact[LARGE].points, strict=False):
         assert 0 < point.t2_relative_error < 0.2
         assert point.kl_nats == pytest.approx(true.kl_nats, rel=3 * point.t2_relative_error)
-    checked, notes = verified(checkpoint, inventory, found, OPTIONS, known=known, report=REPORT)
-    assert checked is None
-    assert len(notes) == 2
-    assert "half of this machine's memory" in notes[1]
-    assert notes[0].startswith("the curves of 1 large modules are estimated")
+    nothing = replace(known, modules=Statistics(1000))
+    home = Home(tmp_path)
+    checked, notes = verified(
+        checkpoint, inventory, found, OPTIONS, known=nothing, home=home, report=REPORT
+    )
+    assert (checked, notes) == (None, ())
+    assert sensitive._sampled(inventory, found, known)[0].startswith(
+        "the curves of 1 large modules are estimated"
+    )

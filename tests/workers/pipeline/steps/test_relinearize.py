@@ -2,42 +2,33 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import mlx.core as mx
 import pytest
 
 from bitbudget.app.contract.events import Event
 from bitbudget.app.contract.tasks import JobTask
 from bitbudget.app.core.manifest import Manifest
 from bitbudget.app.core.requests import JobRequest
+from bitbudget.workers.evaluate import reference
 from bitbudget.workers.pipeline.steps import relinearize as low_bits
 from bitbudget.workers.pipeline.tasks import run_task
-from bitbudget.workers.prediction import measured_kl as trials
 from bitbudget.workers.running import tokens
-from tests.workers.models.tiny import write_folder, write_tiny
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Random weights, large enough that the predictions are no coin tosses."""
-    folder = tmp_path_factory.mktemp("models")
-    sound = write_tiny(folder / "sound", "llama", vocab_size=64)
-    config = json.loads((sound / "config.json").read_text())
-    weights = dict(mx.load(str(sound / "model.safetensors")))  # type: ignore[arg-type]
-    large = {name: (5 * array).astype(mx.bfloat16) for name, array in weights.items()}
-    return write_folder(folder / "tiny", config, large)
+def model(large_errors_model: Path) -> Path:
+    return large_errors_model
 
 
 @pytest.fixture(scope="module", autouse=True)
 def little_text() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tokens, "_MOST_TOKENS", 2048)
-        patch.setattr(trials, "PROBING_ROLLOUTS", 2)
-        patch.setattr(trials, "JUDGING_ROLLOUTS", 4)
+        patch.setattr(reference, "PROBING_WINDOWS", 2)
+        patch.setattr(reference, "_MOST_VERIFYING", 6)
         yield
 
 
@@ -69,7 +60,7 @@ def test_few_bits_are_measured_together_once(model: Path, home: Path) -> None:
     manifest = Manifest.from_bytes(Path(result["manifest"]).read_bytes())
     assert manifest.file_bytes <= 60_000
     assert sum(c.kl_nats for c in manifest.modules.values()) == pytest.approx(written)
-    assert any("measured on 24 rollouts" in note for note in manifest.notes)
+    assert any("measured on 4 rollouts" in note for note in manifest.notes)
     doubted = any("disagree by a factor" in note for note in manifest.notes)
     assert doubted == (found["ends"]["disagreement"] > found["ends"]["warns_above"])
     again = run(model, home)

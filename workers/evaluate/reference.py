@@ -1,0 +1,88 @@
+"""The windows that predictions are checked on, with what the original predicts there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from bitbudget.workers.evaluate.cache import ReferenceCache
+from bitbudget.workers.evaluate.teacher import TeacherBatch, batches, teach
+from bitbudget.workers.evaluate.windows import EVALUATING_ROLLOUTS, WINDOW, rollout_windows
+from bitbudget.workers.running.streaming_forward import Forward, open_forward
+
+__all__ = ["PROBING_WINDOWS", "Reference", "job_rollouts", "verifying_windows"]
+
+PROBING_WINDOWS: Final = 8
+"""Windows that random allocations, and single groups of modules, are measured on."""
+_MOST_VERIFYING: Final = 32
+_FEWEST_VERIFYING: Final = 16
+_FILE_BYTES_OF_FEW: Final = 100_000_000
+"""From this size of its files on a model is measured on fewer windows: the level is then known to
+8 % instead of 6 % (one sigma), and the interval of a prediction says so."""
+
+Progress = Callable[[int, int], None]
+
+
+def verifying_windows(folder: Path) -> int:
+    """Return how many windows predictions for the model in `folder` are verified on."""
+    nbytes = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    return _MOST_VERIFYING if nbytes < _FILE_BYTES_OF_FEW else _FEWEST_VERIFYING
+
+
+def job_rollouts(
+    folder: Path,
+    *,
+    seed: int,
+    cache: ReferenceCache | None,
+    progress: Progress | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return rollouts to verify predictions on and, disjoint from them, rollouts to evaluate on.
+
+    They are written in one batch, int32 (count, length) each: reading the weights for a token costs
+    the same however many sequences go on by one.
+    """
+    total = verifying_windows(folder) + EVALUATING_ROLLOUTS
+
+    def write() -> np.ndarray:
+        return rollout_windows(folder, total, seed=seed, progress=progress)
+
+    both = write() if cache is None else cache.rollouts(total, WINDOW, seed, write)
+    return both[EVALUATING_ROLLOUTS:], both[:EVALUATING_ROLLOUTS]
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """What an original predicts on the windows that trials are compared on.
+
+    `probing` are for many comparisons of little, `judging` for the level of whole allocations.
+    """
+
+    probing: list[TeacherBatch]
+    judging: list[TeacherBatch]
+
+    @property
+    def everything(self) -> list[TeacherBatch]:
+        """All windows."""
+        return [*self.probing, *self.judging]
+
+    @classmethod
+    def on(
+        cls, folder: Path, windows: np.ndarray, *, cache: ReferenceCache | None = None
+    ) -> Reference:
+        """Return the predictions of the original in `folder` on int32 (sequences, length)."""
+        model: list[Forward] = []
+
+        def taught(part: np.ndarray) -> list[TeacherBatch]:
+            model[:] = model or [open_forward(folder)]
+            return [teach(model[0], ids, str(folder)) for ids in batches(model[0], part)]
+
+        def known(part: np.ndarray) -> list[TeacherBatch]:
+            if not len(part):
+                return []
+            return taught(part) if cache is None else cache.taught(part, lambda: taught(part))
+
+        return cls(known(windows[:PROBING_WINDOWS]), known(windows[PROBING_WINDOWS:]))

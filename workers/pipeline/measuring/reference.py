@@ -1,0 +1,38 @@
+"""The windows that predictions of a model are verified on, and the original's predictions there."""
+
+from __future__ import annotations
+
+from bitbudget.app.core.inventory import Inventory
+from bitbudget.workers.evaluate.cache import ReferenceCache
+from bitbudget.workers.evaluate.reference import Reference, job_rollouts, verifying_windows
+from bitbudget.workers.models import Checkpoint
+from bitbudget.workers.pipeline.home import Home
+from bitbudget.workers.pipeline.measuring.tokens import unused_text
+from bitbudget.workers.pipeline.options import MeasureOptions
+from bitbudget.workers.pipeline.report import StepReport
+
+__all__ = ["verifying_reference"]
+
+
+def verifying_reference(
+    checkpoint: Checkpoint,
+    inventory: Inventory,
+    options: MeasureOptions,
+    home: Home,
+    report: StepReport,
+) -> Reference:
+    """Return windows of the user's text that were not used yet, or else rollouts of the model.
+
+    No statistics were made on them, and no checkpoint is evaluated on them.
+    """
+    folder = checkpoint.folder
+    cache = ReferenceCache(home.reference(checkpoint.identity(home.digests).digest))
+    windows = unused_text(folder, inventory.weights, options, verifying_windows(folder))
+    if windows is None:
+        windows, _ = job_rollouts(
+            folder,
+            seed=options.seed,
+            cache=cache,
+            progress=lambda done, total: report.progress(done, total, "tokens", "rollouts"),
+        )
+    return Reference.on(folder, windows, cache=cache)
