@@ -35,6 +35,11 @@ class Home:
         """Folder of one measurement, finished or not."""
         return self.folder / "measurements" / key
 
+    @property
+    def scratch(self) -> Path:
+        """Files that a running step needs and deletes."""
+        return self.folder / "scratch"
+
     def reference(self, digest: str) -> Path:
         """Folder of what the model with these weights wrote and predicts."""
         return self.folder / "references" / digest

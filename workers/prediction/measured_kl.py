@@ -54,7 +54,9 @@ class MeasuredKl:
 class Coding:
     """How the modules of one checkpoint are coded: the encoder and the statistics it needs.
 
-    `sweeps` of the descent are the encoder's own where they are not given.
+    `sweeps` of the descent are the encoder's own where they are not given. Codes that wait for
+    their turn lie in `scratch`, by default the system's folder for temporary files: for each
+    allocation about the bytes of its checkpoint.
     """
 
     checkpoint: Checkpoint
@@ -62,6 +64,7 @@ class Coding:
     encoder: Encoder
     statistics: Mapping[str, ModuleStatistics]
     sweeps: int | None = None
+    scratch: Path | None = None
 
 
 class Trials:
@@ -86,7 +89,12 @@ class Trials:
     def __enter__(self) -> Self:
         """Open the model and a folder for codes."""
         folder = self.coding.checkpoint.folder
-        place = self._exit.enter_context(tempfile.TemporaryDirectory(prefix="bitbudget-trials-"))
+        if self.coding.scratch is not None:
+            self.coding.scratch.mkdir(parents=True, exist_ok=True)
+        folder_of_codes = tempfile.TemporaryDirectory(
+            prefix="bitbudget-trials-", dir=self.coding.scratch
+        )
+        place = self._exit.enter_context(folder_of_codes)
         self._codes = CodeStore(Path(place))
         self._model = open_candidate(folder, memory_bytes=self._memory_bytes)
         return self

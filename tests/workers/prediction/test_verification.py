@@ -71,7 +71,7 @@ def factors(corrected: dict[str, Curve], curves: dict[str, Curve]) -> list[float
         for new, old in zip(curve.points, curves[path].points, strict=True):
             if old.kl_nats > 0:
                 part = found.setdefault(".layers." in path, set())
-                part.add(round(new.kl_nats / old.kl_nats, 9))
+                part.add(round(new.kl_nats / old.kl_nats, 6))
     assert all(len(part) == 1 for part in found.values()), "within a part the ranking stays"
     return [next(iter(part)) for part in found.values()]
 

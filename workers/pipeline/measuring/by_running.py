@@ -112,7 +112,7 @@ def verified(
     if not fits_whole(checkpoint.folder):
         report.log(_STREAMED)
     found = verify(
-        Coding(checkpoint, inventory, options.encoder, known.modules),
+        Coding(checkpoint, inventory, options.encoder, known.modules, scratch=home.scratch),
         curves,
         verifying_reference(checkpoint, inventory, options, home, report),
         seed=options.seed,

@@ -85,8 +85,9 @@ def reconsider(
     path = home.manifest(manifest.sha256) / f"low_bits-{options.seed}.json"
     if not path.is_file():
         known = _statistics(checkpoint, measurement, options, home, report)
-        coding = Coding(checkpoint, measurement.inventory, measurement.encoder, known)
-        reference = verifying_reference(checkpoint, measurement.inventory, options, home, report)
+        inventory, encoder = measurement.inventory, measurement.encoder
+        coding = Coding(checkpoint, inventory, encoder, known, scratch=home.scratch)
+        reference = verifying_reference(checkpoint, inventory, options, home, report)
         with Trials(coding, reference) as trials:
             _write(path, _redone(trials, measurement, request, report))
     redone = _read(path)
