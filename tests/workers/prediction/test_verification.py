@@ -103,7 +103,7 @@ def test_random_allocations_cost_what_is_predicted(
     assert agreed.spearman >= 0.95
     assert 0.8 < agreed.slope < 1.25
     assert all(3 < bits < 8.5 for bits in agreed.bits_per_weight)
-    assert all(0.5 < factor < 2 for factor in factors(corrected, curves))
+    assert all(0.5 < factor < 4 for factor in factors(corrected, curves)), "on 2,048 tokens"
     assert len(law.costs) == 3
     assert law.kl(law.costs[1]) == pytest.approx(law.costs[1])
     assert all(0.01 < error < 0.3 for error in law.log_errors)
