@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bitbudget.app.cli.options import DiskLimit, Json, Model, disk_limit_bytes
+from bitbudget.app.cli.options import AllowQuantizedSource, DiskLimit, Json, Model, disk_limit_bytes
 from bitbudget.app.cli.output import say
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ def quantize(
     recover: Annotated[str, typer.Option(help="Training after it: none, scales or qad.")] = "none",
     recover_seconds: Annotated[float, typer.Option(help="The most it may take.")] = 300.0,
     disk_limit: DiskLimit = None,
+    allow_quantized_source: AllowQuantizedSource = False,
     as_json: Json = False,
 ) -> None:
     """Write the checkpoint of a manifest; its bytes are exactly those promised."""
@@ -53,6 +54,7 @@ def quantize(
             "recover": recover,
             "recover_seconds": recover_seconds,
             "disk_limit_bytes": disk_limit_bytes(disk_limit),
+            "allow_quantized_source": allow_quantized_source,
         }
     )
     result = run_with_progress(task, QuantizeResult, "quantize")
@@ -88,6 +90,7 @@ def evaluate(
     ] = None,
     task_folder: Annotated[Path | None, typer.Option(help="Folder of your own tasks.")] = None,
     task_limit: Annotated[int | None, typer.Option(help="Most questions of a task.")] = None,
+    allow_quantized_source: AllowQuantizedSource = False,
     as_json: Json = False,
 ) -> None:
     """Compare a checkpoint with its original: KL, top-1 agreement, perplexity, noise floor."""
@@ -103,6 +106,7 @@ def evaluate(
             "text": None if text is None else str(text.resolve()),
             "rollouts": rollouts,
             "seed": seed,
+            "allow_quantized_source": allow_quantized_source,
             "tasks": [name.strip() for name in tasks.split(",")] if tasks else [],
             "task_folder": None if task_folder is None else str(task_folder.resolve()),
             "task_limit": task_limit,

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AllocationOptions",
+    "AllowQuantizedSource",
     "DiskLimit",
     "Json",
     "MeasureOptions",
@@ -50,6 +51,14 @@ DiskLimit = Annotated[
         "--disk-limit",
         envvar="BITBUDGET_DISK_LIMIT",
         help="Most bytes of weights downloaded from the Hub to keep at once: 20GiB.",
+    ),
+]
+
+AllowQuantizedSource = Annotated[
+    bool,
+    typer.Option(
+        "--allow-quantized-source",
+        help="Take weights that MLX quantized: what they lost already is not seen.",
     ),
 ]
 
@@ -203,6 +212,11 @@ class MeasureOptions:
         int, typer.Option(help="Seed of everything random.", rich_help_panel=_MEASURE)
     ] = 0
     disk_limit: DiskLimit = None
+    name: Annotated[
+        str | None,
+        typer.Option(help="What manifest and card call the model.", rich_help_panel=_MEASURE),
+    ] = None
+    allow_quantized_source: AllowQuantizedSource = False
 
     def fields(self) -> dict[str, Any]:
         """Return the stated fields that tasks and job requests share; they know the defaults."""
@@ -212,6 +226,8 @@ class MeasureOptions:
             "rotation": self.rotation,
             "text": None if self.text is None else str(self.text.resolve()),
             "seed": self.seed,
+            "name": self.name,
+            "allow_quantized_source": self.allow_quantized_source or None,
         }
         return {name: value for name, value in stated.items() if value is not None}
 

@@ -30,7 +30,14 @@ class _Task(Message):
     )
 
 
-class _ModelTask(_Task):
+class _SourceTask(_Task):
+    name: str | None = Field(None, description="What manifest and card call the model.")
+    allow_quantized_source: bool = Field(
+        default=False, description="Take weights that MLX quantized, dequantized."
+    )
+
+
+class _ModelTask(_SourceTask):
     model: str
     encoder: Encoder = Encoder.YAQA
     sensitivity: Sensitivity = Sensitivity.FISHER
@@ -60,7 +67,7 @@ class MeasureTask(_ModelTask):
     cluster: str | None = None
 
 
-class QuantizeTask(_Task):
+class QuantizeTask(_SourceTask):
     """Write the checkpoint of a manifest. Result: {"checkpoint": path, "file_bytes": int, ...}."""
 
     kind: Literal["quantize"] = "quantize"
@@ -71,7 +78,7 @@ class QuantizeTask(_Task):
     recover_seconds: float = Field(default=300.0, ge=0)
 
 
-class EvaluateTask(_Task):
+class EvaluateTask(_SourceTask):
     """Compare a checkpoint with its reference. Result: the report of `evaluate --json`."""
 
     kind: Literal["evaluate"] = "evaluate"

@@ -191,6 +191,14 @@ class JobRequest(AllocationRequest):
         " below 3.5 bits per weight, where the model is small enough.",
     )
     text: str | None = Field(None, description="A text file of the worker's for sensitivity.")
+    name: str | None = Field(
+        None, min_length=1, max_length=256, description="What manifest and card call the model."
+    )
+    allow_quantized_source: bool = Field(
+        default=False,
+        strict=True,
+        description="Take weights that MLX quantized, dequantized: what they lost is not seen.",
+    )
     seed: Annotated[int, Field(ge=0, lt=2**32), Number] = 0
 
     @model_validator(mode="after")

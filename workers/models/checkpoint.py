@@ -58,9 +58,10 @@ class Checkpoint:
     without its file. `digest` is the identity where the files' digests are known without reading
     them.
 
-    `config` is in the words of mlx-lm's class. `unused` names tensors that are left out, `own_head`
-    a head that differs from the embedding, `absent` weight files that others speak of; `notes` are
-    sentences for the user.
+    `config` is in the words of mlx-lm's class. `unused` names tensors that are left out, `decoded`
+    weights that files hold as codes and `load` gives as numbers, `own_head` a head that differs
+    from the embedding, `absent` weight files that others speak of; `notes` are sentences for the
+    user.
     """
 
     name: str
@@ -75,6 +76,7 @@ class Checkpoint:
     digest: str = ""
     unused: frozenset[str] = frozenset()
     own_head: str = ""
+    decoded: frozenset[str] = frozenset()
     absent: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -141,12 +143,15 @@ class Checkpoint:
         except Exception as error:
             raise self._mismatch(error) from error
         for name, origin in known.origins.items():
-            if origin and any(self._tensors[source].dtype is Dtype.F64 for source in origin):
+            if origin and any(self._is_changed_by_loading(source) for source in origin):
                 known.origins[name] = None
         check_kept(self.own_head, known.weights, self.config["model_type"])
         if as_stored:
             return model, known
         return model, in_dtype(known, target_dtype(self.config, self._tensors.values()), model)
+
+    def _is_changed_by_loading(self, name: str) -> bool:
+        return name in self.decoded or self._tensors[name].dtype is Dtype.F64
 
     def _transform(self, model: nn.Module, source: Mapping[str, mx.array]) -> Sanitized:
         float8 = [name for name in source if name in self._float8]

@@ -11,6 +11,7 @@ import mlx.core as mx
 from bitbudget.workers.models.arrays import MLX_DTYPES, load_files
 from bitbudget.workers.models.checkpoint import Checkpoint
 from bitbudget.workers.models.config import understood, window_notes
+from bitbudget.workers.models.dequantized import dequantized, packed_weights
 from bitbudget.workers.models.folder import absent_files, check_config, check_names, read_config
 from bitbudget.workers.models.folder import read_files as read_weight_files
 from bitbudget.workers.models.headers import SourceFile, TensorRef
@@ -27,20 +28,26 @@ _REMOTE_BYTES: Final = 2**16
 
 
 def open_checkpoint(
-    folder: Path, name: str | None = None, revision: str | None = None
+    folder: Path,
+    name: str | None = None,
+    revision: str | None = None,
+    *,
+    allow_quantized_source: bool = False,
 ) -> Checkpoint:
     """Open a local folder: headers are checked, no weight is read.
 
-    Name and revision are by default those that the folder's path tells.
+    Name and revision are by default those that the folder's path tells. What MLX quantized is
+    dequantized where `allow_quantized_source` says so.
 
     Raises InvalidModelError and UnsupportedModelError for anything mlx-lm could not load dense.
     """
-    config = read_config(folder)
+    stated = read_config(folder)
     files = read_weight_files(folder)
-    config, notes = check_dense(config, files, folder)
+    config, notes = check_dense(stated, files, folder, allow_mlx=allow_quantized_source)
+    packed = packed_weights(files) if allow_quantized_source else frozenset()
 
     def load() -> dict[str, mx.array]:
-        return load_files([folder / file.name for file in files])
+        return dequantized(load_files([folder / f.name for f in files]), packed, stated)
 
     def read(tensor: TensorRef) -> bytes:
         with (folder / tensor.file).open("rb") as file:
@@ -58,6 +65,7 @@ def open_checkpoint(
         load,
         unused=head.unused,
         own_head=head.own,
+        decoded=packed,
         absent=absent_files([file.name for file in files], folder),
         notes=(
             *notes,

@@ -22,6 +22,11 @@ class Layout:
     ending: str
 
 
+_MLX: Final = "MLX"
+_REMEDY: Final = (
+    "start from the original bf16, fp16 or fp32 checkpoint, or pass --allow-quantized-source where"
+    " there is none"
+)
 _LAYOUTS: Final = (
     Layout("GPTQ", ".g_idx"),
     Layout("AWQ or GPTQ", ".qweight"),
@@ -30,7 +35,7 @@ _LAYOUTS: Final = (
     Layout("bitsandbytes", ".SCB"),
     Layout("ModelOpt", ".weight_scale_2"),
     Layout("MXFP4 blocks", "_blocks"),
-    Layout("MLX", ".scales"),
+    Layout(_MLX, ".scales"),
     Layout("8-bit numbers with scales", ".weight_scale"),
 )
 _FLOAT8: Final = (Dtype.F8_E4M3, Dtype.F8_E5M2)
@@ -62,16 +67,25 @@ def _packs(name: str, layout: Layout, known: Mapping[str, TensorRef]) -> bool:
 
 
 def check_dense(
-    config: dict[str, Any], files: Iterable[SourceFile], folder: Path | None = None
+    config: dict[str, Any],
+    files: Iterable[SourceFile],
+    folder: Path | None = None,
+    *,
+    allow_mlx: bool = False,
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Return `config` without what it says of quantization, and a note where it said so in vain.
 
-    Raises AlreadyQuantizedError when the weights are packed.
+    Raises AlreadyQuantizedError when the weights are packed, unless MLX did it and `allow_mlx`.
     """
     tensors = [tensor for file in files for tensor in file.tensors]
     layout = packed_layout(tensors) or _power_of_two_blocks(config)
-    if layout is not None:
+    if layout is not None and not layout.startswith(f"packed by {_MLX} "):
         raise AlreadyQuantizedError(layout=layout)
+    if layout is not None and not allow_mlx:
+        raise AlreadyQuantizedError(layout=layout, remedy=_REMEDY)
+    if layout is not None:
+        dense = {key: value for key, value in config.items() if key not in _CONFIG_KEYS}
+        return dense, (f"the source is {layout}: what it lost already is not seen",)
     named = [key for key in _CONFIG_KEYS if config.get(key)]
     if folder is not None and (folder / "hf_quant_config.json").is_file():
         named.append("hf_quant_config.json")

@@ -26,7 +26,7 @@ from bitbudget.workers.pipeline.report import Reporter
 from bitbudget.workers.pipeline.steps.allocate import make_manifest
 from bitbudget.workers.pipeline.steps.baseline import compare_with_uniform
 from bitbudget.workers.pipeline.steps.evaluate import Judge, read_report
-from bitbudget.workers.pipeline.steps.fetch import fetch
+from bitbudget.workers.pipeline.steps.fetch import Source, fetch
 from bitbudget.workers.pipeline.steps.inventory import take_inventory
 from bitbudget.workers.pipeline.steps.measure import measure, measurement_path
 from bitbudget.workers.pipeline.steps.quantize import check_same_model, claimed_output, quantize
@@ -84,6 +84,7 @@ class _Job:
             disk_limit_bytes=self.task.disk_limit_bytes,
             whole=options.needs_whole_model or request.deliver is Deliver.CHECKPOINT,
             identify=options.needs_whole_model or self.task.measurement is not None,
+            source=Source(request.name, request.allow_quantized_source),
         )
         best, low_bits = self._reconsidered(self._best(checkpoint, options))
         path = self.home.manifest(best.manifest.sha256) / "manifest.json"

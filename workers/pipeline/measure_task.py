@@ -19,7 +19,7 @@ from bitbudget.workers.pipeline.home import Home
 from bitbudget.workers.pipeline.measuring.survey import survey
 from bitbudget.workers.pipeline.options import MeasureOptions
 from bitbudget.workers.pipeline.report import Reporter
-from bitbudget.workers.pipeline.steps.fetch import fetch
+from bitbudget.workers.pipeline.steps.fetch import Source, fetch
 from bitbudget.workers.pipeline.steps.inventory import take_inventory
 from bitbudget.workers.pipeline.steps.measure import measure, measurement_path
 
@@ -37,6 +37,7 @@ def run_measure(task: MeasureTask, emit: Callable[[Event], None]) -> dict[str, A
         disk_limit_bytes=task.disk_limit_bytes,
         whole=options.needs_whole_model,
         identify=options.needs_whole_model,
+        source=Source(task.name, task.allow_quantized_source),
     )
     paths = {}
     for rotation, twin in _twins(checkpoint, options, home, reporter).items():

@@ -33,7 +33,7 @@ from bitbudget.workers.pipeline.job import run_job
 from bitbudget.workers.pipeline.measure_task import run_measure
 from bitbudget.workers.pipeline.report import Reporter
 from bitbudget.workers.pipeline.steps.evaluate import Judge, read_report
-from bitbudget.workers.pipeline.steps.fetch import fetch
+from bitbudget.workers.pipeline.steps.fetch import Source, fetch
 from bitbudget.workers.pipeline.steps.inventory import take_inventory
 from bitbudget.workers.pipeline.steps.quantize import check_same_model, claimed_output, quantize
 from bitbudget.workers.pipeline.steps.recover import recover_checkpoint
@@ -76,6 +76,7 @@ def _quantize(task: QuantizeTask, home: Home, reporter: Reporter) -> dict[str, A
         whole=manifest.rotation != "none"
         or how is not Recover.NONE
         or manifest.encoder in COMPENSATED,
+        source=Source(task.name, task.allow_quantized_source),
     )
     check_same_model(checkpoint, manifest)
     checkpoint = rotated(checkpoint, Rotation(manifest.rotation), home, reporter)
@@ -114,7 +115,13 @@ def _read_manifest(path: Path) -> Manifest:
 
 def _evaluate(task: EvaluateTask, home: Home, reporter: Reporter) -> dict[str, Any]:
     checkpoint = Path(task.checkpoint)
-    reference = fetch(task.reference, home, reporter, disk_limit_bytes=task.disk_limit_bytes)
+    reference = fetch(
+        task.reference,
+        home,
+        reporter,
+        disk_limit_bytes=task.disk_limit_bytes,
+        source=Source(task.name, task.allow_quantized_source),
+    )
     report = reporter.step(Step.EVALUATE)
     judge = Judge(
         reference.folder,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bitbudget.app.contract.steps import Step
@@ -11,7 +12,15 @@ from bitbudget.workers.models import Checkpoint, open_checkpoint
 from bitbudget.workers.pipeline.home import Home
 from bitbudget.workers.pipeline.report import Reporter, StepReport
 
-__all__ = ["fetch", "fetch_headers"]
+__all__ = ["Source", "fetch", "fetch_headers"]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What a user says of a model: how it is called, and whether it may be quantized already."""
+
+    name: str | None = None
+    allow_quantized_source: bool = False
 
 
 def fetch(
@@ -22,19 +31,23 @@ def fetch(
     disk_limit_bytes: int | None = None,
     whole: bool = True,
     identify: bool = True,
+    source: Source | None = None,
 ) -> Checkpoint:
     """Return the checkpoint called `model`: a folder, or a Hub id that is downloaded.
 
     `whole` says that all weights are needed at once, which `disk_limit_bytes` must allow. With
     `identify` the files of a folder are hashed now, if they are not known; without, when somebody
-    asks for the identity.
+    asks for the identity. `source` is what the user says of the model.
 
     Raises InvalidModelError when there is none or its files are unsound, and what the Hub raises.
     """
     report = reporter.step(Step.FETCH)
     folder = Path(model).expanduser()
     if folder.is_dir():
-        checkpoint = open_checkpoint(folder)
+        known = source or Source()
+        checkpoint = open_checkpoint(
+            folder, known.name, allow_quantized_source=known.allow_quantized_source
+        )
     else:
         from bitbudget.workers.hub.client import Hub  # noqa: PLC0415, a local folder needs no network
         from bitbudget.workers.hub.source import open_remote  # noqa: PLC0415, as above
@@ -47,6 +60,8 @@ def fetch(
             whole=whole,
             progress=_Files(report),
         )
+    if source is not None and source.name:
+        checkpoint = replace(checkpoint, name=source.name)
     for note in checkpoint.notes:
         report.log(note)
     total = sum(file.nbytes for file in checkpoint.files)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from bitbudget.app.contract.steps import Step
 from bitbudget.app.core.inventory import Inventory, Module
-from bitbudget.app.core.measurement import Curve, Measurement, Sensitivity
+from bitbudget.app.core.measurement import Curve, Measurement, ModelIdentity, Sensitivity
 from bitbudget.app.core.requests import Rotation
 from bitbudget.workers.cluster.batches import check_cluster
 from bitbudget.workers.models import Checkpoint
@@ -54,8 +54,21 @@ def measure(
         measurement = work.run(home)
         write_whole(path, measurement.to_json())
         work.clean()
+    measurement = _called(path, checkpoint.identity(home.digests))
     report.artifact(path)
-    return Measurement.from_json(path.read_bytes())
+    return measurement
+
+
+def _called(path: Path, model: ModelIdentity) -> Measurement:
+    """Return the stored measurement, with the model called as it is now.
+
+    It is found by the weights' digest: another folder with the same weights may have made it.
+    """
+    found = Measurement.from_json(path.read_bytes())
+    if found.model != model:
+        found = replace(found, model=model)
+        write_whole(path, found.to_json())
+    return found
 
 
 def _adopt(given: Path, path: Path, key: str, inventory: Inventory) -> None:
