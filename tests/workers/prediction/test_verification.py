@@ -15,9 +15,23 @@ from bitbudget.workers.fisher import Statistics, collect_statistics
 from bitbudget.workers.models import build_inventory, open_checkpoint
 from bitbudget.workers.prediction import verification
 from bitbudget.workers.prediction.measured_kl import Coding
-from bitbudget.workers.prediction.verification import Verified, agreement, verify
+from bitbudget.workers.prediction.verification import (
+    Verified,
+    agreement,
+    typical_error,
+    verify,
+)
 from bitbudget.workers.running.tokens import sample_tokens
 from tests.workers.models.tiny import write_tiny
+
+
+def test_the_typical_error_is_that_of_what_is_well_known() -> None:
+    found = agreement([1.0, 1.0, 1.0], [1.1, 1 / 1.1, 3.0], [4.0, 5.0, 8.0])
+    assert typical_error(found, [0.05, 0.05, 5.0]) == pytest.approx(np.log(1.1), rel=0.01)
+    assert typical_error(found, [0.05, 0.05, 0.05]) > 0.5
+    nothing = agreement([0.0, 0.0], [0.0, 0.0], [16.0, 16.0])
+    assert typical_error(nothing, [0.0, 0.0]) == 0
+
 
 FORMATS = [parse_format(f"affine{bits}g64") for bits in (2, 3, 4, 6, 8)]
 Step = tuple[int, int]
