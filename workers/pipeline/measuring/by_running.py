@@ -32,7 +32,7 @@ __all__ = ["Sensitivities", "take_sensitivities", "verified"]
 
 _STREAMED: Final = (
     "in float32 the model takes more than half of this machine's memory: its weights are read for"
-    " every pass of the verification, which takes hours"
+    " every pass of the verification"
 )
 
 
