@@ -32,7 +32,7 @@ __all__ = [
     "usable_encoder",
 ]
 
-METRIC_VERSION: Final = 8
+METRIC_VERSION: Final = 9
 """Raised whenever a change makes stored numbers incomparable with new ones."""
 
 

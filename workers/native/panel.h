@@ -16,20 +16,35 @@ INLINE void put_line(float *to, Line x) {
 }
 
 // to[c] += sum over k of matrix[c][k] * from[k], k in order, for `lines` c (a multiple of TILE_LINES).
-// `stride` is the length of the matrix's rows, `step` that of the lines of `from`; those of `to` are PANEL.
-static void add_product(float *to, const float *matrix, i64 stride, const float *from, i64 step, i64 lines, i64 depth) {
+// `stride` is the length of the matrix's rows; lines of `to` and of `from` follow each other.
+static void add_block(float *to, const float *matrix, i64 stride, const float *from, i64 lines, i64 depth) {
   for (i64 c = 0; c < lines; c += TILE_LINES) {
     const float *rows = matrix + c * stride;
     Line sum[TILE_LINES];
     for (int r = 0; r < TILE_LINES; ++r) sum[r] = line_at(to + (c + r) * PANEL);
     for (i64 k = 0; k < depth; ++k) {
-      Line x = line_at(from + k * step);
+      Line x = line_at(from + k * PANEL);
       for (int r = 0; r < TILE_LINES; ++r) {
         Vec m = all(rows[r * stride + k]);
         for (int h = 0; h < 2; ++h) sum[r].half[h] = fma(m, x.half[h], sum[r].half[h]);
       }
     }
     for (int r = 0; r < TILE_LINES; ++r) put_line(to + (c + r) * PANEL, sum[r]);
+  }
+}
+
+// The same for lines of `from` that are `step` apart, DEPTH of them at a time, which stay in the nearest cache.
+static void add_product(float *to, const float *matrix, i64 stride, const float *from, i64 step, i64 lines, i64 depth) {
+  constexpr i64 DEPTH = 256;
+  alignas(64) float packed[DEPTH * PANEL];
+  for (i64 k = 0; k < depth; k += DEPTH) {
+    const i64 count = depth - k < DEPTH ? depth - k : DEPTH;
+    const float *lines_of = from + k * step;
+    if (step != PANEL) {
+      for (i64 i = 0; i < count; ++i) put_line(packed + i * PANEL, line_at(lines_of + i * step));
+      lines_of = packed;
+    }
+    add_block(to, matrix + k, stride, lines_of, lines, count);
   }
 }
 
