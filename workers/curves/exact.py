@@ -72,16 +72,19 @@ def coding_errors(
     statistics: ModuleStatistics,
     *,
     moment: np.ndarray | None = None,
+    sweeps: int | None = None,
 ) -> Iterator[tuple[tuple[int, ...], Format, np.ndarray]]:
     """Yield (expert index, format, dequantized - original) of a float32 weight (..., out, in).
 
-    `moment` is what a compensated encoder works against where `statistics` are of a part only.
+    `moment` is what a compensated encoder works against where `statistics` are of a part only. Its
+    descent makes as many `sweeps` as stored codes get where they are not given.
     """
     together = [f for f in formats if is_compensated(f, encoder, statistics)]
     if together:
         module = ModuleEncoder(statistics, encoder, moment)
         for index in np.ndindex(*values.shape[:-2]):
-            for format_, part in module.code(values[index], dtype, together, index).items():
+            coded = module.code(values[index], dtype, together, index, sweeps=sweeps)
+            for format_, part in coded.items():
                 yield index, format_, part.values - values[index]
     for format_ in formats:
         if format_ not in together:

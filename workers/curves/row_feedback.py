@@ -7,35 +7,20 @@ is: all rows of a few columns tell it at a small part of the cost of all columns
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
 from bitbudget.app.core.dtypes import Dtype
 from bitbudget.app.core.formats import Format
-from bitbudget.workers.encoders.descent import default_sweeps
+from bitbudget.workers.curves.anchors import Gain
+from bitbudget.workers.encoders.descent import curve_sweeps
 from bitbudget.workers.encoders.gptq import Target
 
-__all__ = ["COLUMNS", "Gain", "coupling_gains", "typical_columns"]
+__all__ = ["COLUMNS", "coupling_gains", "typical_columns"]
 
 COLUMNS: Final = 256
 """Columns that are coded: two of the largest groups."""
-_DOUBT: Final = 0.15
-"""Standard error of a gain relative to its logarithm, seen on trained modules."""
-
-
-@dataclass(frozen=True, slots=True)
-class Gain:
-    """KL and squared error of a format with couplings, as multiples of those without."""
-
-    kl: float = 1.0
-    squared: float = 1.0
-
-    @property
-    def doubt(self) -> float:
-        """The relative standard error of both."""
-        return _DOUBT * float(max(abs(np.log(self.kl)), abs(np.log(self.squared))))
 
 
 def typical_columns(moment: np.ndarray) -> slice:
@@ -72,7 +57,7 @@ def coupling_gains(
         seen: B as the encoder takes it.
         width: Columns of the whole weight: it is swept as often.
     """
-    diagonal, sweeps = np.ascontiguousarray(np.diagonal(rows)), default_sweeps(width)
+    diagonal, sweeps = np.ascontiguousarray(np.diagonal(rows)), curve_sweeps(width)
     free = np.ones(len(rows), np.float32)
     found = []
     for own, price in ((free, diagonal), (seen, rows)):

@@ -21,8 +21,9 @@ import numpy.typing as npt
 from bitbudget.app.core.formats import KEEP, Format
 from bitbudget.app.core.inventory import Module
 from bitbudget.app.core.measurement import CurvePoint, Encoder
+from bitbudget.workers.curves.anchors import Gain, anchor_formats, between_anchors
 from bitbudget.workers.curves.exact import as_float32, coding_errors, is_compensated
-from bitbudget.workers.curves.row_feedback import Gain, coupling_gains, typical_columns
+from bitbudget.workers.curves.row_feedback import coupling_gains, typical_columns
 from bitbudget.workers.curves.row_sampling import Drawn, draw, estimate, random_start
 from bitbudget.workers.curves.sampled_costs import (
     Frame,
@@ -31,6 +32,7 @@ from bitbudget.workers.curves.sampled_costs import (
     diagonal_of,
     frame_of,
 )
+from bitbudget.workers.encoders.descent import curve_sweeps
 from bitbudget.workers.fisher.statistics import KroneckerTerm, ModuleStatistics
 
 __all__ = ["SAMPLE", "SampleSize", "sampled_curve"]
@@ -38,24 +40,52 @@ __all__ = ["SAMPLE", "SampleSize", "sampled_curve"]
 Weights = npt.NDArray[Any]
 
 
+_FEW_SWEEPS: Final = 0.02
+"""What codes gain, at most, from the sweeps that a curve leaves out."""
+_ANCHORED_DOUBT: Final = 0.05
+"""Standard error of a format between those in which all rows were coded, relative to the logarithm
+of the correction."""
+_GAIN_DOUBT: Final = 0.15
+"""Standard error of a gain seen on some columns, relative to its logarithm, on trained modules."""
+
+
 @dataclass(frozen=True, slots=True)
 class SampleSize:
     """Which modules are sampled, and how many of their rows."""
 
-    more_than: int = 1 << 20
-    """Weights of a module whose curves are still exact: they take seconds of a processor."""
-    rows: int = 128
-    """Rows of a matrix."""
+    more_than: int = 1 << 16
+    """Weights of a matrix whose curve is still exact."""
+    rows: int = 64
+    """Rows of a matrix, at least."""
+    anchored: int = 1 << 20
+    """Weights of a matrix that is coded whole, too, in the anchor formats."""
+    row_weights: int = 1 << 20
+    """Weights of the rows of a larger matrix, twice as many where B is diagonal."""
+    stack: int = 1 << 20
+    """Weights of a stack of experts whose curve is still exact."""
     experts: int = 16
     """Units of rows of a stack of experts: as many experts, or some of them more than once."""
     expert_rows: int = 32
     """Rows of such a unit: a panel of the kernels."""
 
     def takes(self, shape: tuple[int, ...]) -> bool:
-        """Whether a module (..., out, in) is sampled: it is dear, and four times the sample."""
+        """Whether a module (..., out, in) is sampled: it is dear, and several times the sample."""
         experts = math.prod(shape[:-2])
-        rows = self.rows if experts == 1 else self.experts * self.expert_rows
-        return math.prod(shape) > self.more_than and experts * shape[-2] >= 4 * rows
+        if experts > 1:
+            most = experts * shape[-2] >= 4 * self.experts * self.expert_rows
+            return math.prod(shape) > self.stack and most
+        return math.prod(shape) > self.more_than and shape[-2] >= 4 * self.rows
+
+    def rows_of(self, shape: tuple[int, ...], *, coupled: bool) -> int:
+        """Return how many rows of a matrix (out, in) are drawn.
+
+        Few where the whole corrects them; else as many as `row_weights` say, but not more than a
+        quarter.
+        """
+        if coupled and math.prod(shape) <= self.anchored:
+            return self.rows
+        wanted = (1 if coupled else 2) * self.row_weights // shape[-1]
+        return max(self.rows, min(wanted, shape[-2] // 4))
 
 
 SAMPLE: Final = SampleSize()
@@ -88,12 +118,22 @@ def sampled_curve(
     weights = [
         Part(index, matrix, module.dtype) for index, matrix in zip(places, matrices, strict=True)
     ]
-    unit, count = (1, size.rows) if len(weights) == 1 else (size.expert_rows, size.experts)
-    frame = frame_of(weights, statistics, unit)
+    single = len(weights) == 1
+    coupled = single and _couples(encoder, statistics)
+    shape = module.shape[-2:]
+    count = size.rows_of(shape, coupled=coupled) if single else size.experts
+    frame = frame_of(weights, statistics, 1 if single else size.expert_rows)
     drawn = draw(frame.cost.shares + frame.squared.shares, count, random_start(module.path))
-    return _Work(weights, frame, drawn, encoder, statistics).points(
-        [format_ for format_ in formats if format_ != KEEP]
-    )
+    work = _Work(weights, frame, drawn, encoder, statistics)
+    lossy = [format_ for format_ in formats if format_ != KEEP]
+    is_anchored = coupled and math.prod(shape) <= size.anchored
+    return work.anchored(lossy) if is_anchored else work.points(lossy)
+
+
+def _couples(encoder: Encoder, statistics: ModuleStatistics) -> bool:
+    """Whether the encoder lets rows of a matrix make up for each other."""
+    terms = statistics.terms
+    return encoder is Encoder.YAQA and len(terms) == 1 and terms[0].rows.ndim > 1
 
 
 @dataclass(frozen=True)
@@ -103,6 +143,45 @@ class _Work:
     drawn: Drawn
     encoder: Encoder
     statistics: ModuleStatistics
+
+    def anchored(self, formats: Sequence[Format]) -> list[CurvePoint]:
+        """Return estimates of a matrix from rows by themselves, corrected where it is coded whole.
+
+        What no compensated encoder has is coded whole in any case.
+        """
+        affine = [f for f in formats if is_compensated(f, self.encoder, self.statistics)]
+        anchors = anchor_formats(affine)
+        exact = self._whole([*anchors, *(f for f in formats if f not in affine)])
+        none = np.zeros(len(self.drawn.units))
+        found = {
+            f: self._point(f, cost, squared, none)
+            for f, cost, squared in self._coded(self.weights[0], self.drawn.units, affine)
+        }
+        usable = [f for f in anchors if min(found[f].kl_nats, found[f].t2, exact[f].kl_nats) > 0]
+        known = {
+            f: Gain(exact[f].kl_nats / found[f].kl_nats, exact[f].t2 / found[f].t2) for f in usable
+        }
+        gains = between_anchors(affine, known)
+        for format_ in affine:
+            point, gain = found[format_], gains.get(format_, Gain())
+            kl, t2 = point.kl_nats * gain.kl, point.t2 * gain.squared
+            doubt = math.hypot(_FEW_SWEEPS, _ANCHORED_DOUBT * gain.logarithm)
+            exact.setdefault(format_, CurvePoint(format_, t2, kl, doubt))
+        return [exact[format_] for format_ in formats]
+
+    def _whole(self, formats: Sequence[Format]) -> dict[Format, CurvePoint]:
+        """Return the exact points of one matrix."""
+        part, found = self.weights[0], {}
+        values = as_float32(part.weight, part.dtype)
+        job = (values, part.dtype, formats, self.encoder, self.statistics)
+        for _, format_, error in coding_errors(
+            *job, moment=self._moments[part.index], sweeps=curve_sweeps(part.weight.shape[-1])
+        ):
+            t2 = float(np.einsum("ij,ij->", error, error, dtype=np.float64))
+            kl = max(self.statistics.kl_nats(error), 0.0)
+            t2 /= self.frame.norm or 1.0
+            found[format_] = CurvePoint(format_, t2, kl, self._left_by_sweeps(format_))
+        return found
 
     def points(self, formats: Sequence[Format]) -> list[CurvePoint]:
         """Return the estimates."""
@@ -116,7 +195,7 @@ class _Work:
                 gain = gains.get(format_, Gain())
                 found[format_][0, at] = cost * gain.kl
                 found[format_][1, at] = squared * gain.squared
-                found[format_][2, at] = gain.doubt
+                found[format_][2, at] = _GAIN_DOUBT * gain.logarithm
         return [self._point(format_, *found[format_]) for format_ in formats]
 
     def _point(
@@ -125,8 +204,12 @@ class _Work:
         """Return the estimate from what the drawn units cost, their error and doubt, each (n,)."""
         kl, kl_error = self._estimate(format_, cost, self.frame.cost)
         error, t2_error = self._estimate(format_, squared, self.frame.squared)
-        uncertain = math.hypot(max(kl_error, t2_error), float(doubt.mean()))
+        left = self._left_by_sweeps(format_)
+        uncertain = math.hypot(max(kl_error, t2_error), float(doubt.mean()), left)
         return CurvePoint(format_, error / (self.frame.norm or 1.0), 0.5 * kl, uncertain)
+
+    def _left_by_sweeps(self, format_: Format) -> float:
+        return _FEW_SWEEPS if is_compensated(format_, self.encoder, self.statistics) else 0.0
 
     def _estimate(
         self, format_: Format, found: np.ndarray, known: Predicted
@@ -145,7 +228,9 @@ class _Work:
         terms = tuple(KroneckerTerm(term.columns, diagonal_of(term)[rows]) for term in whole)
         own = replace(self.statistics, terms=terms)
         job = (values, part.dtype, formats, self.encoder, own)
-        for _, format_, error in coding_errors(*job, moment=self._moments[part.index]):
+        for _, format_, error in coding_errors(
+            *job, moment=self._moments[part.index], sweeps=curve_sweeps(part.weight.shape[-1])
+        ):
             cost = sum(
                 np.einsum("ij,ij->i", error @ term.columns, error, dtype=np.float64) * term.rows
                 for term in terms
@@ -156,18 +241,21 @@ class _Work:
     def _gains(self, part: Part, formats: Sequence[Format]) -> Mapping[Format, Gain]:
         """Return what couplings between rows gain one expert where the encoder sees them."""
         terms = [term.part(part.index) for term in self.statistics.terms]
-        coupled = [f for f in formats if is_compensated(f, self.encoder, self.statistics)]
-        has_rows = len(terms) == 1 and terms[0].rows.ndim > 1
-        if self.encoder is not Encoder.YAQA or not has_rows or not coupled:
+        affine = [f for f in formats if is_compensated(f, self.encoder, self.statistics)]
+        anchors = anchor_formats(affine)
+        if not anchors or len(terms) > 1 or terms[0].rows.ndim == 1:
+            return {}
+        if self.encoder is not Encoder.YAQA:
             return {}
         moment, width = self._moments[part.index], part.weight.shape[1]
         some = typical_columns(moment)
         values = as_float32(part.weight[:, some], part.dtype)
         inner = np.ascontiguousarray(moment[some, some])
         seen = self.statistics.feedback_rows(part.index)
-        return coupling_gains(
-            values, part.dtype, coupled, inner, terms[0].rows, seen=seen, width=width
+        known = coupling_gains(
+            values, part.dtype, anchors, inner, terms[0].rows, seen=seen, width=width
         )
+        return between_anchors(affine, known)
 
     @cached_property
     def _moments(self) -> Mapping[tuple[int, ...], np.ndarray]:

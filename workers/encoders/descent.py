@@ -25,7 +25,7 @@ from bitbudget.workers.native.arrays import address, storage_code
 from bitbudget.workers.native.loader import kernels
 from bitbudget.workers.native.threads import default_threads
 
-__all__ = ["code_weight", "default_sweeps"]
+__all__ = ["code_weight", "curve_sweeps", "default_sweeps"]
 
 _PANEL: Final = 32
 """Rows that the kernels work on side by side."""
@@ -34,6 +34,8 @@ _SWEEPS: Final = ((1024, 8), (2048, 4))
 """Sweeps up to an input width, two beyond: a sweep costs two to three times the feedback pass, and
 that more a weight the wider it is. Three leave 1.5 % of the objective to 16, eight 0.3 %; moving
 two codes at once after that gains 0.5 to 1 %, and is not done."""
+_CURVE_SWEEPS: Final = 3
+"""Sweeps behind a curve: what more of them would gain is the same share in every format."""
 _WORKING_BYTES: Final = 1 << 30
 """Errors and codes of all formats that are coded at the same time."""
 
@@ -41,6 +43,11 @@ _WORKING_BYTES: Final = 1 << 30
 def default_sweeps(width: int) -> int:
     """Return how often the descent sweeps a weight of this input width."""
     return next((count for most, count in _SWEEPS if width <= most), 2)
+
+
+def curve_sweeps(width: int) -> int:
+    """Return how often the descent sweeps where only the error counts, not the codes."""
+    return min(_CURVE_SWEEPS, default_sweeps(width))
 
 
 def code_weight(
