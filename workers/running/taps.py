@@ -7,7 +7,7 @@ attributes and `isinstance` stay as they were, so any model code runs unchanged.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -36,12 +36,21 @@ class Call:
 
 @dataclass(slots=True)
 class Tape:
-    """The calls of one forward pass, in order, and the taps to add to their outputs."""
+    """The calls of one forward pass, in order, and the taps to add to their outputs.
+
+    A linear module whose path is in `held` reads that in place of its input, of as many elements:
+    MLX then computes nothing that only the input depends on.
+    """
 
     calls: list[Call] = field(default_factory=list)
     shapes: list[tuple[int, ...]] = field(default_factory=list)
     taps: Sequence[mx.array] = ()
     direct: dict[str, nn.Module] = field(default_factory=dict)
+    held: Mapping[str, mx.array] = field(default_factory=dict)
+
+    def input(self, path: str, x: mx.array) -> mx.array:
+        """Return what the module at `path` reads where it is given `x`."""
+        return self.held[path].reshape(x.shape) if path in self.held else x
 
     def rewind(self, taps: Sequence[mx.array]) -> None:
         """Forget the calls; the next pass adds `taps`, none when empty."""
@@ -105,13 +114,14 @@ def _methods(module: nn.Module, path: str, tape: Tape) -> dict[str, Any] | None:
     if forward is RotatedLinear.__call__:
 
         def turn(self: nn.Module, x: mx.array) -> mx.array:
-            turned = butterfly(x)
+            turned = tape.input(path, butterfly(x))
             return tape.record(Call(path, turned), nn.Linear.__call__(self, turned))  # type: ignore[arg-type]
 
         return {"__call__": turn}
     if forward is nn.Linear.__call__:
 
         def apply(self: nn.Module, x: mx.array) -> mx.array:
+            x = tape.input(path, x)
             return tape.record(Call(path, x), forward(self, x))
 
         return {"__call__": apply}

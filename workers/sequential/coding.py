@@ -29,7 +29,7 @@ from bitbudget.workers.native.threads import default_threads
 from bitbudget.workers.running.float32 import load_float32
 from bitbudget.workers.running.layers import Walk, module_paths
 from bitbudget.workers.running.taps import Call, Tape, tapped
-from bitbudget.workers.sequential.corrected_target import Halves, Moments, shifted
+from bitbudget.workers.sequential.corrected_target import Correction, Halves, Moments
 
 __all__ = ["Plan", "code_sequentially", "read_coded"]
 
@@ -116,7 +116,8 @@ class _Run:
             coded |= found
         self._save(index + 1, coded)
         pair.pass_coded()
-        for name in (_ORIGINAL, _CODED, *(group[0] for group in groups)):
+        inputs = (group[0] for group in groups)
+        for name in (_ORIGINAL, _CODED, *(name for path in inputs for name in _states(path))):
             self.store.drop_state(name, index)
 
     def _alone(self, paths: Sequence[str]) -> _Coded:
@@ -127,14 +128,16 @@ class _Run:
 
     def _together(self, pair: _Pair, group: Sequence[str]) -> _Coded:
         """Return the arrays of modules with one input, coded side by side against it."""
-        moments = pair.moments(group[0])
+        moments = pair.moments(group)
+        correction = Correction.of(*moments)
+        together = _unit_trace(moments[0].own + moments[1].own)
         weights = [pair.original(path) for path in group]
 
         def code(path: str, weight: np.ndarray) -> dict[str, np.ndarray]:
             coder = ModuleEncoder(self.plan.statistics[path], self.plan.encoder)
-            coder.moment = _unit_trace(moments[0].own + moments[1].own)
+            coder.moment = together
             dtype, format_ = self.modules[path].dtype, self.plan.formats[path]
-            return coder.encode(shifted(weight, *moments), dtype, format_)
+            return coder.encode(correction.shifted(weight), dtype, format_)
 
         with ThreadPoolExecutor(default_threads()) as pool:
             return dict(zip(group, pool.map(code, group, weights), strict=True))
@@ -198,6 +201,7 @@ class _Pair:
             if hasattr(module, "to_quantized")
         }
         self.originals = module_paths(self.layers[0], prefix)
+        self.held: dict[str, np.ndarray] = {}
 
     def groups(self, wanted: Callable[[str], bool]) -> list[list[str]]:
         """Return the wanted modules in the order of their calls, those with one input together.
@@ -230,16 +234,24 @@ class _Pair:
             for path, x in inputs.items():
                 if path not in states:
                     shape = (len(self.walk.tokens), *x.shape[1:])
-                    states[path] = self.store.new_state(path, self.index, shape)
+                    states[path] = self.store.new_state(_states(path)[0], self.index, shape)
                 states[path][batch] = np.array(x, np.float32)
         self.store.write_state(_ORIGINAL, self.index + 1, outputs)
 
-    def moments(self, path: str) -> tuple[Moments, Moments]:
-        """Return the moments of a module's inputs, the original's as stored, on two halves."""
-        original = self.store.read_state(path, self.index)
+    def moments(self, group: Sequence[str]) -> tuple[Moments, Moments]:
+        """Return the moments of a group's inputs, the original's as stored, on two halves.
+
+        What lies before is coded by now: later runs of the coded layer go on from these inputs.
+        """
+        before, after = _states(group[0])
+        original = self.store.read_state(before, self.index)
+        coded = self.store.new_state(after, self.index, original.shape)
         moments = Halves(original.shape[-1])
         for (calls, output), batch in zip(self._run(1), self.walk.batches, strict=True):
-            moments.add(mx.array(original[batch]), _input(calls, path, output))
+            x = _input(calls, group[0], output)
+            moments.add(mx.array(original[batch]), x)
+            coded[batch] = np.array(x, np.float32)
+        self.held |= dict.fromkeys(group, coded)
         return moments.finish()
 
     def original(self, path: str) -> np.ndarray:
@@ -268,6 +280,8 @@ class _Pair:
         layer, hidden, tape = self.layers[which], self.hidden[which], Tape()
         for number, batch in enumerate(self.walk.batches):
             tape.rewind(())
+            if which == 1:
+                tape.held = {path: mx.array(state[batch]) for path, state in self.held.items()}
             with tapped(layer, self.prefix, tape):
                 call = self.walk.call(number, self.index)
                 output = call.apply(layer, mx.array(hidden[batch]))
@@ -277,6 +291,11 @@ class _Pair:
 def _unit_trace(moment: np.ndarray) -> np.ndarray:
     trace = float(np.trace(moment, dtype=np.float64))
     return moment / np.float32(trace) if trace > 0 else moment
+
+
+def _states(path: str) -> tuple[str, str]:
+    """Return the names under which the original's and the coded input of a module are stored."""
+    return path, f"{path}.coded"
 
 
 def _input(calls: list[Call], path: str, output: mx.array) -> mx.array:

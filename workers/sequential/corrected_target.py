@@ -15,7 +15,9 @@ from typing import Final
 import mlx.core as mx
 import numpy as np
 
-__all__ = ["Halves", "Moments", "shifted"]
+from bitbudget.workers.encoders.compensated import inverse_factor
+
+__all__ = ["Correction", "Halves", "Moments"]
 
 _DAMPING: Final = 0.01
 """Added to the diagonal of E[y y^T], relative to its mean."""
@@ -36,8 +38,8 @@ class Moments:
         mean = float(np.trace(self.own, dtype=np.float64)) / len(self.own)
         if not np.isfinite(mean) or mean <= 0:
             return np.zeros_like(self.own)
-        damped = self.own + np.float32(_DAMPING * mean) * np.eye(len(self.own), dtype=np.float32)
-        result: np.ndarray = np.linalg.solve(damped, self.drift.T).T
+        factor = inverse_factor(self.own, _DAMPING)
+        result: np.ndarray = (self.drift / np.float32(mean)) @ factor.T @ factor
         return result
 
 
@@ -66,21 +68,34 @@ class Halves:
         return first, second
 
 
-def shifted(weight: np.ndarray, first: Moments, second: Moments) -> np.ndarray:
-    """Return W' for a float32 weight (out, in): the weight itself where the inputs agree."""
-    change = weight @ (first + second).map()
-    result: np.ndarray = weight + np.float32(_useful_share(weight, first, second)) * change
-    return result
+@dataclass(frozen=True, slots=True)
+class Correction:
+    """The map of all tokens, which is applied, and of each half with the other's moments."""
 
+    whole: np.ndarray
+    crossed: tuple[tuple[np.ndarray, Moments], ...]
 
-def _useful_share(weight: np.ndarray, first: Moments, second: Moments) -> float:
-    """Return which share of the change is best on tokens it was not fitted to, 0 to 1.
+    @classmethod
+    def of(cls, first: Moments, second: Moments) -> Correction:
+        """Return the correction of every module that reads these inputs."""
+        crossed = ((first.map(), second), (second.map(), first))
+        return cls((first + second).map(), crossed)
 
-    That is s with least E ||W (x - y) - s W M y||^2, M from one half and the mean over the other.
-    """
-    gained, spent = 0.0, 0.0
-    for fitted, other in ((first, second), (second, first)):
-        change = weight @ fitted.map()
-        gained += float(np.vdot(change, weight @ other.drift))
-        spent += float(np.vdot(change, change @ other.own))
-    return min(max(gained / spent, 0.0), 1.0) if spent > 0 else 0.0
+    def shifted(self, weight: np.ndarray) -> np.ndarray:
+        """Return W' for a float32 weight (out, in): the weight itself where the inputs agree."""
+        change = weight @ self.whole
+        result: np.ndarray = weight + np.float32(self._useful_share(weight)) * change
+        return result
+
+    def _useful_share(self, weight: np.ndarray) -> float:
+        """Return which share of the change is best on tokens it was not fitted to, 0 to 1.
+
+        That is s with least E ||W (x - y) - s W M y||^2, M from one half and the mean over the
+        other.
+        """
+        gained, spent = 0.0, 0.0
+        for fitted, other in self.crossed:
+            change = weight @ fitted
+            gained += float(np.vdot(change, weight @ other.drift))
+            spent += float(np.vdot(change, change @ other.own))
+        return min(max(gained / spent, 0.0), 1.0) if spent > 0 else 0.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import mlx.core as mx
 import numpy as np
 
-from bitbudget.workers.sequential.corrected_target import Halves, Moments, shifted
+from bitbudget.workers.sequential.corrected_target import Correction, Halves, Moments
 
 
 def _moments(x: np.ndarray, y: np.ndarray) -> tuple[Moments, Moments]:
@@ -19,7 +19,7 @@ def test_equal_inputs_change_nothing() -> None:
     rng = np.random.default_rng(0)
     x = rng.standard_normal((300, 8), np.float32)
     weight = rng.standard_normal((5, 8), np.float32)
-    assert np.array_equal(shifted(weight, *_moments(x, x)), weight)
+    assert np.array_equal(Correction.of(*_moments(x, x)).shifted(weight), weight)
 
 
 def test_a_linear_change_of_the_inputs_is_undone() -> None:
@@ -27,7 +27,7 @@ def test_a_linear_change_of_the_inputs_is_undone() -> None:
     x = rng.standard_normal((2000, 8), np.float32)
     y = x @ (np.eye(8) + 0.2 * rng.standard_normal((8, 8))).astype(np.float32)
     weight = rng.standard_normal((5, 8), np.float32)
-    found = shifted(weight, *_moments(x, y))
+    found = Correction.of(*_moments(x, y)).shifted(weight)
     before = np.square(x @ weight.T - y @ weight.T).mean()
     after = np.square(x @ weight.T - y @ found.T).mean()
     assert after < 0.01 * before
@@ -36,9 +36,9 @@ def test_a_linear_change_of_the_inputs_is_undone() -> None:
 def test_a_constant_input_and_one_that_never_came_give_a_finite_weight() -> None:
     weight = np.ones((3, 4), np.float32)
     constant = np.ones((50, 4), np.float32)
-    assert np.isfinite(shifted(weight, *_moments(constant, 0.5 * constant))).all()
+    assert np.isfinite(Correction.of(*_moments(constant, 0.5 * constant)).shifted(weight)).all()
     zeros = np.zeros((50, 4), np.float32)
-    assert np.array_equal(shifted(weight, *_moments(zeros, zeros)), weight)
+    assert np.array_equal(Correction.of(*_moments(zeros, zeros)).shifted(weight), weight)
 
 
 def test_what_only_fits_noise_is_not_applied() -> None:
@@ -52,7 +52,7 @@ def test_what_only_fits_noise_is_not_applied() -> None:
     everything = weight + weight @ (first + second).map()
     lost = [
         np.square(fresh @ weight.T - noisy @ w.T).mean()
-        for w in (everything, shifted(weight, first, second), weight)
+        for w in (everything, Correction.of(first, second).shifted(weight), weight)
     ]
     assert lost[1] < lost[0]
     assert lost[1] < 1.05 * lost[2]
