@@ -135,7 +135,7 @@ def _sampled(
         return ()
     middle, most = 100 * float(np.median(errors)), 100 * max(errors)
     note = (
-        f"the curves of {len(errors)} large modules are estimated from some of their rows and"
+        f"the curves of {len(errors)} modules are estimated from some of their rows and"
         f" columns: standard error {middle:.1f} % for the median module, {most:.1f} % at most"
     )
     return (note,)

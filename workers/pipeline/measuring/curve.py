@@ -20,7 +20,7 @@ from bitbudget.workers.pipeline.options import MeasureOptions
 from bitbudget.workers.streaming.digest import digest_of_parts
 from bitbudget.workers.sweep import measure_weight
 
-__all__ = ["CurveTask", "make_curve"]
+__all__ = ["CurveTask", "curve_of", "make_curve"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +45,15 @@ def make_curve(
     checkpoint: Checkpoint, task: CurveTask, statistics: ModuleStatistics | None
 ) -> Curve:
     """Return the curve; without statistics it is that of an encoder that needs none."""
+    return curve_of(list(checkpoint.parts(task.module.path)), task, statistics)
+
+
+def curve_of(
+    parts: list[npt.NDArray[Any]], task: CurveTask, statistics: ModuleStatistics | None
+) -> Curve:
+    """Return the curve of a weight: one array, or one for each expert, in the dtype's own type."""
     module, options, alpha = task.module, task.options, task.alpha_nats
     formats = tuple(f for f in module.legal_formats(options.formats) if f != KEEP)
-    parts = list(checkpoint.parts(module.path))
     full = options.features == "full"
     encoder = plain_encoder(options.encoder) if statistics is None else Encoder.MINMAX
     errors = measure_weight(
@@ -83,7 +89,7 @@ def _points(
     Of a large module it is estimated: coding it whole in every format takes minutes to hours.
     """
     if statistics.terms and SAMPLE.takes(module.shape):
-        return sampled_curve(module, parts, formats, encoder, statistics)
+        return sampled_curve(module, parts, formats, encoder, statistics, size=SAMPLE)
     weight = (parts[0] if len(parts) == 1 else np.stack(parts)).reshape(module.shape)
     points = kl_curve(module, weight, formats, encoder, statistics)
     return [point for point in points if point.format != KEEP]

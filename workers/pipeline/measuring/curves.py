@@ -9,7 +9,9 @@ with the tasks would all lie in the scheduler's memory.
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -30,9 +32,10 @@ from bitbudget.workers.cluster.batches import (
 from bitbudget.workers.cluster.isolated_call import Parcel, run_apart
 from bitbudget.workers.fisher import Statistics
 from bitbudget.workers.models import Checkpoint, open_checkpoint
+from bitbudget.workers.native.threads import default_threads
 from bitbudget.workers.pipeline.home import Home
 from bitbudget.workers.pipeline.journal import Journal
-from bitbudget.workers.pipeline.measuring.curve import CurveTask, make_curve
+from bitbudget.workers.pipeline.measuring.curve import CurveTask, curve_of, make_curve
 from bitbudget.workers.pipeline.options import MeasureOptions
 from bitbudget.workers.pipeline.report import StepReport
 
@@ -42,6 +45,8 @@ if TYPE_CHECKING:
 __all__ = ["curves_by_error"]
 
 _CURVE = TypeAdapter(Curve)
+_SIDE_BY_SIDE_WEIGHTS: Final = 1 << 22
+"""Weights of a module up to which others are held beside it."""
 _LEAST_BATCH_BYTES = 2**20
 """Of weights that go to a worker together: coding them takes longer than to start a process."""
 _MOST_BATCH_BYTES: Final = 2**25
@@ -97,9 +102,24 @@ class _Place:
     home: Home
 
     def here(self, tasks: Sequence[CurveTask]) -> Iterator[Curve]:
-        """Make one after the other."""
-        for task in tasks:
-            yield make_curve(self.checkpoint, task, self.statistics.get(task.module.path))
+        """Make those of small modules side by side, each on a thread, and large ones alone.
+
+        Weights and statistics are read by this thread, a few modules ahead.
+        """
+        waiting: deque[Future[Curve]] = deque()
+        threads = default_threads()
+        with ThreadPoolExecutor(threads, "bitbudget-curves") as pool:
+            for task in tasks:
+                path = task.module.path
+                known = self.statistics.get(path)
+                if task.module.weights > _SIDE_BY_SIDE_WEIGHTS:
+                    yield from _drained(waiting, 0)
+                    yield make_curve(self.checkpoint, task, known)
+                    continue
+                parts = list(self.checkpoint.parts(path))
+                waiting.append(pool.submit(curve_of, parts, task, known))
+                yield from _drained(waiting, threads)
+            yield from _drained(waiting, 0)
 
     def on(self, cluster: str, tasks: Sequence[CurveTask]) -> Iterator[Curve]:
         """Make them on the workers of a cluster."""
@@ -123,6 +143,12 @@ class _Place:
         )
         name = paths[0] if len(paths) == 1 else f"{paths[0]} or one of {len(paths) - 1} more"
         return Parcel.of(name, _curves, batch)
+
+
+def _drained(waiting: deque[Future[Curve]], left: int) -> Iterator[Curve]:
+    """Yield the curves that were begun first until only `left` are waited for."""
+    while len(waiting) > left:
+        yield waiting.popleft().result()
 
 
 def _batches(nbytes: int, workers: int) -> int:

@@ -82,6 +82,8 @@ def test_only_large_modules_are_estimated_and_that_is_said(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    for user in (curve, sensitive):
+        monkeypatch.setattr(user, "SAMPLE", SampleSize(more_than=1 << 20))
     exact = curves(checkpoint, inventory, known, tmp_path / "exact")
     for module in inventory.modules:
         statistics = known.modules[module.path]
@@ -90,7 +92,7 @@ def test_only_large_modules_are_estimated_and_that_is_said(
         )
         assert exact[module.path].points == tuple(points)
     for user in (curve, sensitive):
-        monkeypatch.setattr(user, "SAMPLE", SampleSize(more_than=40_000, rows=64))
+        monkeypatch.setattr(user, "SAMPLE", SampleSize(more_than=40_000, anchored=0))
     found = curves(checkpoint, inventory, known, tmp_path / "sampled")
     assert found[SMALL] == exact[SMALL]
     for point, true in zip(found[LARGE].points[:2], exact[LARGE].points, strict=False):
@@ -103,5 +105,5 @@ def test_only_large_modules_are_estimated_and_that_is_said(
     )
     assert (checked, notes) == (None, ())
     assert sensitive._sampled(inventory, found, known)[0].startswith(
-        "the curves of 1 large modules are estimated"
+        "the curves of 1 modules are estimated"
     )
