@@ -28,7 +28,7 @@ from bitbudget.workers.running.float32 import load_float32
 
 __all__ = ["collect_statistics"]
 
-_VERSION: Final = 3
+_VERSION: Final = 4
 """Raised when a pass leaves something else behind."""
 
 

@@ -68,8 +68,9 @@ class Pass(Walk):
                     seen: list[mx.array] = seen,
                     key: mx.array = key,
                 ) -> mx.array:
-                    seen.append(self.model(ids, **self.kv.options))
-                    return _sampled_loss(seen[-1], key)
+                    value, p = _sampled_loss(self.model(ids, **self.kv.options), key)
+                    seen.append(p)
+                    return value
 
                 pulled = self.kv.take(backward(loss, mx.zeros(1), mx.array(1.0), tape))
                 mx.eval(self.kv.unevaluated())
@@ -126,10 +127,10 @@ class Pass(Walk):
             moments: dict[str, ModuleMoments] = {}
             gradients = []
             for number, batch in enumerate(self.batches):
-                pulled, logits = self._through_head(
+                pulled, p = self._through_head(
                     self.ids(batch), mx.array(hidden[batch]), self._key(number)
                 )
-                _accumulate(moments, pulled, self.model, "", logits)
+                _accumulate(moments, pulled, self.model, "", p)
                 gradients.append(pulled.carried)
                 mx.eval(gradients[-1])
             self._save("head", moments, self.model, "")
@@ -147,8 +148,9 @@ class Pass(Walk):
                 return h if index == last else LayerCall.of(arguments, options).hidden
 
             with replaced_layers(self.layers, stub):
-                seen.append(self.model(ids))
-            return _sampled_loss(seen[-1], key)
+                value, p = _sampled_loss(self.model(ids), key)
+            seen.append(p)
+            return value
 
         with tapped(self.model, "", tape, skip=f"{self.prefix}."):
             pulled = backward(loss, hidden, mx.array(1.0), tape)
@@ -213,11 +215,20 @@ class Pass(Walk):
         self.store.write_modules(name, finished())
 
 
-def _sampled_loss(logits: mx.array, key: mx.array) -> mx.array:
-    """Return the summed log-loss of labels drawn from the model: its gradient squares to F."""
+def _sampled_loss(logits: mx.array, key: mx.array) -> tuple[mx.array, mx.array]:
+    """Return a scalar whose gradient squares to F, and the probabilities p of every token.
+
+    The gradient of the summed log-loss of labels drawn from the model is p less one at the label;
+    the scalar has that gradient and makes one exponential of each logit do. A label is where the
+    running sum of p passes a uniform number.
+    """
     logits = logits.astype(mx.float32)
-    labels = mx.random.categorical(mx.stop_gradient(logits), key=key)
-    return nn.losses.cross_entropy(logits, labels, reduction="sum")
+    p = mx.stop_gradient(mx.softmax(logits, axis=-1, precise=True))
+    passed = mx.cumsum(p, axis=-1)
+    level = mx.random.uniform(shape=(*p.shape[:-1], 1), key=key) * passed[..., -1:]
+    labels = mx.minimum((passed <= level).sum(axis=-1, keepdims=True), p.shape[-1] - 1)
+    slope = p - (mx.arange(p.shape[-1]) == labels)
+    return (logits * mx.stop_gradient(slope)).sum(), p
 
 
 def _accumulate(
@@ -225,7 +236,7 @@ def _accumulate(
     pulled: Gradients,
     root: nn.Module,
     prefix: str,
-    logits: mx.array | None = None,
+    p: mx.array | None = None,
 ) -> None:
     """Add a batch; for a head, whose output is the logits, E[g^2] = p (1 - p) is exact."""
     modules = module_paths(root, prefix)
@@ -234,9 +245,9 @@ def _accumulate(
             call.path, ModuleMoments(call.path, modules[call.path].weight.shape)
         )
         variance = None
-        if logits is not None and not call.is_lookup and gradient.shape == logits.shape:
-            p = mx.softmax(logits.reshape(-1, logits.shape[-1]), axis=-1, precise=True)
-            variance = p * (1 - p)
+        if p is not None and not call.is_lookup and gradient.shape == p.shape:
+            flat = p.reshape(-1, p.shape[-1])
+            variance = flat * (1 - flat)
         moment.add(call, gradient, variance)
     tokens = pulled.carried.size // pulled.carried.shape[-1]
     for path, gradient in pulled.direct.items():

@@ -149,5 +149,13 @@ def test_prediction_is_the_quadratic_form_of_the_gradients(
 
 
 def test_loss_samples_from_the_predictions() -> None:
-    logits = mx.broadcast_to(mx.array([0.0, -50.0, -50.0]), (1, 9, 3))
-    assert _sampled_loss(logits, mx.random.key(0)).item() == pytest.approx(0.0, abs=1e-6)
+    chances = np.array([0.0, 0.5, 0.3, 0.2, 0.0])
+    logits = mx.broadcast_to(mx.array(np.log(chances + 1e-30)), (2, 5000, 5)).astype(mx.float32)
+    key = mx.random.key(0)
+    slope = np.array(mx.grad(lambda x: _sampled_loss(x, key)[0])(logits))
+    p = np.array(_sampled_loss(logits, key)[1])
+    np.testing.assert_allclose(p[0, 0], chances, atol=1e-6)
+    labels = p - slope
+    assert set(np.unique(np.round(labels, 5))) == {0.0, 1.0}
+    np.testing.assert_allclose(labels.sum(-1), 1, atol=1e-5)
+    np.testing.assert_allclose(labels.mean((0, 1)), chances, atol=0.02)
