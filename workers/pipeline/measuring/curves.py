@@ -42,7 +42,7 @@ from bitbudget.workers.pipeline.report import StepReport
 if TYPE_CHECKING:
     from bitbudget.workers.pipeline.measuring.by_running import Sensitivities
 
-__all__ = ["curves_by_error"]
+__all__ = ["curves_by_error", "curves_here"]
 
 _CURVE = TypeAdapter(Curve)
 _SIDE_BY_SIDE_WEIGHTS: Final = 1 << 22
@@ -82,8 +82,10 @@ def curves_by_error(
     }
     finished = {curve.path: curve for curve in map(_CURVE.validate_python, journal)}
     missing = [task for path, task in tasks.items() if path not in finished]
-    place = _Place(checkpoint, known.modules, home)
-    made = place.here(missing) if options.cluster is None else place.on(options.cluster, missing)
+    if options.cluster is None:
+        made = curves_here(checkpoint, known.modules, missing)
+    else:
+        made = _Place(checkpoint, known.modules, home).on(options.cluster, missing)
     total, done = sum(task.nbytes for task in tasks.values()), 0
     for curve in chain(finished.values(), made):
         if curve.path not in finished:
@@ -93,6 +95,30 @@ def curves_by_error(
         report.progress(done, total, detail=curve.path)
 
 
+def curves_here(
+    checkpoint: Checkpoint, statistics: Statistics, tasks: Sequence[CurveTask]
+) -> Iterator[Curve]:
+    """Yield the curve of each task, made on this machine.
+
+    Those of small modules are made side by side, each on a thread, those of large ones alone.
+    Weights and statistics are read by this thread, a few modules ahead.
+    """
+    waiting: deque[Future[Curve]] = deque()
+    threads = default_threads()
+    with ThreadPoolExecutor(threads, "bitbudget-curves") as pool:
+        for task in tasks:
+            path = task.module.path
+            known = statistics.get(path)
+            if task.module.weights > _SIDE_BY_SIDE_WEIGHTS:
+                yield from _drained(waiting, 0)
+                yield make_curve(checkpoint, task, known)
+                continue
+            parts = list(checkpoint.parts(path))
+            waiting.append(pool.submit(curve_of, parts, task, known))
+            yield from _drained(waiting, threads)
+        yield from _drained(waiting, 0)
+
+
 @dataclass(frozen=True)
 class _Place:
     """Where weights and statistics are."""
@@ -100,26 +126,6 @@ class _Place:
     checkpoint: Checkpoint
     statistics: Statistics
     home: Home
-
-    def here(self, tasks: Sequence[CurveTask]) -> Iterator[Curve]:
-        """Make those of small modules side by side, each on a thread, and large ones alone.
-
-        Weights and statistics are read by this thread, a few modules ahead.
-        """
-        waiting: deque[Future[Curve]] = deque()
-        threads = default_threads()
-        with ThreadPoolExecutor(threads, "bitbudget-curves") as pool:
-            for task in tasks:
-                path = task.module.path
-                known = self.statistics.get(path)
-                if task.module.weights > _SIDE_BY_SIDE_WEIGHTS:
-                    yield from _drained(waiting, 0)
-                    yield make_curve(self.checkpoint, task, known)
-                    continue
-                parts = list(self.checkpoint.parts(path))
-                waiting.append(pool.submit(curve_of, parts, task, known))
-                yield from _drained(waiting, threads)
-            yield from _drained(waiting, 0)
 
     def on(self, cluster: str, tasks: Sequence[CurveTask]) -> Iterator[Curve]:
         """Make them on the workers of a cluster."""
