@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -26,7 +26,7 @@ from bitbudget.workers.fisher.store import PassStore, Summary
 from bitbudget.workers.models.checkpoint import Checkpoint
 from bitbudget.workers.running.float32 import load_float32
 
-__all__ = ["collect_statistics"]
+__all__ = ["begin_collecting", "collect_statistics"]
 
 _VERSION: Final = 4
 """Raised when a pass leaves something else behind."""
@@ -63,10 +63,43 @@ def collect_statistics(
             )
             modules = {path: statistics[path] for path in statistics}
         return replace(statistics, modules=modules, files={})
+    place = _place(folder, tokens, seed, scratch, source_dtype)
+    return _run(folder, tokens, seed, progress, place, source_dtype=source_dtype)
+
+
+def begin_collecting(
+    folder: Path,
+    tokens: np.ndarray,
+    hidden: Sequence[np.ndarray],
+    *,
+    seed: int,
+    scratch: Path,
+    source_dtype: mx.Dtype = mx.bfloat16,
+) -> None:
+    """Store hidden states of `tokens` where `collect_statistics` looks for them.
+
+    It is then spared the forward pass. To resume with the same bits after a kill they have to be
+    stored before the tokens are.
+
+    Args:
+        folder: As that function is given it, like the other arguments.
+        tokens: int32 (sequences, length).
+        hidden: float32 (sequences, length, width) that enter each layer, and leave the last.
+        seed: Of the labels.
+        scratch: Where the pass keeps its states.
+        source_dtype: What the model computes in when it is used.
+    """
+    store = PassStore(_place(folder, tokens, seed, scratch, source_dtype))
+    for index, state in enumerate(hidden):
+        store.write_state("hidden", index, [mx.array(state)])
+
+
+def _place(
+    folder: Path, tokens: np.ndarray, seed: int, scratch: Path, source_dtype: mx.Dtype
+) -> Path:
     parts = f"{_VERSION}|{folder.resolve()}|{seed}|{tokens.shape}|{source_dtype}|"
     key = hashlib.sha256(parts.encode() + tokens.tobytes())
-    place = scratch / f"fisher-{key.hexdigest()[:16]}"
-    return _run(folder, tokens, seed, progress, place, source_dtype=source_dtype)
+    return scratch / f"fisher-{key.hexdigest()[:16]}"
 
 
 def _run(

@@ -219,16 +219,19 @@ def _sampled_loss(logits: mx.array, key: mx.array) -> tuple[mx.array, mx.array]:
     """Return a scalar whose gradient squares to F, and the probabilities p of every token.
 
     The gradient of the summed log-loss of labels drawn from the model is p less one at the label;
-    the scalar has that gradient and makes one exponential of each logit do. A label is where the
-    running sum of p passes a uniform number.
+    the scalar has that gradient, and one exponential of each logit does for all.
     """
     logits = logits.astype(mx.float32)
     p = mx.stop_gradient(mx.softmax(logits, axis=-1, precise=True))
+    slope = p - (mx.arange(p.shape[-1]) == _drawn_labels(p, key)[..., None])
+    return (logits * mx.stop_gradient(slope)).sum(), p
+
+
+def _drawn_labels(p: mx.array, key: mx.array) -> mx.array:
+    """Return a label for each position: where the running sum of p passes a uniform number."""
     passed = mx.cumsum(p, axis=-1)
     level = mx.random.uniform(shape=(*p.shape[:-1], 1), key=key) * passed[..., -1:]
-    labels = mx.minimum((passed <= level).sum(axis=-1, keepdims=True), p.shape[-1] - 1)
-    slope = p - (mx.arange(p.shape[-1]) == labels)
-    return (logits * mx.stop_gradient(slope)).sum(), p
+    return mx.minimum((passed <= level).sum(axis=-1), p.shape[-1] - 1)
 
 
 def _accumulate(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -11,7 +11,13 @@ from typing import Any
 import mlx.core as mx
 from mlx import nn
 
-__all__ = ["LayerCall", "decoder_layers", "layer_calls", "replaced_layers"]
+__all__ = [
+    "LayerCall",
+    "decoder_layers",
+    "layer_calls",
+    "observed_layers",
+    "replaced_layers",
+]
 
 _Stub = Callable[[int, tuple[Any, ...], dict[str, Any]], Any]
 
@@ -96,6 +102,34 @@ def replaced_layers(layers: list[nn.Module], stub: _Stub) -> Iterator[None]:
 
     for index, (layer, original) in enumerate(zip(layers, originals, strict=True)):
         object.__setattr__(layer, "__class__", stubbed(index, original))
+    try:
+        yield
+    finally:
+        for layer, original in zip(layers, originals, strict=True):
+            object.__setattr__(layer, "__class__", original)
+
+
+@contextmanager
+def observed_layers(
+    layers: list[nn.Module], see: Callable[[int, mx.array, mx.array], None]
+) -> Iterator[None]:
+    """Tell `see` each layer's number, the hidden state it is given and the one it returns.
+
+    Not of a layer that is given none, or returns none.
+    """
+    originals: list[Any] = [type(layer) for layer in layers]
+
+    def observed(index: int, original: Any) -> type:
+        def call(layer: nn.Module, *arguments: Any, **options: Any) -> Any:
+            output = original.__call__(layer, *arguments, **options)
+            with suppress(TypeError):
+                see(index, LayerCall.of(arguments, options).hidden, _hidden_of(output))
+            return output
+
+        return type(original.__name__, (original,), {"__call__": call})
+
+    for index, (layer, original) in enumerate(zip(layers, originals, strict=True)):
+        object.__setattr__(layer, "__class__", observed(index, original))
     try:
         yield
     finally:

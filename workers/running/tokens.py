@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -11,6 +13,7 @@ import numpy as np
 
 from bitbudget.workers.models.checkpoint import Checkpoint
 from bitbudget.workers.models.vocabulary import begin_token, longest_window
+from bitbudget.workers.running.hidden_states import HiddenStates
 from bitbudget.workers.running.streaming_forward import Forward, empty_cache, open_writer
 
 __all__ = ["SEQUENCE_LENGTH", "default_tokens", "sample_tokens"]
@@ -40,6 +43,7 @@ def sample_tokens(
     seed: int,
     batch: int = 64,
     model: Forward | None = None,
+    hidden: HiddenStates | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> np.ndarray:
     """Return int32 (count, length): sequences the model wrote at temperature 1 from BOS.
@@ -47,7 +51,8 @@ def sample_tokens(
     They are shorter where the model has fewer positions.
     The same seed gives the same tokens on the same machine. End of text does not stop a sequence:
     what the model writes after it is its text, too. `model` spares loading it once more.
-    `progress` is told tokens written and wanted.
+    `hidden` is filled with what the layers are given on the way. `progress` is told tokens written
+    and wanted.
     """
     folder = checkpoint if isinstance(checkpoint, Path) else checkpoint.folder
     model = open_writer(folder) if model is None else model
@@ -60,7 +65,9 @@ def sample_tokens(
             if progress is not None:
                 progress(before * length + columns * rows, count * length)
 
-        done.append(_sample_batch(model, (rows, length), begin, key, wrote))
+        keep = None if hidden is None else partial(hidden.keep, slice(start, start + rows))
+        with nullcontext() if hidden is None else hidden.on(model):
+            done.append(_sample_batch(model, (rows, length), begin, key, wrote=wrote, keep=keep))
     return np.concatenate(done)
 
 
@@ -69,8 +76,11 @@ def _sample_batch(
     shape: tuple[int, int],
     begin: int,
     key: mx.array,
+    *,
     wrote: Callable[[int], None],
+    keep: Callable[[int], None] | None,
 ) -> np.ndarray:
+    """Return int32 rows of tokens; `keep` is told each position that the model has read."""
     cache = empty_cache(model)
     rows, length = shape
     keys = mx.random.split(key, length)
@@ -81,5 +91,10 @@ def _sample_batch(
         current = mx.random.categorical(logits, key=keys[step])[:, None].astype(mx.int32)
         mx.async_eval(current)
         columns.append(current)
+        if keep is not None:
+            keep(step)
         wrote(len(columns))
+    if keep is not None:
+        model(current, cache=cache)
+        keep(length - 1)
     return np.array(mx.concatenate(columns, axis=1), dtype=np.int32)

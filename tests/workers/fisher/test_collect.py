@@ -10,11 +10,13 @@ import pytest
 from mlx import nn
 from mlx.utils import tree_flatten
 
-from bitbudget.workers.fisher import Statistics, collect_statistics
-from bitbudget.workers.fisher.passes import Pass, _sampled_loss
+from bitbudget.workers.fisher import Statistics, begin_collecting, collect_statistics
+from bitbudget.workers.fisher.passes import Pass, _drawn_labels, _sampled_loss
 from bitbudget.workers.fisher.store import PassStore
+from bitbudget.workers.running import hidden_states
 from bitbudget.workers.running.float32 import load_float32
-from bitbudget.workers.running.layer_calls import decoder_layers, layer_calls
+from bitbudget.workers.running.hidden_states import HiddenStates
+from bitbudget.workers.running.layer_calls import decoder_layers, layer_calls, observed_layers
 from bitbudget.workers.running.tokens import sample_tokens
 
 
@@ -49,7 +51,7 @@ def test_gradients_are_those_of_the_whole_model(
 ) -> None:
     model = load_float32(sample_model)
     key = mx.random.key(3 * 1_000_003)
-    labels = mx.random.categorical(model(mx.array(tokens)), key=key)
+    labels = _drawn_labels(mx.softmax(model(mx.array(tokens)), axis=-1), key)
 
     def loss(module: nn.Module, row: int) -> mx.array:
         logits = module(mx.array(tokens[row : row + 1]))
@@ -159,3 +161,36 @@ def test_loss_samples_from_the_predictions() -> None:
     assert set(np.unique(np.round(labels, 5))) == {0.0, 1.0}
     np.testing.assert_allclose(labels.sum(-1), 1, atol=1e-5)
     np.testing.assert_allclose(labels.mean((0, 1)), chances, atol=0.02)
+
+
+def test_hidden_states_of_the_writing_stand_for_the_forward_pass(
+    sample_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hidden = HiddenStates((3, 32))
+    tokens = sample_tokens(sample_model, 3, 32, seed=1, batch=2, hidden=hidden)
+    assert np.array_equal(tokens, sample_tokens(sample_model, 3, 32, seed=1, batch=2))
+    seen: dict[int, mx.array] = {}
+    model = load_float32(sample_model)
+    layers = decoder_layers(model)[1]
+    with observed_layers(layers, lambda i, given, got: seen.update({i: given, i + 1: got})):
+        mx.eval(model(mx.array(tokens)))
+    assert len(hidden.states) == len(seen) == 1 + len(layers)
+    for index, state in enumerate(hidden.states):
+        expected = np.array(seen[index])
+        np.testing.assert_allclose(state, expected, atol=1e-5 * np.abs(expected).max())
+
+    plain = collect_statistics(sample_model, tokens, seed=2)
+    begin_collecting(sample_model, tokens, hidden.states, seed=2, scratch=tmp_path)
+    monkeypatch.setattr(Pass, "_write_hidden", None)
+    found = collect_statistics(sample_model, tokens, seed=2, scratch=tmp_path)
+    for path in plain:  # a label may fall on the other side of a probability's edge
+        assert found[path].alpha_nats == pytest.approx(plain[path].alpha_nats, rel=0.1)
+
+
+def test_states_that_would_not_fit_are_not_kept(
+    sample_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hidden_states, "_MOST_BYTES", 1000)
+    hidden = HiddenStates((2, 8))
+    sample_tokens(sample_model, 2, 8, seed=1, hidden=hidden)
+    assert hidden.states == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,7 +20,7 @@ from bitbudget.app.core.requests import Rotation
 from bitbudget.workers.curves.exact import COMPENSATED, as_float32, is_compensated
 from bitbudget.workers.encoders import encode
 from bitbudget.workers.encoders.gptq import ModuleEncoder
-from bitbudget.workers.fisher import Statistics, collect_statistics
+from bitbudget.workers.fisher import Statistics, begin_collecting, collect_statistics
 from bitbudget.workers.models import Checkpoint
 from bitbudget.workers.pipeline.home import Home, write_whole
 from bitbudget.workers.pipeline.measuring.kv import source_dtype
@@ -150,13 +151,22 @@ def _tokens(
     if not path.is_file():
         if options.text is None:
             report.log("the model writes the text that sensitivity is measured on")
-        tokens = measurement_tokens(
+        tokens, hidden = measurement_tokens(
             checkpoint.folder,
             inventory.weights,
             options,
             lambda done, total: report.progress(done, total, "tokens", "the model's own text"),
         )
         folder.mkdir(parents=True, exist_ok=True)
+        with suppress(InvalidModelError):  # the pass finds out where it came from
+            begin_collecting(
+                checkpoint.folder,
+                tokens,
+                hidden,
+                seed=options.seed,
+                scratch=folder,
+                source_dtype=source_dtype(inventory),
+            )
         draft = path.with_suffix(".part.npy")
         np.save(draft, tokens)
         draft.replace(path)

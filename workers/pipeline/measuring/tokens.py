@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import chain
 from pathlib import Path
 
@@ -14,6 +14,8 @@ from bitbudget.workers.models.documents import documents
 from bitbudget.workers.models.tokenizer import open_tokenizer
 from bitbudget.workers.models.vocabulary import begin_token, check_tokens, longest_window
 from bitbudget.workers.pipeline.options import MeasureOptions
+from bitbudget.workers.running.hidden_states import HiddenStates
+from bitbudget.workers.running.streaming_forward import fits_whole
 from bitbudget.workers.running.tokens import (
     SEQUENCE_LENGTH,
     default_tokens,
@@ -28,15 +30,19 @@ def measurement_tokens(
     weights: int,
     options: MeasureOptions,
     progress: Callable[[int, int], None] | None = None,
-) -> npt.NDArray[np.int32]:
+) -> tuple[npt.NDArray[np.int32], Sequence[np.ndarray]]:
     """Return int32 (sequences, length): the model's own text, or the user's cut to windows.
 
-    `progress` is told tokens that the model wrote and will write.
+    With its own text come the hidden states between layers, where the model itself wrote it and
+    they fit, else none. `progress` is told tokens that the model wrote and will write.
     """
     count = _sequences(weights)
-    if options.text is None:
-        return sample_tokens(folder, count, seed=options.seed, progress=progress)
-    return _windows(folder, options, count)
+    if options.text is not None:
+        return _windows(folder, options, count), ()
+    length = longest_window(folder, SEQUENCE_LENGTH)
+    hidden = HiddenStates((count, length)) if fits_whole(folder) else None
+    tokens = sample_tokens(folder, count, seed=options.seed, hidden=hidden, progress=progress)
+    return tokens, () if hidden is None else hidden.states
 
 
 def unused_text(

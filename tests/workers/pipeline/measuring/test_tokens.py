@@ -32,7 +32,7 @@ def test_a_model_without_tokenizer_writes_its_own_text(
 ) -> None:
     monkeypatch.setattr(tokens, "_MOST_TOKENS", 512)
     model = write_tiny(tmp_path, "llama")
-    found = measurement_tokens(model, 1000, options(None))
+    found, _ = measurement_tokens(model, 1000, options(None))
     assert found.shape == (2, 256)
     assert (found[:, 0] == begin_token(model)).all()
     assert found.max() < 128
@@ -55,7 +55,7 @@ def test_a_text_is_cut_to_windows_that_begin_as_a_text_does(
     sample_model: Path, tmp_path: Path
 ) -> None:
     text = written(tmp_path, "Once upon a time there was a little dog. " * 60)
-    found = measurement_tokens(sample_model, 1000, options(text))
+    found, _ = measurement_tokens(sample_model, 1000, options(text))
     assert found.shape[1] == 256
     assert len(found) >= 2
     assert (found[:, 0] == 0).all()
@@ -74,7 +74,7 @@ def test_what_follows_in_the_text_is_left_for_verifying(
 ) -> None:
     monkeypatch.setattr(tokens, "_MOST_TOKENS", 512)
     text = written(tmp_path, "".join(f"There were {i} little dogs. " for i in range(200)))
-    used = measurement_tokens(sample_model, 1000, options(text))
+    used, _ = measurement_tokens(sample_model, 1000, options(text))
     rest = unused_text(sample_model, 1000, options(text), 2)
     assert rest is not None
     assert used.shape == rest.shape == (2, 256)
