@@ -30,6 +30,8 @@ __all__ = ["code_weight", "curve_sweeps", "default_sweeps"]
 _PANEL: Final = 32
 """Rows that the kernels work on side by side."""
 _SCRATCH_PANELS: Final = 4
+_BLOCK_ROWS: Final = 4096
+"""Rows that a thread codes at a time where rows do not meet: a multiple of the panel."""
 _SWEEPS: Final = ((1024, 8), (2048, 4))
 """Sweeps up to an input width, two beyond: a sweep costs two to three times the feedback pass, and
 that more a weight the wider it is. Three leave 1.5 % of the objective to 16, eight 0.3 %; moving
@@ -69,14 +71,40 @@ def code_weight(
         terms: One or two, damped so that their curvature is positive: the descent's objective.
         sweeps: Of the descent; by default as many as pay at this width.
     """
-    problem = _Problem(weight, dtype, feedback, terms)
     count = default_sweeps(weight.shape[1]) if sweeps is None else sweeps
+    meet = feedback.links is not None or any(term.is_coupled for term in terms)
+    if len(formats) == 1 and not meet and len(weight) > _BLOCK_ROWS:
+        return [_in_blocks(weight, formats[0], dtype, feedback, terms, sweeps=count)]
+    problem = _Problem(weight, dtype, feedback, terms)
     together = max(1, min(default_threads(), _WORKING_BYTES // (5 * max(weight.size, 1))))
     if together == 1 or len(formats) == 1:
         return [problem.code(format_, count) for format_ in formats]
     kernels()  # loaded, and if need be compiled, by one thread
     with ThreadPoolExecutor(together) as pool:
         return list(pool.map(lambda format_: problem.code(format_, count), formats))
+
+
+def _in_blocks(
+    weight: np.ndarray,
+    format_: Format,
+    dtype: Dtype,
+    feedback: Feedback,
+    terms: Sequence[Term],
+    *,
+    sweeps: int,
+) -> Coded:
+    """Return a weight whose rows do not meet, coded in blocks of rows on all threads."""
+
+    def block(begin: int) -> Coded:
+        own = slice(begin, begin + _BLOCK_ROWS)
+        parts = [Term(term.columns, term.rows[own]) for term in terms]
+        return _Problem(weight[own], dtype, feedback, parts).code(format_, sweeps)
+
+    kernels()  # loaded, and if need be compiled, by one thread
+    with ThreadPoolExecutor(default_threads()) as pool:
+        blocks = list(pool.map(block, range(0, len(weight), _BLOCK_ROWS)))
+    arrays = ([b.codes for b in blocks], [b.scales for b in blocks], [b.biases for b in blocks])
+    return Coded(*map(np.concatenate, arrays))
 
 
 class _Problem:

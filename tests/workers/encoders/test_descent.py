@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from bitbudget.app.core.dtypes import Dtype
 from bitbudget.app.core.formats import AFFINE_FORMATS, Format, parse_format
 from bitbudget.app.core.measurement import Encoder
+from bitbudget.workers.encoders import descent
 from bitbudget.workers.encoders.coded import Coded
 from bitbudget.workers.encoders.compensated import Feedback
 from bitbudget.workers.encoders.descent import code_weight
@@ -185,3 +186,22 @@ def test_two_uses_are_weighed_row_by_row() -> None:
         for encoder in (Encoder.GPTQ, Encoder.YAQA)
     ]
     assert costs[1] < 0.99 * costs[0]
+
+
+def test_blocks_of_rows_that_do_not_meet_get_the_bits_of_the_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rng = np.random.default_rng(9)
+    weight = rng.normal(size=(150, 128)).astype(np.float32)
+    rows = np.exp(rng.normal(size=150)).astype(np.float32)
+    terms = (damped_term(moment(rng, 128), rows), damped_term(moment(rng, 128), rows[::-1].copy()))
+    feedback = Feedback.against(terms[0].columns, rows)
+    whole = code_weight(weight, FORMATS[:1], Dtype.BF16, feedback, terms)[0]
+    monkeypatch.setattr(descent, "_BLOCK_ROWS", 64)
+    blocks = code_weight(weight, FORMATS[:1], Dtype.BF16, feedback, terms)[0]
+    for found, expected in zip(
+        (blocks.codes, blocks.scales, blocks.biases),
+        (whole.codes, whole.scales, whole.biases),
+        strict=True,
+    ):
+        assert np.array_equal(found, expected)
