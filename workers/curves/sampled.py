@@ -1,10 +1,10 @@
-"""The curves of a large module from some of its rows and columns, with their standard error.
+"""The curves of a module from some of its rows, with their standard error.
 
-Coding all of a large weight in every format costs in proportion to its width and height: many hours
-of a processor for a model of eight billion weights. What rows cost, each by itself, differs little
-but for what is known of all of them beforehand, so that a hundred tell what all cost within a few
-percent. Where the encoder sees a whole B, and rows make up for each other's errors, what that gains
-is taken from all rows of some columns.
+Coding all of a weight in every format costs in proportion to its width and height: many hours of a
+processor for a model of eight billion weights. What rows cost, each by itself, differs little but
+for what is known of all of them beforehand, so that some of them tell what all cost. Where the
+encoder sees a whole B, and rows make up for each other's errors, what that gains is taken from two
+formats: of all of the module, or of all rows of some columns of a large one.
 """
 
 from __future__ import annotations
