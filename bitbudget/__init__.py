@@ -39,7 +39,7 @@ def make_cache(model: Any, manifest: str | Path) -> list[Any]:
     """Return prompt caches for `model` as `manifest` chose them, layer by layer; needs mlx-lm."""
     from bitbudget.kv import cache  # noqa: PLC0415 - as above
 
-    return cache.make_cache(model, cache.chosen_formats(Path(manifest)))
+    return cache.make_cache(model, cache.chosen_caches(Path(manifest)))
 
 
 def shared_noise(

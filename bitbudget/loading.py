@@ -10,7 +10,7 @@ import mlx.core as mx
 
 from bitbudget import rotated_model
 from bitbudget.app.core.errors import InvalidModelError
-from bitbudget.kv.cache import MANIFEST_NAME, chosen_formats, make_cache
+from bitbudget.kv.cache import MANIFEST_NAME, chosen_caches, make_cache
 from bitbudget.rotated_model import RotationError
 
 __all__ = ["load", "load_model", "model_classes"]
@@ -48,9 +48,9 @@ def load_model(path: Path) -> tuple[Any, dict[str, Any]]:
     if not mx.metal.is_available() and _has_dense_experts(model):
         model.set_dtype(mx.float32)
     mx.eval(model.parameters())
-    formats = chosen_formats(path / MANIFEST_NAME)
-    if formats:
-        model.make_cache = lambda: make_cache(model, formats)
+    chosen = chosen_caches(path / MANIFEST_NAME)
+    if chosen.codecs:
+        model.make_cache = lambda: make_cache(model, chosen)
     return model, config
 
 

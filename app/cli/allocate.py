@@ -102,10 +102,13 @@ def manifest_document(manifest: Manifest) -> dict[str, Any]:
 
 
 def kv_document(manifest: Manifest) -> dict[str, Any] | None:
-    """Return the cache of every layer, None where it was not chosen."""
+    """Return the cache of every layer by side, None where it was not chosen."""
     if manifest.kv_cache is None:
         return None
-    return {str(layer): choice.model_dump() for layer, choice in manifest.kv_cache.items()}
+    return {
+        str(layer): {side.value: choice.model_dump() for side, choice in sides.items()}
+        for layer, sides in manifest.kv_cache.items()
+    }
 
 
 def print_manifest(console: Console, manifest: Manifest) -> None:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bitbudget.app.cli.options import Json, Model
+from bitbudget.app.cli.options import Json, Model, RuntimeName
 from bitbudget.app.cli.output import say
+from bitbudget.app.core.runtime import Runtime
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -32,6 +33,7 @@ def fit(
         int | None, typer.Option(help="Tokens of context (default: 8192 or the model's most).")
     ] = None,
     kv_bits: Annotated[int, typer.Option(help="Bits of the KV cache: 16, 8 or 4.")] = 16,
+    runtime: RuntimeName = Runtime.STOCK,
     as_json: Json = False,
 ) -> None:
     """Show what fits a device: parts of the memory, smallest size, uniform formats."""
@@ -43,7 +45,8 @@ def fit(
     from bitbudget.app.core.fit_report import fit as report_of
 
     most = inventory.architecture.max_context or _DEFAULT_CONTEXT
-    report = report_of(inventory, target, context or min(_DEFAULT_CONTEXT, most), kv_bits)
+    tokens = context or min(_DEFAULT_CONTEXT, most)
+    report = report_of(inventory, target, tokens, kv_bits, runtime)
     say(_document(report), as_json=as_json, render=lambda console: _print(console, report))
 
 
@@ -87,6 +90,7 @@ def _print(console: Console, report: FitReport) -> None:
         facts(
             {
                 "device": f"{report.device}, {report.context:,} tokens, {report.kv_bits}-bit KV",
+                "runtime": report.runtime.value,
                 "GPU working set": exact(memory.working_set_bytes),
                 "usable of it": exact(memory.usable_bytes),
                 "KV cache": exact(memory.kv_cache_bytes),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bitbudget.app.core.errors import InvalidRequestError
+from bitbudget.app.core.runtime import Runtime
 
 if TYPE_CHECKING:
     from bitbudget.app.core.requests import AllocationRequest, JobRequest
@@ -22,6 +23,7 @@ __all__ = [
     "Model",
     "Overwrite",
     "Relinearize",
+    "RuntimeName",
     "Server",
     "Token",
     "disk_limit_bytes",
@@ -44,6 +46,10 @@ Relinearize = Annotated[
         "--relinearize/--no-relinearize",
         help="Measure errors together and solve again (default: below 3.5 bits per weight).",
     ),
+]
+RuntimeName = Annotated[
+    Runtime,
+    typer.Option(help="What runs the result: mlx-lm as it is, or with bitbudget.load."),
 ]
 DiskLimit = Annotated[
     str | None,
@@ -129,6 +135,7 @@ class AllocationOptions:
         bool,
         typer.Option("--joint-kv", help="Choose every KV cache, too.", rich_help_panel=_BUDGET),
     ] = False
+    runtime: RuntimeName = Runtime.STOCK
     min_safe: Annotated[
         bool,
         typer.Option("--min-safe", help="The smallest safe size.", rich_help_panel=_BUDGET),
@@ -170,6 +177,7 @@ class AllocationOptions:
             "context": self.context,
             "kv_bits": self.kv_bits,
             "joint_kv": self.joint_kv,
+            "runtime": self.runtime,
             "min_safe": self.min_safe,
             "min_tokens_per_second": self.min_tokens_per_second,
             "formats": names,

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from bitbudget.app.core.formats import Format, Mode
 from bitbudget.app.core.inventory import Inventory
-from bitbudget.app.core.kv import KvFormat
+from bitbudget.app.core.kv import KvSide
 from bitbudget.app.core.manifest import KvChoice, Manifest
 from bitbudget.app.core.sizes import format_size
 
@@ -86,11 +86,11 @@ def _place(path: str, inventory: Inventory | None) -> tuple[int | None, str]:
     return layer, parts[-1]
 
 
-def kv_by_layer(choices: Mapping[int, KvChoice]) -> str:
-    """Return runs of layers with one format: `0-3 8g64, 4 16`."""
+def kv_by_layer(choices: Mapping[int, Mapping[KvSide, KvChoice]]) -> str:
+    """Return runs of layers with one format: `0-3 8g64, 4 16`, or `0-3 t4/t3` of keys/values."""
     runs: list[tuple[int, int, str]] = []
-    for layer, choice in sorted(choices.items()):
-        name = str(KvFormat(choice.bits, choice.group_size))
+    for layer, sides in sorted(choices.items()):
+        name = "/".join(str(choice.format) for _, choice in sorted(sides.items()))
         if runs and runs[-1][2] == name:
             runs[-1] = (runs[-1][0], layer, name)
         else:
@@ -118,8 +118,10 @@ def manifest_facts(manifest: Manifest) -> Table:
         "sha256": manifest.sha256,
     }
     if manifest.kv_cache is not None:
-        total = sum(choice.bytes for choice in manifest.kv_cache.values())
-        rows["KV cache"] = f"{exact(total)}: {kv_by_layer(manifest.kv_cache)}"
+        caches = manifest.kv_cache.values()
+        total = sum(choice.bytes for sides in caches for choice in sides.values())
+        chosen = f"{exact(total)}: {kv_by_layer(manifest.kv_cache)}"
+        rows[f"KV cache ({manifest.request.runtime.value})"] = chosen
     if proof.stopped_by:
         rows["stopped by"] = proof.stopped_by
     return facts(rows)

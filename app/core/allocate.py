@@ -12,7 +12,7 @@ from bitbudget.app.core.candidates import DecisionGroup, Rules, decision_groups
 from bitbudget.app.core.constraints import DECODE_ROW, Conditions, conditions_of
 from bitbudget.app.core.errors import InfeasibleBudgetError
 from bitbudget.app.core.formats import Format
-from bitbudget.app.core.kv import KvFormat
+from bitbudget.app.core.kv import KvFormat, KvSide
 from bitbudget.app.core.layout import plan_checkpoint
 from bitbudget.app.core.mckp import Limits, Solution, Status, solve_problem
 from bitbudget.app.core.measurement import Measurement
@@ -179,12 +179,12 @@ def _allocation(
     """
     chosen = (solution.choice - conditions.problem.offsets[:-1]).tolist()[1:]
     formats: dict[str, Format] = {}
-    kv_formats: dict[int, KvFormat] = {}
+    kv_formats: dict[int, dict[KvSide, KvFormat]] = {}
     kv_bytes = 0
     for group, index in zip(groups, chosen[: len(groups)], strict=True):
         formats.update((module.path, group.formats[index]) for module in group.modules)
     for kv, index in zip(conditions.kv, chosen[len(groups) :], strict=True):
-        kv_formats[kv.layer] = kv.formats[index]
+        kv_formats.setdefault(kv.layer, {})[kv.side] = kv.formats[index]
         kv_bytes += kv.bytes[index]
     predicted, bound = calibration.kl(solution.objective), calibration.kl(solution.bound)
     return Allocation(

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from bitbudget.app.core.formats import FormatName
-from bitbudget.app.core.kv import KvFormat
+from bitbudget.app.core.kv import KvFormats
 
 __all__ = ["Allocation"]
 
@@ -32,7 +32,7 @@ class Allocation:
     status: str
     solver: str
     stopped_by: str = ""
-    kv_formats: Mapping[int, KvFormat] | None = None
+    kv_formats: KvFormats | None = None
     notes: tuple[str, ...] = ()
     interval_95: tuple[float, float] | None = None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -16,7 +17,7 @@ from bitbudget.app.core.devices import Device, device
 from bitbudget.app.core.errors import InvalidRequestError
 from bitbudget.app.core.formats import KEEP, Format
 from bitbudget.app.core.inventory import CacheKind, Module
-from bitbudget.app.core.kv import KvFormat, kv_format_bytes, kv_options
+from bitbudget.app.core.kv import KvFormat, KvSide, kv_format_bytes, kv_options, kv_sides
 from bitbudget.app.core.mckp import Problem, Row
 from bitbudget.app.core.measurement import Measurement
 from bitbudget.app.core.memory import (
@@ -28,6 +29,7 @@ from bitbudget.app.core.memory import (
     prefill_bytes,
 )
 from bitbudget.app.core.requests import AllocationRequest
+from bitbudget.app.core.runtime import Runtime
 
 __all__ = ["DECODE_ROW", "LOW_BITS", "Conditions", "KvGroup", "conditions_of"]
 
@@ -39,13 +41,14 @@ LOW_BITS: Final = 3
 
 @dataclass(frozen=True, slots=True)
 class KvGroup:
-    """The KV cache of one full-attention layer as a decision of its own.
+    """The KV cache of one full-attention layer, or its keys or values, as a decision of its own.
 
     Entry i of `formats`, `bytes` (at the stated context) and `costs` (nats per token) belong
     together.
     """
 
     layer: int
+    side: KvSide
     formats: tuple[KvFormat, ...]
     bytes: tuple[int, ...]
     costs: tuple[float, ...]
@@ -82,6 +85,13 @@ def conditions_of(
     Raises InvalidRequestError for a device without a context, a speed without a device, joint KV
     without a device or without measured KV sensitivities.
     """
+    if request.runtime is Runtime.BITBUDGET and request.kv_bits < max(KV_BITS):
+        raise _refuse(
+            "kv_bits",
+            f"{request.kv_bits} with runtime bitbudget",
+            "formats chosen layer by layer, which its caches have",
+            "use --joint-kv, or --runtime stock for one width of all caches",
+        )
     plan = _plan(measurement, request)
     kv = _kv_groups(measurement, request, plan, may_quantize=may_quantize_kv)
     smallest = fixed_bytes + sum(min(group.bytes) for group in groups)
@@ -157,7 +167,9 @@ def _plan(measurement: Measurement, request: AllocationRequest) -> MemoryPlan | 
         return None
     if request.context is None:
         raise _refuse("context", "none", "tokens of context beside a device", "add --context 8192")
-    return plan_memory(measurement.inventory, chip, request.context, request.kv_bits)
+    return plan_memory(
+        measurement.inventory, chip, request.context, request.kv_bits, request.runtime
+    )
 
 
 def _file_limit(
@@ -250,6 +262,7 @@ def _kv_groups(
             "joint_kv", "no device", "a device with a context", "add --device and --context"
         )
     curves = {curve.layer: curve for curve in measurement.kv_curves}
+    itemsize = element_bytes(measurement.inventory)
     groups = []
     for cache in measurement.inventory.architecture.cache:
         if cache.kind is not CacheKind.FULL:
@@ -261,17 +274,20 @@ def _kv_groups(
                 "one for every full-attention layer",
                 "measure with --sensitivity fisher or probe, or state --kv-bits",
             )
-        options = kv_options(measurement.inventory, curves[cache.layer], cache)
-        formats = [f for f in options if may_quantize or not f.group_size]
-        itemsize = element_bytes(measurement.inventory)
-        groups.append(
-            KvGroup(
-                layer=cache.layer,
-                formats=tuple(formats),
-                bytes=tuple(kv_format_bytes(cache, request.context, f, itemsize) for f in formats),
-                costs=tuple(options[f].kl_nats for f in formats),
+        apart = request.runtime is Runtime.BITBUDGET
+        for side in kv_sides(cache, apart=apart):
+            options = kv_options(measurement.inventory, curves[cache.layer], cache, side)
+            formats = tuple(f for f in options if may_quantize or f.is_own_type)
+            size = partial(kv_format_bytes, cache, request.context, itemsize=itemsize, side=side)
+            groups.append(
+                KvGroup(
+                    layer=cache.layer,
+                    side=side,
+                    formats=formats,
+                    bytes=tuple(size(f) for f in formats),
+                    costs=tuple(options[f].kl_nats for f in formats),
+                )
             )
-        )
     return tuple(groups)
 
 
@@ -301,7 +317,7 @@ def _memory_limit(
     context, itemsize = request.context or 0, element_bytes(measurement.inventory)
     other = _other_caches(measurement, request)
     narrowest = min((f.bits for group in kv for f in group.formats), default=8 * itemsize)
-    prefill = prefill_bytes(architecture, context, narrowest, itemsize)
+    prefill = prefill_bytes(architecture, context, narrowest, itemsize, request.runtime)
     return max(plan.usable_bytes - other - prefill - plan.reserve_bytes, 0)
 
 

@@ -13,6 +13,7 @@ from bitbudget.app.core.formats import AFFINE_FORMATS, FLOAT_FORMATS, KEEP, Form
 from bitbudget.app.core.inventory import Inventory, Module
 from bitbudget.app.core.layout import plan_checkpoint
 from bitbudget.app.core.memory import MemoryPlan, largest_context, plan_memory
+from bitbudget.app.core.runtime import Runtime
 
 __all__ = ["FitReport", "SizedChoice", "fit"]
 
@@ -44,6 +45,7 @@ class FitReport:
     device: str
     context: int
     kv_bits: int
+    runtime: Runtime
     memory: MemoryPlan
     weights_limit_bytes: int
     now: SizedChoice
@@ -57,19 +59,26 @@ class FitReport:
         return max(fitting, key=lambda choice: choice.file_bytes, default=None)
 
 
-def fit(inventory: Inventory, device: Device, context: int, kv_bits: int = 16) -> FitReport:
+def fit(
+    inventory: Inventory,
+    device: Device,
+    context: int,
+    kv_bits: int = 16,
+    runtime: Runtime = Runtime.STOCK,
+) -> FitReport:
     """Return the sizes of `inventory` against the memory of `device` at `context` tokens.
 
     Raises InvalidRequestError for a context beyond the model's own limit.
     """
-    plan = plan_memory(inventory, device, context, kv_bits)
-    sizer = _Sizer(inventory, device, plan, kv_bits)
+    plan = plan_memory(inventory, device, context, kv_bits, runtime)
+    sizer = _Sizer(inventory, device, plan, kv_bits, runtime)
     sizes = sizer.sizes
     smallest = {m.path: _smallest(m, sizes) for m in inventory.modules}
     return FitReport(
         device=device.name,
         context=context,
         kv_bits=kv_bits,
+        runtime=runtime,
         memory=plan,
         weights_limit_bytes=plan.weights_limit_bytes,
         now=sizer.choice("keep", uniform_formats(inventory, KEEP)),
@@ -89,13 +98,19 @@ class _Sizer:
     """Counts choices of formats against one plan."""
 
     def __init__(
-        self, inventory: Inventory, device: Device, plan: MemoryPlan, kv_bits: int
+        self,
+        inventory: Inventory,
+        device: Device,
+        plan: MemoryPlan,
+        kv_bits: int,
+        runtime: Runtime,
     ) -> None:
         self.sizes = ExactSizes()
         self._inventory = inventory
         self._device = device
         self._plan = plan
         self._kv_bits = kv_bits
+        self._runtime = runtime
         self._fixed_bytes = plan_checkpoint(inventory).fixed_bytes
         self._fixed_decode_bytes = passthrough_decode_bytes(inventory) + plan.kv_cache_bytes
 
@@ -107,7 +122,9 @@ class _Sizer:
             name=name,
             file_bytes=nbytes,
             fits=nbytes <= self._plan.weights_limit_bytes,
-            largest_context=largest_context(self._inventory, self._device, nbytes, self._kv_bits),
+            largest_context=largest_context(
+                self._inventory, self._device, nbytes, self._kv_bits, self._runtime
+            ),
             tokens_per_second=(
                 DECODE_EFFICIENCY * self._device.bandwidth_bytes_per_second / max(read, 1)
             ),

@@ -110,8 +110,9 @@ class CacheLayer:
 
     `elements_per_token` counts keys and values together, `bytes_per_token` them in the types that
     the model's forward pass gives them (0: not known). `window` bounds the tokens kept (0: none).
-    `head_width` is the axis that KV quantization groups along. `constant_bytes` is what a linear
-    attention or state-space layer holds whatever the context.
+    `head_width` is that of a key, which KV quantization groups along, `value_width` that of a
+    value. `constant_bytes` is what a linear attention or state-space layer holds whatever the
+    context.
     """
 
     layer: int
@@ -121,6 +122,7 @@ class CacheLayer:
     head_width: int = 0
     window: int = 0
     constant_bytes: int = 0
+    value_width: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,15 @@
-"""How the KV cache of a layer is stored: the model's own type, or mlx-lm's quantized cache."""
+"""How the KV cache of a layer is stored, and exactly how many bytes that takes.
+
+Stock mlx-lm stores a layer's keys and values alike: in the model's own type, or in affine groups
+of 8 or 4 bits (`QuantizedKVCache`). bitbudget's own cache (`bitbudget.kv.cache`) stores keys and
+values each in a format of its own, and has rotated codebook formats of 4, 3 and 2 bits as well.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from typing import Final
 
 from bitbudget.app.core.devices import Device
@@ -12,39 +18,82 @@ from bitbudget.app.core.measurement import KvCurve, KvPoint
 from bitbudget.app.core.memory import (
     KV_BITS,
     MemoryPlan,
-    cache_layer_bytes,
+    cache_tokens,
     element_bytes,
     plan_memory,
     prefill_bytes,
 )
+from bitbudget.app.core.runtime import Runtime
 
 __all__ = [
     "KV_GROUP_SIZES",
     "KV_WIDTHS",
     "KvFormat",
+    "KvFormats",
+    "KvSide",
     "kv_format_bytes",
     "kv_options",
+    "kv_sides",
+    "legal_kv_formats",
     "plan_with_caches",
     "quantized_formats",
+    "rotated_formats",
+    "rotation_seed",
 ]
 
 KV_WIDTHS: Final = (8, 4)
-"""Bits that a quantized cache may have."""
+"""Bits that a cache of affine groups may have."""
 
 KV_GROUP_SIZES: Final = (32, 64, 128)
 """Group sizes that MLX quantizes by; one is legal where it divides the head's width."""
 
+_ROTATED_BITS: Final = (4, 3, 2)
+_ROTATED_MULTIPLE: Final = 32
+"""Widths that rotated codes can be packed for are multiples of this."""
+_SCALE_BYTES: Final = 2
+"""Of the float16 scale that every rotated vector has."""
+
+
+class KvSide(StrEnum):
+    """What of a layer's cache one decision is about."""
+
+    BOTH = "both"
+    KEYS = "keys"
+    VALUES = "values"
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class KvFormat:
-    """Bits and group size of one layer's keys and values; group 0 is the model's own type."""
+    """Bits and group size of keys or values; neither group nor rotation is the model's own type.
+
+    KvFormat(8, 64)              # affine codes in groups of 64
+    KvFormat(3, rotated=True)    # a rotated codebook of 3 bits, one scale per vector
+    KvFormat(16)                 # the model's own type
+    """
 
     bits: int
     group_size: int = 0
+    rotated: bool = False
+
+    @property
+    def is_own_type(self) -> bool:
+        """Whether nothing is quantized."""
+        return not self.group_size and not self.rotated
 
     def __str__(self) -> str:
-        """Return `8g64`, or `16` for the model's own type."""
+        """Return `8g64`, `t3`, or `16` for the model's own type."""
+        if self.rotated:
+            return f"t{self.bits}"
         return f"{self.bits}g{self.group_size}" if self.group_size else str(self.bits)
+
+
+KvFormats = Mapping[int, Mapping[KvSide, KvFormat]]
+"""What was decided by cache layer: one format of both sides, or one of each."""
+
+
+def rotation_seed(layer: int, side: KvSide) -> int:
+    """Return the seed of the signs by which a layer's keys or values are rotated."""
+    return 2 * layer + (side is KvSide.VALUES)
 
 
 def quantized_formats(cache: CacheLayer) -> tuple[KvFormat, ...]:
@@ -55,50 +104,109 @@ def quantized_formats(cache: CacheLayer) -> tuple[KvFormat, ...]:
     """
     if cache.kind is not CacheKind.FULL or not cache.head_width:
         return ()
+    widths = (cache.head_width, cache.value_width or cache.head_width)
     return tuple(
         KvFormat(bits, group_size)
         for bits in KV_WIDTHS
         for group_size in KV_GROUP_SIZES
-        if cache.head_width % group_size == 0
+        if not any(width % group_size for width in widths)
     )
 
 
-def kv_format_bytes(cache: CacheLayer, context: int, format_: KvFormat, itemsize: int) -> int:
-    """Return the bytes of one layer's cache at `context` tokens."""
-    return cache_layer_bytes(
-        cache, context, format_.bits, itemsize, group_size=format_.group_size or None
-    )
+def rotated_formats(width: int) -> tuple[KvFormat, ...]:
+    """Return the rotated codebook formats for keys or values of `width` channels a head."""
+    if not width or width % _ROTATED_MULTIPLE:
+        return ()
+    return tuple(KvFormat(bits, rotated=True) for bits in _ROTATED_BITS)
+
+
+def kv_sides(cache: CacheLayer, *, apart: bool) -> tuple[KvSide, ...]:
+    """Return the decisions about a plain cache: keys and values `apart`, or both alike."""
+    if apart and cache.value_width:
+        return (KvSide.KEYS, KvSide.VALUES)
+    return (KvSide.BOTH,)
+
+
+def legal_kv_formats(cache: CacheLayer, side: KvSide) -> tuple[KvFormat, ...]:
+    """Return the formats, other than the model's own type, that one decision may take."""
+    affine = quantized_formats(cache)
+    if side is KvSide.BOTH or not affine:
+        return affine
+    width = cache.head_width if side is KvSide.KEYS else cache.value_width
+    return (*affine, *rotated_formats(width))
+
+
+def kv_format_bytes(
+    cache: CacheLayer,
+    context: int,
+    format_: KvFormat,
+    itemsize: int,
+    side: KvSide = KvSide.BOTH,
+) -> int:
+    """Return the bytes of one layer's cache, or of its keys or values, at `context` tokens.
+
+    `itemsize` is that of the model's own type, which affine scales and biases have, too.
+    """
+    tokens = cache_tokens(cache, context)
+    elements = tokens * _elements(cache, side)
+    constant = cache.constant_bytes if side is not KvSide.VALUES else 0
+    if format_.is_own_type:
+        known = tokens * cache.bytes_per_token if side is KvSide.BOTH else 0
+        return constant + (known or elements * itemsize)
+    if format_.rotated:
+        width = cache.value_width if side is KvSide.VALUES else cache.head_width
+        return constant + elements * format_.bits // 8 + elements // width * _SCALE_BYTES
+    return constant + elements * format_.bits // 8 + elements // format_.group_size * 2 * itemsize
+
+
+def _elements(cache: CacheLayer, side: KvSide) -> int:
+    """Return the elements of a token."""
+    if side is KvSide.BOTH:
+        return cache.elements_per_token
+    width = cache.head_width if side is KvSide.KEYS else cache.value_width
+    return cache.elements_per_token * width // (cache.head_width + cache.value_width)
 
 
 def kv_options(
-    inventory: Inventory, curve: KvCurve | None, cache: CacheLayer
+    inventory: Inventory, curve: KvCurve | None, cache: CacheLayer, side: KvSide = KvSide.BOTH
 ) -> Mapping[KvFormat, KvPoint]:
-    """Return the formats a layer may have: its own type, and every legal one that was measured."""
+    """Return the formats a decision may have: the own type, and every legal one measured."""
     own = KvFormat(8 * element_bytes(inventory))
     options = {own: KvPoint(own.bits, 0.0, group_size=0)}
-    measured = () if curve is None else curve.points
-    legal = set(quantized_formats(cache))
+    measured = () if curve is None else _points(curve, side)
+    legal = set(legal_kv_formats(cache, side))
     for point in measured:
-        format_ = KvFormat(point.bits, point.group_size)
+        format_ = KvFormat(point.bits, point.group_size, point.rotated)
         if format_ in legal and format_.bits < own.bits:
             options[format_] = point
     return options
 
 
+def _points(curve: KvCurve, side: KvSide) -> tuple[KvPoint, ...]:
+    match side:
+        case KvSide.KEYS:
+            return curve.keys
+        case KvSide.VALUES:
+            return curve.values
+        case KvSide.BOTH:
+            return curve.points
+
+
 def plan_with_caches(
-    inventory: Inventory, device: Device, context: int, formats: Mapping[int, KvFormat]
+    inventory: Inventory, device: Device, context: int, formats: KvFormats, runtime: Runtime
 ) -> MemoryPlan:
     """Split a device's memory with the caches in `formats`, all others in the model's own type."""
     itemsize = element_bytes(inventory)
-    own = KvFormat(8 * itemsize)
+    own = {KvSide.BOTH: KvFormat(8 * itemsize)}
     plan = plan_memory(inventory, device, context, max(KV_BITS))
-    caches = inventory.architecture.cache
-    narrowest = min((format_.bits for format_ in formats.values()), default=own.bits)
+    used = [format_ for sides in formats.values() for format_ in sides.values()]
+    narrowest = min((format_.bits for format_ in used), default=8 * itemsize)
     return replace(
         plan,
         kv_cache_bytes=sum(
-            kv_format_bytes(cache, context, formats.get(cache.layer, own), itemsize)
-            for cache in caches
+            kv_format_bytes(cache, context, format_, itemsize, side)
+            for cache in inventory.architecture.cache
+            for side, format_ in formats.get(cache.layer, own).items()
         ),
-        prefill_bytes=prefill_bytes(inventory.architecture, context, narrowest, itemsize),
+        prefill_bytes=prefill_bytes(inventory.architecture, context, narrowest, itemsize, runtime),
     )

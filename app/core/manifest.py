@@ -6,6 +6,7 @@ machine or the path of the run. `manifest.schema.json` beside this file is its J
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Final, Literal
 
@@ -15,7 +16,15 @@ from bitbudget.app.core.allocation import Allocation
 from bitbudget.app.core.canonical import canonical_json, sha256_of
 from bitbudget.app.core.errors import InvalidRequestError
 from bitbudget.app.core.formats import KEEP, FormatName
-from bitbudget.app.core.kv import kv_format_bytes, kv_options
+from bitbudget.app.core.inventory import CacheLayer
+from bitbudget.app.core.kv import (
+    KvFormat,
+    KvFormats,
+    KvSide,
+    kv_format_bytes,
+    kv_options,
+    rotation_seed,
+)
 from bitbudget.app.core.layout import CheckpointLayout, module_bytes
 from bitbudget.app.core.measurement import Encoder, Measurement, Sensitivity
 from bitbudget.app.core.memory import element_bytes
@@ -74,12 +83,20 @@ class Certificate(_Part):
 
 
 class KvChoice(_Part):
-    """How one layer's KV cache is to be stored at the stated context."""
+    """How a layer's keys and values, or one of them, are to be stored at the stated context."""
 
     bits: int = Field(ge=1)
-    group_size: int = Field(ge=0, description="0: the model's own type.")
+    group_size: int = Field(ge=0, description="0: the model's own type, or a rotated codebook.")
     bytes: int = Field(ge=0)
     kl_nats: float = Field(ge=0, description="Predicted KL in nats per token of this choice.")
+    rotated: bool = Field(default=False, description="Codes of a rotated codebook.")
+    width: int = Field(0, ge=0, description="Channels of a head, of a rotated codebook.")
+    seed: int = Field(0, ge=0, description="Of the rotation's signs.")
+
+    @property
+    def format(self) -> KvFormat:
+        """The format without its bytes and cost."""
+        return KvFormat(self.bits, self.group_size, self.rotated)
 
 
 class Manifest(_Part):
@@ -99,12 +116,22 @@ class Manifest(_Part):
     file_bytes: int = Field(ge=0)
     certificate: Certificate
     modules: dict[str, ModuleChoice]
-    kv_cache: dict[int, KvChoice] | None = Field(
+    kv_cache: dict[int, dict[KvSide, KvChoice]] | None = Field(
         None,
-        description="By cache layer, where it was chosen with the weights. It is made at run time:"
-        " `bitbudget.load`, or `bitbudget.make_cache` as mlx-lm's `prompt_cache`.",
+        description="By cache layer, where it was chosen with the weights: `both` alike, or `keys`"
+        " and `values` apart. It is made at run time: `bitbudget.load`, or `bitbudget.make_cache`"
+        " as mlx-lm's `prompt_cache`.",
     )
     notes: tuple[str, ...] = ()
+
+    @property
+    def kv_formats(self) -> KvFormats:
+        """The chosen KV formats; empty where the caches are none of the allocation's business."""
+        chosen = self.kv_cache or {}
+        return {
+            layer: {side: choice.format for side, choice in sides.items()}
+            for layer, sides in chosen.items()
+        }
 
     def to_bytes(self) -> bytes:
         """Return the canonical bytes, whose SHA-256 is the manifest's identity."""
@@ -163,7 +190,7 @@ class Manifest(_Part):
         """
         modules = {}
         kv_costs = _kv_costs(measurement, allocation)
-        cost = measurement.cost(allocation.formats) + sum(kv_costs.values())
+        cost = measurement.cost(allocation.formats) + math.fsum(kv_costs.values())
         share = measurement.calibration.share(cost)
         curves = {curve.path: curve for curve in measurement.curves}
         for module in layout.inventory.modules:
@@ -203,40 +230,51 @@ class Manifest(_Part):
                 stopped_by=allocation.stopped_by,
             ),
             modules=modules,
-            kv_cache=_kv_choices(measurement, request, allocation, kv_costs, share),
+            kv_cache=None
+            if allocation.kv_formats is None
+            else _kv_choices(measurement, request, allocation.kv_formats, kv_costs, share),
             notes=allocation.notes,
         )
 
 
-def _kv_costs(measurement: Measurement, allocation: Allocation) -> dict[int, float]:
+def _kv_costs(measurement: Measurement, allocation: Allocation) -> dict[tuple[int, KvSide], float]:
     """Return what each chosen cache adds to the cost of the curves."""
     inventory = measurement.inventory
     curves = {curve.layer: curve for curve in measurement.kv_curves}
     caches = {cache.layer: cache for cache in inventory.architecture.cache}
     return {
-        layer: kv_options(inventory, curves[layer], caches[layer])[format_].kl_nats
-        for layer, format_ in (allocation.kv_formats or {}).items()
+        (layer, side): kv_options(inventory, curves[layer], caches[layer], side)[format_].kl_nats
+        for layer, sides in (allocation.kv_formats or {}).items()
+        for side, format_ in sides.items()
     }
 
 
 def _kv_choices(
     measurement: Measurement,
     request: AllocationRequest,
-    allocation: Allocation,
-    costs: Mapping[int, float],
+    formats: KvFormats,
+    costs: Mapping[tuple[int, KvSide], float],
     share: float,
-) -> dict[int, KvChoice] | None:
-    if allocation.kv_formats is None:
-        return None
+) -> dict[int, dict[KvSide, KvChoice]]:
     inventory = measurement.inventory
-    width = element_bytes(inventory)
+    itemsize, context = element_bytes(inventory), request.context or 0
     caches = {cache.layer: cache for cache in inventory.architecture.cache}
     return {
-        layer: KvChoice(
-            bits=format_.bits,
-            group_size=format_.group_size,
-            bytes=kv_format_bytes(caches[layer], request.context or 0, format_, width),
-            kl_nats=costs[layer] * share,
-        )
-        for layer, format_ in allocation.kv_formats.items()
+        layer: {
+            side: KvChoice(
+                bits=format_.bits,
+                group_size=format_.group_size,
+                bytes=kv_format_bytes(caches[layer], context, format_, itemsize, side),
+                kl_nats=costs[layer, side] * share,
+                rotated=format_.rotated,
+                **(_rotation(caches[layer], side) if format_.rotated else {}),
+            )
+            for side, format_ in sides.items()
+        }
+        for layer, sides in formats.items()
     }
+
+
+def _rotation(cache: CacheLayer, side: KvSide) -> dict[str, int]:
+    width = cache.value_width if side is KvSide.VALUES else cache.head_width
+    return {"width": width, "seed": rotation_seed(cache.layer, side)}

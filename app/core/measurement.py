@@ -117,26 +117,31 @@ class Curve:
 
 @dataclass(frozen=True, slots=True)
 class KvPoint:
-    """Predicted KL in nats per token of one layer's KV cache in `bits` (8 or 4) and groups.
+    """Predicted KL in nats per token of one layer's KV cache, or of its keys or values.
 
-    `group_size` 0 is the model's own type. `interval_95` bounds the mean over the text's sequences.
+    `group_size` 0 is the model's own type, or with `rotated` a rotated codebook. `interval_95`
+    bounds the mean over the text's sequences.
     """
 
     bits: Annotated[int, Field(ge=1, le=64)]
     kl_nats: NotNegative
     group_size: Annotated[int, Field(ge=0, le=1024)] = 64
     interval_95: tuple[NotNegative, NotNegative] | None = None
+    rotated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class KvCurve:
     """The sensitivity of one full-attention layer's KV cache, where it was measured.
 
-    A layer whose cache mlx-lm cannot quantize has the point of the model's own type alone.
+    `points` are of keys and values in one format, `keys` and `values` of one side alone. A layer
+    whose cache mlx-lm cannot quantize has the point of the model's own type alone.
     """
 
     layer: int
     points: tuple[KvPoint, ...]
+    keys: tuple[KvPoint, ...] = ()
+    values: tuple[KvPoint, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

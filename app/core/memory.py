@@ -12,11 +12,14 @@ from typing import Final
 from bitbudget.app.core.devices import Device
 from bitbudget.app.core.errors import InvalidRequestError
 from bitbudget.app.core.inventory import Architecture, CacheKind, CacheLayer, Inventory
+from bitbudget.app.core.runtime import Runtime
 
 __all__ = [
     "KV_BITS",
     "MemoryPlan",
+    "attention_bytes",
     "cache_layer_bytes",
+    "cache_tokens",
     "element_bytes",
     "kv_cache_bytes",
     "largest_context",
@@ -41,6 +44,13 @@ _CACHE_STEP: Final = 256
 _KV_GROUP_SIZES: Final = (64, 32)
 _PREFILL_TOKENS: Final = 2048
 """Tokens per prefill step of mlx-lm's generate_step."""
+
+_QUERY_TILE: Final = 512
+"""Queries of one fused call of `bitbudget.kv.attention`."""
+
+_FUSED_WIDTHS: Final = (64, 80, 128)
+"""Head widths whose attention MLX fuses at prefill (mlx 0.32, scaled_dot_product_attention.cpp);
+at others a tile's scores are held."""
 
 _LIVE_HIDDEN: Final = 6
 """Arrays of the hidden size that live at once in a block: residual, norm, q, k, v, output."""
@@ -80,6 +90,12 @@ def element_bytes(inventory: Inventory) -> int:
     return max(seen or [module.dtype.itemsize for module in inventory.modules], default=2)
 
 
+def cache_tokens(layer: CacheLayer, context: int) -> int:
+    """Return the tokens that a layer's cache has room for at `context` tokens."""
+    tokens = -(-context // _CACHE_STEP) * _CACHE_STEP
+    return min(tokens, layer.window) if layer.window else tokens
+
+
 def cache_layer_bytes(
     layer: CacheLayer,
     context: int,
@@ -94,9 +110,7 @@ def cache_layer_bytes(
     the model's type whatever `kv_bits` is. Scale and bias of a group have that type, too. The group
     is mlx-lm's default of 64, or 32 where 64 does not divide the head's width, unless it is given.
     """
-    tokens = -(-context // _CACHE_STEP) * _CACHE_STEP
-    if layer.window:
-        tokens = min(tokens, layer.window)
+    tokens = cache_tokens(layer, context)
     elements = tokens * layer.elements_per_token
     sizes = _KV_GROUP_SIZES if group_size is None else (group_size,)
     group = next((g for g in sizes if layer.head_width % g == 0), 0)
@@ -119,43 +133,87 @@ def kv_cache_bytes(architecture: Architecture, context: int, kv_bits: int, items
     return sum(cache_layer_bytes(c, context, kv_bits, itemsize) for c in architecture.cache)
 
 
-def prefill_bytes(architecture: Architecture, context: int, kv_bits: int, itemsize: int) -> int:
+def prefill_bytes(
+    architecture: Architecture,
+    context: int,
+    kv_bits: int,
+    itemsize: int,
+    runtime: Runtime = Runtime.STOCK,
+) -> int:
     """Return the activations of one prefill step and the logits that follow: an estimate.
 
-    Attention over a quantized cache is not fused in mlx-lm: its scores, heads x tokens x context,
-    are held whole (mlx_lm/models/base.py, quantized_scaled_dot_product_attention).
+    `kv_bits` below 16 says that some layer's cache is quantized; see `attention_bytes`.
     """
     tokens = min(context, _PREFILL_TOKENS)
     width = _LIVE_HIDDEN * architecture.hidden_size
     width += _LIVE_INTERMEDIATE * architecture.intermediate_size
     width *= max(1, architecture.experts_per_token)
-    is_quantized = kv_bits < _OWN_TYPE
-    scores = architecture.attention_heads * tokens * context if is_quantized else 0
-    return (tokens * width + scores) * itemsize + architecture.vocabulary_size * 4
+    attention = (
+        attention_bytes(architecture, tokens, context, itemsize, runtime)
+        if kv_bits < _OWN_TYPE
+        else 0
+    )
+    return tokens * width * itemsize + attention + architecture.vocabulary_size * 4
 
 
-def plan_memory(inventory: Inventory, device: Device, context: int, kv_bits: int) -> MemoryPlan:
-    """Split a device's memory at a context.
+def attention_bytes(
+    architecture: Architecture, tokens: int, context: int, itemsize: int, runtime: Runtime
+) -> int:
+    """Return what attention of `tokens` queries holds over one layer's quantized cache.
+
+    mlx-lm multiplies packed keys, so the scores, heads x tokens x context, are held whole
+    (mlx_lm/models/base.py, quantized_scaled_dot_product_attention). `bitbudget.kv.attention` holds
+    one layer's keys and values dequantized, and a tile of scores where MLX has no fused kernel.
+    """
+    if runtime is Runtime.STOCK:
+        return architecture.attention_heads * tokens * context * itemsize
+    full = [layer for layer in architecture.cache if layer.kind is CacheKind.FULL]
+    dense = max((layer.elements_per_token for layer in full), default=0) * context
+    unfused = any(layer.head_width not in _FUSED_WIDTHS for layer in full)
+    tile = architecture.attention_heads * min(tokens, _QUERY_TILE) * context if unfused else 0
+    return (dense + tile) * itemsize
+
+
+def plan_memory(
+    inventory: Inventory,
+    device: Device,
+    context: int,
+    kv_bits: int,
+    runtime: Runtime = Runtime.STOCK,
+) -> MemoryPlan:
+    """Split a device's memory at a context, for the program that runs the checkpoint.
 
     Raises InvalidRequestError for a context beyond the model's and for unknown `kv_bits`.
     """
     _check_context(inventory.architecture, context)
-    return _plan(inventory.architecture, device, context, kv_bits, element_bytes(inventory))
+    itemsize = element_bytes(inventory)
+    return _plan(inventory.architecture, device, context, kv_bits, itemsize, runtime)
 
 
-def _plan(
-    architecture: Architecture, device: Device, context: int, kv_bits: int, itemsize: int
+def _plan(  # noqa: PLR0917 - what a device's memory depends on
+    architecture: Architecture,
+    device: Device,
+    context: int,
+    kv_bits: int,
+    itemsize: int,
+    runtime: Runtime,
 ) -> MemoryPlan:
     return MemoryPlan(
         working_set_bytes=device.working_set_bytes,
         usable_bytes=device.working_set_bytes * _USABLE_TENTHS // 10,
         kv_cache_bytes=kv_cache_bytes(architecture, context, kv_bits, itemsize),
-        prefill_bytes=prefill_bytes(architecture, context, kv_bits, itemsize),
+        prefill_bytes=prefill_bytes(architecture, context, kv_bits, itemsize, runtime),
         reserve_bytes=_RESERVE_BYTES,
     )
 
 
-def largest_context(inventory: Inventory, device: Device, weights_bytes: int, kv_bits: int) -> int:
+def largest_context(
+    inventory: Inventory,
+    device: Device,
+    weights_bytes: int,
+    kv_bits: int,
+    runtime: Runtime = Runtime.STOCK,
+) -> int:
     """Return the most tokens of context, up to the model's own limit, at which weights fit; or 0.
 
     The parts of the memory never shrink with the context, so bisection finds the last that fits.
@@ -164,7 +222,7 @@ def largest_context(inventory: Inventory, device: Device, weights_bytes: int, kv
     fits, fails = 0, architecture.max_context + 1
     while fails - fits > 1:
         middle = (fits + fails) // 2
-        plan = _plan(architecture, device, middle, kv_bits, itemsize)
+        plan = _plan(architecture, device, middle, kv_bits, itemsize, runtime)
         if weights_bytes <= plan.weights_limit_bytes:
             fits = middle
         else:

@@ -20,6 +20,7 @@ from bitbudget.app.core.devices import DEVICES, device
 from bitbudget.app.core.errors import InvalidRequestError
 from bitbudget.app.core.formats import FormatName
 from bitbudget.app.core.measurement import Encoder, Sensitivity, usable_encoder
+from bitbudget.app.core.runtime import Runtime
 from bitbudget.app.core.sizes import parse_size
 
 __all__ = [
@@ -131,6 +132,10 @@ class AllocationRequest(BaseModel):
     kv_bits: Literal[16, 8, 4] = Field(16, description="Bits of the KV cache: 16, 8 or 4.")
     joint_kv: bool = Field(
         default=False, strict=True, description="Choose the KV cache's bits per layer, too."
+    )
+    runtime: Runtime = Field(
+        Runtime.STOCK,
+        description="What runs the result: mlx-lm as it is, or with models from bitbudget.load.",
     )
     min_tokens_per_second: Annotated[float, Field(gt=0), Number] | None = None
     formats: tuple[FormatName, ...] | None = Field(None, description="Candidates; default: all.")

@@ -14,11 +14,12 @@ from bitbudget.app.core.errors import (
     InvalidRequestError,
     NotFoundError,
 )
-from bitbudget.app.core.kv import KvFormat, plan_with_caches
+from bitbudget.app.core.kv import plan_with_caches
 from bitbudget.app.core.manifest import Manifest
 from bitbudget.app.core.measurement import Measurement
 from bitbudget.app.core.memory import plan_memory
 from bitbudget.app.core.requests import AllocationRequest
+from bitbudget.app.core.runtime import Runtime
 from bitbudget.app.core.sizes import parse_size
 from bitbudget.app.dashboard.figures.figure import Figure
 from bitbudget.app.dashboard.figures.parts import Bar, memory_parts
@@ -173,22 +174,24 @@ def _memory(solved: Solved) -> Bar | None:
     request = solved.manifest.request
     if request.device is None or request.context is None:
         return None
-    return _memory_on(solved, request.device, request.context, request.kv_bits)
+    return _memory_on(solved, request.device, request.context, request.kv_bits, request.runtime)
 
 
 def _memory_on(
-    solved: Solved, name: str, context: int | None, kv_bits: int = _UNQUANTIZED_KV_BITS
+    solved: Solved,
+    name: str,
+    context: int | None,
+    kv_bits: int = _UNQUANTIZED_KV_BITS,
+    runtime: Runtime = Runtime.STOCK,
 ) -> Bar | None:
     if not name:
         return None
     inventory, target = solved.measurement.inventory, device(name)
     most = inventory.architecture.max_context or _DEFAULT_CONTEXT
     tokens = context or min(_DEFAULT_CONTEXT, most)
-    plan = plan_memory(inventory, target, tokens, kv_bits)
-    chosen = solved.manifest.kv_cache
-    if chosen is not None:
-        formats = {layer: KvFormat(c.bits, c.group_size) for layer, c in chosen.items()}
-        plan = plan_with_caches(inventory, target, tokens, formats)
+    plan = plan_memory(inventory, target, tokens, kv_bits, runtime)
+    if solved.manifest.kv_cache is not None:
+        plan = plan_with_caches(inventory, target, tokens, solved.manifest.kv_formats, runtime)
     return memory_parts(plan, solved.manifest.file_bytes, target.title)
 
 

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from bitbudget.app.core.fit_report import SizedChoice
 from bitbudget.app.core.memory import MemoryPlan
 from bitbudget.app.core.requests import DeviceName, Number
+from bitbudget.app.core.runtime import Runtime
 
 __all__ = ["Device", "Fit", "FitRequest"]
 
@@ -40,6 +41,7 @@ class FitRequest(BaseModel):
     device: DeviceName
     context: Annotated[int, Field(ge=1, le=2**31), Number] = 8192
     kv_bits: Literal[16, 8, 4] = 16
+    runtime: Runtime = Runtime.STOCK
 
 
 class Fit(BaseModel):
@@ -50,6 +52,7 @@ class Fit(BaseModel):
     device: str
     context: int
     kv_bits: int
+    runtime: Runtime
     memory: MemoryPlan
     weights_limit_bytes: int
     now: SizedChoice

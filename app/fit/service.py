@@ -24,7 +24,8 @@ class FitService:
     def report(self, request: FitRequest) -> Fit:
         """Tell which sizes of a model fit a device; raises what `inventory` does."""
         inventory = self.inventory(request.model)
-        report = fit(inventory, device(request.device), request.context, request.kv_bits)
+        target = device(request.device)
+        report = fit(inventory, target, request.context, request.kv_bits, request.runtime)
         return Fit.model_validate(report)
 
     def inventory(self, model: str) -> Inventory:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -17,9 +18,23 @@ import mlx.core as mx
 from mlx.utils import tree_reduce
 
 from bitbudget.kv.attention import Stored, install
-from bitbudget.kv.codecs import Arrays, Codec, parse_codec
+from bitbudget.kv.codecs import (
+    AffineCodec,
+    Arrays,
+    Codec,
+    PlainCodec,
+    RotatedCodec,
+    parse_codec,
+)
 
-__all__ = ["MANIFEST_NAME", "CodecKVCache", "chosen_formats", "make_cache", "register"]
+__all__ = [
+    "MANIFEST_NAME",
+    "ChosenCaches",
+    "CodecKVCache",
+    "chosen_caches",
+    "make_cache",
+    "register",
+]
 
 _STOCK: Final[Any] = importlib.import_module("mlx_lm.models.cache")
 MANIFEST_NAME: Final = "manifest.json"
@@ -128,24 +143,55 @@ class CodecKVCache:
         return total
 
 
-def chosen_formats(manifest: Path) -> dict[int, tuple[int, int]]:
-    """Return (bits, group size) by cache layer; empty where a manifest leaves the caches alone."""
+@dataclass(frozen=True, slots=True)
+class ChosenCaches:
+    """The caches that a manifest chose: codecs of keys and values by cache layer.
+
+    `is_stock` says that mlx-lm's own quantized cache is to hold them, without our attention.
+    """
+
+    codecs: Mapping[int, tuple[Codec, Codec]] = field(default_factory=dict)
+    is_stock: bool = True
+
+
+def chosen_caches(manifest: Path) -> ChosenCaches:
+    """Return what a manifest chose; no codecs where it leaves the caches alone.
+
+    Raises ValueError for a codec that this version does not know.
+    """
     if not manifest.is_file():
-        return {}
-    chosen = json.loads(manifest.read_bytes()).get("kv_cache") or {}
-    return {int(layer): (choice["bits"], choice["group_size"]) for layer, choice in chosen.items()}
+        return ChosenCaches()
+    document = json.loads(manifest.read_bytes())
+    codecs = {}
+    for layer, sides in (document.get("kv_cache") or {}).items():
+        keys, values = (sides.get(side) or sides["both"] for side in ("keys", "values"))
+        codecs[int(layer)] = (_codec_of(keys), _codec_of(values))
+    is_stock = document.get("request", {}).get("runtime", "stock") == "stock"
+    return ChosenCaches(codecs, is_stock)
 
 
-def make_cache(model: Any, formats: Mapping[int, tuple[int, int]]) -> list[Any]:
-    """Return the model's own caches, quantized where `formats` says so.
+def _codec_of(choice: Mapping[str, Any]) -> Codec:
+    if choice.get("rotated"):
+        return RotatedCodec(choice["bits"], choice["width"], choice["seed"])
+    group_size = choice["group_size"]
+    return AffineCodec(choice["bits"], group_size) if group_size else PlainCodec()
+
+
+def make_cache(model: Any, chosen: ChosenCaches) -> list[Any]:
+    """Return the model's own caches, quantized where `chosen` says so.
 
     Pass it as `prompt_cache` to `mlx_lm.generate` or `stream_generate`, without `kv_bits`.
     """
+    register()
     stock = type(model).make_cache if hasattr(type(model), "make_cache") else None
     caches = list(stock(model)) if stock else [_STOCK.KVCache() for _ in model.layers]
-    for layer, (bits, group_size) in formats.items():
-        if group_size:
-            caches[layer] = _STOCK.QuantizedKVCache(group_size=group_size, bits=bits)
+    for layer, (keys, values) in chosen.codecs.items():
+        if isinstance(keys, PlainCodec) and isinstance(values, PlainCodec):
+            continue
+        if chosen.is_stock and isinstance(keys, AffineCodec) and keys == values:
+            caches[layer] = _STOCK.QuantizedKVCache(group_size=keys.group_size, bits=keys.bits)
+        else:
+            caches[layer] = CodecKVCache(keys, values)
     return caches
 
 

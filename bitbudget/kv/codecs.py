@@ -22,6 +22,7 @@ __all__ = [
     "AffineCodec",
     "Arrays",
     "Codec",
+    "PlainCodec",
     "RotatedCodec",
     "codebook",
     "parse_codec",
@@ -63,6 +64,34 @@ class Codec(Protocol):
 
     def leave(self, x: mx.array) -> mx.array:
         """Take vectors from the space of `decode` back to the model's."""
+
+
+@dataclass(frozen=True)
+class PlainCodec:
+    """Vectors as the model computes them, beside another side that is quantized."""
+
+    bits: int = 16
+
+    @property
+    def name(self) -> str:
+        """Return `plain`."""
+        return "plain"
+
+    def encode(self, x: mx.array) -> Arrays:
+        """Return `x` alone."""
+        return (x,)
+
+    def decode(self, stored: Arrays, dtype: mx.Dtype) -> mx.array:
+        """Return what was stored."""
+        return stored[0].astype(dtype)
+
+    def enter(self, x: mx.array) -> mx.array:
+        """Return `x`: nothing is rotated."""
+        return x
+
+    def leave(self, x: mx.array) -> mx.array:
+        """Return `x`: nothing is rotated."""
+        return x
 
 
 @dataclass(frozen=True)
@@ -163,6 +192,8 @@ class RotatedCodec:
 
 def parse_codec(name: str) -> Codec:
     """Return the codec called `name`; ValueError when it is none of ours."""
+    if name == "plain":
+        return PlainCodec()
     rotated = re.fullmatch(r"t(\d+):(\d+):(\d+)", name)
     if rotated:
         bits, width, seed = map(int, rotated.groups())

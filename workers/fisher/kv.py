@@ -3,8 +3,9 @@
 To second order the KL of changed keys and values is `1/2 d^T F d`. Errors of quantization are close
 to independent between groups (inside one, rounding of the stored scale ties them), so F counts
 inside groups alone. With g the gradient of a loss whose labels are sampled from the model that is
-`1/2 sum over groups (g . d)^2` per token, with the very errors d that mlx-lm's QuantizedKVCache
-makes in every format.
+`1/2 sum over groups (g . d)^2` per token, with the very errors d that the cache makes in every
+format: mlx-lm's QuantizedKVCache in affine groups, `bitbudget.kv` in rotated codebooks, where a
+whole vector, which shares a scale, is the group. Keys and values are summed apart.
 """
 
 from __future__ import annotations
@@ -22,25 +23,40 @@ from mlx import nn
 from mlx_lm.models.cache import KVCache, QuantizedKVCache, make_prompt_cache
 
 from bitbudget.app.core.inventory import CacheKind, CacheLayer
-from bitbudget.app.core.kv import KvFormat, quantized_formats
+from bitbudget.app.core.kv import (
+    KvFormat,
+    KvSide,
+    quantized_formats,
+    rotated_formats,
+    rotation_seed,
+)
 from bitbudget.app.core.measurement import KvCurve, KvPoint
+from bitbudget.kv.codecs import RotatedCodec
 from bitbudget.workers.running.taps import Call, Gradients, Tape
 
-__all__ = ["Costs", "KvTaps", "kv_curve", "read_costs", "rounded"]
+__all__ = ["Costs", "Decision", "KvTaps", "kv_curve", "read_costs", "rounded"]
 
 _FEW_TOKENS: Final = 2
 _NORMAL_95: Final = 1.96
 _OWN: Final = KvFormat(0)
 
-Costs = Mapping[KvFormat, np.ndarray]
-"""Nats of each sequence of text, by format."""
+Decision = tuple[KvSide, KvFormat]
+"""A format of keys or of values."""
+Costs = Mapping[Decision, np.ndarray]
+"""Nats of each sequence of text."""
 
 
-def rounded(x: mx.array, format_: KvFormat, dtype: mx.Dtype) -> mx.array:
-    """Return keys or values in float32 as a quantized cache of a model in `dtype` holds them."""
+def rounded(x: mx.array, format_: KvFormat, dtype: mx.Dtype, seed: int = 0) -> mx.array:
+    """Return keys or values in float32 as a quantized cache of a model in `dtype` holds them.
+
+    `seed` is that of the rotation of a rotated format.
+    """
     stored = x.astype(dtype)
-    if not format_.group_size:
+    if format_.is_own_type:
         return stored.astype(mx.float32)
+    if format_.rotated:
+        codec = RotatedCodec(format_.bits, x.shape[-1], seed)
+        return codec.leave(codec.decode(codec.encode(stored), mx.float32))
     codes, scales, biases = mx.quantize(stored, group_size=format_.group_size, bits=format_.bits)
     return mx.dequantize(
         codes,
@@ -56,6 +72,7 @@ class _KvCall(Call):
     """Keys or values on their way into a layer's cache."""
 
     layer: int = 0
+    side: KvSide = KvSide.KEYS
 
 
 class _TapCache(KVCache):
@@ -66,22 +83,25 @@ class _TapCache(KVCache):
         self._layer, self._taps = layer, taps
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
-        return self._taps.record(self._layer, keys), self._taps.record(self._layer, values)
+        return (
+            self._taps.record(self._layer, KvSide.KEYS, keys),
+            self._taps.record(self._layer, KvSide.VALUES, values),
+        )
 
 
 @dataclass
 class KvTaps:
     """The caches of one model's plain attention layers, all of which record on one tape.
 
-    `formats` by cache layer are those that mlx-lm can run; `failure` says why there are none.
+    `formats` by cache layer and side are those that can be run; `failure` says why there are none.
     """
 
     dtype: mx.Dtype
-    formats: dict[int, tuple[KvFormat, ...]] = field(default_factory=dict)
+    formats: dict[int, tuple[Decision, ...]] = field(default_factory=dict)
     failure: str = ""
     options: dict[str, Any] = field(default_factory=dict)
     _tape: Tape | None = None
-    _sums: dict[int, dict[KvFormat, list[mx.array]]] = field(default_factory=dict)
+    _sums: dict[int, dict[Decision, list[mx.array]]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, model: nn.Module, dtype: mx.Dtype) -> KvTaps:
@@ -105,9 +125,11 @@ class KvTaps:
         taps.options = {"cache": caches}
         return taps
 
-    def record(self, layer: int, x: mx.array) -> mx.array:
+    def record(self, layer: int, side: KvSide, x: mx.array) -> mx.array:
         """Note keys or values and return them with the tape's tap added."""
-        return x if self._tape is None else self._tape.record(_KvCall("", x, layer=layer), x)
+        if self._tape is None:
+            return x
+        return self._tape.record(_KvCall("", x, layer=layer, side=side), x)
 
     @contextmanager
     def on(self, tape: Tape) -> Iterator[None]:
@@ -121,20 +143,24 @@ class KvTaps:
     def take(self, pulled: Gradients) -> Gradients:
         """Add the cost of every format's errors up, unevaluated, and return the other calls."""
         others = []
-        batch: dict[tuple[int, KvFormat], mx.array] = {}
+        batch: dict[tuple[int, Decision], mx.array] = {}
         for call, gradient in pulled.calls:
             if not isinstance(call, _KvCall):
                 others.append((call, gradient))
                 continue
             exact = rounded(call.inputs, _OWN, self.dtype)
-            for format_ in self.formats[call.layer]:
-                error = rounded(call.inputs, format_, self.dtype) - exact
-                lost = (gradient * error).reshape(*error.shape[:3], -1, format_.group_size)
+            seed = rotation_seed(call.layer, call.side)
+            for side, format_ in self.formats[call.layer]:
+                if side is not call.side:
+                    continue
+                error = rounded(call.inputs, format_, self.dtype, seed) - exact
+                group = format_.group_size or error.shape[-1]
+                lost = (gradient * error).reshape(*error.shape[:3], -1, group)
                 cost = 0.5 * mx.square(lost.sum(axis=-1)).sum(axis=(1, 2, 3))
-                key = (call.layer, format_)
+                key = (call.layer, (side, format_))
                 batch[key] = batch[key] + cost if key in batch else cost
-        for (layer, format_), nats in batch.items():
-            self._sums.setdefault(layer, {}).setdefault(format_, []).append(nats)
+        for (layer, decision), nats in batch.items():
+            self._sums.setdefault(layer, {}).setdefault(decision, []).append(nats)
         return replace(pulled, calls=others)
 
     def unevaluated(self) -> list[mx.array]:
@@ -145,8 +171,8 @@ class KvTaps:
         """Return the costs recorded since the last time, as JSON, and forget them."""
         found = {
             str(layer): [
-                [f.bits, f.group_size, np.concatenate([np.array(c) for c in costs]).tolist()]
-                for f, costs in sums.items()
+                [side.value, f.bits, f.group_size, f.rotated, _joined(costs)]
+                for (side, f), costs in sums.items()
             ]
             for layer, sums in self._sums.items()
         }
@@ -157,35 +183,54 @@ class KvTaps:
 def read_costs(data: bytes) -> dict[int, Costs]:
     """Return what `KvTaps.finish` wrote, by cache layer."""
     return {
-        int(layer): {KvFormat(bits, group): np.array(costs) for bits, group, costs in rows}
+        int(layer): {
+            (KvSide(side), KvFormat(bits, group, rotated)): np.array(costs)
+            for side, bits, group, rotated, costs in rows
+        }
         for layer, rows in json.loads(data).items()
     }
 
 
-def _head_widths(model: nn.Module, stock: list[Any]) -> dict[int, int]:
-    """Return the width that groups must divide, of every plain cache the model uses."""
+def _joined(costs: list[mx.array]) -> list[float]:
+    found: list[float] = np.concatenate([np.array(c) for c in costs]).tolist()
+    return found
+
+
+def _head_widths(model: nn.Module, stock: list[Any]) -> dict[int, tuple[int, int]]:
+    """Return the widths of a key and of a value, of every plain cache the model uses."""
     caches = make_prompt_cache(model)
     model(mx.zeros((1, _FEW_TOKENS), mx.int32), cache=caches)
     return {
-        layer: math.gcd(cache.keys.shape[-1], cache.values.shape[-1])
+        layer: (cache.keys.shape[-1], cache.values.shape[-1])
         for layer, cache in enumerate(caches)
         if type(stock[layer]) is KVCache and cache.keys is not None and cache.values.shape[-1]
     }
 
 
 def _runnable(
-    model: nn.Module, count: int, widths: Mapping[int, int]
-) -> dict[int, tuple[KvFormat, ...]]:
-    """Return the formats in which mlx-lm's own quantized cache works, by layer."""
+    model: nn.Module, count: int, widths: Mapping[int, tuple[int, int]]
+) -> dict[int, tuple[Decision, ...]]:
+    """Return the formats of either side in which a quantized cache works, by layer.
+
+    Rotated codebooks run where affine groups do: the model only ever hands keys and values over.
+    """
     runnable: dict[int, list[KvFormat]] = {layer: [] for layer in widths}
-    for width in sorted(set(widths.values())):
-        layers = [layer for layer in widths if widths[layer] == width]
-        for format_ in quantized_formats(CacheLayer(0, CacheKind.FULL, head_width=width)):
+    for pair in sorted(set(widths.values())):
+        layers = [layer for layer in widths if widths[layer] == pair]
+        cache = CacheLayer(0, CacheKind.FULL, head_width=pair[0], value_width=pair[1])
+        for format_ in quantized_formats(cache):
             all_run = _runs(model, count, layers, format_)
             for layer in layers:
                 if all_run or _runs(model, count, [layer], format_):
                     runnable[layer].append(format_)
-    return {layer: tuple(formats) for layer, formats in runnable.items()}
+    return {
+        layer: tuple(
+            (side, format_)
+            for side, width in zip((KvSide.KEYS, KvSide.VALUES), widths[layer], strict=True)
+            for format_ in (*formats, *(rotated_formats(width) if formats else ()))
+        )
+        for layer, formats in runnable.items()
+    }
 
 
 def _runs(model: nn.Module, count: int, layers: list[int], format_: KvFormat) -> bool:
@@ -203,9 +248,20 @@ def _runs(model: nn.Module, count: int, layers: list[int], format_: KvFormat) ->
 
 
 def kv_curve(layer: int, costs: Costs, tokens: int, own_bits: int) -> KvCurve:
-    """Return a layer's curve from the nats of each sequence; `tokens` are those of all of them."""
+    """Return a layer's curve from the nats of each sequence; `tokens` are those of all of them.
+
+    What keys and values cost in one format is the sum of both: errors of groups add up.
+    """
     own = KvPoint(own_bits, 0.0, group_size=0, interval_95=(0.0, 0.0))
-    return KvCurve(layer, (own, *(_point(f, values, tokens) for f, values in costs.items())))
+    sides = {side: {f: nats for (s, f), nats in costs.items() if s is side} for side in KvSide}
+    keys, values = sides[KvSide.KEYS], sides[KvSide.VALUES]
+    both = {f: keys[f] + values[f] for f in keys if f in values and not f.rotated}
+    both |= sides[KvSide.BOTH]
+
+    def points(found: Mapping[KvFormat, np.ndarray]) -> tuple[KvPoint, ...]:
+        return (own, *(_point(f, nats, tokens) for f, nats in found.items()))
+
+    return KvCurve(layer, points(both), points(keys), points(values))
 
 
 def _point(format_: KvFormat, nats: np.ndarray, tokens: int) -> KvPoint:
@@ -214,5 +270,9 @@ def _point(format_: KvFormat, nats: np.ndarray, tokens: int) -> KvPoint:
     spread = float(per_token.std(ddof=1)) if nats.size > 1 else mean
     half = _NORMAL_95 * spread / math.sqrt(nats.size)
     return KvPoint(
-        format_.bits, mean, format_.group_size, interval_95=(max(mean - half, 0.0), mean + half)
+        format_.bits,
+        mean,
+        format_.group_size,
+        interval_95=(max(mean - half, 0.0), mean + half),
+        rotated=format_.rotated,
     )

@@ -151,4 +151,5 @@ def _attention_layer(layer: int, cache: Any, latent_width: int) -> CacheLayer:
         bytes_per_token=sum(array.shape[1] * array.shape[3] * array.itemsize for array in stored),
         head_width=width,
         window=int(window),
+        value_width=0 if cache.values is None else cache.values.shape[3],
     )

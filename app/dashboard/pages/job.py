@@ -8,7 +8,6 @@ from urllib.parse import urlencode
 
 from bitbudget.app.contract.reports import Benchmark, Evaluation
 from bitbudget.app.contract.steps import Step, steps_of
-from bitbudget.app.core.kv import KvFormat
 from bitbudget.app.core.manifest import Manifest
 from bitbudget.app.dashboard import formatting as words
 from bitbudget.app.dashboard.figures.figure import Cell, Figure
@@ -183,8 +182,9 @@ def _kv_cache(manifest: Manifest) -> Iterator[Figure]:
     choices = manifest.kv_cache
     if choices is None:
         return
-    total = sum(choice.bytes for choice in choices.values())
-    cost = sum(choice.kl_nats for choice in choices.values())
+    every = [choice for sides in choices.values() for choice in sides.values()]
+    total = sum(choice.bytes for choice in every)
+    cost = sum(choice.kl_nats for choice in every)
     yield Figure(
         name="kv-cache",
         title="KV cache by layer",
@@ -192,9 +192,10 @@ def _kv_cache(manifest: Manifest) -> Iterator[Figure]:
             f"{total:,} bytes at {manifest.request.context:,} tokens, {words.kl(cost)} nats per"
             " token of the prediction. bitbudget.load makes these caches."
         ),
-        columns=("layer", "format", "bytes", "KL, nats per token"),
+        columns=("layer", "of", "format", "bytes", "KL, nats per token"),
         rows=tuple(
-            (layer, str(KvFormat(choice.bits, choice.group_size)), choice.bytes, choice.kl_nats)
-            for layer, choice in choices.items()
+            (layer, side.value, str(choice.format), choice.bytes, choice.kl_nats)
+            for layer, sides in choices.items()
+            for side, choice in sides.items()
         ),
     )

@@ -13,12 +13,19 @@ from bitbudget.app.core.devices import device
 from bitbudget.app.core.errors import InfeasibleBudgetError, InvalidRequestError
 from bitbudget.app.core.formats import KEEP, parse_format
 from bitbudget.app.core.inventory import Inventory, ModuleKind
-from bitbudget.app.core.kv import KvFormat, kv_format_bytes, plan_with_caches
+from bitbudget.app.core.kv import (
+    KvFormat,
+    KvSide,
+    kv_format_bytes,
+    plan_with_caches,
+    rotation_seed,
+)
 from bitbudget.app.core.layout import plan_checkpoint
 from bitbudget.app.core.manifest import Manifest
 from bitbudget.app.core.measurement import KvCurve, KvPoint, Measurement
 from bitbudget.app.core.memory import plan_memory
 from bitbudget.app.core.requests import AllocationRequest
+from bitbudget.app.core.runtime import Runtime
 
 CHIP = "m4-pro-24gb"
 
@@ -130,13 +137,16 @@ def with_kv(measurement: Measurement) -> Measurement:
     return replace(measurement, kv_curves=curves)
 
 
-def long_context(measurement: Measurement, tokens: int) -> Measurement:
+def long_context(measurement: Measurement, tokens: int, heads: int = 4) -> Measurement:
     """A model whose KV cache is far larger than its weights."""
     inventory = measurement.inventory
     cache = tuple(
-        replace(layer, elements_per_token=65_536) for layer in inventory.architecture.cache
+        replace(layer, elements_per_token=65_536, value_width=layer.head_width)
+        for layer in inventory.architecture.cache
     )
-    architecture = replace(inventory.architecture, max_context=tokens, cache=cache)
+    architecture = replace(
+        inventory.architecture, max_context=tokens, cache=cache, attention_heads=heads
+    )
     return replace(measurement, inventory=replace(inventory, architecture=architecture))
 
 
@@ -144,10 +154,11 @@ def test_kv_bits_are_chosen_with_the_weights(measurement: Measurement) -> None:
     context = 65_536
     long = long_context(with_kv(measurement), context)
     joint = allocate(long, request(device=CHIP, context=context, joint_kv=True))
-    assert joint.kv_formats == {0: KvFormat(8, 32), 1: KvFormat(16)}
+    both = KvSide.BOTH
+    assert joint.kv_formats == {0: {both: KvFormat(8, 32)}, 1: {both: KvFormat(16)}}
     plan = plan_memory(long.inventory, device(CHIP), context, 4)
     kv_bytes = sum(
-        kv_format_bytes(cache, context, joint.kv_formats[cache.layer], 2)
+        kv_format_bytes(cache, context, joint.kv_formats[cache.layer][both], 2)
         for cache in long.inventory.architecture.cache
     )
     assert joint.file_bytes + kv_bytes <= plan.weights_limit_bytes + plan.kv_cache_bytes
@@ -193,8 +204,71 @@ def test_joint_kv_is_never_worse_than_one_width_for_all(
         )
     if joint is not None:
         assert joint.kv_formats is not None
-        plan = plan_with_caches(long.inventory, device(CHIP), context, joint.kv_formats)
+        plan = plan_with_caches(
+            long.inventory, device(CHIP), context, joint.kv_formats, Runtime.STOCK
+        )
         assert joint.file_bytes <= plan.weights_limit_bytes
+
+
+@pytest.mark.parametrize("share", [0.02, 0.2, 0.5, 0.9, 1.2])
+def test_more_kv_formats_are_never_worse_than_affine_ones(
+    measurement: Measurement, share: float
+) -> None:
+    """Keys and values apart, codebooks beside affine groups, and no scores held at prefill.
+
+    With as many query heads as models have, whose scores are larger than a layer's dense cache.
+    """
+    context = int(share * 131_072)
+    long = long_context(with_kv_sides(measurement), context, heads=64)
+    stock = _try(long, device=CHIP, context=context, joint_kv=True)
+    ours = _try(long, device=CHIP, context=context, joint_kv=True, runtime="bitbudget")
+    if stock is not None:
+        assert ours is not None
+        most = stock.predicted_kl_nats_per_token * (1 + 1e-6)
+        assert ours.predicted_kl_nats_per_token <= most
+    if ours is not None:
+        assert ours.kv_formats is not None
+        plan = plan_with_caches(
+            long.inventory, device(CHIP), context, ours.kv_formats, Runtime.BITBUDGET
+        )
+        assert ours.file_bytes <= plan.weights_limit_bytes
+
+
+def with_kv_sides(measurement: Measurement) -> Measurement:
+    def side(scale: float) -> tuple[KvPoint, ...]:
+        return (
+            KvPoint(8, 5e-5 * scale, 32),
+            KvPoint(4, 5e-3 * scale, 32),
+            KvPoint(4, 3e-3 * scale, 0, rotated=True),
+            KvPoint(3, 1e-2 * scale, 0, rotated=True),
+            KvPoint(2, 5e-2 * scale, 0, rotated=True),
+        )
+
+    curves = tuple(
+        replace(curve, keys=side(curve.layer + 1), values=side(curve.layer + 1))
+        for curve in with_kv(measurement).kv_curves
+    )
+    return replace(measurement, kv_curves=curves)
+
+
+def test_a_manifest_of_our_runtime_names_codecs_and_seeds(measurement: Measurement) -> None:
+    context = 65_000
+    long = long_context(with_kv_sides(measurement), context)
+    asked = request(device=CHIP, context=context, joint_kv=True, runtime="bitbudget")
+    manifest = Manifest.build(long, plan_checkpoint(long.inventory), asked, allocate(long, asked))
+    assert manifest.kv_cache is not None
+    for layer, sides in manifest.kv_cache.items():
+        assert set(sides) == {KvSide.KEYS, KvSide.VALUES}
+        for side, choice in sides.items():
+            if choice.rotated:
+                assert (choice.width, choice.seed) == (32, rotation_seed(layer, side))
+    assert any(c.rotated for sides in manifest.kv_cache.values() for c in sides.values())
+    assert Manifest.from_bytes(manifest.to_bytes()) == manifest
+
+
+def test_one_width_of_all_caches_is_stock_s(measurement: Measurement) -> None:
+    with pytest.raises(InvalidRequestError, match="--joint-kv"):
+        allocate(measurement, request(device=CHIP, context=256, kv_bits=8, runtime="bitbudget"))
 
 
 def _try(measurement: Measurement, **values: object) -> Allocation | None:
@@ -214,12 +288,12 @@ def test_a_manifest_records_every_cache(measurement: Measurement) -> None:
     asked = request(device=CHIP, context=65_536, joint_kv=True)
     manifest = Manifest.build(long, plan_checkpoint(long.inventory), asked, allocate(long, asked))
     assert manifest.kv_cache is not None
-    assert {k: (c.bits, c.group_size) for k, c in manifest.kv_cache.items()} == {
-        0: (8, 32),
-        1: (16, 0),
+    assert {layer: str(c[KvSide.BOTH].format) for layer, c in manifest.kv_cache.items()} == {
+        0: "8g32",
+        1: "16",
     }
     total = sum(choice.kl_nats for choice in manifest.modules.values())
-    total += sum(choice.kl_nats for choice in manifest.kv_cache.values())
+    total += sum(c.kl_nats for sides in manifest.kv_cache.values() for c in sides.values())
     assert total == pytest.approx(manifest.certificate.predicted_kl_nats_per_token)
     assert Manifest.from_bytes(manifest.to_bytes()) == manifest
 

@@ -11,16 +11,19 @@ import pytest
 from mlx_lm.models.cache import QuantizedKVCache
 
 import bitbudget
-from bitbudget.app.core.kv import KvFormat
+from bitbudget.app.core.kv import KvFormat, KvSide
 from bitbudget.app.core.measurement import KvCurve
-from bitbudget.kv.cache import make_cache
+from bitbudget.kv.cache import ChosenCaches, make_cache
+from bitbudget.kv.codecs import AffineCodec
 from bitbudget.workers.fisher import collect_statistics
 from bitbudget.workers.fisher.kv import KvTaps
-from bitbudget.workers.probe.kv import _logits, kv_kl, probe_kv
+from bitbudget.workers.probe.kv import Choice, _logits, kv_kl, probe_kv
 from bitbudget.workers.running.float32 import load_float32
 from bitbudget.workers.running.tokens import sample_tokens
 
+BOTH = KvSide.BOTH
 LEGAL = [KvFormat(8, 32), KvFormat(8, 64), KvFormat(4, 32), KvFormat(4, 64)]
+ALL = [*LEGAL, *(KvFormat(bits, rotated=True) for bits in (4, 3, 2))]
 
 
 @pytest.fixture(scope="module")
@@ -29,13 +32,15 @@ def curves(sample_model: Path) -> tuple[KvCurve, ...]:
     return collect_statistics(sample_model, tokens, seed=0).kv_curves
 
 
-def predicted(curves: tuple[KvCurve, ...], formats: dict[int, KvFormat]) -> float:
-    return sum(
-        point.kl_nats
-        for curve in curves
-        for point in curve.points
-        if formats[curve.layer] == KvFormat(point.bits, point.group_size)
-    )
+def predicted(curves: tuple[KvCurve, ...], choice: Choice) -> float:
+    total = 0.0
+    for curve in curves:
+        for side, format_ in choice[curve.layer].items():
+            points = {BOTH: curve.points, KvSide.KEYS: curve.keys, KvSide.VALUES: curve.values}
+            total += {KvFormat(p.bits, p.group_size, p.rotated): p for p in points[side]}[
+                format_
+            ].kl_nats
+    return total
 
 
 def test_every_layer_has_every_legal_format_with_its_interval(
@@ -58,8 +63,16 @@ def test_mixed_caches_cost_what_is_predicted(
     model = load_float32(sample_model)
     text = sample_tokens(sample_model, 8, 128, seed=99)
     draw = np.random.default_rng(1)
-    mixes = [{layer: LEGAL[draw.integers(4)] for layer in range(6)} for _ in range(2)]
-    choices = [dict.fromkeys(range(6), KvFormat(8, 64)), *mixes]
+    mixes = [{layer: {BOTH: LEGAL[draw.integers(4)]} for layer in range(6)} for _ in range(2)]
+    apart = [
+        {
+            layer: {side: ALL[draw.integers(len(ALL))] for side in (KvSide.KEYS, KvSide.VALUES)}
+            for layer in range(6)
+        }
+        for _ in range(3)
+    ]
+    alike: Choice = {layer: {BOTH: KvFormat(8, 64)} for layer in range(6)}
+    choices: list[Choice] = [alike, *mixes, *apart]
     for formats, nats in zip(choices, kv_kl(model, text, choices, mx.bfloat16), strict=True):
         assert predicted(curves, formats) == pytest.approx(nats.sum() / text.size, rel=0.3)
 
@@ -69,20 +82,27 @@ def test_a_probe_finds_what_the_gradient_does(
 ) -> None:
     monkeypatch.setattr("bitbudget.workers.probe.kv._SEQUENCES", 1)
     probed = probe_kv(sample_model, mx.bfloat16, seed=0)
-    everywhere = dict.fromkeys(range(6), KvFormat(4, 64))
-    assert predicted(probed, everywhere) == pytest.approx(predicted(curves, everywhere), rel=0.5)
+    for format_ in (KvFormat(4, 64), KvFormat(3, rotated=True)):
+        everywhere = {
+            layer: dict.fromkeys((KvSide.KEYS, KvSide.VALUES), format_) for layer in range(6)
+        }
+        found = predicted(probed, everywhere)
+        assert found == pytest.approx(predicted(curves, everywhere), rel=0.5)
 
 
 def test_errors_are_those_of_mlx_lm_s_quantized_cache(sample_model: Path) -> None:
     formats = {0: KvFormat(4, 32), 3: KvFormat(8, 64)}
     ids = mx.array(sample_tokens(sample_model, 1, 64, seed=2))
     exact = load_float32(sample_model)
-    caches = make_cache(exact, {layer: (f.bits, f.group_size) for layer, f in formats.items()})
+    codecs = {layer: AffineCodec(f.bits, f.group_size) for layer, f in formats.items()}
+    chosen = ChosenCaches({layer: (codec, codec) for layer, codec in codecs.items()})
+    caches = make_cache(exact, chosen)
     assert [type(cache) is QuantizedKVCache for cache in caches] == [
         layer in formats for layer in range(6)
     ]
     served = np.array(exact(ids, cache=caches))
-    ours = np.array(_logits(exact, ids, formats, mx.float32))
+    choice = {layer: {BOTH: format_} for layer, format_ in formats.items()}
+    ours = np.array(_logits(exact, ids, choice, mx.float32))
     differences, effect = np.abs(served - ours), np.abs(served - np.array(exact(ids))).max()
     assert effect > 1e-2
     # processors sum in other orders, so a value between two codes may get the other one
@@ -95,11 +115,17 @@ def test_a_manifest_s_caches_are_made_on_loading(sample_model: Path, tmp_path: P
     folder.mkdir()
     for file in sample_model.iterdir():
         (folder / file.name).symlink_to(file.resolve())
-    choice = {"bits": 8, "group_size": 64, "bytes": 1, "kl_nats": 0.1}
-    (folder / "manifest.json").write_text(json.dumps({"kv_cache": {"2": choice}}))
+    affine = {"bits": 8, "group_size": 64, "bytes": 1, "kl_nats": 0.1}
+    rotated = affine | {"bits": 3, "group_size": 0, "rotated": True, "width": 64, "seed": 9}
+    own = affine | {"bits": 16, "group_size": 0}
+    chosen = {"2": {"both": affine}, "3": {"keys": affine, "values": rotated}}
+    chosen |= {"4": {"keys": own, "values": affine}, "5": {"both": own}}
+    (folder / "manifest.json").write_text(json.dumps({"kv_cache": chosen}))
     model, _ = bitbudget.load_model(folder)
     kinds = [type(cache).__name__ for cache in model.make_cache()]
-    assert kinds == ["KVCache", "KVCache", "QuantizedKVCache", "KVCache", "KVCache", "KVCache"]
+    assert kinds == [
+        *("KVCache", "KVCache", "QuantizedKVCache", "CodecKVCache", "CodecKVCache", "KVCache")
+    ]
     made = bitbudget.make_cache(model, folder / "manifest.json")
     assert [type(cache).__name__ for cache in made] == kinds
     assert model(mx.zeros((1, 4), mx.int32), cache=made).shape == (1, 4, 4096)
