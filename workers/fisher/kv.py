@@ -3,9 +3,9 @@
 To second order the KL of changed keys and values is `1/2 d^T F d`. Errors of quantization are close
 to independent between groups (inside one, rounding of the stored scale ties them), so F counts
 inside groups alone. With g the gradient of a loss whose labels are sampled from the model that is
-`1/2 sum over groups (g . d)^2` per token, with the very errors d that the cache makes in every
-format: mlx-lm's QuantizedKVCache in affine groups, `bitbudget.kv` in rotated codebooks, where a
-whole vector, which shares a scale, is the group. Keys and values are summed apart.
+`1/2 sum over groups (g . d)^2` per token (see `_cost`), with the very errors d that the cache makes
+in every format: mlx-lm's QuantizedKVCache in affine groups, `bitbudget.kv` in rotated codebooks,
+where a whole vector, which shares a scale, is the group. Keys and values are summed apart.
 """
 
 from __future__ import annotations
@@ -154,9 +154,7 @@ class KvTaps:
                 if side is not call.side:
                     continue
                 error = rounded(call.inputs, format_, self.dtype, seed) - exact
-                group = format_.group_size or error.shape[-1]
-                lost = (gradient * error).reshape(*error.shape[:3], -1, group)
-                cost = 0.5 * mx.square(lost.sum(axis=-1)).sum(axis=(1, 2, 3))
+                cost = _cost(gradient, error, exact, format_.group_size)
                 key = (call.layer, (side, format_))
                 batch[key] = batch[key] + cost if key in batch else cost
         for (layer, decision), nats in batch.items():
@@ -178,6 +176,25 @@ class KvTaps:
         }
         self._sums.clear()
         return json.dumps(found).encode()
+
+
+def _cost(gradient: mx.array, error: mx.array, exact: mx.array, group_size: int) -> mx.array:
+    """Return what errors of keys or values cost each sequence, in nats.
+
+    All arrays are (sequences, heads, tokens, width).
+
+    A least-squares scale shrinks every vector of a head by about the same share. That part of the
+    error is one change of all tokens, whose effects add up (for keys they nearly cancel, since
+    attention weights sum to one); only what is left is independent between tokens and groups.
+    """
+    axes = (2, 3)
+    share = (error * exact).sum(axes, keepdims=True) / mx.maximum(
+        mx.square(exact).sum(axes, keepdims=True), 1e-30
+    )
+    rest = gradient * (error - share * exact)
+    groups = rest.reshape(*rest.shape[:3], -1, group_size or rest.shape[-1]).sum(axis=-1)
+    common = (gradient * share * exact).sum(axes)
+    return 0.5 * (mx.square(groups).sum(axis=(1, 2, 3)) + mx.square(common).sum(axis=1))
 
 
 def read_costs(data: bytes) -> dict[int, Costs]:
