@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import json
+import time
 from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
 import pytest
 
-from bitbudget.app.core.errors import AlreadyQuantizedError, InvalidRequestError
+from bitbudget.app.core.errors import (
+    AlreadyQuantizedError,
+    HubUnavailableError,
+    InvalidRequestError,
+)
 from bitbudget.app.core.hub_id import HubId
 from bitbudget.workers.hub.client import Hub
 from bitbudget.workers.hub.source import open_remote, open_remote_headers
 from bitbudget.workers.models import build_inventory, open_checkpoint
 from tests.support.shards import in_three_shards
 from tests.workers.hub.hub_server import HubServer
+from tests.workers.models.tiny import write_tiny
 
 ID = HubId("org/name")
 
@@ -102,3 +109,32 @@ def test_a_model_that_is_quantized_already_is_refused_before_any_download(
     with pytest.raises(AlreadyQuantizedError, match=r"AWQ or GPTQ \(a\.qweight"):
         open_remote(hub, ID, tmp_path)
     assert server.bytes_sent < 300_000
+
+
+def test_an_id_and_a_folder_are_read_alike(server: HubServer, hub: Hub, tmp_path: Path) -> None:
+    """Tagged floats, names of transformers 5, a stale index and a head of its own, from both."""
+    folder = write_tiny(tmp_path / "model", "llama", tie_word_embeddings=False)
+    config = json.loads((folder / "config.json").read_text())
+    del config["tie_word_embeddings"], config["rope_theta"]
+    config |= {
+        "rope_parameters": {"rope_type": "default", "rope_theta": 5e5},
+        "limit": {"__float__": "Infinity"},
+        "quantization_config": {"quant_method": "gptq"},
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    index = {"weight_map": {"x": "model-00001-of-00002.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    server.repository("org/name").put_folder(folder)
+    remote, local = open_remote_headers(hub, ID), open_checkpoint(folder)
+    assert remote.config == local.config
+    assert remote.config["limit"] == float("inf")
+    assert remote.config["rope_theta"] == 5e5
+    assert remote.config["tie_word_embeddings"] is False
+    assert build_inventory(remote) == build_inventory(local)
+
+
+def test_a_hub_that_does_not_answer_is_told_at_once() -> None:
+    began = time.monotonic()
+    with pytest.raises(HubUnavailableError, match="check the network"):
+        open_remote_headers(Hub("http://127.0.0.1:9"), ID)
+    assert time.monotonic() - began < 5

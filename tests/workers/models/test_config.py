@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import mlx.core as mx
 import pytest
 
 from bitbudget.app.core.errors import UnsupportedModelError
-from bitbudget.workers.models import open_checkpoint
+from bitbudget.workers.models import build_inventory, open_checkpoint
 from bitbudget.workers.models.config import understood
 from bitbudget.workers.models.folder import encode_floats
 from bitbudget.workers.running.float32 import load_float32
@@ -166,3 +167,19 @@ def test_floats_without_a_word_in_json_are_tagged() -> None:
     assert json.loads(json.dumps(tagged, allow_nan=False))["a"][1]["b"] == {
         "__float__": "-Infinity"
     }
+
+
+@pytest.mark.parametrize("name", ["stories260K-llama", "babyllama105-llama", "tinyqwen3-dense"])
+def test_a_trained_model_is_the_same_as_either_version_saves_it(
+    name: str, fixtures_dir: Path, tmp_path: Path
+) -> None:
+    old, new = fixtures_dir / name, tmp_path / "new"
+    shutil.copytree(old, new)
+    config = json.loads((new / "config.json").read_text())
+    rope = {"rope_type": "default", "rope_theta": config.pop("rope_theta", 10000.0)}
+    assert not config.pop("rope_scaling", None)
+    config |= {"rope_parameters": rope, "dtype": config.pop("torch_dtype")}
+    (new / "config.json").write_text(json.dumps(config))
+    assert build_inventory(open_checkpoint(new)) == build_inventory(open_checkpoint(old))
+    tokens = mx.arange(2, 66)[None]
+    assert mx.array_equal(load_float32(new)(tokens), load_float32(old)(tokens))
