@@ -82,11 +82,11 @@ CASES: dict[str, Case] = {
     "qwen3_5": Case(
         {"text_config": {**BASE, **HYBRID, "model_type": "qwen3_5_text"}}, left=(GATE, "")
     ),
-    "qwen2_moe": Case({**EXPERTS, "num_experts": 4}),
+    "qwen2_moe": Case({**EXPERTS, "num_experts": 4, "norm_topk_prob": False}),
     "olmoe": Case({"num_experts": 4, "num_experts_per_tok": 2}),
     "mixtral": Case({"num_local_experts": 4, "num_experts_per_tok": 2}),
     "phi3": Case({"rope_scaling": None}),
-    "glm": Case({"partial_rotary_factor": 0.5, "attention_bias": False}),
+    "glm": Case({"attention_bias": False}),
     "gpt_oss": Case(
         {
             "num_local_experts": 4,
