@@ -38,8 +38,8 @@ def allocate(
     """
     from bitbudget.app.cli.measure import load_measurements
 
-    budget.request()  # a wrong budget is told before anything is measured
-    manifest = best_manifest(load_measurements(model, measuring), budget)
+    asked = budget.request().model_dump(mode="json", exclude_none=True)
+    manifest = best_manifest(load_measurements(model, measuring, budget=asked), budget)
     if output is not None:
         write_manifest(output, manifest)
     document = {

@@ -15,6 +15,7 @@ import typer
 
 from bitbudget.app.cli.options import Json, Token
 from bitbudget.app.cli.output import say
+from bitbudget.app.core.sizes import format_size
 from bitbudget.distribution import install_hint
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["doctor"]
 
 _OLDEST_PYTHON = (3, 11)
-_LEAST_FREE_BYTES = 10 * 10**9
+_LEAST_FREE_BYTES = 10 * 2**30
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +95,7 @@ def _machine() -> Iterator[Finding]:
     kind = "Metal" if apple else "CPU only: fine for measuring, slow for benchmarks"
     yield Finding("MLX backend", "ok" if apple else "note", kind)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    yield Finding("memory", "ok", f"{memory / 2**30:.1f} GiB, {os.cpu_count()} cores")
+    yield Finding("memory", "ok", f"{format_size(memory)}, {os.cpu_count()} cores")
 
 
 def _home(folder: Path) -> Iterator[Finding]:
@@ -106,7 +107,7 @@ def _home(folder: Path) -> Iterator[Finding]:
     free = shutil.disk_usage(existing).free
     enough = free >= _LEAST_FREE_BYTES
     remedy = "" if enough else "free some space, or set BITBUDGET_HOME to a larger disk"
-    detail = f"{folder}, {free / 1e9:.0f} GB free"
+    detail = f"{folder}, {format_size(free)} free"
     yield Finding("home", "ok" if enough else "note", detail, remedy)
 
 

@@ -11,7 +11,7 @@ import typer
 
 from bitbudget.app.cli.grouped import grouped
 from bitbudget.app.cli.options import Json, MeasureOptions, Model, disk_limit_bytes
-from bitbudget.app.cli.output import say
+from bitbudget.app.cli.output import Document, say
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -73,11 +73,16 @@ def measure_in_child(model: str, options: MeasureOptions, **more: object) -> Mea
     return run_with_progress(task, MeasureResult, "measure")
 
 
-def load_measurements(model: str, options: MeasureOptions) -> list[Measurement]:
-    """As `load_measurement`; with `--rotation auto`, of the model as it is and rotated."""
+def load_measurements(
+    model: str, options: MeasureOptions, *, budget: Document | None = None
+) -> list[Measurement]:
+    """As `load_measurement`; with `--rotation auto`, of the model as it is and rotated.
+
+    A `budget` that cannot be is refused before anything is measured.
+    """
     if model.endswith(".json"):
         return [read_measurement(Path(model))]
-    made = measure_in_child(model, options)
+    made = measure_in_child(model, options, budget=budget)
     return [read_measurement(Path(path)) for path in made.measurements.values()]
 
 

@@ -168,4 +168,8 @@ class _Part:
         speed = (done - self.done) / max(now - self.began, 1e-9)
         if speed < 1:
             return ""
-        return f"{speed / 1e9:.3f} GB/s" if self.unit == "bytes" else f"{speed:,.0f} {self.unit}/s"
+        return (
+            f"{format_size(int(speed))}/s"
+            if self.unit == "bytes"
+            else f"{speed:,.0f} {self.unit}/s"
+        )

@@ -113,7 +113,7 @@ def manifest_facts(manifest: Manifest) -> Table:
         "predicted KL": f"{proof.predicted_kl_nats_per_token:.6f} nats per token"
         + interval_words(proof.predicted_kl_interval_95),
         "lower bound": f"{proof.bound:.6f}, gap {proof.gap:.2e} ({proof.status}, {proof.solver})",
-        "one more MB": f"-{proof.shadow_price_nats_per_byte * 1e6:.6f} nats per token",
+        "one more MiB": f"-{proof.shadow_price_nats_per_byte * 2**20:.6f} nats per token",
         "measured by": made_with,
         "sha256": manifest.sha256,
     }

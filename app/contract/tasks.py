@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from bitbudget.app.contract.messages import Message
 from bitbudget.app.core.formats import FormatName
 from bitbudget.app.core.measurement import Encoder, Sensitivity, usable_encoder
-from bitbudget.app.core.requests import JobRequest, Recover, Rotation
+from bitbudget.app.core.requests import AllocationRequest, JobRequest, Recover, Rotation
 
 __all__ = [
     "BenchmarkTask",
@@ -65,6 +65,9 @@ class MeasureTask(_ModelTask):
     formats: tuple[FormatName, ...] | None = None
     features: Literal["default", "full"] = "default"
     cluster: str | None = None
+    budget: AllocationRequest | None = Field(
+        None, description="Asked for afterwards: what cannot be is refused before it is measured."
+    )
 
 
 class QuantizeTask(_SourceTask):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Final, TypeVar
@@ -26,6 +26,7 @@ __all__ = [
     "Rules",
     "as_problem",
     "decision_groups",
+    "legal_formats",
     "sqnr_floor_of",
 ]
 
@@ -165,27 +166,41 @@ def _offered(
     floor_db: float,
 ) -> tuple[Format, ...]:
     measured = [f for f in ALL_FORMATS if all(f in curve for curve in curves)]
+    legal = legal_formats(name, members, measured, rules)
+    if any(_matching(rules.pins, members)):
+        return legal
+    quality = {f: min(curve[f].sqnr_db for curve in curves) for f in legal}
+    safe = tuple(f for f in legal if quality[f] >= floor_db)
+    return safe or (max(legal, key=quality.__getitem__),)
+
+
+def legal_formats(
+    name: str, members: tuple[Module, ...], candidates: Sequence[Format], rules: Rules
+) -> tuple[Format, ...]:
+    """Return the candidates that every module of a group may have, whatever their errors.
+
+    That is the one it is pinned to, or those of `rules.formats` that its width, the model and
+    `rules.floors` allow; `keep` where that leaves none.
+
+    Raises InvalidRequestError for pins that contradict, and when nothing is left.
+    """
     floor_bits = max(_matching(rules.floors, members).values(), default=0)
-    pinned = _pinned(name, members, measured, rules, floor_bits)
+    pinned = _pinned(name, members, candidates, rules, floor_bits)
     if pinned is not None:
         return (pinned,)
-    allowed = [module.legal_formats(tuple(measured)) for module in members]
-    legal = [f for f in measured if all(f in formats for formats in allowed)]
+    allowed = [module.legal_formats(tuple(candidates)) for module in members]
+    legal = [f for f in candidates if all(f in formats for formats in allowed)]
     wanted = legal if rules.formats is None else [f for f in legal if f in rules.formats]
-    wanted = wanted or [f for f in legal if f == KEEP]
-    high = [f for f in wanted if f == KEEP or f.bits >= floor_bits]
-    quality = {f: min(curve[f].sqnr_db for curve in curves) for f in high}
-    safe = [f for f in high if quality[f] >= floor_db]
-    best = [max(high, key=quality.__getitem__)] if high else [f for f in legal if f == KEEP]
-    chosen = safe or best
-    if not chosen:
+    kept = [f for f in legal if f == KEEP]
+    left = [f for f in wanted or kept if f == KEEP or f.bits >= floor_bits] or kept
+    if not left:
         raise InvalidRequestError(
             where=f"decision group {name!r}",
-            found=f"no format left of {', '.join(map(str, measured)) or 'none measured'}",
+            found=f"no format left of {', '.join(map(str, candidates)) or 'none measured'}",
             expected="at least one format above the floors",
             remedy="measure `keep`, or lower --floor or --sqnr-floor",
         )
-    return tuple(chosen)
+    return tuple(left)
 
 
 def _matching(globs: Mapping[str, _Value], members: tuple[Module, ...]) -> dict[str, _Value]:
@@ -199,7 +214,7 @@ def _matching(globs: Mapping[str, _Value], members: tuple[Module, ...]) -> dict[
 def _pinned(
     name: str,
     members: tuple[Module, ...],
-    measured: list[Format],
+    candidates: Sequence[Format],
     rules: Rules,
     floor_bits: int,
 ) -> Format | None:
@@ -220,11 +235,11 @@ def _pinned(
             expected="a pin at or above the floor",
             remedy="drop one of the two",
         )
-    if format_ not in measured or not all(_can_hold(module, format_) for module in members):
+    if format_ not in candidates or not all(_can_hold(module, format_) for module in members):
         raise InvalidRequestError(
             where=where,
             found=str(format_),
-            expected=f"one of {', '.join(map(str, measured))}",
+            expected=f"one of {', '.join(map(str, candidates))}",
             remedy="pin a format that was measured and whose group divides the input width",
         )
     return format_

@@ -133,7 +133,8 @@ class InfeasibleBudgetError(BitbudgetError):
     """A budget is below the smallest feasible size."""
 
     template = (
-        "{budget_bytes} bytes: too few, the smallest feasible {binding} is {minimum_bytes} bytes."
+        "{budget_bytes:,} bytes are too few: the smallest feasible {binding} takes"
+        " {minimum_bytes:,} bytes."
     )
     status = 422
     exit_code = 3

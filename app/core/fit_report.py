@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from bitbudget.app.core.baselines import uniform_formats
-from bitbudget.app.core.candidates import ExactSizes
+from bitbudget.app.core.candidates import ExactSizes, Rules
 from bitbudget.app.core.decode import DECODE_EFFICIENCY, decode_bytes, passthrough_decode_bytes
 from bitbudget.app.core.devices import Device
 from bitbudget.app.core.formats import AFFINE_FORMATS, FLOAT_FORMATS, KEEP, Format
-from bitbudget.app.core.inventory import Inventory, Module
+from bitbudget.app.core.inventory import Inventory
 from bitbudget.app.core.layout import plan_checkpoint
+from bitbudget.app.core.least import least_formats
 from bitbudget.app.core.memory import MemoryPlan, largest_context, plan_memory
 from bitbudget.app.core.runtime import Runtime
 
@@ -36,10 +37,10 @@ class SizedChoice:
 
 @dataclass(frozen=True, slots=True)
 class FitReport:
-    """What fits. `now` is the source dtype, `smallest` the smallest legal format of every module.
+    """What fits: `now` is the source dtype, `smallest` the least bits above the SQNR floor.
 
-    `smallest` ignores quality: `bitbudget allocate --min-safe` gives the smallest size above the
-    SQNR floor once the model is measured.
+    What is above the floor is an expectation from headers; a job with a lower budget is refused
+    before anything is measured.
     """
 
     device: str
@@ -72,8 +73,6 @@ def fit(
     """
     plan = plan_memory(inventory, device, context, kv_bits, runtime)
     sizer = _Sizer(inventory, device, plan, kv_bits, runtime)
-    sizes = sizer.sizes
-    smallest = {m.path: _smallest(m, sizes) for m in inventory.modules}
     return FitReport(
         device=device.name,
         context=context,
@@ -82,16 +81,12 @@ def fit(
         memory=plan,
         weights_limit_bytes=plan.weights_limit_bytes,
         now=sizer.choice("keep", uniform_formats(inventory, KEEP)),
-        smallest=sizer.choice("smallest", smallest),
+        smallest=sizer.choice("smallest", least_formats(inventory, Rules())),
         uniform=tuple(
             sizer.choice(str(format_), uniform_formats(inventory, format_))
             for format_ in (*AFFINE_FORMATS, *FLOAT_FORMATS)
         ),
     )
-
-
-def _smallest(module: Module, sizes: ExactSizes) -> Format:
-    return min(module.legal_formats(), key=lambda format_: sizes.of(module, format_))
 
 
 class _Sizer:

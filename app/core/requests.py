@@ -78,7 +78,7 @@ Size = Annotated[
                 {
                     "type": "string",
                     "maxLength": 64,
-                    "pattern": r"^[0-9]+(\.[0-9]+)? ?(([KMGT]i?)?B)?$",
+                    "pattern": r"^[0-9]+(\.[0-9]+)? ?[KMGT]i?B$|^[0-9]+ ?B?$",
                 },
                 {"type": "integer", "minimum": 0},
             ]

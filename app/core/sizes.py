@@ -28,7 +28,8 @@ _PATTERN: Final = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*")
 def parse_size(text: str | int, where: str = "budget") -> int:
     """Return whole bytes, rounded down so that a limit is never loosened.
 
-    Raises InvalidRequestError for anything but a non-negative number with a known unit.
+    Raises InvalidRequestError for anything but a non-negative number with a known unit, and for a
+    part of a byte.
     """
     match = _PATTERN.fullmatch(str(text))
     if match is None or match[2].upper() not in _UNITS:
@@ -38,7 +39,15 @@ def parse_size(text: str | int, where: str = "budget") -> int:
             expected="a number with MB, MiB, GB, GiB or plain bytes",
             remedy="write for example 5.5GiB",
         )
-    return int(Decimal(match[1]) * _UNITS[match[2].upper()])
+    number, unit_bytes = match[1], _UNITS[match[2].upper()]
+    if unit_bytes == 1 and "." in number:
+        raise InvalidRequestError(
+            where=where,
+            found=repr(text),
+            expected="whole bytes, or a unit",
+            remedy=f"{number} of what? Write {number}GiB or {number}GB",
+        )
+    return int(Decimal(number) * unit_bytes)
 
 
 def format_size(nbytes: int) -> str:

@@ -122,7 +122,7 @@ def progress_words(progress: Progress) -> str:
     if progress.seconds > 0 and progress.done:
         speed = progress.done / progress.seconds
         if speed >= 1:
-            rate = f"{speed / 1e9:.3f} GB/s" if is_bytes else f"{speed:,.0f} {progress.unit}/s"
+            rate = f"{format_size(int(speed))}/s" if is_bytes else f"{speed:,.0f} {progress.unit}/s"
             parts.append(rate)
         if progress.total > progress.done:
             parts.append(f"{(progress.total - progress.done) / speed:.0f} s left")

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from bitbudget.app.core.allocate import smallest_bytes
+from bitbudget.app.core.candidates import Rules
 from bitbudget.app.core.devices import device
 from bitbudget.app.core.errors import BitbudgetError
 from bitbudget.app.core.fit_report import fit
 from bitbudget.app.core.inventory import Inventory
-from bitbudget.app.core.size_span import size_span
+from bitbudget.app.core.least import kept_bytes, least_bytes
+from bitbudget.app.core.measurement import Measurement
 from bitbudget.app.core.sizes import format_size, parse_size
 from bitbudget.app.dashboard.sources import Sources
 
@@ -30,10 +33,21 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """What the model is made of, and whether its curves are stored."""
+    """What the model is made of, and its curves where they are stored."""
 
     inventory: Inventory
-    is_measured: bool
+    measurement: Measurement | None = None
+
+    @property
+    def is_measured(self) -> bool:
+        return self.measurement is not None
+
+    @property
+    def least(self) -> int:
+        """Bytes of the smallest files: what the curves allow, else what is expected of them."""
+        if self.measurement is not None:
+            return smallest_bytes(self.measurement, Rules())
+        return least_bytes(self.inventory, Rules())
 
     @property
     def then(self) -> str:
@@ -41,8 +55,7 @@ class _Known:
 
     @property
     def span(self) -> str:
-        least, most = size_span(self.inventory)
-        return f"{format_size(least)} to {format_size(most)}"
+        return f"{format_size(self.least)} to {format_size(kept_bytes(self.inventory))}"
 
 
 def fit_words(sources: Sources, asked: Asked) -> dict[str, str]:
@@ -67,11 +80,11 @@ def _find(sources: Sources, asked: Asked) -> _Known | None:
     model = sources.models.find(asked.model)
     if model is not None and model.measurements:
         stored = sources.measurements.library.get(model.measurements[0].id)
-        return _Known(stored.inventory, is_measured=True)
+        return _Known(stored.inventory, stored)
     if asked.is_settled and sources.fit.headers.can_read:
-        return _Known(sources.fit.inventory(asked.model), is_measured=False)
+        return _Known(sources.fit.inventory(asked.model))
     met = sources.models.inventory(asked.model)
-    return None if met is None else _Known(met, is_measured=False)
+    return None if met is None else _Known(met)
 
 
 def _unmet(sources: Sources) -> dict[str, str]:
@@ -81,9 +94,9 @@ def _unmet(sources: Sources) -> dict[str, str]:
 
 
 def _within(known: _Known, nbytes: int) -> dict[str, str]:
-    least, most = size_span(known.inventory)
-    if nbytes < least:
+    if nbytes < known.least:
         return _answer(f"Too small: this model takes {known.span}.", "tight")
+    most = kept_bytes(known.inventory)
     if nbytes >= most:
         return _answer(f"Fits unquantized: the files take {format_size(most)}.", "fits")
     bits = 8 * nbytes / known.inventory.weights
@@ -96,7 +109,7 @@ def _on_device(known: _Known, asked: Asked) -> dict[str, str]:
     most = inventory.architecture.max_context or context
     report = fit(inventory, device(asked.device), min(context, most))
     room = f"{format_size(report.weights_limit_bytes)} for weights at {report.context:,} tokens"
-    if not report.smallest.fits:
+    if report.weights_limit_bytes < known.least:
         return _answer(f"Does not fit: {room}, this model takes {known.span}.", "tight")
     if report.now.fits:
         return _answer(f"Fits unquantized: {room}.", "fits")

@@ -15,6 +15,7 @@ from bitbudget.app.auth.principal import Principal
 from bitbudget.app.contract.reports import Benchmark, Evaluation, Report
 from bitbudget.app.core.canonical import canonical_json, sha256_of
 from bitbudget.app.core.errors import ConflictError, InvalidRequestError, NotFoundError
+from bitbudget.app.core.least import check_feasible
 from bitbudget.app.core.manifest import Manifest
 from bitbudget.app.core.requests import Deliver, JobRequest
 from bitbudget.app.http.errors import KeyMismatchError, QuotaExceededError
@@ -29,6 +30,7 @@ from bitbudget.app.jobs.views import event_view, job_view, job_views
 from bitbudget.app.measurements import repository as measurements
 from bitbudget.app.measurements.cache import MeasurementLibrary
 from bitbudget.app.measurements.solving import Solved, solve_best
+from bitbudget.app.models import repository as models
 from bitbudget.app.models.allowed_paths import ModelGate
 from bitbudget.app.storage.database import Database
 from bitbudget.app.storage.ids import Clock, new_id
@@ -70,6 +72,8 @@ class JobService:
             return earlier
         self.gate.check(request.model)
         ready = self._solve_stored(request)
+        if ready is None:
+            self._refuse_infeasible(request)
         try:
             return self._insert(request, principal, key, digest, ready)
         except sqlalchemy.exc.IntegrityError:
@@ -175,6 +179,13 @@ class JobService:
             return None
         measurement, solved = solve_best(found, request)
         return _Ready(measurement.key, measurement.to_json(), solved)
+
+    def _refuse_infeasible(self, request: JobRequest) -> None:
+        """Raise InfeasibleBudgetError where the headers of a known model tell so already."""
+        with self.database.read() as session:
+            inventory = models.inventory_by_name(session, request.model)
+        if inventory is not None and not request.allow_quantized_source:
+            check_feasible(inventory, request)
 
     def _insert(
         self,

@@ -53,7 +53,9 @@ class Measurement(MeasurementSummary):
     modules: int
     weights: int
     source_bytes: int = Field(description="File bytes with every module kept as it is.")
-    minimum_bytes: int = Field(description="File bytes with the smallest format everywhere.")
+    minimum_bytes: int = Field(
+        description="File bytes of the smallest allocation above the default SQNR floor."
+    )
 
 
 class TensorPoint(BaseModel):

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from bitbudget.app.core.allocate import smallest_bytes
+from bitbudget.app.core.candidates import Rules
+from bitbudget.app.core.least import kept_bytes
 from bitbudget.app.core.requests import AllocationRequest
-from bitbudget.app.core.size_span import size_span
 from bitbudget.app.http.pages import Page, cut_page, decode_cursor
 from bitbudget.app.measurements import repository
 from bitbudget.app.measurements.cache import MeasurementLibrary
@@ -58,15 +60,14 @@ class MeasurementService:
             summary = measurement_summary(repository.get(session, measurement_id))
         stored = self.library.get(measurement_id)
         inventory = stored.inventory
-        minimum_bytes, source_bytes = size_span(inventory)
         return Measurement(
             **summary.model_dump(),
             model=stored.model,
             architecture=inventory.architecture,
             modules=len(inventory.modules),
             weights=inventory.weights,
-            source_bytes=source_bytes,
-            minimum_bytes=minimum_bytes,
+            source_bytes=kept_bytes(inventory),
+            minimum_bytes=smallest_bytes(stored, Rules()),
         )
 
     def tensors(

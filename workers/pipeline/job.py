@@ -134,7 +134,8 @@ class _Job:
 
     def _solve(self, checkpoint: Checkpoint, options: MeasureOptions) -> _Candidate:
         look = partial(survey, checkpoint, options=options, home=self.home, reporter=self.reporter)
-        inventory = take_inventory(checkpoint, self.home, self.reporter, survey=look)
+        asked = None if self.task.request.allow_quantized_source else self.task.request
+        inventory = take_inventory(checkpoint, self.home, self.reporter, budget=asked, survey=look)
         given = None if self.task.measurement is None else Path(self.task.measurement)
         measurement = measure(checkpoint, inventory, options, self.home, self.reporter, given=given)
         manifest = make_manifest(measurement, self.task.request, self.home, self.reporter)

@@ -43,7 +43,8 @@ def run_measure(task: MeasureTask, emit: Callable[[Event], None]) -> dict[str, A
     for rotation, twin in _twins(checkpoint, options, home, reporter).items():
         chosen = replace(options, rotation=rotation)
         look = partial(survey, twin, options=chosen, home=home, reporter=reporter)
-        inventory = take_inventory(twin, home, reporter, survey=look)
+        asked = None if task.allow_quantized_source else task.budget
+        inventory = take_inventory(twin, home, reporter, budget=asked, survey=look)
         measurement = measure(twin, inventory, chosen, home, reporter)
         paths[rotation.value] = str(measurement_path(twin, chosen, home))
     identity = checkpoint.identity(home.digests)

@@ -30,7 +30,7 @@ def answer_tiles(manifest: Manifest) -> list[Tile]:
     """Return size, predicted KL, bound and price of an allocation."""
     proof = manifest.certificate
     spare = manifest.budget_bytes - manifest.file_bytes
-    price = proof.shadow_price_nats_per_byte * 1e6
+    price = proof.shadow_price_nats_per_byte * 2**20
     return [
         Tile(
             "Files",
@@ -45,7 +45,7 @@ def answer_tiles(manifest: Manifest) -> list[Tile]:
             mark="ours",
         ),
         Tile("Lower bound", kl(proof.bound), _NATS, note=gap_words(proof.status, proof.gap)),
-        Tile("One more MB buys", kl(price), _NATS, note=f"solved by {proof.solver}"),
+        Tile("One more MiB buys", kl(price), _NATS, note=f"solved by {proof.solver}"),
     ]
 
 

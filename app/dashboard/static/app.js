@@ -171,7 +171,7 @@ function amount(progress) {
   const bytes = progress.unit === "bytes";
   const say = (value) => (bytes ? size(value) : value.toLocaleString("en"));
   const parts = [`${say(progress.done)}${progress.total ? ` of ${say(progress.total)}` : ""}${bytes ? "" : ` ${progress.unit}`}`];
-  if (speed >= 1) parts.push(bytes ? `${(speed / 1e9).toFixed(3)} GB/s` : `${speed.toFixed(0)} ${progress.unit}/s`);
+  if (speed >= 1) parts.push(bytes ? `${size(speed)}/s` : `${speed.toFixed(0)} ${progress.unit}/s`);
   if (speed > 0 && progress.total > progress.done) parts.push(`${Math.ceil((progress.total - progress.done) / speed)} s left`);
   if (progress.detail) parts.push(progress.detail);
   return parts.join(" · ");

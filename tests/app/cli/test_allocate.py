@@ -51,7 +51,7 @@ def test_an_infeasible_budget_exits_3_and_names_the_smallest(
     answer = bitbudget("allocate", measurement_file, "--budget", "1kB", "--json")
     assert answer.code == 3
     smallest = answer.document["minimum_bytes"]
-    assert str(smallest) in answer.err
+    assert f"{smallest:,}" in answer.err
     assert bitbudget("allocate", measurement_file, "--budget", smallest).code == 0
     assert bitbudget("allocate", measurement_file, "--budget", smallest - 1).code == 3
 

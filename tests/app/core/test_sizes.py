@@ -15,12 +15,18 @@ from bitbudget.app.core.sizes import format_size, parse_size
         ("10mib", 10_485_760),
         (123, 123),
         ("123", 123),
-        ("0.3B", 0),
+        ("5 B", 5),
         ("1.0000000001KiB", 1024),
     ],
 )
 def test_sizes_are_whole_bytes_never_rounded_up(text: str | int, expected: int) -> None:
     assert parse_size(text) == expected
+
+
+@pytest.mark.parametrize("text", ["5.5", "0.3B", 5.5])
+def test_a_fraction_needs_a_unit(text: str | int) -> None:
+    with pytest.raises(InvalidRequestError, match=r"of what\? Write .*GiB"):
+        parse_size(text)
 
 
 @pytest.mark.parametrize("text", ["", "GB", "-1", "1e9", "5.5 giga", "1,5GB", "nan"])

@@ -132,6 +132,19 @@ def test_an_infeasible_budget_names_the_smallest(server: Server, measurement: Me
     assert server.submit(budget=smallest)["answer"]["file_bytes"] <= smallest
 
 
+def test_headers_of_a_known_model_refuse_what_cannot_be(
+    server: Server, measurement: Measurement
+) -> None:
+    server.submit()
+    worker = server.worker()
+    worker.claim()
+    worker.do(measurement)
+    body = {"model": "org/model", "budget": 10, "sensitivity": "weights"}
+    answer = server.http.post("/v1/jobs", json=body)
+    assert answer.status_code == 422
+    assert answer.json()["type"] == "urn:bitbudget:problem:infeasible-budget"
+
+
 def test_the_same_key_and_body_are_the_same_job(server: Server) -> None:
     headers = {"Idempotency-Key": "once"}
     body = {"model": "org/model", "budget": "1GiB"}

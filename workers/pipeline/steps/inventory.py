@@ -10,7 +10,9 @@ from pydantic import TypeAdapter
 from bitbudget.app.contract.steps import Step
 from bitbudget.app.core.canonical import canonical_json
 from bitbudget.app.core.inventory import Inventory
+from bitbudget.app.core.least import check_feasible
 from bitbudget.app.core.measurement import ModelIdentity
+from bitbudget.app.core.requests import AllocationRequest
 from bitbudget.workers.models import Checkpoint, build_inventory
 from bitbudget.workers.pipeline.home import Home, write_whole
 from bitbudget.workers.pipeline.report import Reporter
@@ -23,14 +25,18 @@ def take_inventory(
     home: Home,
     reporter: Reporter,
     *,
+    budget: AllocationRequest | None = None,
     survey: Callable[[Inventory], None] | None = None,
 ) -> Inventory:
     """Return the inventory, announced as inventory.json.
 
-    `survey` may read the files before anybody else does.
+    `survey` may read the files before anybody else does. Raises InfeasibleBudgetError where
+    `budget` is below anything that the model can be stored in.
     """
     report = reporter.step(Step.INVENTORY)
     inventory = build_inventory(checkpoint)
+    if budget is not None:
+        check_feasible(inventory, budget)
     if survey is not None:
         survey(inventory)
     model = checkpoint.identity(home.digests)
