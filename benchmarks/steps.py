@@ -141,6 +141,8 @@ def _compare(
     for module in modules:
         known, weight = statistics[module.path], float32_weight(checkpoint, module)
         points = [p for p in curves[module.path].points if str(p.format).startswith("affine")]
+        if not points:
+            continue
         coder, formats = ModuleEncoder(known, Encoder.YAQA), [p.format for p in points]
         begun, sweeps = _cpu_s(), default_sweeps(weight.shape[-1])
         coded = coder.code(weight, module.dtype, formats, (), sweeps=sweeps)
