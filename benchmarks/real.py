@@ -1,0 +1,199 @@
+"""KL at equal bytes on a real model: the product's own checkpoints beside what others make.
+
+    python -m bitbudget.workers.native.preload -m benchmarks.real MODEL \
+        --text HELD_OUT --calibration TEXT
+
+Ours go the whole way of a user, `bitbudget allocate` and `bitbudget quantize`, at the bytes of
+every peer and at the sizes of `--bits`; peers run by their own code (`benchmarks.peers`). All are
+compared with the original on the same windows of held-out text that nothing else saw. Processor
+seconds are those of the whole processes, children included. A run that was killed goes on where it
+stopped. `benchmarks.real_models` makes such a model from a package of the index.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.drawing import picture
+from benchmarks.quality_model import file_bytes
+from bitbudget.app.core.inventory import Inventory
+from bitbudget.workers.evaluate import Evaluation, compare
+from bitbudget.workers.models import build_inventory, open_checkpoint
+
+PEERS = ("uniform:3:64", "recipe:mixed_3_6", "uniform:4:64", "recipe:mixed_4_6", "gptq:4:64:6")
+BITS = (3.0, 3.5, 4.5, 5.5, 6.5)
+
+
+@dataclass
+class Bench:
+    """One model, its held-out windows, and what was found so far."""
+
+    folder: Path
+    scratch: Path
+    calibration: Path
+    inventory: Inventory
+    evaluation: Evaluation
+    rows: dict[str, dict[str, Any]]
+
+    @property
+    def results(self) -> Path:
+        """Where the rows are kept."""
+        return self.scratch / "real.json"
+
+    def add(self, name: str, folder: Path, **more: Any) -> None:
+        """Evaluate the checkpoint in `folder` and keep its row."""
+        report = self.evaluation.sets_of(folder)["text"]
+        nbytes = file_bytes(folder)
+        self.rows[name] = {
+            "method": name,
+            "bytes": nbytes,
+            "bits_per_weight": 8 * nbytes / self.inventory.weights,
+            "kl": report["kl_nats_per_token"],
+            "interval": report["kl_interval_95"],
+            "top1_agreement": report["top1_agreement"],
+            "windows_digest": report["windows_digest"],
+            "kl_per_window": report["kl_per_window"],
+            **more,
+        }
+        self.results.write_text(json.dumps(self.rows, indent=1) + "\n")
+        print(f"{name}: {nbytes:,} bytes, KL {self.rows[name]['kl']:.4f}", flush=True)
+
+
+def main() -> None:
+    """Make and evaluate what is missing, then write table and picture."""
+    options = _options()
+    bench = _bench(options)
+    for method in options.peers:
+        if method not in bench.rows:
+            _peer(bench, method)
+    made = [name for name in options.peers if name in bench.rows]
+    sizes = {f"at {name}": bench.rows[name]["bytes"] for name in made}
+    sizes |= {f"{bits:g} bits": int(bits * bench.inventory.weights / 8) for bits in options.bits}
+    for label, nbytes in sizes.items():
+        if f"ours {label}" not in bench.rows:
+            _ours(bench, f"ours {label}", nbytes, options.effort)
+    (bench.scratch / "real.md").write_text(_page(bench))
+    rows = [
+        row | {"method": row["method"].split(" ", maxsplit=1)[0]} for row in bench.rows.values()
+    ]
+    (bench.scratch / "real.svg").write_text(picture(bench.folder.name, rows))
+
+
+def _bench(options: argparse.Namespace) -> Bench:
+    options.scratch.mkdir(parents=True, exist_ok=True)
+    evaluation = Evaluation(options.model, text=options.text)
+    windows = evaluation.windows["text"]
+    chosen = np.linspace(0, len(windows) - 1, min(options.windows, len(windows))).astype(int)
+    evaluation.windows["text"] = windows[chosen]
+    kept = options.scratch / "real.json"
+    return Bench(
+        options.model,
+        options.scratch,
+        options.calibration,
+        build_inventory(open_checkpoint(options.model)),
+        evaluation,
+        json.loads(kept.read_text()) if kept.is_file() else {},
+    )
+
+
+def _peer(bench: Bench, method: str) -> None:
+    out = bench.scratch / "peers"
+    command = [sys.executable, "-m", "benchmarks.peers", str(bench.folder)]
+    seconds = _run([*command, str(bench.calibration), str(out), method], bench.scratch)[1]
+    if (out / method).is_dir():
+        bench.add(method, out / method, cpu_seconds=seconds)
+
+
+def _ours(bench: Bench, name: str, nbytes: int, effort: str) -> None:
+    manifest = bench.scratch / f"{nbytes}.manifest.json"
+    out = bench.scratch / f"ours-{nbytes}"
+    cli = [sys.executable, "-m", "bitbudget.app.cli"]
+    how = ["--effort", effort] if effort else []
+    arguments = ["allocate", str(bench.folder), "--budget", str(nbytes), "--sqnr-floor", "0"]
+    arguments += [*how, "-o", str(manifest), "--overwrite", "--json"]
+    try:
+        said, measuring = _run([*cli, *arguments], bench.scratch)
+    except subprocess.CalledProcessError as error:
+        print(f"{name}: {error}", flush=True)
+        return
+    certificate = json.loads(said)
+    arguments = ["quantize", str(bench.folder), "--manifest", str(manifest), "-o", str(out)]
+    coding = _run([*cli, *arguments, "--json"], bench.scratch)[1] if not out.is_dir() else 0.0
+    predicted = certificate["predicted_kl_nats_per_token"]
+    bench.add(name, out, predicted=predicted, measuring=measuring, coding=coding)
+
+
+def _run(command: Sequence[str], scratch: Path) -> tuple[str, float]:
+    """Return what a command printed and the processor seconds of it and its children."""
+    environment = {**os.environ, "BITBUDGET_HOME": str((scratch / "home").resolve())}
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    with (scratch / "log.txt").open("a") as log:
+        done = subprocess.run(
+            command, check=True, stdout=subprocess.PIPE, stderr=log, text=True, env=environment
+        )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return done.stdout, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def _page(bench: Bench) -> str:
+    lines = [
+        f"{bench.folder.name}, {bench.inventory.weights:,} weights, {platform.platform()}",
+        "",
+        "| peer | bytes | bits per weight | its KL | ours | ratio [95 %] | predicted / measured |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, peer in sorted(bench.rows.items(), key=lambda item: item[1]["bytes"]):
+        ours = bench.rows.get(f"ours at {name}")
+        if ours is None:
+            continue
+        found = compare(ours, peer)
+        low, high = found["ratio_interval_95"]
+        lines.append(
+            f"| {name} | {peer['bytes']:,} | {peer['bits_per_weight']:.2f} | {_interval(peer)} |"
+            f" {_interval(ours)} | **{found['ratio']:.2f}** [{low:.2f}, {high:.2f}] |"
+            f" {ours['predicted'] / ours['kl']:.2f} |"
+        )
+    lines += ["", "| ours | bytes | KL | predicted / measured | measuring, CPU s | coding, CPU s |"]
+    lines += ["|---|---|---|---|---|---|"]
+    for name, row in sorted(bench.rows.items(), key=lambda item: item[1]["bytes"]):
+        if name.startswith("ours"):
+            share = row["predicted"] / row["kl"]
+            lines.append(
+                f"| {name} | {row['bytes']:,} | {_interval(row)} | {share:.2f} |"
+                f" {row['measuring']:.0f} | {row['coding']:.0f} |"
+            )
+    return "\n".join([*lines, ""])
+
+
+def _interval(row: dict[str, Any]) -> str:
+    low, high = row["interval"]
+    return f"{row['kl']:.4f} [{low:.4f}, {high:.4f}]"
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--text", type=Path, required=True, help="held-out text")
+    parser.add_argument("--calibration", type=Path, required=True, help="text for the peers")
+    parser.add_argument("--peers", nargs="*", default=PEERS)
+    parser.add_argument("--bits", nargs="*", type=float, default=BITS, help="sizes without a peer")
+    parser.add_argument("--effort", default="", help="of ours; default: the product's default")
+    parser.add_argument("--windows", type=int, default=28, help="of 256 held-out tokens")
+    parser.add_argument("--scratch", type=Path, default=Path("benchmarks/results/real"))
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
