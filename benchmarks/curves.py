@@ -25,12 +25,12 @@ from bitbudget.app.core.dtypes import Dtype
 from bitbudget.app.core.formats import AFFINE_FORMATS, Format
 from bitbudget.app.core.inventory import Module, ModuleKind
 from bitbudget.app.core.measurement import Encoder
-from bitbudget.workers.curves.exact import as_float32, kl_curve
+from bitbudget.workers.curves.exact import kl_curve
 from bitbudget.workers.curves.sampled import sampled_curve
 from bitbudget.workers.encoders.compensated import Feedback
 from bitbudget.workers.fisher.moments import FULL_ROWS
 from bitbudget.workers.fisher.statistics import KroneckerTerm, ModuleStatistics
-from bitbudget.workers.native.arrays import from_float32
+from bitbudget.workers.native.arrays import as_float32, from_float32
 
 LAYER = {
     "q_proj": (4096, 4096),

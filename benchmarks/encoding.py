@@ -27,8 +27,9 @@ from bitbudget.app.core.measurement import Encoder
 from bitbudget.samples import sample_model
 from bitbudget.workers.encoders.compensated import Feedback
 from bitbudget.workers.encoders.descent import code_weight, default_sweeps
-from bitbudget.workers.encoders.gptq import ModuleEncoder, Target
 from bitbudget.workers.encoders.order import Order
+from bitbudget.workers.encoders.registry import ModuleEncoder
+from bitbudget.workers.encoders.target import Target
 from bitbudget.workers.fisher import KroneckerTerm, collect_statistics
 from bitbudget.workers.models import build_inventory, open_checkpoint
 from bitbudget.workers.quantize.coding import float32_weight

@@ -37,7 +37,7 @@ from bitbudget.app.core.dtypes import Dtype
 from bitbudget.app.core.formats import AFFINE_FORMATS, ALL_FORMATS, FLOAT_FORMATS, Format
 from bitbudget.app.core.measurement import Encoder
 from bitbudget.workers.cluster.tensors import measure_on_processes
-from bitbudget.workers.encoders import encode
+from bitbudget.workers.encoders.registry import encode
 from bitbudget.workers.models.headers import TensorRef, read_header
 from bitbudget.workers.native import loader
 from bitbudget.workers.native.arrays import Array, to_float32

@@ -15,7 +15,8 @@ from bitbudget.app.core.formats import ALL_FORMATS, KEEP, Format
 from bitbudget.app.core.inventory import Inventory, Module
 from bitbudget.app.core.measurement import Curve, Encoder, Measurement, Sensitivity
 from bitbudget.app.core.requests import AllocationRequest
-from bitbudget.workers.curves.exact import decode, kl_curve
+from bitbudget.workers.curves.exact import kl_curve
+from bitbudget.workers.encoders.number_formats import dequantize
 from bitbudget.workers.evaluate import Evaluation
 from bitbudget.workers.evaluate.reference import Reference, job_rollouts
 from bitbudget.workers.fisher import Statistics, collect_statistics
@@ -150,7 +151,7 @@ class Model:
         if format_ == KEEP:
             return self.weights(path)
         module = self.inventory.module(path)
-        return decode(self._arrays(module, format_, encoder), format_, module.dtype)
+        return dequantize(self._arrays(module, format_, encoder), format_, module.dtype)
 
     def _arrays(self, module: Module, format_: Format, encoder: Encoder) -> dict[str, np.ndarray]:
         key = (module.path, encoder, format_)

@@ -29,7 +29,7 @@ from bitbudget.app.core.inventory import Inventory, Module
 from bitbudget.app.core.measurement import Curve, Encoder, Sensitivity
 from bitbudget.app.core.requests import Rotation
 from bitbudget.workers.encoders.descent import default_sweeps
-from bitbudget.workers.encoders.gptq import ModuleEncoder
+from bitbudget.workers.encoders.registry import ModuleEncoder
 from bitbudget.workers.fisher import Statistics, collect_statistics
 from bitbudget.workers.models import Checkpoint, build_inventory, open_checkpoint
 from bitbudget.workers.pipeline.measuring.curve import CurveTask

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bitbudget.app.cli.output import Document
-from bitbudget.app.cli.tables import exact, formats_by_layer, short
+from bitbudget.app.cli.tables import exact, formats_by_layer
 from bitbudget.app.contract.reports import Baseline
 from bitbudget.app.core.formats import parse_format
 from bitbudget.app.core.manifest import Manifest
@@ -87,9 +87,10 @@ def _comparison(baseline: Baseline) -> Table:
     table = Table(title="\nKL to the original, nats per token", title_justify="left", box=None)
     for name in ("", "bytes", "predicted", "measured", "95 % interval", "top-1"):
         table.add_column(name, justify="right" if name else "left")
+    uniform = parse_format(baseline.uniform.format)
     sides = {
         "bitbudget": baseline.ours_at_equal_bytes,
-        f"uniform {short(parse_format(baseline.uniform.format))}": baseline.uniform,
+        f"uniform {uniform.short_name}": baseline.uniform,
     }
     for name, side in sides.items():
         found = side.evaluation

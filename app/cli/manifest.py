@@ -99,8 +99,6 @@ def diff(first: File, second: File, *, as_json: Json = False) -> None:
     """Compare two manifests: bytes, predicted KL and each module whose format differs."""
     from rich.table import Table
 
-    from bitbudget.app.cli.tables import short
-
     before, after = load_manifest(first), load_manifest(second)
     changes = _changes(before, after)
     document = {
@@ -121,8 +119,8 @@ def diff(first: File, second: File, *, as_json: Json = False) -> None:
             old, new = (m.modules.get(path) for m in (before, after))
             table.add_row(
                 path,
-                "-" if old is None else short(old.format),
-                "-" if new is None else short(new.format),
+                "-" if old is None else old.format.short_name,
+                "-" if new is None else new.format.short_name,
                 f"{change['bytes']:+,}",
                 f"{change['kl_nats']:+.2e}",
             )

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from rich.table import Table
 
-from bitbudget.app.core.formats import Format, Mode
+from bitbudget.app.core.formats import Format
 from bitbudget.app.core.inventory import Inventory
 from bitbudget.app.core.kv import KvSide
 from bitbudget.app.core.manifest import KvChoice, Manifest
@@ -19,20 +19,12 @@ __all__ = [
     "interval_words",
     "kv_by_layer",
     "manifest_facts",
-    "short",
 ]
 
 
 def exact(nbytes: int) -> str:
     """Return bytes to the last digit and readable: `3,456,789 B (3.30 MiB)`."""
     return f"{nbytes:,} B ({format_size(nbytes)})"
-
-
-def short(format_: Format) -> str:
-    """Return a format's name as short as a cell: `4g64`, `mxfp4`, `keep`."""
-    if format_.mode is Mode.AFFINE:
-        return f"{format_.bits}g{format_.group_size}"
-    return format_.mode.value
 
 
 def interval_words(interval: tuple[float, float] | None) -> str:
@@ -54,7 +46,7 @@ def formats_by_layer(
     inventory: Inventory | None, formats: Mapping[str, Format], title: str = "Formats by layer"
 ) -> Table:
     """Return layers x modules with the chosen format in each cell."""
-    cells = [(*_place(path, inventory), short(format_)) for path, format_ in formats.items()]
+    cells = [(*_place(path, inventory), format_.short_name) for path, format_ in formats.items()]
     roles = list(dict.fromkeys(role for layer, role, _ in cells if layer is not None))
     table = Table(title=title, title_justify="left", box=None, header_style="dim", pad_edge=False)
     table.add_column("layer", justify="right", style="dim")

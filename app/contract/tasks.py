@@ -7,9 +7,10 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from bitbudget.app.contract.messages import Message
+from bitbudget.app.core.encoders import Encoder, usable_encoder
 from bitbudget.app.core.formats import FormatName
-from bitbudget.app.core.measurement import Encoder, Sensitivity, usable_encoder
 from bitbudget.app.core.requests import AllocationRequest, JobRequest, Recover, Rotation
+from bitbudget.app.core.sensitivity import Sensitivity
 
 __all__ = [
     "BenchmarkTask",

@@ -11,12 +11,13 @@ from typing import Final, TypeVar
 import numpy as np
 
 from bitbudget.app.core.dtypes import Dtype
+from bitbudget.app.core.encoders import sqnr_floor_of
 from bitbudget.app.core.errors import InvalidRequestError
 from bitbudget.app.core.formats import ALL_FORMATS, KEEP, Format
 from bitbudget.app.core.inventory import Module
 from bitbudget.app.core.layout import module_bytes
 from bitbudget.app.core.mckp.problem import Problem
-from bitbudget.app.core.measurement import CurvePoint, Encoder, Measurement
+from bitbudget.app.core.measurement import CurvePoint, Measurement
 from bitbudget.app.core.requests import AllocationRequest
 
 __all__ = [
@@ -27,27 +28,12 @@ __all__ = [
     "as_problem",
     "decision_groups",
     "legal_formats",
-    "sqnr_floor_of",
 ]
 
 _Value = TypeVar("_Value")
 
 DEFAULT_SQNR_FLOOR_DB: Final = 9.0
 """Between 2 and 3 bits of `minmax` on Gaussian weights (8.8 dB at g32, 13.7 dB at g128)."""
-
-_FLOOR_SHIFT_DB: Final = {
-    Encoder.MINMAX: 0.0,
-    Encoder.CAREFUL: 2.0,
-    Encoder.GPTQ: 0.0,
-    Encoder.YAQA: 0.0,
-}
-"""What keeps the floor between 2 and 3 bits: `careful` gains 1.6 to 2.0 dB at 2 bits, while the
-compensated encoders trade weight error for output error."""
-
-
-def sqnr_floor_of(encoder: Encoder, floor_db: float) -> float:
-    """Return the floor for an encoder's own errors; 0 switches the veto off for every encoder."""
-    return floor_db + _FLOOR_SHIFT_DB[encoder] if floor_db > 0 else 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Annotated, Final
 
 from pydantic import Field, FiniteFloat, TypeAdapter
 
 from bitbudget.app.core.calibration import UNCALIBRATED, Calibration
 from bitbudget.app.core.canonical import canonical_json, sha256_of
+from bitbudget.app.core.encoders import Encoder
 from bitbudget.app.core.formats import KEEP, Format, FormatName
 from bitbudget.app.core.inventory import Inventory
+from bitbudget.app.core.sensitivity import Sensitivity
 
 __all__ = [
     "KEEP_POINT",
@@ -29,7 +30,6 @@ __all__ = [
     "Verification",
     "measurement_key",
     "sqnr_db",
-    "usable_encoder",
 ]
 
 METRIC_VERSION: Final = 9
@@ -38,31 +38,6 @@ METRIC_VERSION: Final = 9
 
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 """A finite number from 0 on, checked where a document is read."""
-
-
-class Encoder(StrEnum):
-    """How codes, scales and biases are chosen inside a format."""
-
-    MINMAX = "minmax"
-    CAREFUL = "careful"
-    GPTQ = "gptq"
-    YAQA = "yaqa"
-
-
-class Sensitivity(StrEnum):
-    """How a module's error is turned into nats per token of KL."""
-
-    FISHER = "fisher"
-    PROBE = "probe"
-    WEIGHTS = "weights"
-
-
-def usable_encoder(encoder: Encoder, sensitivity: Sensitivity) -> Encoder:
-    """Return `encoder`, or `careful` where it needs the statistics that only `fisher` collects."""
-    needs_statistics = encoder in (Encoder.GPTQ, Encoder.YAQA)
-    return (
-        Encoder.CAREFUL if needs_statistics and sensitivity is not Sensitivity.FISHER else encoder
-    )
 
 
 def sqnr_db(t2: float) -> float:

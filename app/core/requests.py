@@ -17,10 +17,11 @@ from pydantic import (
 from pydantic.config import JsonDict
 
 from bitbudget.app.core.devices import DEVICES, device
+from bitbudget.app.core.encoders import Encoder, usable_encoder
 from bitbudget.app.core.errors import InvalidRequestError
 from bitbudget.app.core.formats import FormatName
-from bitbudget.app.core.measurement import Encoder, Sensitivity, usable_encoder
 from bitbudget.app.core.runtime import Runtime
+from bitbudget.app.core.sensitivity import Sensitivity
 from bitbudget.app.core.sizes import parse_size
 
 __all__ = [

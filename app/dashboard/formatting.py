@@ -7,7 +7,7 @@ import re
 from datetime import UTC, datetime
 
 from bitbudget.app.contract.events import Progress
-from bitbudget.app.core.formats import Mode, parse_format
+from bitbudget.app.core.formats import parse_format
 from bitbudget.app.core.requests import AllocationRequest
 from bitbudget.app.core.sizes import format_size
 
@@ -66,10 +66,7 @@ def cell(value: object) -> str:
 
 def short(name: str) -> str:
     """Return a format's name as short as a cell: `4g64`."""
-    format_ = parse_format(name)
-    if format_.mode is Mode.AFFINE:
-        return f"{format_.bits}g{format_.group_size}"
-    return format_.mode.value
+    return parse_format(name).short_name
 
 
 def module_words(column: str) -> str:

@@ -15,7 +15,7 @@ from bitbudget.app.core.dtypes import Dtype
 from bitbudget.app.core.formats import Format
 from bitbudget.workers.curves.anchors import Gain
 from bitbudget.workers.encoders.descent import curve_sweeps
-from bitbudget.workers.encoders.gptq import Target
+from bitbudget.workers.encoders.target import Target
 
 __all__ = ["COLUMNS", "coupling_gains", "typical_columns"]
 

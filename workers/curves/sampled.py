@@ -18,11 +18,12 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from bitbudget.app.core.encoders import ENCODERS, Encoder
 from bitbudget.app.core.formats import KEEP, Format
 from bitbudget.app.core.inventory import Module
-from bitbudget.app.core.measurement import CurvePoint, Encoder
+from bitbudget.app.core.measurement import CurvePoint
 from bitbudget.workers.curves.anchors import Gain, anchor_formats, between_anchors
-from bitbudget.workers.curves.exact import as_float32, coding_errors, is_compensated
+from bitbudget.workers.curves.exact import coding_errors
 from bitbudget.workers.curves.row_feedback import coupling_gains, typical_columns
 from bitbudget.workers.curves.row_sampling import Drawn, draw, estimate, random_start
 from bitbudget.workers.curves.sampled_costs import (
@@ -33,7 +34,9 @@ from bitbudget.workers.curves.sampled_costs import (
     frame_of,
 )
 from bitbudget.workers.encoders.descent import curve_sweeps
+from bitbudget.workers.encoders.registry import ModuleEncoder
 from bitbudget.workers.fisher.statistics import KroneckerTerm, ModuleStatistics
+from bitbudget.workers.native.arrays import as_float32
 
 __all__ = ["SAMPLE", "SampleSize", "sampled_curve"]
 
@@ -144,12 +147,16 @@ class _Work:
     encoder: Encoder
     statistics: ModuleStatistics
 
+    @cached_property
+    def _module(self) -> ModuleEncoder:
+        return ModuleEncoder(self.statistics, self.encoder)
+
     def anchored(self, formats: Sequence[Format]) -> list[CurvePoint]:
         """Return estimates of a matrix from rows by themselves, corrected where it is coded whole.
 
         What no compensated encoder has is coded whole in any case.
         """
-        affine = [f for f in formats if is_compensated(f, self.encoder, self.statistics)]
+        affine = [f for f in formats if self._module.uses_statistics(f)]
         anchors = anchor_formats(affine)
         exact = self._whole([*anchors, *(f for f in formats if f not in affine)])
         none = np.zeros(len(self.drawn.units))
@@ -209,7 +216,7 @@ class _Work:
         return CurvePoint(format_, error / (self.frame.norm or 1.0), 0.5 * kl, uncertain)
 
     def _left_by_sweeps(self, format_: Format) -> float:
-        return _FEW_SWEEPS if is_compensated(format_, self.encoder, self.statistics) else 0.0
+        return _FEW_SWEEPS if self._module.uses_statistics(format_) else 0.0
 
     def _estimate(
         self, format_: Format, found: np.ndarray, known: Predicted
@@ -241,11 +248,11 @@ class _Work:
     def _gains(self, part: Part, formats: Sequence[Format]) -> Mapping[Format, Gain]:
         """Return what couplings between rows gain one expert where the encoder sees them."""
         terms = [term.part(part.index) for term in self.statistics.terms]
-        affine = [f for f in formats if is_compensated(f, self.encoder, self.statistics)]
+        affine = [f for f in formats if self._module.uses_statistics(f)]
         anchors = anchor_formats(affine)
         if not anchors or len(terms) > 1 or terms[0].rows.ndim == 1:
             return {}
-        if self.encoder is not Encoder.YAQA:
+        if not ENCODERS[self.encoder].couples_rows:
             return {}
         moment, width = self._moments[part.index], part.weight.shape[1]
         some = typical_columns(moment)

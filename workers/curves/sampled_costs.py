@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from bitbudget.app.core.dtypes import Dtype
-from bitbudget.workers.curves.exact import as_float32
 from bitbudget.workers.fisher.statistics import KroneckerTerm, ModuleStatistics
+from bitbudget.workers.native.arrays import as_float32
 
 __all__ = ["Frame", "Part", "Predicted", "diagonal_of", "frame_of"]
 

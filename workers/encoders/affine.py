@@ -1,33 +1,36 @@
-"""The affine format: the encoders `minmax` and `careful` over the compiled kernels."""
+"""The affine number format: MLX's arrays from weights by the compiled kernels, and back."""
 
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Mapping
 
 import numpy as np
+import numpy.typing as npt
 
 from bitbudget.app.core.dtypes import Dtype
 from bitbudget.app.core.formats import Format
-from bitbudget.app.core.measurement import Encoder
-from bitbudget.workers.native.arrays import Array, address, storage_code
+from bitbudget.workers.encoders.packing import unpack
+from bitbudget.workers.native.arrays import Array, address, storage_code, to_float32
 from bitbudget.workers.native.loader import kernels
 
-__all__ = ["encode_affine"]
+__all__ = ["dequantize_affine", "encode_affine"]
 
 
 def encode_affine(
-    weight: Array, dtype: Dtype, format_: Format, encoder: Encoder
+    weight: Array, dtype: Dtype, format_: Format, *, careful: bool
 ) -> dict[str, Array]:
     """Return codes, scales and biases of a contiguous `weight` whose width the group divides.
 
-    `minmax` is bit-exact with `mx.quantize` on the CPU. `careful` takes codes against the stored
-    scale and bias, chosen by alternating least squares from two starts of four rounds.
+    Bit-exact with `mx.quantize` on the CPU. `careful` takes codes against the stored scale and
+    bias, chosen by alternating least squares from two starts of four rounds.
     """
     spec_codes, spec_scales, _ = format_.arrays(weight.shape, dtype)
     codes = np.empty(spec_codes.shape, np.uint32)
     scales = np.empty(spec_scales.shape, weight.dtype)
     biases = np.empty(spec_scales.shape, weight.dtype)
-    kernel = getattr(kernels(), f"bitbudget_encode_{encoder.value}")
+    native = kernels()
+    kernel = native.bitbudget_encode_careful if careful else native.bitbudget_encode_minmax
     kernel.restype = None
     kernel(
         address(weight),
@@ -40,3 +43,14 @@ def encode_affine(
         address(biases),
     )
     return {"weight": codes, "scales": scales, "biases": biases}
+
+
+def dequantize_affine(
+    arrays: Mapping[str, Array], dtype: Dtype, format_: Format
+) -> npt.NDArray[np.float32]:
+    """Return scale * code + bias (..., in): scale and bias widened, each step in float32."""
+    codes = unpack(arrays["weight"], format_.bits)
+    values = codes.astype(np.float32).reshape(*codes.shape[:-1], -1, format_.group_size)
+    values *= to_float32(arrays["scales"], dtype)[..., None]
+    values += to_float32(arrays["biases"], dtype)[..., None]
+    return values.reshape(codes.shape)

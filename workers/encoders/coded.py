@@ -6,6 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bitbudget.app.core.dtypes import Dtype
+from bitbudget.app.core.formats import Format
+from bitbudget.workers.encoders.packing import pack
+from bitbudget.workers.native.arrays import Array, as_carried
+
 __all__ = ["Coded"]
 
 
@@ -25,3 +30,11 @@ class Coded:
         values = codes * self.scales[..., None] + self.biases[..., None]
         result: np.ndarray = values.reshape(out, -1)
         return result
+
+    def arrays(self, format_: Format, dtype: Dtype) -> dict[str, Array]:
+        """Return the arrays of an affine `format_` by suffix, as MLX stores them."""
+        return {
+            "weight": pack(self.codes, format_.bits),
+            "scales": as_carried(self.scales, dtype),
+            "biases": as_carried(self.biases, dtype),
+        }

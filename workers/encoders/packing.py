@@ -15,6 +15,8 @@ __all__ = ["pack", "unpack"]
 
 _CODES_PER_TURN: Final = 32
 """Codes that fill a whole number of words at any width."""
+_CODES_PER_BYTES: Final = 8
+"""Codes that fill a whole number of bytes at any width."""
 
 
 def pack(codes: npt.NDArray[np.uint8], bits: int) -> npt.NDArray[np.uint32]:
@@ -35,11 +37,15 @@ def unpack(words: npt.NDArray[np.uint32], bits: int) -> npt.NDArray[np.uint8]:
     """Return the codes (..., in) that `pack` packed."""
     width = words.shape[-1] * 32 // bits
     _check_width(width)
-    first = np.arange(width) * bits
-    index, shift = first // 32, (first % 32).astype(np.uint64)
-    padded = np.concatenate([words, np.zeros((*words.shape[:-1], 1), np.uint32)], -1)
-    pairs = padded[..., index].astype(np.uint64) | padded[..., index + 1].astype(np.uint64) << 32
-    return ((pairs >> shift) & np.uint64((1 << bits) - 1)).astype(np.uint8)
+    stream = np.ascontiguousarray(words, "<u4").view(np.uint8).reshape(-1, bits).astype(np.uint16)
+    codes = np.empty((len(stream), _CODES_PER_BYTES), np.uint8)
+    for place in range(_CODES_PER_BYTES):
+        byte, shift = divmod(place * bits, 8)
+        pair = stream[:, byte] >> shift
+        if shift + bits > 8:  # noqa: PLR2004 - a byte
+            pair |= stream[:, byte + 1] << (8 - shift)
+        codes[:, place] = pair & ((1 << bits) - 1)
+    return codes.reshape(*words.shape[:-1], width)
 
 
 def _check_width(width: int) -> None:

@@ -79,6 +79,11 @@ class ModuleStatistics:
     terms: tuple[KroneckerTerm, ...]
     tokens: np.ndarray
 
+    @property
+    def is_seen(self) -> bool:
+        """Whether any gradient reached the module: an encoder has something to work against."""
+        return bool(self.terms) and self.alpha_nats > 0
+
     def kl_nats(self, error: np.ndarray) -> float:
         """Return the predicted KL in nats per token of adding `error` (float32) to the weight."""
         return sum(term.kl_nats(error) for term in self.terms)

@@ -11,7 +11,16 @@ import numpy.typing as npt
 from bitbudget.app.core.dtypes import Dtype
 from bitbudget.app.core.errors import InvalidModelError
 
-__all__ = ["Array", "address", "element_type", "from_float32", "storage_code", "to_float32"]
+__all__ = [
+    "Array",
+    "address",
+    "as_carried",
+    "as_float32",
+    "element_type",
+    "from_float32",
+    "storage_code",
+    "to_float32",
+]
 
 Array = npt.NDArray[Any]
 
@@ -61,4 +70,23 @@ def from_float32(values: npt.NDArray[np.float32], dtype: Dtype) -> Array:
         bits = np.ascontiguousarray(values).view(np.uint32)
         rounded = bits + np.uint32(0x7FFF) + ((bits >> 16) & 1)
         return (rounded >> 16).astype(np.uint16)
+    return values.astype(element_type(dtype))
+
+
+def as_float32(values: Array, dtype: Dtype) -> npt.NDArray[np.float32]:
+    """Return weights of `dtype`, carried (bf16 as bits in uint16) or widened already, as float32.
+
+    Not a copy where they are float32 already.
+    """
+    if dtype is Dtype.BF16 and values.dtype == np.uint16:
+        return (values.astype(np.uint32) << 16).view(np.float32)
+    return np.asarray(values, np.float32)
+
+
+def as_carried(values: Array, dtype: Dtype) -> Array:
+    """Return weights that are exact in `dtype`, as float32 or carried already, in that type."""
+    if values.dtype == element_type(dtype):
+        return values
+    if dtype is Dtype.BF16:
+        return (np.ascontiguousarray(values, np.float32).view(np.uint32) >> 16).astype(np.uint16)
     return values.astype(element_type(dtype))

@@ -18,11 +18,11 @@ from bitbudget.app.contract.tasks import (
     Task,
     UploadTask,
 )
+from bitbudget.app.core.encoders import ENCODERS
 from bitbudget.app.core.errors import InvalidModelError, InvalidRequestError
 from bitbudget.app.core.manifest import Manifest
 from bitbudget.app.core.requests import Recover, Rotation
 from bitbudget.workers.benchmark import benchmark
-from bitbudget.workers.curves.exact import COMPENSATED
 from bitbudget.workers.evaluate.tasks import evaluate_tasks
 from bitbudget.workers.hub.client import Hub
 from bitbudget.workers.hub.upload import publish
@@ -75,7 +75,7 @@ def _quantize(task: QuantizeTask, home: Home, reporter: Reporter) -> dict[str, A
         disk_limit_bytes=task.disk_limit_bytes,
         whole=manifest.rotation != "none"
         or how is not Recover.NONE
-        or manifest.encoder in COMPENSATED,
+        or ENCODERS[manifest.encoder].needs_statistics,
         source=Source(task.name, task.allow_quantized_source),
     )
     check_same_model(checkpoint, manifest)

@@ -10,7 +10,7 @@ import numpy as np
 
 from bitbudget.app.core.formats import Format, Mode
 from bitbudget.app.core.inventory import Module
-from bitbudget.workers.curves.exact import as_float32
+from bitbudget.workers.native.arrays import as_float32
 
 __all__ = ["CodeStore"]
 

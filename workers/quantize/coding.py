@@ -13,12 +13,12 @@ import numpy as np
 from bitbudget.app.core.formats import KEEP, Format
 from bitbudget.app.core.inventory import Inventory, Module
 from bitbudget.app.core.measurement import Encoder
-from bitbudget.workers.curves.exact import as_float32, decode, is_compensated
-from bitbudget.workers.encoders import encode
-from bitbudget.workers.encoders.gptq import ModuleEncoder
+from bitbudget.workers.encoders.number_formats import dequantize
+from bitbudget.workers.encoders.registry import ModuleEncoder
 from bitbudget.workers.fisher import Statistics
 from bitbudget.workers.fisher.statistics import ModuleStatistics
 from bitbudget.workers.models import Checkpoint
+from bitbudget.workers.native.arrays import as_float32
 from bitbudget.workers.native.threads import default_threads
 from bitbudget.workers.sequential import Plan, code_sequentially, read_coded
 
@@ -37,7 +37,7 @@ def coded_in_sequence(folder: Path, plan: Plan) -> dict[str, np.ndarray]:
     dtypes = {module.path: module.dtype for module in plan.inventory.modules}
     with tempfile.TemporaryDirectory(prefix="bitbudget-coding-") as place:
         return {
-            path: decode(read_coded(file, path), plan.formats[path], dtypes[path])
+            path: dequantize(read_coded(file, path), plan.formats[path], dtypes[path])
             for path, file in code_sequentially(folder, plan, Path(place)).items()
         }
 
@@ -53,7 +53,7 @@ def coded_alone(
     if format_ == KEEP:
         return float32_weight(checkpoint, module)
     arrays = arrays_alone(checkpoint, module, format_, encoder, statistics)
-    return decode(arrays, format_, module.dtype)
+    return dequantize(arrays, format_, module.dtype)
 
 
 def arrays_alone(
@@ -63,17 +63,14 @@ def arrays_alone(
     encoder: Encoder,
     statistics: Mapping[str, ModuleStatistics],
 ) -> dict[str, np.ndarray]:
-    """Return what is stored of a module that is coded on its own, by suffix: an expert a thread."""
-    known = statistics.get(module.path)
-    compensating = known is not None and is_compensated(format_, encoder, known)
-    coder = ModuleEncoder(known, encoder) if known is not None and compensating else None
+    """Encode one module independently of the others, experts in parallel; return its arrays."""
+    coder = ModuleEncoder(statistics.get(module.path), encoder)
     is_stacked = len(module.shape) > 2  # noqa: PLR2004 - stacked experts
+    if coder.uses_statistics(format_):
+        _ = coder.moment  # once, not by every thread
 
     def code(index: int, part: np.ndarray) -> dict[str, np.ndarray]:
-        if coder is None:
-            return encode(part, module.dtype, format_, _plain(encoder))
-        values = as_float32(part, module.dtype)
-        return coder.encode(values, module.dtype, format_, (index,) if is_stacked else ())
+        return coder.encode(part, module.dtype, format_, (index,) if is_stacked else ())
 
     with ThreadPoolExecutor(default_threads()) as pool:
         parts = list(pool.map(code, itertools.count(), checkpoint.parts(module.path)))
@@ -132,20 +129,12 @@ def stored_arrays(
         known: The module's statistics, where the encoder needs them.
         sweeps: Of the descent; by default as many as pay at this width.
     """
-    compensated = [f for f in formats if known is not None and is_compensated(f, encoder, known)]
-    coder = ModuleEncoder(known, encoder) if known is not None and compensated else None
-    lead = module.shape[:-2]
+    coder, lead = ModuleEncoder(known, encoder), module.shape[:-2]
     found: dict[Format, list[dict[str, np.ndarray]]] = {format_: [] for format_ in formats}
     matrices = (matrix for part in parts for matrix in part.reshape(-1, *module.shape[-2:]))
     for index, part in zip(np.ndindex(*lead), matrices, strict=True):
-        if coder is not None:
-            values = as_float32(part, module.dtype)
-            made = coder.encode_all(values, module.dtype, compensated, index, sweeps=sweeps)
-            for format_, arrays in made.items():
-                found[format_].append(arrays)
-        for format_ in formats:
-            if format_ not in compensated:
-                found[format_].append(encode(part, module.dtype, format_, _plain(encoder)))
+        for format_, arrays in coder.encode_all(part, module.dtype, formats, index, sweeps=sweeps):
+            found[format_].append(arrays)
     return {format_: _stacked(arrays, lead) for format_, arrays in found.items()}
 
 
@@ -165,7 +154,3 @@ def float32_weight(checkpoint: Checkpoint, module: Module) -> np.ndarray:
     """Return a module's weight in its shape, widened to float32."""
     parts = [as_float32(part, module.dtype) for part in checkpoint.parts(module.path)]
     return np.stack(parts).reshape(module.shape)
-
-
-def _plain(encoder: Encoder) -> Encoder:
-    return encoder if encoder in (Encoder.MINMAX, Encoder.CAREFUL) else Encoder.CAREFUL

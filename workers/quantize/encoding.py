@@ -12,17 +12,17 @@ from bitbudget.app.core.errors import InvalidModelError
 from bitbudget.app.core.formats import Format
 from bitbudget.app.core.inventory import Inventory, Module
 from bitbudget.app.core.measurement import Encoder
-from bitbudget.workers.encoders import encode
+from bitbudget.workers.encoders.registry import encode
 from bitbudget.workers.models import Checkpoint
 
-__all__ = ["EncodePart", "check_finite", "check_weights", "plain_encoder"]
+__all__ = ["EncodePart", "check_finite", "check_weights", "weight_encoder"]
 
 EncodePart = Callable[[Module, int, npt.NDArray[Any], Format], dict[str, npt.NDArray[Any]]]
 """Module, index of the part (expert), its weight and format -> array by suffix."""
 
 
-def plain_encoder(encoder: Encoder) -> EncodePart:
-    """Return the encoder that looks at the weight alone (minmax, careful)."""
+def weight_encoder(encoder: Encoder) -> EncodePart:
+    """Return how an encoder that looks at the weight alone codes one part."""
 
     def encode_part(
         module: Module, _: int, weight: npt.NDArray[Any], format_: Format

@@ -18,7 +18,7 @@ from bitbudget.app.core.manifest import Manifest
 from bitbudget.workers.models import Checkpoint
 from bitbudget.workers.quantize.companions import write_companions
 from bitbudget.workers.quantize.draft import Draft, disk_errors, output_exists
-from bitbudget.workers.quantize.encoding import EncodePart, check_finite, plain_encoder
+from bitbudget.workers.quantize.encoding import EncodePart, check_finite, weight_encoder
 
 __all__ = ["Progress", "Written", "write_checkpoint"]
 
@@ -60,7 +60,7 @@ def write_checkpoint(
     key = f"{manifest.sha256} {checkpoint.name}"
     total = sum(shard.nbytes for shard in shards)
     with Draft(output, key, shards) as draft, disk_errors(draft.folder, total):
-        writer = _Writer(checkpoint, draft, encode_part or plain_encoder(manifest.encoder))
+        writer = _Writer(checkpoint, draft, encode_part or weight_encoder(manifest.encoder))
         writer.write_all(layout, formats, shards, progress)
         write_companions(checkpoint, draft.files, manifest, inventory, shards)
         _check_sizes(draft.files, shards)

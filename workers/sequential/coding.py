@@ -18,11 +18,11 @@ from typing import Any, Final
 import mlx.core as mx
 import numpy as np
 
+from bitbudget.app.core.encoders import ENCODERS, Encoder
 from bitbudget.app.core.formats import KEEP, Format
 from bitbudget.app.core.inventory import Inventory, Module
-from bitbudget.app.core.measurement import Encoder
-from bitbudget.workers.curves.exact import COMPENSATED, decode, is_compensated
-from bitbudget.workers.encoders.gptq import ModuleEncoder
+from bitbudget.workers.encoders.number_formats import dequantize
+from bitbudget.workers.encoders.registry import ModuleEncoder
 from bitbudget.workers.fisher import Statistics
 from bitbudget.workers.fisher.store import PassStore
 from bitbudget.workers.native.threads import default_threads
@@ -69,7 +69,7 @@ def code_sequentially(
     Empty when the encoder compensates nothing, or the layers form no chain.
     """
     text = plan.statistics.text
-    if plan.encoder not in COMPENSATED or text is None:
+    if not ENCODERS[plan.encoder].needs_statistics or text is None:
         return {}
     run = _Run(Walk(lambda: load_float32(folder), text), plan, PassStore(place))
     if not run.walk.is_chain():
@@ -134,8 +134,7 @@ class _Run:
         weights = [pair.original(path) for path in group]
 
         def code(path: str, weight: np.ndarray) -> dict[str, np.ndarray]:
-            coder = ModuleEncoder(self.plan.statistics[path], self.plan.encoder)
-            coder.moment = together
+            coder = ModuleEncoder(self.plan.statistics[path], self.plan.encoder, together)
             dtype, format_ = self.modules[path].dtype, self.plan.formats[path]
             return coder.encode(correction.shifted(weight), dtype, format_)
 
@@ -171,10 +170,10 @@ class _Run:
             return False
         format_ = self.plan.formats[path]
         single = len(known.terms) == 1 and format_ != KEEP
-        return single and is_compensated(format_, self.plan.encoder, known)
+        return single and ModuleEncoder(known, self.plan.encoder).uses_statistics(format_)
 
     def _decoded(self, path: str, arrays: dict[str, np.ndarray]) -> np.ndarray:
-        return decode(arrays, self.plan.formats[path], self.modules[path].dtype)
+        return dequantize(arrays, self.plan.formats[path], self.modules[path].dtype)
 
     def _save(self, index: int, coded: _Coded) -> None:
         file = self._file(index)

@@ -13,11 +13,12 @@ import numpy.typing as npt
 from bitbudget.app.core.dtypes import Dtype
 from bitbudget.app.core.formats import AFFINE_FORMATS, FLOAT_FORMATS
 from bitbudget.app.core.measurement import Encoder
-from bitbudget.workers.encoders.float_formats import MODE_CODES
+from bitbudget.workers.encoders.float_formats import BLOCK_FLOATS
+from bitbudget.workers.encoders.registry import SweepKernel, squared_errors, sweep_kernel
 from bitbudget.workers.native.arrays import Array, address, storage_code
 from bitbudget.workers.native.loader import kernels
 from bitbudget.workers.sweep.columns import ColumnSums, sum_columns
-from bitbudget.workers.sweep.plan import SweepPlan
+from bitbudget.workers.sweep.plan import SweepPlan, affine_index
 from bitbudget.workers.sweep.sampling import (
     CHUNK_WEIGHTS,
     KNOWN,
@@ -53,7 +54,7 @@ _BLOCK_WEIGHTS: Final = 4096
 class _Result(ctypes.Structure):
     _fields_ = (
         ("errors", ctypes.c_double * _FORMATS),
-        ("floats", ctypes.c_double * len(MODE_CODES)),
+        ("floats", ctypes.c_double * len(BLOCK_FLOATS)),
         ("sums", ctypes.c_double * len(POWER_SUMS)),
         ("kurtosis", ctypes.c_double * KURTOSIS_BINS),
         ("known", ctypes.c_double * KNOWN),
@@ -113,7 +114,8 @@ def sweep_segment(segment: Array, plan: SweepPlan, start: int = 0) -> SegmentSum
     missing = -weights.size % _PADDING
     if missing:
         weights = np.concatenate([weights, np.zeros(missing, weights.dtype)])
-    careful = plan.encoder is Encoder.CAREFUL
+    native = sweep_kernel(plan.encoder)
+    careful = native is SweepKernel.CAREFUL
     samples = careful and plan.group_sizes_mask > 0
     known = _room_for_known(weights.size) if samples else None
     result = _Result()
@@ -123,8 +125,8 @@ def sweep_segment(segment: Array, plan: SweepPlan, start: int = 0) -> SegmentSum
         address(weights),
         ctypes.c_longlong(weights.size),
         storage_code(plan.dtype),
-        0 if careful else plan.group_sizes_mask,
-        _modes_mask(plan),
+        plan.group_sizes_mask if native is SweepKernel.MINMAX else 0,
+        0 if native is None else _modes_mask(plan),
         int(careful),
         None if known is None else address(known),
         ctypes.byref(result),
@@ -132,8 +134,12 @@ def sweep_segment(segment: Array, plan: SweepPlan, start: int = 0) -> SegmentSum
     powers = np.array(result.sums)
     powers[POWER_SUMS.index("count")] -= missing
     by_code = np.array(result.floats)
-    floats = np.array([by_code[MODE_CODES[format_.mode]] for format_ in FLOAT_FORMATS])
+    floats = np.array(
+        [by_code[BLOCK_FLOATS[format_.mode].kernel_case] for format_ in FLOAT_FORMATS]
+    )
     sums = SegmentSums(np.array(result.errors), floats, powers, np.array(result.kurtosis))
+    if native is None and np.isfinite(sums.power("squares")):
+        _add_encoded_errors(sums, weights[: segment.size], plan)
     if known is not None and np.isfinite(sums.power("squares")):
         sums.sample = _sample(weights, plan, known, np.array(result.known))
     first_row = start // max(plan.width, 1)
@@ -142,6 +148,20 @@ def sweep_segment(segment: Array, plan: SweepPlan, start: int = 0) -> SegmentSum
     if plan.tries_rotation:
         sums.rotated = _rotated_errors(segment, plan, start)
     return sums
+
+
+def _add_encoded_errors(sums: SegmentSums, weights: Array, plan: SweepPlan) -> None:
+    """Add the errors of an encoder that no sweep kernel has: those of what it stores.
+
+    A segment is whole rows but for the last of a tensor that is cut elsewhere.
+    """
+    rows = weights.reshape(-1, plan.width)
+    found = squared_errors(rows, plan.dtype, plan.formats, plan.encoder)
+    for format_, error in found.items():
+        if format_ in FLOAT_FORMATS:
+            sums.floats[FLOAT_FORMATS.index(format_)] += error
+        else:
+            sums.errors[affine_index(format_)] += error
 
 
 def _rotated_errors(segment: Array, plan: SweepPlan, start: int) -> Doubles:
@@ -161,7 +181,7 @@ def random_signs(width: int) -> npt.NDArray[np.float32]:
 
 
 def _modes_mask(plan: SweepPlan) -> int:
-    return sum(1 << MODE_CODES[format_.mode] for format_ in plan.float_formats)
+    return sum(1 << BLOCK_FLOATS[format_.mode].kernel_case for format_ in plan.float_formats)
 
 
 def _room_for_known(weights: int) -> Floats:

@@ -11,9 +11,10 @@ import numpy.typing as npt
 
 from bitbudget.app.core.canonical import sha256_of
 from bitbudget.app.core.dtypes import Dtype
+from bitbudget.app.core.encoders import ENCODERS, Encoder
 from bitbudget.app.core.errors import InvalidRequestError
-from bitbudget.app.core.formats import AFFINE_BITS, AFFINE_GROUP_SIZES, FLOAT_FORMATS, Format, Mode
-from bitbudget.app.core.measurement import Encoder
+from bitbudget.app.core.formats import AFFINE_FORMATS, AFFINE_GROUP_SIZES, FLOAT_FORMATS, Format
+from bitbudget.workers.encoders.registry import SweepKernel, sweep_kernel
 
 __all__ = ["SEGMENT_WEIGHTS", "SweepPlan", "affine_index", "plan_sweep", "segment_weights"]
 
@@ -66,7 +67,7 @@ class SweepPlan:
     @property
     def is_sampled(self) -> bool:
         """Whether the errors of the affine formats are estimates."""
-        return self.encoder is Encoder.CAREFUL and self.weights_per_draw > 0
+        return self.weights_per_draw > 0
 
     @property
     def tries_rotation(self) -> bool:
@@ -80,7 +81,7 @@ class SweepPlan:
     @property
     def group_sizes_mask(self) -> int:
         """Bit i is set when an affine format with the i-th group size is wanted."""
-        wanted = {f.group_size for f in self.formats if f.mode is Mode.AFFINE}
+        wanted = {f.group_size for f in self.formats if f in AFFINE_FORMATS}
         return sum(1 << i for i, size in enumerate(AFFINE_GROUP_SIZES) if size in wanted)
 
     @property
@@ -110,8 +111,7 @@ def segment_weights(width: int) -> int:
 
 def affine_index(format_: Format) -> int:
     """Return the place of an affine format among the eighteen sums of the kernel."""
-    size = AFFINE_GROUP_SIZES.index(format_.group_size)
-    return AFFINE_BITS.index(format_.bits) * len(AFFINE_GROUP_SIZES) + size
+    return AFFINE_FORMATS.index(format_)
 
 
 def plan_sweep(
@@ -130,11 +130,11 @@ def plan_sweep(
     Raises InvalidRequestError when a format does not fit the width or the encoder needs more than
     the weight.
     """
-    if encoder not in (Encoder.MINMAX, Encoder.CAREFUL):
+    if ENCODERS[encoder].needs_statistics:
         raise InvalidRequestError(
             where="encoder",
             found=encoder.value,
-            expected="minmax or careful",
+            expected="an encoder that looks at the weight alone",
             remedy="the errors of compensated encoders come from their own statistics",
         )
     for format_ in formats:
@@ -145,7 +145,7 @@ def plan_sweep(
                 expected=f"a multiple of {format_.group_size} in BF16, F16 or F32",
                 remedy="keep the module or choose another group size",
             )
-    is_sampled = encoder is Encoder.CAREFUL and weights >= EXACT_BELOW_WEIGHTS
+    is_sampled = sweep_kernel(encoder) is SweepKernel.CAREFUL and weights >= EXACT_BELOW_WEIGHTS
     per_draw = weights // SAMPLED_CHUNKS if is_sampled else 0
     step = max(1, math.ceil(weights / max(width, 1) / PROBED_ROWS))
     return SweepPlan(dtype, width, tuple(formats), encoder, per_draw, step, full, signs, gains)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from bitbudget.app.core.dtypes import Dtype
 from bitbudget.app.core.errors import InvalidModelError
-from bitbudget.app.core.formats import FLOAT_FORMATS, KEEP, Format, Mode
+from bitbudget.app.core.formats import AFFINE_FORMATS, FLOAT_FORMATS, KEEP, Format
 from bitbudget.app.core.measurement import Encoder
 from bitbudget.workers.native.arrays import Array
 from bitbudget.workers.sweep.columns import column_features
@@ -93,7 +93,7 @@ def errors_from_sums(total: SegmentSums, plan: SweepPlan, name: str) -> WeightEr
     t2: dict[Format, float] = {}
     relative: dict[Format, float] = {}
     for format_ in plan.formats:
-        is_affine = format_.mode is Mode.AFFINE
+        is_affine = format_ in AFFINE_FORMATS
         error = errors[affine_index(format_)] if is_affine else floats[format_]
         t2[format_] = _ratio(float(error), energy, total.power("largest"))
         if is_affine and plan.is_sampled:
@@ -107,7 +107,7 @@ def errors_from_sums(total: SegmentSums, plan: SweepPlan, name: str) -> WeightEr
                 float(total.rotated[affine_index(f)]), energy, total.power("largest")
             )
             for f in plan.formats
-            if f.mode is Mode.AFFINE
+            if f in AFFINE_FORMATS
         }
     return WeightErrors(t2, features, relative)
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from bitbudget.app.core.formats import Format, Mode
+from bitbudget.app.core.formats import KEEP, Format
 from bitbudget.app.core.inventory import Inventory, Module
 from bitbudget.app.dashboard.figures.figure import Figure
 
@@ -54,13 +54,12 @@ def heatmap(inventory: Inventory, formats: Mapping[str, Format]) -> Heatmap:
 
 def _cell(module: Module, format_: Format) -> HeatCell:
     match = _LAYER.match(module.path)
-    kept = format_.mode is Mode.KEEP
     return HeatCell(
         path=module.path,
         column=match[3] if match and module.layer is not None else module.path,
         format=str(format_),
         bits_per_weight=format_.bits_per_weight(module.dtype),
-        step=_KEPT_STEP if kept else format_.bits,
+        step=_KEPT_STEP if format_ == KEEP else format_.bits,
         shape=module.shape,
     )
 

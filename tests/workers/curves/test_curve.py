@@ -10,11 +10,11 @@ from bitbudget.app.core.formats import ALL_FORMATS, FLOAT_FORMATS, KEEP, Format,
 from bitbudget.app.core.inventory import Module, ModuleKind
 from bitbudget.app.core.measurement import CurvePoint, Encoder
 from bitbudget.workers.curves.anchors import Gain, anchor_formats, between_anchors
-from bitbudget.workers.curves.exact import as_float32, kl_curve
+from bitbudget.workers.curves.exact import kl_curve
 from bitbudget.workers.curves.row_feedback import COLUMNS, coupling_gains, typical_columns
 from bitbudget.workers.curves.sampled import SAMPLE, SampleSize, sampled_curve
 from bitbudget.workers.fisher import KroneckerTerm, ModuleStatistics
-from bitbudget.workers.native.arrays import from_float32
+from bitbudget.workers.native.arrays import as_float32, from_float32
 
 FORMATS = (*(parse_format(name) for name in ("affine2g64", "affine4g32", "affine6g128")), KEEP)
 SMALL = SampleSize(more_than=0, rows=64, anchored=0, experts=12, expert_rows=16)

@@ -14,8 +14,8 @@ from bitbudget.workers.encoders import descent
 from bitbudget.workers.encoders.coded import Coded
 from bitbudget.workers.encoders.compensated import Feedback
 from bitbudget.workers.encoders.descent import code_weight
-from bitbudget.workers.encoders.gptq import ModuleEncoder
 from bitbudget.workers.encoders.quadratic import Term, damped_term
+from bitbudget.workers.encoders.registry import ModuleEncoder
 from bitbudget.workers.fisher import KroneckerTerm, ModuleStatistics
 from tests.workers.encoders.objective import fed_back, objective, stored
 

@@ -20,8 +20,9 @@ from bitbudget.app.core.formats import (
     Format,
 )
 from bitbudget.app.core.measurement import Encoder
-from bitbudget.workers.encoders import affine, encode
+from bitbudget.workers.encoders import affine
 from bitbudget.workers.encoders.packing import pack, unpack
+from bitbudget.workers.encoders.registry import encode
 from bitbudget.workers.native.arrays import Array, from_float32
 from bitbudget.workers.native.loader import kernels, supported_variants
 

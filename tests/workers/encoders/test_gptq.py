@@ -21,12 +21,13 @@ from bitbudget.app.core.formats import (
 )
 from bitbudget.app.core.inventory import Module, ModuleKind
 from bitbudget.app.core.measurement import Encoder
-from bitbudget.workers.curves.exact import as_float32, decode, is_compensated, kl_curve
-from bitbudget.workers.encoders import encode
+from bitbudget.workers.curves.exact import kl_curve
 from bitbudget.workers.encoders.compensated import Feedback, inverse_factor
 from bitbudget.workers.encoders.descent import code_weight
-from bitbudget.workers.encoders.gptq import ModuleEncoder, encode_gptq
+from bitbudget.workers.encoders.gptq import encode_gptq
+from bitbudget.workers.encoders.number_formats import dequantize
 from bitbudget.workers.encoders.quadratic import Term
+from bitbudget.workers.encoders.registry import ModuleEncoder, encode
 from bitbudget.workers.fisher import KroneckerTerm, ModuleStatistics
 from tests.workers.encoders.objective import stored
 
@@ -64,11 +65,8 @@ def module_statistics(columns: np.ndarray, rows: np.ndarray) -> ModuleStatistics
 def deployed(
     weight: np.ndarray, dtype: Dtype, format_: Format, encoder: Encoder, known: ModuleStatistics
 ) -> dict[str, np.ndarray]:
-    if not is_compensated(format_, encoder, known):
-        plain = encoder if encoder in (Encoder.MINMAX, Encoder.CAREFUL) else Encoder.CAREFUL
-        return encode(weight, dtype, format_, plain)
-    module, values = ModuleEncoder(known, encoder), as_float32(weight, dtype)
-    parts = [module.encode(values[e], dtype, format_, (e,)) for e in range(len(weight))]
+    module = ModuleEncoder(known, encoder)
+    parts = [module.encode(weight[e], dtype, format_, (e,)) for e in range(len(weight))]
     return {suffix: np.stack([part[suffix] for part in parts]) for suffix in parts[0]}
 
 
@@ -81,8 +79,8 @@ def test_arrays_are_those_of_the_format_and_beat_rounding(format_: Format) -> No
         assert arrays[spec.suffix].nbytes == spec.nbytes
     term = KroneckerTerm(columns, np.ones(48, np.float32))
     plain = encode(bits_of(weight), Dtype.BF16, format_, Encoder.CAREFUL)
-    ours = term.kl_nats(decode(arrays, format_, Dtype.BF16) - weight)
-    theirs = term.kl_nats(decode(plain, format_, Dtype.BF16) - weight)
+    ours = term.kl_nats(dequantize(arrays, format_, Dtype.BF16) - weight)
+    theirs = term.kl_nats(dequantize(plain, format_, Dtype.BF16) - weight)
     assert ours < 0.9 * theirs
 
 
@@ -92,7 +90,7 @@ def test_two_sided_feedback_lowers_the_two_sided_cost() -> None:
     term = KroneckerTerm(columns, rows)
     costs = [
         term.kl_nats(
-            decode(encode_gptq(weight, Dtype.BF16, format_, columns, b), format_, Dtype.BF16)
+            dequantize(encode_gptq(weight, Dtype.BF16, format_, columns, b), format_, Dtype.BF16)
             - weight
         )
         for b in (None, rows)
@@ -111,7 +109,7 @@ def test_curve_is_the_error_of_the_stored_arrays() -> None:
         assert points[KEEP].kl_nats == 0
         for format_ in formats[:3]:
             arrays = deployed(bits_of(weight), Dtype.BF16, format_, encoder, statistics)
-            error = decode(arrays, format_, Dtype.BF16) - weight
+            error = dequantize(arrays, format_, Dtype.BF16) - weight
             t2 = float(np.square(error).sum() / np.square(weight).sum())
             assert points[format_].t2 == pytest.approx(t2, rel=1e-2)
             assert points[format_].kl_nats == pytest.approx(statistics.kl_nats(error), rel=1e-2)

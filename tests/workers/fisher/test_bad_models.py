@@ -17,9 +17,11 @@ from bitbudget.app.core.errors import InvalidModelError
 from bitbudget.app.core.formats import KEEP, Format, parse_format
 from bitbudget.app.core.inventory import Module
 from bitbudget.app.core.measurement import Encoder
-from bitbudget.workers.curves.exact import as_float32, decode, kl_curve
+from bitbudget.workers.curves.exact import kl_curve
+from bitbudget.workers.encoders.number_formats import dequantize
 from bitbudget.workers.fisher import ModuleStatistics, collect_statistics
 from bitbudget.workers.models import Checkpoint, build_inventory, open_checkpoint
+from bitbudget.workers.native.arrays import as_float32
 from bitbudget.workers.quantize.coding import stored_arrays
 from bitbudget.workers.running.float32 import load_float32
 from tests.support.child import run_child
@@ -63,7 +65,7 @@ def stored_values(
     parts = checkpoint.parts(module.path)
     formats = [format_ for format_ in FORMATS if format_ != KEEP]
     found = stored_arrays(module, parts, formats, Encoder.YAQA, known)
-    return {format_: decode(arrays, format_, module.dtype) for format_, arrays in found.items()}
+    return {format_: dequantize(arrays, format_, module.dtype) for format_, arrays in found.items()}
 
 
 def test_gradients_that_overflow_in_half_precision_are_taken_in_float32(tmp_path: Path) -> None:

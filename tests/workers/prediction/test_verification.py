@@ -9,10 +9,11 @@ import pytest
 
 from bitbudget.app.core.formats import KEEP, parse_format
 from bitbudget.app.core.measurement import KEEP_POINT, Curve, CurvePoint, Encoder
-from bitbudget.workers.curves.exact import as_float32, kl_curve
+from bitbudget.workers.curves.exact import kl_curve
 from bitbudget.workers.evaluate.reference import Reference, job_rollouts
 from bitbudget.workers.fisher import Statistics, collect_statistics
 from bitbudget.workers.models import build_inventory, open_checkpoint
+from bitbudget.workers.native.arrays import as_float32
 from bitbudget.workers.prediction import verification
 from bitbudget.workers.prediction.measured_kl import Coding
 from bitbudget.workers.prediction.verification import (

@@ -21,7 +21,7 @@ from bitbudget.app.core.errors import ConflictError, InvalidModelError, InvalidR
 from bitbudget.app.core.formats import KEEP, Format, parse_format
 from bitbudget.app.core.inventory import Inventory, Module
 from bitbudget.app.core.measurement import Encoder
-from bitbudget.workers.encoders import encode
+from bitbudget.workers.encoders.registry import encode
 from bitbudget.workers.models import Checkpoint, build_inventory, open_checkpoint
 from bitbudget.workers.models.arrays import numpy_of
 from bitbudget.workers.quantize import write_checkpoint

@@ -13,7 +13,7 @@ import pytest
 from bitbudget.app.core.formats import KEEP, Format, parse_format
 from bitbudget.app.core.inventory import Inventory
 from bitbudget.app.core.measurement import Encoder
-from bitbudget.workers.curves.exact import decode
+from bitbudget.workers.encoders.number_formats import dequantize
 from bitbudget.workers.evaluate import Evaluation
 from bitbudget.workers.fisher import Statistics, collect_statistics
 from bitbudget.workers.models import Checkpoint, build_inventory, open_checkpoint
@@ -75,7 +75,7 @@ def test_less_is_lost_than_by_modules_coded_alone(
         for path, format_ in formats.items()
     }
     written = written_arrays(checkpoint, inventory, formats, Encoder.GPTQ, statistics)
-    together = {m.path: decode(arrays, formats[m.path], m.dtype) for m, arrays in written}
+    together = {m.path: dequantize(arrays, formats[m.path], m.dtype) for m, arrays in written}
     kl = []
     for values in (alone, together):
         arrays = [(f"{path}.weight", mx.array(value)) for path, value in values.items()]

@@ -16,8 +16,8 @@ from bitbudget.app.core.formats import (
     Mode,
 )
 from bitbudget.app.core.measurement import Encoder
-from bitbudget.workers.encoders import encode
 from bitbudget.workers.encoders.packing import unpack
+from bitbudget.workers.encoders.registry import encode
 from bitbudget.workers.native.arrays import Array, from_float32, to_float32
 from bitbudget.workers.native.loader import kernels, supported_variants
 from bitbudget.workers.sweep import kernel, measure_weight

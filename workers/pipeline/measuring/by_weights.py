@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
+from bitbudget.app.core.encoders import encoder_by_weights
 from bitbudget.app.core.formats import KEEP
 from bitbudget.app.core.inventory import Module
-from bitbudget.app.core.measurement import KEEP_POINT, Curve, CurvePoint, Encoder
+from bitbudget.app.core.measurement import KEEP_POINT, Curve, CurvePoint
 from bitbudget.workers.cluster.tensors import measure_on_cluster
 from bitbudget.workers.models import Checkpoint
 from bitbudget.workers.pipeline.measuring.computed_weights import measure_computed
@@ -25,7 +26,7 @@ from bitbudget.workers.streaming import (
 )
 from bitbudget.workers.sweep import WeightErrors
 
-__all__ = ["StreamedModule", "measure_streamed", "measuring", "plain_encoder", "task_of"]
+__all__ = ["StreamedModule", "measure_streamed", "measuring", "task_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +93,7 @@ def measure_streamed(
 def measuring(checkpoint: Checkpoint, options: MeasureOptions, cache: Path) -> Measuring:
     """Return how tensors are measured by their weights alone."""
     features = cast("Features", options.features)
-    return Measuring(checkpoint.folder, plain_encoder(options.encoder), features, cache)
+    return Measuring(checkpoint.folder, encoder_by_weights(options.encoder), features, cache)
 
 
 def _groups(
@@ -137,11 +138,6 @@ def task_of(checkpoint: Checkpoint, module: Module, options: MeasureOptions) -> 
     formats = module.legal_formats(options.formats)
     gains = checkpoint.norm_gains.get(module.path)
     return TensorTask(module.path, tuple(sources), module.dtype, formats, gains=gains)
-
-
-def plain_encoder(encoder: Encoder) -> Encoder:
-    """Return the encoder whose errors stand for those of one that compensates."""
-    return encoder if encoder in (Encoder.MINMAX, Encoder.CAREFUL) else Encoder.CAREFUL
 
 
 def _nbytes(module: Module) -> int:

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from bitbudget.app.core.encoders import Encoder, encoder_by_weights
 from bitbudget.app.core.formats import KEEP, Format
 from bitbudget.app.core.inventory import Module
-from bitbudget.app.core.measurement import KEEP_POINT, Curve, CurvePoint, Encoder
+from bitbudget.app.core.measurement import KEEP_POINT, Curve, CurvePoint
 from bitbudget.workers.curves.exact import kl_curve
 from bitbudget.workers.curves.sampled import SAMPLE, sampled_curve
 from bitbudget.workers.fisher import ModuleStatistics
 from bitbudget.workers.models import Checkpoint
-from bitbudget.workers.pipeline.measuring.by_weights import plain_encoder
 from bitbudget.workers.pipeline.options import MeasureOptions
 from bitbudget.workers.streaming.digest import digest_of_parts
 from bitbudget.workers.sweep import measure_weight
@@ -55,7 +55,7 @@ def curve_of(
     module, options, alpha = task.module, task.options, task.alpha_nats
     formats = tuple(f for f in module.legal_formats(options.formats) if f != KEEP)
     full = options.features == "full"
-    encoder = plain_encoder(options.encoder) if statistics is None else Encoder.MINMAX
+    encoder = encoder_by_weights(options.encoder) if statistics is None else Encoder.MINMAX
     errors = measure_weight(
         parts,
         module.dtype,

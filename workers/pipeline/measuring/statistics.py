@@ -11,15 +11,14 @@ import numpy as np
 import numpy.typing as npt
 
 from bitbudget.app.core.canonical import canonical_json, sha256_of
+from bitbudget.app.core.encoders import ENCODERS, Encoder, usable_encoder
 from bitbudget.app.core.errors import ConflictError, InvalidModelError
 from bitbudget.app.core.formats import Format
 from bitbudget.app.core.inventory import Inventory, Module
 from bitbudget.app.core.manifest import Manifest
-from bitbudget.app.core.measurement import Encoder, ModelIdentity, Sensitivity
+from bitbudget.app.core.measurement import ModelIdentity
 from bitbudget.app.core.requests import Rotation
-from bitbudget.workers.curves.exact import COMPENSATED, as_float32, is_compensated
-from bitbudget.workers.encoders import encode
-from bitbudget.workers.encoders.gptq import ModuleEncoder
+from bitbudget.workers.encoders.registry import ModuleEncoder
 from bitbudget.workers.fisher import Statistics, begin_collecting, collect_statistics
 from bitbudget.workers.models import Checkpoint
 from bitbudget.workers.pipeline.home import Home, write_whole
@@ -28,7 +27,7 @@ from bitbudget.workers.pipeline.measuring.tokens import measurement_tokens
 from bitbudget.workers.pipeline.options import MeasureOptions
 from bitbudget.workers.pipeline.report import StepReport
 from bitbudget.workers.quantize.coding import arrays_alone
-from bitbudget.workers.quantize.encoding import EncodePart, check_weights, plain_encoder
+from bitbudget.workers.quantize.encoding import EncodePart, check_weights, weight_encoder
 from bitbudget.workers.sequential import Plan, code_sequentially, read_coded
 
 __all__ = ["SEQUENCE", "manifest_encoder", "take_statistics"]
@@ -81,10 +80,9 @@ def manifest_encoder(
 
     Raises ConflictError when they came from a text that only the measuring machine had.
     """
-    if manifest.encoder not in COMPENSATED:
-        return plain_encoder(manifest.encoder)
-    if manifest.sensitivity is not Sensitivity.FISHER:
-        return plain_encoder(Encoder.CAREFUL)
+    encoder = usable_encoder(manifest.encoder, manifest.sensitivity)
+    if not ENCODERS[encoder].needs_statistics:
+        return weight_encoder(encoder)
     model = checkpoint.identity(home.digests)
     pointer = _pointer(manifest.measurement, home)
     seed = int(pointer.read_text()) if pointer.is_file() else 0
@@ -181,7 +179,7 @@ class _Compensating:
 
     def __init__(self, statistics: Statistics, encoder: Encoder, coded: Mapping[str, Path]) -> None:
         self.statistics, self.encoder, self.coded = statistics, encoder, coded
-        self.module: ModuleEncoder | None = None
+        self.module = "", ModuleEncoder(None, encoder)
         self.read: tuple[str, dict[str, npt.NDArray[Any]]] = ("", {})
 
     def encode_part(
@@ -193,11 +191,8 @@ class _Compensating:
                 self.read = module.path, read_coded(self.coded[module.path], module.path)
             lead = len(module.shape) - 2
             return {s: a.reshape(-1, *a.shape[lead:])[index] for s, a in self.read[1].items()}
-        if module.path not in self.statistics.paths:
-            return encode(weight, module.dtype, format_, Encoder.CAREFUL)
-        if self.module is None or self.module.statistics.path != module.path:
-            self.module = ModuleEncoder(self.statistics[module.path], self.encoder)
-        if not is_compensated(format_, self.encoder, self.module.statistics):
-            return encode(weight, module.dtype, format_, Encoder.CAREFUL)
-        part = (index,) if is_stacked else ()
-        return self.module.encode(as_float32(weight, module.dtype), module.dtype, format_, part)
+        path, coder = self.module
+        if path != module.path:
+            coder = ModuleEncoder(self.statistics.get(module.path), self.encoder)
+            self.module = module.path, coder
+        return coder.encode(weight, module.dtype, format_, (index,) if is_stacked else ())

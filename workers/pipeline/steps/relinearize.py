@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from bitbudget.app.contract.steps import Step
 from bitbudget.app.core.allocation import Allocation
+from bitbudget.app.core.encoders import ENCODERS
 from bitbudget.app.core.errors import InfeasibleBudgetError, InvalidRequestError
 from bitbudget.app.core.manifest import Manifest
 from bitbudget.app.core.measurement import Measurement, Sensitivity
@@ -31,7 +32,6 @@ from bitbudget.app.core.relinearization import (
     relinearized,
 )
 from bitbudget.app.core.requests import JobRequest
-from bitbudget.workers.curves.exact import COMPENSATED
 from bitbudget.workers.fisher import ModuleStatistics
 from bitbudget.workers.models import Checkpoint
 from bitbudget.workers.pipeline.home import Home, write_whole
@@ -102,7 +102,7 @@ def _statistics(
     home: Home,
     report: StepReport,
 ) -> Mapping[str, ModuleStatistics]:
-    if measurement.encoder not in COMPENSATED:
+    if not ENCODERS[measurement.encoder].needs_statistics:
         return {}
     return take_statistics(checkpoint, measurement.inventory, options, home, report)
 

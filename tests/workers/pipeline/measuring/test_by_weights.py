@@ -5,15 +5,12 @@ from pathlib import Path
 import pytest
 
 from bitbudget.app.core.dtypes import Dtype
+from bitbudget.app.core.encoders import Encoder, encoder_by_weights
 from bitbudget.app.core.formats import KEEP
-from bitbudget.app.core.measurement import Encoder, Sensitivity
+from bitbudget.app.core.measurement import Sensitivity
 from bitbudget.app.core.requests import Rotation
 from bitbudget.workers.models import Checkpoint, build_inventory, open_checkpoint
-from bitbudget.workers.pipeline.measuring.by_weights import (
-    StreamedModule,
-    measure_streamed,
-    plain_encoder,
-)
+from bitbudget.workers.pipeline.measuring.by_weights import StreamedModule, measure_streamed
 from bitbudget.workers.pipeline.options import MeasureOptions
 from bitbudget.workers.streaming.digest import digest_of_parts
 from bitbudget.workers.sweep import measure_weight
@@ -97,5 +94,6 @@ def test_full_features_reach_the_curves(sample_model: Path, tmp_path: Path) -> N
 
 
 def test_compensated_encoders_are_stood_for_by_careful() -> None:
-    assert plain_encoder(Encoder.YAQA) is plain_encoder(Encoder.GPTQ) is Encoder.CAREFUL
-    assert plain_encoder(Encoder.MINMAX) is Encoder.MINMAX
+    by_weights = [encoder_by_weights(encoder) for encoder in (Encoder.YAQA, Encoder.GPTQ)]
+    assert by_weights == [Encoder.CAREFUL, Encoder.CAREFUL]
+    assert encoder_by_weights(Encoder.MINMAX) is Encoder.MINMAX

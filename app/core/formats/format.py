@@ -1,93 +1,67 @@
-"""How a module can be stored, and exactly how many bytes that takes.
+"""How a module is stored, and exactly how many bytes that takes.
 
 The arrays of a format are those that `mlx.nn.QuantizedLinear`, `QuantizedEmbedding` and mlx-lm's
-`QuantizedSwitchLinear` hold: codes packed in uint32 along the last axis, one scale per group and,
-for `affine`, one bias per group in the dtype of the source weights (mlx `mx.quantize`).
+`QuantizedSwitchLinear` hold.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Annotated, Final
 
 from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
 
 from bitbudget.app.core.dtypes import Dtype
 from bitbudget.app.core.errors import InvalidRequestError
+from bitbudget.app.core.formats.affine import AFFINE
+from bitbudget.app.core.formats.keep import KEEP_SOURCE
+from bitbudget.app.core.formats.number_format import ArraySpec, Mode, NumberFormat
+from bitbudget.app.core.formats.table import NUMBER_FORMATS
 
 __all__ = [
-    "AFFINE_BITS",
     "AFFINE_FORMATS",
-    "AFFINE_GROUP_SIZES",
     "ALL_FORMATS",
     "FLOAT_FORMATS",
     "KEEP",
-    "ArraySpec",
+    "LOSSY_FORMATS",
     "Format",
     "FormatName",
-    "Mode",
+    "affine",
     "parse_format",
 ]
-
-AFFINE_BITS: Final = (2, 3, 4, 5, 6, 8)
-AFFINE_GROUP_SIZES: Final = (32, 64, 128)
-
-
-class Mode(StrEnum):
-    """The quantization mode, as mlx names it; `keep` stores the checkpoint's own dtype."""
-
-    AFFINE = "affine"
-    MXFP4 = "mxfp4"
-    MXFP8 = "mxfp8"
-    NVFP4 = "nvfp4"
-    KEEP = "keep"
-
-
-@dataclass(frozen=True, slots=True)
-class ArraySpec:
-    """One stored array: `suffix` is appended to the module's path with a dot."""
-
-    suffix: str
-    dtype: Dtype
-    shape: tuple[int, ...]
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the data, without any header."""
-        return math.prod(self.shape) * self.dtype.itemsize
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Format:
-    """A storage format. `bits` and `group_size` are 0 for `keep`."""
+    """A number format in one of its widths. `bits` and `group_size` are 0 for `keep`.
+
+    >>> parse_format("affine4g64").data_bytes((2048, 2048), Dtype.BF16)
+    2359296
+    """
 
     mode: Mode
     bits: int = 0
     group_size: int = 0
 
     def __str__(self) -> str:
-        if self.mode is Mode.AFFINE:
-            return f"affine{self.bits}g{self.group_size}"
-        return self.mode.value
+        return self._numbers.name(self.bits, self.group_size)
+
+    @property
+    def _numbers(self) -> NumberFormat:
+        return NUMBER_FORMATS[self.mode]
+
+    @property
+    def short_name(self) -> str:
+        """The name for narrow columns: `4g64`, `mxfp4`, `keep`."""
+        return self._numbers.short_name(self.bits, self.group_size)
 
     def is_legal(self, in_features: int, dtype: Dtype) -> bool:
         """Whether mlx can store a matrix of this input width and source dtype in this format."""
-        if self.mode is Mode.KEEP:
-            return True
-        return dtype.is_weight_float and in_features > 0 and in_features % self.group_size == 0
+        return self._numbers.is_legal(in_features, dtype, self.group_size)
 
     def arrays(self, shape: tuple[int, ...], dtype: Dtype) -> tuple[ArraySpec, ...]:
         """Return the arrays that hold a weight of `shape` (..., out, in) and source `dtype`."""
-        if self.mode is Mode.KEEP:
-            return (ArraySpec("weight", dtype, shape),)
-        *lead, width = shape
-        codes = ArraySpec("weight", Dtype.U32, (*lead, width * self.bits // 32))
-        groups = (*lead, width // self.group_size)
-        if self.mode is Mode.AFFINE:
-            return codes, ArraySpec("scales", dtype, groups), ArraySpec("biases", dtype, groups)
-        return codes, ArraySpec("scales", Dtype.U8, groups)
+        return self._numbers.arrays(shape, dtype, self.bits, self.group_size)
 
     def data_bytes(self, shape: tuple[int, ...], dtype: Dtype) -> int:
         """Exact bytes of the stored arrays of a weight, without file headers."""
@@ -99,16 +73,24 @@ class Format:
         return 8 * self.data_bytes((32, width), dtype) / (32 * width)
 
 
-KEEP: Final = Format(Mode.KEEP)
-AFFINE_FORMATS: Final = tuple(
-    Format(Mode.AFFINE, bits, group) for bits in AFFINE_BITS for group in AFFINE_GROUP_SIZES
+def affine(bits: int, group_size: int) -> Format:
+    """Return the affine format of these bits and this group size."""
+    return Format(AFFINE.mode, bits, group_size)
+
+
+KEEP: Final = Format(KEEP_SOURCE.mode)
+ALL_FORMATS: Final = tuple(
+    Format(numbers.mode, bits, group_size)
+    for numbers in NUMBER_FORMATS.values()
+    for bits, group_size in numbers.widths
 )
-FLOAT_FORMATS: Final = (
-    Format(Mode.MXFP4, 4, 32),
-    Format(Mode.NVFP4, 4, 16),
-    Format(Mode.MXFP8, 8, 32),
+LOSSY_FORMATS: Final = tuple(format_ for format_ in ALL_FORMATS if format_ != KEEP)
+"""All but `keep`."""
+AFFINE_FORMATS: Final = tuple(affine(*width) for width in AFFINE.widths)
+FLOAT_FORMATS: Final = tuple(
+    format_ for format_ in LOSSY_FORMATS if format_ not in set(AFFINE_FORMATS)
 )
-ALL_FORMATS: Final = (*AFFINE_FORMATS, *FLOAT_FORMATS, KEEP)
+"""Small floats with a shared scale: the mx and nv formats."""
 _BY_NAME: Final = {str(format_): format_ for format_ in ALL_FORMATS}
 
 
@@ -121,10 +103,11 @@ def parse_format(name: str | Format) -> Format:
         return name
     if name in _BY_NAME:
         return _BY_NAME[name]
+    others = [str(format_) for format_ in (*FLOAT_FORMATS, KEEP)]
     raise InvalidRequestError(
         where="format",
         found=repr(name)[:80],
-        expected="affine{2,3,4,5,6,8}g{32,64,128}, mxfp4, mxfp8, nvfp4 or keep",
+        expected=f"affine{{2,3,4,5,6,8}}g{{32,64,128}}, {', '.join(others[:-1])} or {others[-1]}",
         remedy="write for example affine4g64",
     )
 
