@@ -11,6 +11,7 @@ import typer
 from bitbudget.app.cli.grouped import grouped
 from bitbudget.app.cli.options import Json, MeasureOptions, Model
 from bitbudget.app.cli.output import say
+from bitbudget.app.core.sqnr import DEFAULT_SQNR_FLOOR_DB
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -27,7 +28,9 @@ def frontier(
     model: Model,
     *,
     measuring: MeasureOptions,
-    sqnr_floor: Annotated[float, typer.Option(help="Least SQNR of a format, in dB.")] = 9.0,
+    sqnr_floor: Annotated[
+        float, typer.Option(help="Least SQNR of a format, in dB.")
+    ] = DEFAULT_SQNR_FLOOR_DB,
     csv_file: Annotated[Path | None, typer.Option("--csv", help="Write the points here.")] = None,
     plot: Annotated[
         Path | None, typer.Option(help="Write an HTML page with the plot here.")

@@ -10,6 +10,7 @@ import typer
 
 from bitbudget.app.core.errors import InvalidRequestError
 from bitbudget.app.core.runtime import Runtime
+from bitbudget.app.core.sqnr import DEFAULT_SQNR_FLOOR_DB
 
 if TYPE_CHECKING:
     from bitbudget.app.core.requests import AllocationRequest, JobRequest
@@ -151,7 +152,7 @@ class AllocationOptions:
     sqnr_floor: Annotated[
         float,
         typer.Option(help="Least SQNR of a format, in dB.", rich_help_panel=_LIMITS),
-    ] = 9.0
+    ] = DEFAULT_SQNR_FLOOR_DB
     pin: Annotated[
         list[str] | None,
         typer.Option(help="GLOB=FORMAT, repeatable.", rich_help_panel=_LIMITS),

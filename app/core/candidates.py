@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Final, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
@@ -19,9 +19,9 @@ from bitbudget.app.core.layout import module_bytes
 from bitbudget.app.core.mckp.problem import Problem
 from bitbudget.app.core.measurement import CurvePoint, Measurement
 from bitbudget.app.core.requests import AllocationRequest
+from bitbudget.app.core.sqnr import DEFAULT_SQNR_FLOOR_DB
 
 __all__ = [
-    "DEFAULT_SQNR_FLOOR_DB",
     "DecisionGroup",
     "ExactSizes",
     "Rules",
@@ -31,9 +31,6 @@ __all__ = [
 ]
 
 _Value = TypeVar("_Value")
-
-DEFAULT_SQNR_FLOOR_DB: Final = 9.0
-"""Between 2 and 3 bits of `minmax` on Gaussian weights (8.8 dB at g32, 13.7 dB at g128)."""
 
 
 @dataclass(frozen=True, slots=True)

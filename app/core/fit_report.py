@@ -9,7 +9,7 @@ from bitbudget.app.core.baselines import uniform_formats
 from bitbudget.app.core.candidates import ExactSizes, Rules
 from bitbudget.app.core.decode import DECODE_EFFICIENCY, decode_bytes, passthrough_decode_bytes
 from bitbudget.app.core.devices import Device
-from bitbudget.app.core.formats import AFFINE_FORMATS, FLOAT_FORMATS, KEEP, Format
+from bitbudget.app.core.formats import KEEP, LOSSY_FORMATS, Format
 from bitbudget.app.core.inventory import Inventory
 from bitbudget.app.core.layout import plan_checkpoint
 from bitbudget.app.core.least import least_formats
@@ -84,7 +84,7 @@ def fit(
         smallest=sizer.choice("smallest", least_formats(inventory, Rules())),
         uniform=tuple(
             sizer.choice(str(format_), uniform_formats(inventory, format_))
-            for format_ in (*AFFINE_FORMATS, *FLOAT_FORMATS)
+            for format_ in LOSSY_FORMATS
         ),
     )
 

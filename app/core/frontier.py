@@ -11,17 +11,17 @@ import numpy as np
 
 from bitbudget.app.core.baselines import MIXED_RECIPES, mixed_formats, uniform_formats
 from bitbudget.app.core.candidates import (
-    DEFAULT_SQNR_FLOOR_DB,
     ExactSizes,
     Rules,
     as_problem,
     decision_groups,
 )
-from bitbudget.app.core.formats import AFFINE_FORMATS, FLOAT_FORMATS, Format
+from bitbudget.app.core.formats import LOSSY_FORMATS, Format
 from bitbudget.app.core.layout import CheckpointLayout, plan_checkpoint
 from bitbudget.app.core.mckp import Limits, prepare
 from bitbudget.app.core.mckp.many import solve_many
 from bitbudget.app.core.measurement import CurvePoint, Measurement
+from bitbudget.app.core.sqnr import DEFAULT_SQNR_FLOOR_DB
 
 __all__ = ["Frontier", "FrontierPoint", "MarkedPoint", "frontier", "solve_budgets"]
 
@@ -108,8 +108,7 @@ def solve_budgets(
 
 def _uniform_points(measurement: Measurement, layout: CheckpointLayout) -> tuple[MarkedPoint, ...]:
     named = {
-        str(format_): uniform_formats(measurement.inventory, format_)
-        for format_ in (*AFFINE_FORMATS, *FLOAT_FORMATS)
+        str(format_): uniform_formats(measurement.inventory, format_) for format_ in LOSSY_FORMATS
     }
     return _marked(measurement, layout, named)
 
@@ -124,7 +123,7 @@ def _marked(
     layout: CheckpointLayout,
     named: Mapping[str, Mapping[str, Format]],
 ) -> tuple[MarkedPoint, ...]:
-    """Return the points whose every choice was measured."""
+    """Return the points that mlx-lm can make and whose every choice was measured."""
     curves = {
         curve.path: {point.format: point for point in curve.points} for curve in measurement.curves
     }
@@ -132,7 +131,7 @@ def _marked(
     points = []
     for name, formats in named.items():
         cost = _cost(curves, formats)
-        if cost is not None:
+        if formats and cost is not None:
             total = sum(sizes.of(m, formats[m.path]) for m in layout.inventory.modules)
             expected = measurement.calibration.kl(cost)
             points.append(MarkedPoint(name, layout.fixed_bytes + total, expected))

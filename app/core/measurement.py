@@ -14,7 +14,8 @@ from bitbudget.app.core.canonical import canonical_json, sha256_of
 from bitbudget.app.core.encoders import Encoder
 from bitbudget.app.core.formats import KEEP, Format, FormatName
 from bitbudget.app.core.inventory import Inventory
-from bitbudget.app.core.sensitivity import Sensitivity
+from bitbudget.app.core.sensitivity import Objective, Sensitivity, objective_of
+from bitbudget.app.core.sqnr import sqnr_db
 
 __all__ = [
     "KEEP_POINT",
@@ -29,7 +30,6 @@ __all__ = [
     "Sensitivity",
     "Verification",
     "measurement_key",
-    "sqnr_db",
 ]
 
 METRIC_VERSION: Final = 9
@@ -38,11 +38,6 @@ METRIC_VERSION: Final = 9
 
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 """A finite number from 0 on, checked where a document is read."""
-
-
-def sqnr_db(t2: float) -> float:
-    """Return -10 log10 t2, infinite for an exact copy."""
-    return math.inf if t2 <= 0 else -10 * math.log10(t2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +159,11 @@ class Measurement:
     calibration: Calibration = UNCALIBRATED
     warnings: tuple[str, ...] = ()
     kv_curves: tuple[KvCurve, ...] = ()
+
+    @property
+    def objective(self) -> Objective:
+        """What its costs are, with the unit: KL, or a share of weight error."""
+        return objective_of(self.sensitivity)
 
     @property
     def key(self) -> str:

@@ -23,6 +23,7 @@ from bitbudget.app.core.formats import FormatName
 from bitbudget.app.core.runtime import Runtime
 from bitbudget.app.core.sensitivity import Sensitivity
 from bitbudget.app.core.sizes import parse_size
+from bitbudget.app.core.sqnr import DEFAULT_SQNR_FLOOR_DB
 
 __all__ = [
     "AllocationRequest",
@@ -141,7 +142,7 @@ class AllocationRequest(BaseModel):
     min_tokens_per_second: Annotated[float, Field(gt=0), Number] | None = None
     formats: tuple[FormatName, ...] | None = Field(None, description="Candidates; default: all.")
     sqnr_floor_db: float = Field(
-        9.0, ge=0, strict=True, description="Formats below it are not offered."
+        DEFAULT_SQNR_FLOOR_DB, ge=0, strict=True, description="Formats below it are not offered."
     )
     pins: dict[str, FormatName] = Field(default_factory=dict, description="Glob of paths: format.")
     floors: dict[str, Count] = Field(default_factory=dict, description="Glob of paths: least bits.")

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from bitbudget.app.core.candidates import DEFAULT_SQNR_FLOOR_DB
 from bitbudget.app.core.devices import DEVICES, device
 from bitbudget.app.core.errors import (
     BitbudgetError,
@@ -21,6 +20,7 @@ from bitbudget.app.core.memory import plan_memory
 from bitbudget.app.core.requests import AllocationRequest
 from bitbudget.app.core.runtime import Runtime
 from bitbudget.app.core.sizes import parse_size
+from bitbudget.app.core.sqnr import DEFAULT_SQNR_FLOOR_DB
 from bitbudget.app.dashboard.figures.figure import Figure
 from bitbudget.app.dashboard.figures.parts import Bar, memory_parts
 from bitbudget.app.dashboard.frontier_view import trade_of

@@ -11,6 +11,7 @@ from pydantic.json_schema import SkipJsonSchema
 
 from bitbudget.app.auth.dependencies import JobsReader
 from bitbudget.app.core.requests import AllocationRequest
+from bitbudget.app.core.sqnr import DEFAULT_SQNR_FLOOR_DB
 from bitbudget.app.http.pages import Page
 from bitbudget.app.http.parameters import Cursor, Limit, storable
 from bitbudget.app.http.problems import Responses, problems
@@ -88,7 +89,7 @@ def get_frontier(
     measurement_id: str,
     measurements: Measurements,
     _: JobsReader,
-    sqnr_floor_db: Annotated[float, Query(ge=0, le=200)] = 9.0,
+    sqnr_floor_db: Annotated[float, Query(ge=0, le=200)] = DEFAULT_SQNR_FLOOR_DB,
     points: Annotated[int, Query(ge=2, le=20_000, description="Thinned to this many.")] = 2_000,
 ) -> Frontier:
     """Return every budget at once: exact bytes against predicted KL."""

@@ -12,19 +12,17 @@ from typing import Final
 
 import numpy as np
 
+from bitbudget.workers.encoders.quadratic import DAMPING, ROW_DAMPING
 from bitbudget.workers.encoders.triangular import inverse_factor_of
 
 __all__ = ["Feedback", "inverse_factor", "row_feedback"]
 
 _ROWS: Final = 32
 """Rows coded side by side before their errors go to the rows after them: the kernel's panel."""
-_DAMPING: Final = 0.01
-"""Added to A's diagonal, relative to its mean (GPTQ's default)."""
-_ROW_DAMPING: Final = 0.03
 _MOST_DAMPING: Final = 1e3
 
 
-def inverse_factor(second_moment: np.ndarray, damping: float = _DAMPING) -> np.ndarray:
+def inverse_factor(second_moment: np.ndarray, damping: float = DAMPING) -> np.ndarray:
     """Return the upper Cholesky factor U of (A + damping)^-1, float32 (in, in): A^-1 = U^T U.
 
     A singular A, or one whose factor fails, gets ten times the damping until it succeeds; an A of
@@ -42,7 +40,7 @@ def inverse_factor(second_moment: np.ndarray, damping: float = _DAMPING) -> np.n
     return np.eye(size, dtype=np.float32)
 
 
-def row_feedback(rows: np.ndarray, damping: float = _ROW_DAMPING) -> np.ndarray:
+def row_feedback(rows: np.ndarray, damping: float = ROW_DAMPING) -> np.ndarray:
     """Return what the error of row k adds to the target of a later row i, float32 (out, out).
 
     From the Cholesky factor of B^-1, as `inverse_factor`: strictly upper, U_ki / U_kk.

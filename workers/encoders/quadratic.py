@@ -7,11 +7,12 @@ from typing import Final
 
 import numpy as np
 
-__all__ = ["Term", "damped_term"]
+__all__ = ["DAMPING", "ROW_DAMPING", "Term", "damped_term"]
 
-_DAMPING: Final = 0.01
+DAMPING: Final = 0.01
 """Added to A's diagonal, relative to its mean (GPTQ's default)."""
-_ROW_DAMPING: Final = 0.03
+ROW_DAMPING: Final = 0.03
+"""Added to B's diagonal, relative to its mean."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +41,8 @@ def damped_term(columns: np.ndarray, rows: np.ndarray) -> Term:
     """
     if rows.ndim == 1:
         is_usable = bool(np.isfinite(rows).all()) and float(rows.sum()) > 0
-        return Term(_damped(columns, _DAMPING), rows if is_usable else np.ones_like(rows))
-    return Term(_damped(columns, _DAMPING), _damped(rows, _ROW_DAMPING))
+        return Term(_damped(columns, DAMPING), rows if is_usable else np.ones_like(rows))
+    return Term(_damped(columns, DAMPING), _damped(rows, ROW_DAMPING))
 
 
 def _damped(matrix: np.ndarray, damping: float) -> np.ndarray:

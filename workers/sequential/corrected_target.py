@@ -10,17 +10,14 @@ on tokens it was not fitted to is applied.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
 
 import mlx.core as mx
 import numpy as np
 
 from bitbudget.workers.encoders.compensated import inverse_factor
+from bitbudget.workers.encoders.quadratic import DAMPING
 
 __all__ = ["Correction", "Halves", "Moments"]
-
-_DAMPING: Final = 0.01
-"""Added to the diagonal of E[y y^T], relative to its mean."""
 
 
 @dataclass(slots=True)
@@ -38,7 +35,7 @@ class Moments:
         mean = float(np.trace(self.own, dtype=np.float64)) / len(self.own)
         if not np.isfinite(mean) or mean <= 0:
             return np.zeros_like(self.own)
-        factor = inverse_factor(self.own, _DAMPING)
+        factor = inverse_factor(self.own, DAMPING)
         result: np.ndarray = (self.drift / np.float32(mean)) @ factor.T @ factor
         return result
 

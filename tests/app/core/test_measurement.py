@@ -3,7 +3,8 @@ from __future__ import annotations
 import math
 
 from bitbudget.app.core.formats import KEEP, parse_format
-from bitbudget.app.core.measurement import Measurement, sqnr_db
+from bitbudget.app.core.measurement import Measurement
+from bitbudget.app.core.sqnr import sqnr_db
 
 
 def test_a_measurement_reads_back_to_the_same_bytes(measurement: Measurement) -> None:

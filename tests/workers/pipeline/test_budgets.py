@@ -12,6 +12,7 @@ import pytest
 
 from bitbudget.app.contract.events import Event
 from bitbudget.app.contract.tasks import MeasureTask
+from bitbudget.app.core.baselines import uniform_formats
 from bitbudget.app.core.errors import InfeasibleBudgetError
 from bitbudget.app.core.formats import KEEP, parse_format
 from bitbudget.app.core.layout import plan_checkpoint
@@ -21,7 +22,7 @@ from bitbudget.app.core.requests import AllocationRequest
 from bitbudget.workers.evaluate import Evaluation
 from bitbudget.workers.models import Checkpoint, open_checkpoint
 from bitbudget.workers.pipeline.steps.allocate import allocate_manifest
-from bitbudget.workers.pipeline.steps.baseline import uniform_formats, uniform_manifest
+from bitbudget.workers.pipeline.steps.baseline import uniform_manifest
 from bitbudget.workers.pipeline.tasks import run_task
 from bitbudget.workers.quantize import write_checkpoint
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from bitbudget.app.core.allocation import Allocation
+from bitbudget.app.core.baselines import UNIFORM, uniform_formats
 from bitbudget.app.core.canonical import canonical_json, sha256_of
-from bitbudget.app.core.formats import KEEP, Format, Mode, parse_format
-from bitbudget.app.core.inventory import Inventory, Module
+from bitbudget.app.core.formats import Format
 from bitbudget.app.core.layout import plan_checkpoint
 from bitbudget.app.core.manifest import Manifest
 from bitbudget.app.core.measurement import Encoder, Measurement
@@ -25,25 +25,7 @@ from bitbudget.workers.pipeline.steps.allocate import answered_manifest
 from bitbudget.workers.pipeline.steps.evaluate import Judge
 from bitbudget.workers.quantize import write_checkpoint
 
-__all__ = ["compare_with_uniform", "uniform_formats", "uniform_manifest"]
-
-UNIFORM = parse_format("affine4g64")
-
-
-def uniform_formats(inventory: Inventory, format_: Format) -> dict[str, Format]:
-    """Return what stock `mlx_lm.convert` stores with `format_` for all.
-
-    The model's own wishes are met in groups of 64, and a module that the group does not divide is
-    kept (mlx_lm.utils.quantize_model).
-    """
-    return {module.path: _stock(module, format_) for module in inventory.modules}
-
-
-def _stock(module: Module, format_: Format) -> Format:
-    wanted = Format(Mode.AFFINE, module.floor_bits, 64) if module.floor_bits else format_
-    if not module.quantizable or module.in_features % format_.group_size:
-        return KEEP
-    return wanted if wanted.is_legal(module.in_features, module.dtype) else KEEP
+__all__ = ["compare_with_uniform", "uniform_manifest"]
 
 
 def uniform_manifest(measurement: Measurement, format_: Format) -> Manifest:
