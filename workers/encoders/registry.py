@@ -77,7 +77,7 @@ def encode(weight: Array, dtype: Dtype, format_: Format, encoder: Encoder) -> di
         raise InvalidRequestError(
             where="encoder",
             found=encoder.value,
-            expected=f"one of {', '.join(_BY_WEIGHTS)}",
+            expected=" or ".join(_BY_WEIGHTS),
             remedy="it needs the statistics of a module: use ModuleEncoder",
         )
     return _BY_WEIGHTS[encoder](weight, dtype, format_)
