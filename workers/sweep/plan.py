@@ -134,7 +134,7 @@ def plan_sweep(
         raise InvalidRequestError(
             where="encoder",
             found=encoder.value,
-            expected="an encoder that looks at the weight alone",
+            expected=" or ".join(e for e in Encoder if not ENCODERS[e].needs_statistics),
             remedy="the errors of compensated encoders come from their own statistics",
         )
     for format_ in formats:
