@@ -11,11 +11,11 @@ import pytest
 from bitbudget.app.contract.reports import Baseline, Rival, UniformRival
 from bitbudget.app.core.baselines import uniform_formats
 from bitbudget.app.core.calibration import Calibration
-from bitbudget.app.core.candidates import DEFAULT_SQNR_FLOOR_DB
 from bitbudget.app.core.formats import KEEP, parse_format
 from bitbudget.app.core.frontier import frontier
 from bitbudget.app.core.layout import plan_checkpoint
 from bitbudget.app.core.measurement import Measurement, Verification
+from bitbudget.app.core.sqnr import DEFAULT_SQNR_FLOOR_DB
 from bitbudget.app.dashboard.figures.figure import Figure
 from bitbudget.app.dashboard.figures.frontier import Point, frontier_figure, thinned
 from bitbudget.app.dashboard.figures.heatmap import heatmap
