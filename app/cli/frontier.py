@@ -16,7 +16,8 @@ from bitbudget.app.core.sqnr import DEFAULT_SQNR_FLOOR_DB
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from bitbudget.app.core.frontier import Frontier
+    from bitbudget.app.core.frontier import Frontier, MarkedPoint
+    from bitbudget.app.core.sensitivity import Objective
 
 __all__ = ["frontier"]
 
@@ -37,7 +38,7 @@ def frontier(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Show the whole trade of bytes against predicted KL, and where uniform formats lie.
+    """Show the whole trade of bytes against what is minimised, and where uniform formats lie.
 
     MODEL may also be a measurement that `bitbudget measure -o` wrote.
     """
@@ -48,33 +49,48 @@ def frontier(
     if plot is not None:
         require_extra("server", "frontier --plot")
     measurement = load_measurement(model, measuring)
+    goal = measurement.objective
     found = solve(measurement, sqnr_floor_db=sqnr_floor)
     if csv_file is not None:
-        _write_csv(csv_file, found)
+        _write_csv(csv_file, found, goal)
     if plot is not None:
-        _write_plot(plot, found, measurement.model.name)
-    say(_document(found), as_json=as_json, render=lambda console: _print(console, found))
+        _write_plot(plot, found, measurement.model.name, goal)
+    say(
+        _document(found, goal), as_json=as_json, render=lambda console: _print(console, found, goal)
+    )
 
 
-def _document(found: Frontier) -> dict[str, Any]:
+def _document(found: Frontier, goal: Objective) -> dict[str, Any]:
     return {
+        "objective": {"name": goal.name, "unit": goal.unit},
         "smallest_bytes": found.smallest_bytes,
-        "breakpoints": [point._asdict() for point in found.breakpoints],
-        "uniform": [point._asdict() for point in found.uniform],
-        "recipes": [point._asdict() for point in found.recipes],
+        "breakpoints": [
+            {"file_bytes": point.file_bytes, goal.key: point.kl_nats_per_token}
+            for point in found.breakpoints
+        ],
+        "uniform": [_marked(point, goal) for point in found.uniform],
+        "recipes": [_marked(point, goal) for point in found.recipes],
     }
 
 
-def _write_csv(file: Path, found: Frontier) -> None:
+def _marked(point: MarkedPoint, goal: Objective) -> dict[str, Any]:
+    return {
+        "name": point.name,
+        "file_bytes": point.file_bytes,
+        goal.key: point.kl_nats_per_token,
+    }
+
+
+def _write_csv(file: Path, found: Frontier, goal: Objective) -> None:
     with file.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
-        writer.writerow(("kind", "name", "file_bytes", "kl_nats_per_token"))
+        writer.writerow(("kind", "name", "file_bytes", goal.key))
         writer.writerows(("frontier", "", *point) for point in found.breakpoints)
         writer.writerows(("uniform", *point) for point in found.uniform)
         writer.writerows(("recipe", *point) for point in found.recipes)
 
 
-def _write_plot(file: Path, found: Frontier, title: str) -> None:
+def _write_plot(file: Path, found: Frontier, title: str, goal: Objective) -> None:
     from plotly import graph_objects
 
     figure = graph_objects.Figure()
@@ -95,11 +111,11 @@ def _write_plot(file: Path, found: Frontier, title: str) -> None:
         )
     figure.update_layout(title=title, template="simple_white")
     figure.update_xaxes(title="bytes of the files")
-    figure.update_yaxes(title="predicted KL (nats per token)", type="log")
+    figure.update_yaxes(title=goal.axis, type="log")
     figure.write_html(file, include_plotlyjs=True)
 
 
-def _print(console: Console, found: Frontier) -> None:
+def _print(console: Console, found: Frontier, goal: Objective) -> None:
     from rich.table import Table
 
     from bitbudget.app.cli.tables import exact
@@ -108,7 +124,7 @@ def _print(console: Console, found: Frontier) -> None:
     step = max(1, (len(points) - 1) // (_SHOWN - 1))
     table = Table(box=None, header_style="dim", pad_edge=False)
     table.add_column("files", justify="right")
-    table.add_column("predicted KL", justify="right")
+    table.add_column(goal.axis, justify="right")
     for point in (*points[:-1:step], points[-1]):
         table.add_row(exact(point.file_bytes), f"{point.kl_nats_per_token:.6f}")
     console.print(f"{len(points):,} best allocations, a few of them:")

@@ -9,13 +9,14 @@ import typer
 
 from bitbudget.app.cli.options import Json
 from bitbudget.app.cli.output import say
-from bitbudget.app.core.errors import BitbudgetError
+from bitbudget.app.core.errors import BitbudgetError, InvalidRequestError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from bitbudget.app.cli.verify import Check
     from bitbudget.app.core.manifest import Manifest
+    from bitbudget.app.core.sensitivity import Objective
 
 __all__ = ["app", "load_manifest"]
 
@@ -96,15 +97,17 @@ def _print_checks(console: Console, checks: list[Check]) -> None:
 
 @app.command()
 def diff(first: File, second: File, *, as_json: Json = False) -> None:
-    """Compare two manifests: bytes, predicted KL and each module whose format differs."""
+    """Compare two manifests: bytes, what was minimised and each module whose format differs."""
     from rich.table import Table
 
     before, after = load_manifest(first), load_manifest(second)
-    changes = _changes(before, after)
+    goal = _common_objective(before, after)
+    cost_key = "kl_nats" if goal.is_kl else goal.key
+    changes = _changes(before, after, cost_key)
     document = {
         "same": before.to_bytes() == after.to_bytes(),
         "file_bytes": [before.file_bytes, after.file_bytes],
-        "predicted_kl_nats_per_token": [
+        f"predicted_{goal.key}": [
             before.certificate.predicted_kl_nats_per_token,
             after.certificate.predicted_kl_nats_per_token,
         ],
@@ -113,7 +116,7 @@ def diff(first: File, second: File, *, as_json: Json = False) -> None:
 
     def render(console: Console) -> None:
         table = Table(box=None, header_style="dim", pad_edge=False)
-        for name in ("module", "first", "second", "bytes", "predicted KL"):
+        for name in ("module", "first", "second", "bytes", goal.label):
             table.add_column(name, justify="left" if name == "module" else "right")
         for path, change in changes.items():
             old, new = (m.modules.get(path) for m in (before, after))
@@ -122,7 +125,7 @@ def diff(first: File, second: File, *, as_json: Json = False) -> None:
                 "-" if old is None else old.format.short_name,
                 "-" if new is None else new.format.short_name,
                 f"{change['bytes']:+,}",
-                f"{change['kl_nats']:+.2e}",
+                f"{change[cost_key]:+.2e}",
             )
         console.print(f"{len(changes)} of {len(before.modules)} modules differ")
         console.print(f"bytes {before.file_bytes:,} -> {after.file_bytes:,}")
@@ -132,7 +135,18 @@ def diff(first: File, second: File, *, as_json: Json = False) -> None:
     say(document, as_json=as_json, render=render)
 
 
-def _changes(before: Manifest, after: Manifest) -> dict[str, dict[str, Any]]:
+def _common_objective(before: Manifest, after: Manifest) -> Objective:
+    if before.objective != after.objective:
+        raise InvalidRequestError(
+            where="manifest diff",
+            found=f"{before.objective.axis} and {after.objective.axis}",
+            expected="two manifests that minimise the same",
+            remedy="allocate both with the same --sensitivity",
+        )
+    return before.objective
+
+
+def _changes(before: Manifest, after: Manifest, cost_key: str) -> dict[str, dict[str, Any]]:
     changes = {}
     for path in dict.fromkeys((*before.modules, *after.modules)):
         old, new = before.modules.get(path), after.modules.get(path)
@@ -140,7 +154,7 @@ def _changes(before: Manifest, after: Manifest) -> dict[str, dict[str, Any]]:
             changes[path] = {
                 "formats": [None if c is None else str(c.format) for c in (old, new)],
                 "bytes": (new.bytes if new else 0) - (old.bytes if old else 0),
-                "kl_nats": (new.kl_nats if new else 0.0) - (old.kl_nats if old else 0.0),
+                cost_key: (new.kl_nats if new else 0.0) - (old.kl_nats if old else 0.0),
             }
     return changes
 

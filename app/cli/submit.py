@@ -117,13 +117,15 @@ def _tell(job: Job, server: str, *, as_json: bool) -> None:
 
 def _print(console: Console, job: Job, server: str) -> None:
     from bitbudget.app.cli.tables import exact, facts
+    from bitbudget.app.core.sensitivity import objective_of
 
+    goal = objective_of(job.request.sensitivity)
     rows = {"job": job.id, "state": job.status.value, "page": f"{server}/jobs/{job.id}"}
     if job.answer is not None:
         rows |= {
             "files": exact(job.answer.file_bytes),
             "budget": exact(job.answer.budget_bytes),
-            "predicted KL": f"{job.answer.predicted_kl_nats_per_token:.6f} nats per token",
+            goal.label: f"{job.answer.predicted_kl_nats_per_token:.6f} {goal.unit}",
             "lower bound": f"{job.answer.bound:.6f}, gap {job.answer.gap:.2e}",
             "manifest": f"{server}/v1/jobs/{job.id}/manifest",
         }

@@ -95,17 +95,17 @@ def kv_by_layer(choices: Mapping[int, Mapping[KvSide, KvChoice]]) -> str:
 
 def manifest_facts(manifest: Manifest) -> Table:
     """Return budget, bytes and certificate."""
-    proof = manifest.certificate
+    proof, goal = manifest.certificate, manifest.objective
     spare = manifest.budget_bytes - manifest.file_bytes
     made_with = f"{manifest.encoder.value} encoder, {manifest.sensitivity.value} sensitivity"
     rows = {
         "model": f"{manifest.model.name} ({manifest.model.model_type})",
         "budget": exact(manifest.budget_bytes),
         "files": f"{exact(manifest.file_bytes)}, {spare:,} B to spare",
-        "predicted KL": f"{proof.predicted_kl_nats_per_token:.6f} nats per token"
+        goal.label: f"{proof.predicted_kl_nats_per_token:.6f} {goal.unit}"
         + interval_words(proof.predicted_kl_interval_95),
         "lower bound": f"{proof.bound:.6f}, gap {proof.gap:.2e} ({proof.status}, {proof.solver})",
-        "one more MiB": f"-{proof.shadow_price_nats_per_byte * 2**20:.6f} nats per token",
+        "one more MiB": f"-{proof.shadow_price_nats_per_byte * 2**20:.6f} {goal.unit}",
         "measured by": made_with,
         "sha256": manifest.sha256,
     }

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from typing import Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from bitbudget.app.core.allocation import Allocation
 from bitbudget.app.core.canonical import canonical_json, sha256_of
@@ -29,6 +29,7 @@ from bitbudget.app.core.layout import CheckpointLayout, module_bytes
 from bitbudget.app.core.measurement import Encoder, Measurement, Sensitivity
 from bitbudget.app.core.memory import element_bytes
 from bitbudget.app.core.requests import AllocationRequest, Recover
+from bitbudget.app.core.sensitivity import Objective, objective_of
 
 __all__ = [
     "MAX_MANIFEST_BYTES",
@@ -37,6 +38,8 @@ __all__ = [
     "Manifest",
     "ManifestModel",
     "ModuleChoice",
+    "WeightErrorCertificate",
+    "WeightErrorChoice",
 ]
 
 MAX_MANIFEST_BYTES: Final = 64 * 2**20
@@ -82,6 +85,38 @@ class Certificate(_Part):
     stopped_by: str = ""
 
 
+class WeightErrorChoice(ModuleChoice):
+    """What was chosen for one module where the share of weight error was minimised."""
+
+    model_config = ConfigDict(serialize_by_alias=True)
+
+    kl_nats: float = Field(
+        ge=0,
+        alias="weight_error",
+        description="Share of this choice in the weight error, which is no KL.",
+    )
+
+
+class WeightErrorCertificate(Certificate):
+    """How good the allocation is where the share of weight error was minimised.
+
+    In documents nothing of it is called KL or nats; `bound` is in the unit of the prediction.
+    """
+
+    model_config = ConfigDict(serialize_by_alias=True)
+
+    predicted_kl_nats_per_token: float = Field(
+        alias="predicted_weight_error",
+        description="Mean over the weights of ||W_hat - W||^2 / ||W||^2 of their module: no KL.",
+    )
+    predicted_kl_interval_95: tuple[float, float] | None = Field(
+        None, alias="predicted_weight_error_interval_95", description="Always null."
+    )
+    shadow_price_nats_per_byte: float = Field(
+        alias="shadow_price_per_byte", description="Weight error that one more byte takes away."
+    )
+
+
 class KvChoice(_Part):
     """How a layer's keys and values, or one of them, are to be stored at the stated context."""
 
@@ -114,8 +149,8 @@ class Manifest(_Part):
     request: AllocationRequest
     budget_bytes: int = Field(ge=0)
     file_bytes: int = Field(ge=0)
-    certificate: Certificate
-    modules: dict[str, ModuleChoice]
+    certificate: Certificate | WeightErrorCertificate
+    modules: dict[str, ModuleChoice | WeightErrorChoice]
     kv_cache: dict[int, dict[KvSide, KvChoice]] | None = Field(
         None,
         description="By cache layer, where it was chosen with the weights: `both` alike, or `keys`"
@@ -123,6 +158,20 @@ class Manifest(_Part):
         " as mlx-lm's `prompt_cache`.",
     )
     notes: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _is_in_the_unit_of_its_sensitivity(self) -> Manifest:
+        is_kl = self.objective.is_kl
+        parts = (self.certificate, *self.modules.values())
+        if any(isinstance(part, _WEIGHT_ERROR) is is_kl for part in parts):
+            msg = f"sensitivity {self.sensitivity.value} states its {self.objective.label}"
+            raise ValueError(msg)
+        return self
+
+    @property
+    def objective(self) -> Objective:
+        """What was minimised, with its unit."""
+        return objective_of(self.sensitivity)
 
     @property
     def kv_formats(self) -> KvFormats:
@@ -188,6 +237,9 @@ class Manifest(_Part):
 
         Where KL is calibrated each choice has its share of the predicted, so that they add up.
         """
+        is_kl = measurement.objective.is_kl
+        choice_of = ModuleChoice if is_kl else WeightErrorChoice
+        cost_key = "kl_nats" if is_kl else "weight_error"
         modules = {}
         kv_costs = _kv_costs(measurement, allocation)
         cost = measurement.cost(allocation.formats) + math.fsum(kv_costs.values())
@@ -196,11 +248,13 @@ class Manifest(_Part):
         for module in layout.inventory.modules:
             format_ = allocation.formats[module.path]
             point = curves[module.path].point(format_)
-            modules[module.path] = ModuleChoice(
-                format=format_,
-                bytes=module_bytes(module, format_),
-                t2=point.t2,
-                kl_nats=point.kl_nats * share,
+            modules[module.path] = choice_of.model_validate(
+                {
+                    "format": format_,
+                    "bytes": module_bytes(module, format_),
+                    "t2": point.t2,
+                    cost_key: point.kl_nats * share,
+                }
             )
         return cls(
             model=ManifestModel(
@@ -219,22 +273,42 @@ class Manifest(_Part):
             ),
             budget_bytes=allocation.budget_bytes,
             file_bytes=allocation.file_bytes,
-            certificate=Certificate(
-                predicted_kl_nats_per_token=allocation.predicted_kl_nats_per_token,
-                predicted_kl_interval_95=allocation.interval_95,
-                bound=allocation.bound,
-                gap=allocation.gap,
-                shadow_price_nats_per_byte=allocation.shadow_price_nats_per_byte,
-                status="optimal" if allocation.status == "optimal" else "feasible",
-                solver=allocation.solver,
-                stopped_by=allocation.stopped_by,
-            ),
+            certificate=_certificate(allocation, measurement.objective),
             modules=modules,
             kv_cache=None
             if allocation.kv_formats is None
             else _kv_choices(measurement, request, allocation.kv_formats, kv_costs, share),
             notes=allocation.notes,
         )
+
+
+_WEIGHT_ERROR: Final = (WeightErrorCertificate, WeightErrorChoice)
+
+
+def _certificate(allocation: Allocation, objective: Objective) -> Certificate:
+    status: Literal["optimal", "feasible"] = (
+        "optimal" if allocation.status == "optimal" else "feasible"
+    )
+    if not objective.is_kl:
+        return WeightErrorCertificate(
+            predicted_weight_error=allocation.predicted_kl_nats_per_token,
+            bound=allocation.bound,
+            gap=allocation.gap,
+            shadow_price_per_byte=allocation.shadow_price_nats_per_byte,
+            status=status,
+            solver=allocation.solver,
+            stopped_by=allocation.stopped_by,
+        )
+    return Certificate(
+        predicted_kl_nats_per_token=allocation.predicted_kl_nats_per_token,
+        predicted_kl_interval_95=allocation.interval_95,
+        bound=allocation.bound,
+        gap=allocation.gap,
+        shadow_price_nats_per_byte=allocation.shadow_price_nats_per_byte,
+        status=status,
+        solver=allocation.solver,
+        stopped_by=allocation.stopped_by,
+    )
 
 
 def _kv_costs(measurement: Measurement, allocation: Allocation) -> dict[tuple[int, KvSide], float]:

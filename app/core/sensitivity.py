@@ -26,7 +26,7 @@ class Objective:
     """What an allocation minimises, in the words that every table, page and document shows.
 
     `name` stands alone in a sentence, `label` names a predicted value, `unit` follows a number,
-    `short_unit` a number in a narrow column.
+    `short_unit` a number in a narrow column. `key` is the name of a predicted value in documents.
 
     >>> f"{KL.label}: 0.0123 {KL.unit}"
     'predicted KL: 0.0123 nats per token'
@@ -36,6 +36,7 @@ class Objective:
     label: str
     unit: str
     short_unit: str
+    key: str
     is_kl: bool
 
     @property
@@ -49,11 +50,18 @@ class Objective:
         return f"{self.label} ({self.unit})"
 
 
-KL: Final = Objective("KL", "predicted KL", "nats per token", "nats", is_kl=True)
+KL: Final = Objective(
+    "KL", "predicted KL", "nats per token", "nats", "kl_nats_per_token", is_kl=True
+)
 """The KL divergence of the model's next-token distribution from the original's."""
 
 WEIGHT_ERROR: Final = Objective(
-    "weight error", "weight error", "share of the squared weights", "share", is_kl=False
+    "weight error",
+    "weight error",
+    "share of the squared weights",
+    "share",
+    "weight_error",
+    is_kl=False,
 )
 """The mean over all weights of their module's t2 = ||W_hat - W||^2 / ||W||^2. It is no KL, and says
 nothing of how much the model's output changes."""

@@ -218,6 +218,6 @@ def _certificate(manifest: Manifest) -> dict[str, Any]:
         "sha256": manifest.sha256,
         "file_bytes": manifest.file_bytes,
         "budget_bytes": manifest.budget_bytes,
-        **manifest.certificate.model_dump(mode="json"),
+        **manifest.certificate.model_dump(mode="json", by_alias=False),
         "notes": list(manifest.notes),
     }

@@ -38,7 +38,7 @@ print(generate(model, tokenizer, prompt="Once upon a time"))
 |---|---|
 | bytes of the weight files | {file_bytes} ({size}) |
 | budget | {budget_bytes} |
-| predicted KL to the original | {kl:.3g} nats per token |
+| {label} to the original | {predicted:.3g} {unit} |
 | lower bound of any allocation within the budget | {bound:.3g} |
 | encoder | {encoder} |
 | rotation | {rotation} |
@@ -71,7 +71,9 @@ def model_card(manifest: Manifest, inventory: Inventory) -> str:
         budget_bytes=manifest.budget_bytes,
         file_bytes=manifest.file_bytes,
         size=format_size(manifest.file_bytes),
-        kl=certificate.predicted_kl_nats_per_token,
+        label=manifest.objective.label,
+        unit=manifest.objective.unit,
+        predicted=certificate.predicted_kl_nats_per_token,
         bound=certificate.bound,
         encoder=manifest.encoder.value,
         rotation=manifest.rotation,

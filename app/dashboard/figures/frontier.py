@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from bitbudget.app.core.sensitivity import KL, Objective
 from bitbudget.app.core.sizes import format_size
 from bitbudget.app.dashboard.figures.figure import Figure, Series
 from bitbudget.app.dashboard.formatting import kl, size_unit
@@ -17,7 +18,7 @@ _DRAWN: Final = 400
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A size with its predicted KL in nats per token, and a name."""
+    """A size with the cost that is minimised there, and a name."""
 
     name: str
     file_bytes: int
@@ -37,17 +38,18 @@ def frontier_figure(
     ours: Sequence[Point],
     uniform: Sequence[Point],
     measured: Sequence[Point] = (),
+    objective: Objective = KL,
 ) -> Figure:
-    """Return the trade of bytes against predicted KL, with what was measured where it was."""
+    """Return the trade of bytes against what is minimised, with what was measured where it was."""
     unit, scale = size_unit(line[-1].file_bytes if line else 0)
     drawn = [point for point in thinned(line) if point.kl_nats > 0]
     listed = [*(("measured", point) for point in measured), *_listed(line, ours, uniform)]
     rows = [(kind, p.name, p.file_bytes, p.kl_nats) for kind, p in listed]
     return Figure(
         name="frontier",
-        title="Size against predicted KL",
-        summary=_summary(line, ours, uniform),
-        columns=("kind", "name", "bytes", "KL nats"),
+        title=f"Size against {objective.label}",
+        summary=_summary(line, ours, uniform, objective.name),
+        columns=("kind", "name", "bytes", f"{objective.name} {objective.short_unit}"),
         rows=tuple(rows),
         series=(
             _series("best possible", drawn, scale, kind="line", role="main"),
@@ -56,7 +58,7 @@ def frontier_figure(
             *([_series("measured", measured, scale, role="main")] if measured else ()),
         ),
         x_title=f"size of the files ({unit})",
-        y_title="KL (nats per token)",
+        y_title=f"{objective.name} ({objective.unit})",
         y_scale="log",
     )
 
@@ -85,18 +87,21 @@ def _series(
     )
 
 
-def _summary(line: Sequence[Point], ours: Sequence[Point], uniform: Sequence[Point]) -> str:
+def _summary(
+    line: Sequence[Point], ours: Sequence[Point], uniform: Sequence[Point], name: str
+) -> str:
     if not line:
         return "There is no frontier."
+    most, least = line[0], line[-1]
     text = (
-        f"{len(line):,} best allocations from {format_size(line[0].file_bytes)} at KL "
-        f"{kl(line[0].kl_nats)} to {format_size(line[-1].file_bytes)} at KL {kl(line[-1].kl_nats)}."
+        f"{len(line):,} best allocations from {format_size(most.file_bytes)} at {name} "
+        f"{kl(most.kl_nats)} to {format_size(least.file_bytes)} at {name} {kl(least.kl_nats)}."
     )
     if len(ours) != 1:
         return text
-    text += f" This answer: {format_size(ours[0].file_bytes)} at KL {kl(ours[0].kl_nats)}."
+    text += f" This answer: {format_size(ours[0].file_bytes)} at {name} {kl(ours[0].kl_nats)}."
     rival = min(uniform, key=lambda p: abs(p.file_bytes - ours[0].file_bytes), default=None)
     if rival is None:
         return text
     size = format_size(rival.file_bytes)
-    return f"{text} Nearest uniform: {rival.name}, {size} at KL {kl(rival.kl_nats)}."
+    return f"{text} Nearest uniform: {rival.name}, {size} at {name} {kl(rival.kl_nats)}."

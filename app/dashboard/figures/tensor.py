@@ -9,6 +9,7 @@ from bitbudget.app.core.formats import Format
 from bitbudget.app.core.inventory import Module
 from bitbudget.app.core.layout import module_bytes
 from bitbudget.app.core.measurement import Curve, CurvePoint
+from bitbudget.app.core.sensitivity import KL, Objective
 from bitbudget.app.dashboard.figures.figure import Figure, Series
 from bitbudget.app.dashboard.formatting import kl
 
@@ -36,6 +37,7 @@ def tensor(
     *,
     shadow_price_nats_per_byte: float,
     sqnr_floor_db: float,
+    objective: Objective = KL,
 ) -> Tensor:
     """Describe `module` stored as `chosen`, at the going price of a byte.
 
@@ -49,13 +51,13 @@ def tensor(
         format=str(chosen),
         alpha_nats=curve.alpha_nats,
         sqnr_db=point.sqnr_db,
-        reason=_reason(module, offered, point, shadow_price_nats_per_byte),
+        reason=_reason(module, offered, point, shadow_price_nats_per_byte, objective),
         features=tuple(sorted(curve.features.items())),
-        figure=_figure(module, curve, chosen),
+        figure=_figure(module, curve, chosen, objective),
     )
 
 
-def _figure(module: Module, curve: Curve, chosen: Format) -> Figure:
+def _figure(module: Module, curve: Curve, chosen: Format, objective: Objective) -> Figure:
     points = sorted(curve.points, key=lambda p: module_bytes(module, p.format))
     rows = tuple(
         (
@@ -79,7 +81,10 @@ def _figure(module: Module, curve: Curve, chosen: Format) -> Figure:
             if drawn
             else f"No format but keep is legal; chosen: {chosen}."
         ),
-        columns=("format", "bytes", "bits per weight", "t2", "SQNR dB", "predicted KL nats"),
+        columns=(
+            *("format", "bytes", "bits per weight", "t2", "SQNR dB"),
+            f"{objective.label} {objective.short_unit}",
+        ),
         rows=rows,
         series=(
             _series("formats", drawn, module, "main"),
@@ -100,18 +105,26 @@ def _series(name: str, points: list[CurvePoint], module: Module, role: str) -> S
     )
 
 
-def _reason(module: Module, offered: list[CurvePoint], chosen: CurvePoint, price: float) -> str:
+def _reason(
+    module: Module,
+    offered: list[CurvePoint],
+    chosen: CurvePoint,
+    price: float,
+    objective: Objective,
+) -> str:
     size = module_bytes(module, chosen.format)
     sized = [(p, module_bytes(module, p.format) - size) for p in offered]
     smaller = [p for p, nbytes in sized if nbytes < 0 and p.kl_nats > chosen.kl_nats]
     larger = [p for p, nbytes in sized if nbytes > 0 and p.kl_nats < chosen.kl_nats]
-    parts = [f"One more byte anywhere buys {kl(price)} nats per token."] if price else []
+    parts = [f"One more byte anywhere buys {kl(price)} {objective.unit}."] if price else []
     if smaller:
         down = min(smaller, key=lambda p: _slope(module, chosen, p))
-        parts.append(_step("Going down", module, chosen, down, price))
+        parts.append(
+            _step("Going down", module, chosen, down, price=price, unit=objective.short_unit)
+        )
     if larger:
         up = max(larger, key=lambda p: _slope(module, chosen, p))
-        parts.append(_step("Going up", module, chosen, up, price))
+        parts.append(_step("Going up", module, chosen, up, price=price, unit=objective.short_unit))
     return " ".join(parts) or "There is no other format to choose."
 
 
@@ -120,11 +133,19 @@ def _slope(module: Module, chosen: CurvePoint, other: CurvePoint) -> float:
     return abs((other.kl_nats - chosen.kl_nats) / nbytes)
 
 
-def _step(words: str, module: Module, chosen: CurvePoint, other: CurvePoint, price: float) -> str:
+def _step(
+    words: str,
+    module: Module,
+    chosen: CurvePoint,
+    other: CurvePoint,
+    *,
+    price: float,
+    unit: str,
+) -> str:
     nbytes = module_bytes(module, other.format) - module_bytes(module, chosen.format)
     nats = other.kl_nats - chosen.kl_nats
     change = f"{'+' if nats > 0 else ''}{kl(nats)}"
-    text = f"{words} to {other.format} would change {nbytes:+,} bytes and {change} nats"
+    text = f"{words} to {other.format} would change {nbytes:+,} bytes and {change} {unit}"
     if not price:
         return f"{text}."
     ratio = _slope(module, chosen, other) / price

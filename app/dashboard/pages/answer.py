@@ -40,7 +40,13 @@ def answer_figures(solved: Solved, measured: Sequence[Point] = ()) -> dict[str, 
     predicted = manifest.certificate.predicted_kl_nats_per_token
     ours = Point("this answer", manifest.file_bytes, predicted)
     return {
-        "frontier": frontier_figure(solved.trade.line, [ours], solved.trade.uniform, measured),
+        "frontier": frontier_figure(
+            solved.trade.line,
+            [ours],
+            solved.trade.uniform,
+            measured if measurement.objective.is_kl else (),
+            measurement.objective,
+        ),
         "heatmap": heatmap(measurement.inventory, formats),
         "parts": file_parts(measurement.inventory, formats, manifest.budget_bytes),
         "verification": verification_figure(measurement),

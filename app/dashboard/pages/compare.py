@@ -9,6 +9,7 @@ from urllib.parse import urlencode
 
 from bitbudget.app.contract.reports import Benchmark, Evaluation
 from bitbudget.app.core.manifest import Manifest
+from bitbudget.app.core.sensitivity import KL, WEIGHT_ERROR, Objective
 from bitbudget.app.core.sizes import format_size
 from bitbudget.app.dashboard import formatting as words
 from bitbudget.app.dashboard.figures.figure import Cell, Figure, Series
@@ -106,22 +107,35 @@ def _summary(compared: Sequence[Compared]) -> Figure:
     rows: list[tuple[Cell, ...]] = [
         ("bytes of the files", *(c.manifest.file_bytes for c in compared)),
         ("budget", *(c.manifest.budget_bytes for c in compared)),
-        ("predicted KL, nats", *(_predicted(c) for c in compared)),
+        *(_predictions(compared, objective) for objective in (KL, WEIGHT_ERROR)),
         ("measured KL, nats", *(c.measured for c in compared)),
-        ("lower bound, nats", *(c.manifest.certificate.bound for c in compared)),
+        ("lower bound of the prediction", *(c.manifest.certificate.bound for c in compared)),
         ("gap", *(c.manifest.certificate.gap for c in compared)),
         ("encoder", *(c.manifest.encoder.value for c in compared)),
         *((title, *(_number(c.evaluation, key) for c in compared)) for title, key in _MEASURED),
         *((title, *(_number(c.benchmark, key) for c in compared)) for title, key in _TIMED),
     ]
-    best = min(compared, key=_predicted)
     return Figure(
         name="summary",
         title="Side by side",
-        summary=f"Least predicted KL: {best.name} with {words.kl(_predicted(best))}.",
+        summary=_least(compared),
         columns=("measure", *(c.name for c in compared)),
         rows=tuple(row for row in rows if any(cell is not None for cell in row[1:])),
     )
+
+
+def _predictions(compared: Sequence[Compared], objective: Objective) -> tuple[Cell, ...]:
+    title = f"{objective.label}, {objective.short_unit}"
+    own = (_predicted(c) if c.manifest.objective == objective else None for c in compared)
+    return (title, *own)
+
+
+def _least(compared: Sequence[Compared]) -> str:
+    goals = {c.manifest.objective for c in compared}
+    if len(goals) > 1:
+        return "The answers minimise different things: compare what was measured."
+    best = min(compared, key=_predicted)
+    return f"Least {goals.pop().label}: {best.name} with {words.kl(_predicted(best))}."
 
 
 def _predicted(item: Compared) -> float:
@@ -130,13 +144,14 @@ def _predicted(item: Compared) -> float:
 
 def _trade(compared: Sequence[Compared]) -> Figure:
     known = [c for c in compared if c.measured is not None]
+    by_kl = [c for c in compared if c.manifest.objective.is_kl]
     unit, scale = words.size_unit(max(c.manifest.file_bytes for c in compared))
     predicted = Series(
         "predicted",
-        [c.manifest.file_bytes / scale for c in compared],
-        [_predicted(c) for c in compared],
+        [c.manifest.file_bytes / scale for c in by_kl],
+        [_predicted(c) for c in by_kl],
         role="ours",
-        labels=[c.name for c in compared],
+        labels=[c.name for c in by_kl],
     )
     measured = Series(
         "measured",
@@ -149,13 +164,16 @@ def _trade(compared: Sequence[Compared]) -> Figure:
         name="trade",
         title="Size against KL",
         summary="; ".join(
-            f"{c.name}: predicted {words.kl(_predicted(c))}"
+            f"{c.name}: {c.manifest.objective.label} {words.kl(_predicted(c))}"
             + ("" if c.measured is None else f", measured {words.kl(c.measured)}")
             for c in compared
         )
         + ".",
         columns=("answer", "bytes", "predicted KL nats", "measured KL nats"),
-        rows=tuple((c.name, c.manifest.file_bytes, _predicted(c), c.measured) for c in compared),
+        rows=tuple(
+            (c.name, c.manifest.file_bytes, _predicted(c) if c in by_kl else None, c.measured)
+            for c in compared
+        ),
         series=(predicted, measured) if known else (predicted,),
         x_title=f"size of the files ({unit})",
         y_title="KL (nats per token)",

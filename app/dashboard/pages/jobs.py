@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from bitbudget.app.core.sensitivity import Sensitivity, objective_of
 from bitbudget.app.core.sizes import format_size
 from bitbudget.app.dashboard import formatting as words
 from bitbudget.app.http.pages import Page
@@ -54,7 +55,7 @@ def job_line(job: Job) -> dict[str, Any]:
         "file_bytes": None if answer is None else answer.file_bytes,
         "predicted": "\N{EN DASH}"
         if answer is None
-        else words.kl(answer.predicted_kl_nats_per_token),
+        else _predicted(answer.predicted_kl_nats_per_token, job.request.sensitivity),
         "created_at": job.created_at.isoformat(),
         "created_words": words.when(job.created_at),
     }
@@ -65,3 +66,9 @@ def _progress(job: Job) -> dict[str, str] | None:
     if found is None or job.status.is_final:
         return None
     return {"step": found.step.value, "percent": f"{found.job_fraction:.0%}"}
+
+
+def _predicted(cost: float, sensitivity: Sensitivity) -> str:
+    """Return a KL as it is, and anything else with its name."""
+    objective = objective_of(sensitivity)
+    return words.kl(cost) if objective.is_kl else f"{words.kl(cost)} ({objective.name})"

@@ -9,6 +9,7 @@ from urllib.parse import urlencode
 
 from bitbudget.app.core.devices import DEVICES
 from bitbudget.app.core.measurement import Measurement
+from bitbudget.app.core.sensitivity import Objective
 from bitbudget.app.core.sizes import format_size
 from bitbudget.app.dashboard import formatting as words
 from bitbudget.app.dashboard.figures.frontier import Point, thinned
@@ -84,7 +85,7 @@ def model_page(
         "section": "Models",
         "twin": at.address(suffix=".json"),
         "model": _head(measurement),
-        "slider": _slider(line, at.budget, solved),
+        "slider": _slider(line, at.budget, solved, measurement.objective),
         "measurement_choice": measurement.key,
         "chosen": at.module,
         "csv": lambda name: at.address(suffix=f"/{name}.csv"),
@@ -117,17 +118,20 @@ def _tensor(solved: Solved, path: str) -> dict[str, Any]:
         choice.format,
         shadow_price_nats_per_byte=solved.manifest.certificate.shadow_price_nats_per_byte,
         sqnr_floor_db=solved.manifest.request.sqnr_floor_db,
+        objective=solved.measurement.objective,
     )
-    return {"tensor": shown, "tensor_tiles": _tensor_tiles(shown, choice.bytes, choice.kl_nats)}
+    unit = solved.measurement.objective.unit
+    tiles = _tensor_tiles(shown, choice.bytes, choice.kl_nats, unit)
+    return {"tensor": shown, "tensor_tiles": tiles}
 
 
-def _tensor_tiles(shown: Tensor, nbytes: int, kl_nats: float) -> list[Tile]:
+def _tensor_tiles(shown: Tensor, nbytes: int, cost: float, unit: str) -> list[Tile]:
     shape = " x ".join(str(size) for size in shown.shape)
     return [
         Tile("Stored as", words.short(shown.format), note=f"{nbytes:,} bytes, shape {shape}"),
         Tile("SQNR", f"{shown.sqnr_db:.1f}", "dB"),
-        Tile("Costs", words.kl(kl_nats), "nats per token", mark="ours"),
-        Tile("Sensitivity alpha", words.kl(shown.alpha_nats), "nats per unit of t2"),
+        Tile("Costs", words.kl(cost), unit, mark="ours"),
+        Tile("Sensitivity alpha", words.kl(shown.alpha_nats), f"{unit} per unit of t2"),
     ]
 
 
@@ -144,15 +148,19 @@ def _head(measurement: Measurement) -> dict[str, Any]:
     }
 
 
-def _slider(line: Sequence[Point], budget: int, solved: Solved | None) -> dict[str, Any]:
+def _slider(
+    line: Sequence[Point], budget: int, solved: Solved | None, objective: Objective
+) -> dict[str, Any]:
     smallest, largest = line[0].file_bytes, line[-1].file_bytes
     said = format_size(budget)
     if solved is not None:
-        said += f": KL {words.kl(solved.manifest.certificate.predicted_kl_nats_per_token)}"
+        cost = solved.manifest.certificate.predicted_kl_nats_per_token
+        said += f": {objective.name} {words.kl(cost)}"
     return {
         "minimum": smallest,
         "maximum": largest,
         "value": min(max(budget, smallest), largest),
         "words": said,
+        "objective": objective.name,
         "frontier": [[p.file_bytes, p.kl_nats] for p in thinned(line)],
     }

@@ -28,7 +28,7 @@ class Tile:
 
 def answer_tiles(manifest: Manifest) -> list[Tile]:
     """Return size, predicted KL, bound and price of an allocation."""
-    proof = manifest.certificate
+    proof, goal = manifest.certificate, manifest.objective
     spare = manifest.budget_bytes - manifest.file_bytes
     price = proof.shadow_price_nats_per_byte * 2**20
     return [
@@ -38,14 +38,14 @@ def answer_tiles(manifest: Manifest) -> list[Tile]:
             note=f"{manifest.file_bytes:,} bytes, {spare:,} to spare",
         ),
         Tile(
-            "Predicted KL",
+            goal.title,
             kl(proof.predicted_kl_nats_per_token),
-            _NATS,
+            goal.unit,
             note=_interval(proof.predicted_kl_interval_95),
             mark="ours",
         ),
-        Tile("Lower bound", kl(proof.bound), _NATS, note=gap_words(proof.status, proof.gap)),
-        Tile("One more MiB buys", kl(price), _NATS, note=f"solved by {proof.solver}"),
+        Tile("Lower bound", kl(proof.bound), goal.unit, note=gap_words(proof.status, proof.gap)),
+        Tile("One more MiB buys", kl(price), goal.unit, note=f"solved by {proof.solver}"),
     ]
 
 

@@ -132,7 +132,7 @@ function whatIf(form) {
   };
   slider.addEventListener("input", () => {
     const budget = Number(slider.value);
-    words.textContent = `${size(budget)}: KL about ${Number(between(frontier, budget).toPrecision(3))}`;
+    words.textContent = `${size(budget)}: ${slider.dataset.objective} about ${Number(between(frontier, budget).toPrecision(3))}`;
     slider.setAttribute("aria-valuetext", words.textContent);
     clearTimeout(timer);
     timer = setTimeout(() => show(address()), 180);
