@@ -14,12 +14,13 @@ import numpy as np
 import numpy.typing as npt
 
 from bitbudget.app.core.dtypes import Dtype
+from bitbudget.app.core.formats import LOSSY_FORMATS
 from bitbudget.workers.fisher.statistics import KroneckerTerm, ModuleStatistics
 from bitbudget.workers.native.arrays import as_float32
 
 __all__ = ["Frame", "Part", "Predicted", "diagonal_of", "frame_of"]
 
-_GROUPS: Final = (16, 32, 64, 128)
+_GROUPS: Final = tuple(sorted({format_.group_size for format_ in LOSSY_FORMATS}))
 """Group sizes of all formats."""
 _CHUNK_WEIGHTS: Final = 1 << 22
 

@@ -11,13 +11,13 @@ from typing import Final
 
 import numpy as np
 
-from bitbudget.app.core.formats import Format
+from bitbudget.app.core.formats import AFFINE_GROUP_SIZES, Format
 from bitbudget.workers.encoders.coded import Coded
 from bitbudget.workers.encoders.quadratic import Term
 
 __all__ = ["Order"]
 
-_GROUPS: Final = (128, 64, 32)
+_GROUPS: Final = AFFINE_GROUP_SIZES[::-1]
 
 
 @dataclass(frozen=True, slots=True)
