@@ -39,7 +39,7 @@ from benchmarks.allocation_peers import (
 )
 from bitbudget.app.core.frontier import frontier
 from bitbudget.app.core.mckp import Limits, Problem, Row, prepare, solve_prepared, solve_problem
-from bitbudget.app.core.mckp.many import solve_many
+from bitbudget.app.core.mckp.single.many import solve_many
 
 CLOCK: Final = os.environ.get("BENCHMARK_CLOCK", "wall")
 """`cpu` times this process alone, for a machine that is busy with other work."""

@@ -19,7 +19,7 @@ from bitbudget.app.core.candidates import (
 from bitbudget.app.core.formats import LOSSY_FORMATS, Format
 from bitbudget.app.core.layout import CheckpointLayout, plan_checkpoint
 from bitbudget.app.core.mckp import Limits, prepare
-from bitbudget.app.core.mckp.many import solve_many
+from bitbudget.app.core.mckp.single.many import solve_many
 from bitbudget.app.core.measurement import CurvePoint, Measurement
 from bitbudget.app.core.sqnr import DEFAULT_SQNR_FLOOR_DB
 

@@ -4,11 +4,11 @@ A multiple-choice knapsack chooses one option per group at least cost within a n
 `prepare` is done once per problem; `solve_prepared` then answers one budget.
 """
 
-from bitbudget.app.core.mckp.conditioned import solve_problem
-from bitbudget.app.core.mckp.prepare import Prepared, prepare
 from bitbudget.app.core.mckp.problem import MAX_OPTIONS, MAX_TOTAL, Problem, Row
 from bitbudget.app.core.mckp.result import Limits, Solution, Status
-from bitbudget.app.core.mckp.solve import solve_prepared
+from bitbudget.app.core.mckp.single.prepare import Prepared, prepare
+from bitbudget.app.core.mckp.single.solve import solve_prepared
+from bitbudget.app.core.mckp.solve import solve_problem
 
 __all__ = [
     "MAX_OPTIONS",

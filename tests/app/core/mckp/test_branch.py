@@ -9,11 +9,11 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from bitbudget.app.core.mckp import Limits, Problem, prepare, solve_prepared
-from bitbudget.app.core.mckp.branch import Node, branch
-from bitbudget.app.core.mckp.lagrangian import maximise_dual
-from bitbudget.app.core.mckp.repair import Reduced, best_feasible
 from bitbudget.app.core.mckp.result import NO_LIMITS
-from bitbudget.app.core.mckp.system import System
+from bitbudget.app.core.mckp.rows.branch import Node, branch
+from bitbudget.app.core.mckp.rows.lagrangian import maximise_dual
+from bitbudget.app.core.mckp.rows.repair import Reduced, best_feasible
+from bitbudget.app.core.mckp.rows.system import System
 from tests.app.core.mckp.instances import Options, groups_of_options, problem_of
 from tests.app.core.mckp.test_rows import cheapest, with_rows
 

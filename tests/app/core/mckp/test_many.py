@@ -6,7 +6,7 @@ from hypothesis import given, settings
 
 from bitbudget.app.core.errors import InfeasibleBudgetError
 from bitbudget.app.core.mckp import Limits, Problem, prepare, solve_prepared
-from bitbudget.app.core.mckp.many import solve_many
+from bitbudget.app.core.mckp.single.many import solve_many
 from tests.app.core.mckp.instances import Options, groups_of_options, problem_of
 
 

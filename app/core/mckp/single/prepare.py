@@ -9,8 +9,8 @@ import numpy as np
 import numpy.ma  # np.unique loads it at its first use, which would count as solving
 from numpy.typing import NDArray
 
-from bitbudget.app.core.mckp.hull import lower_hulls
 from bitbudget.app.core.mckp.problem import Floats, Integers, Problem
+from bitbudget.app.core.mckp.single.hull import lower_hulls
 
 __all__ = ["Prepared", "prepare", "with_start", "without_steps"]
 

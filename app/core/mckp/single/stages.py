@@ -1,20 +1,23 @@
-"""The groups of a search in the order they are decided, each with the options that may matter."""
+"""The groups of a search in the order they are decided, each with the options that may matter.
+
+Partial choices of a search are kept with how each came to be.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
-from bitbudget.app.core.mckp.prepare import Prepared
 from bitbudget.app.core.mckp.problem import Floats, Integers
-from bitbudget.app.core.mckp.relaxation import Break
-from bitbudget.app.core.mckp.window import Window, open_window
+from bitbudget.app.core.mckp.single.prepare import Prepared
+from bitbudget.app.core.mckp.single.relaxation import Break, Window, open_window
 
-__all__ = ["Neighbourhood", "Stage"]
+__all__ = ["Neighbourhood", "Stage", "States", "undominated"]
 
 _STEPS: Final = 512
 """Steps on each side of the break whose groups come with the exact LP completion."""
@@ -123,3 +126,51 @@ def _linear_completion(slope: float, price: float) -> Completion:
         return np.where(left == 0, 0.0, completion)
 
     return bound
+
+
+@dataclass(slots=True)
+class States:
+    """`moved` bytes and `penalty` of every state, with parent and option of every stage.
+
+    `dropped` is the least bound of any state that was dropped for want of room.
+    """
+
+    moved: Integers = field(default_factory=lambda: np.zeros(1, dtype=np.int64))
+    penalty: Floats = field(default_factory=lambda: np.zeros(1))
+    dropped: float = np.inf
+    origins: list[tuple[Stage, int, Integers]] = field(default_factory=list)
+
+    def extended(self, stage: Stage) -> tuple[Integers, Floats]:
+        """Return bytes and penalties when every state stays, or takes each option of `stage`."""
+        moved = np.concatenate([self.moved, np.add.outer(stage.moved, self.moved).ravel()])
+        penalty = np.concatenate([self.penalty, np.add.outer(stage.penalty, self.penalty).ravel()])
+        return moved, penalty
+
+    def keep(self, stage: Stage, origin: Integers, moved: Integers, penalty: Floats) -> None:
+        """Go on with states that come from places `origin` of `extended`."""
+        self.origins.append((stage, self.moved.size, origin))
+        self.moved, self.penalty = moved, penalty
+
+    def changes(self, place: int) -> dict[int, int]:
+        """Return the changed options of the state at `place`."""
+        changed: dict[int, int] = {}
+        for stage, width, origins in reversed(self.origins):
+            found = int(origins[place])
+            if found >= width:
+                changed[stage.group] = int(stage.options[found // width - 1])
+            place = found % width
+        return changed
+
+    def changes_through(self, stage: Stage, origin: int) -> dict[int, int]:
+        """Return the changed options of place `origin` of `extended(stage)`."""
+        option, place = divmod(origin, self.moved.size)
+        last = {stage.group: int(stage.options[option - 1])} if option else {}
+        return self.changes(place) | last
+
+
+def undominated(moved: Integers, penalty: Floats, price: float) -> NDArray[np.bool_]:
+    """Mark the states whose cost is below that of every state with fewer bytes (sorted)."""
+    cost = penalty - price * moved
+    falls = np.ones(moved.size, dtype=np.bool_)
+    np.less(cost[1:], np.minimum.accumulate(cost)[:-1], out=falls[1:])
+    return falls

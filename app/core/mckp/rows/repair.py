@@ -11,10 +11,10 @@ from typing import Final
 
 import numpy as np
 
-from bitbudget.app.core.mckp.lagrangian import Dual
 from bitbudget.app.core.mckp.problem import Floats, Integers
 from bitbudget.app.core.mckp.result import Limits
-from bitbudget.app.core.mckp.system import System
+from bitbudget.app.core.mckp.rows.lagrangian import Dual
+from bitbudget.app.core.mckp.rows.system import System
 
 __all__ = ["Reduced", "best_feasible"]
 

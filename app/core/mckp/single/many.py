@@ -10,10 +10,10 @@ from typing import Final
 import numpy as np
 
 from bitbudget.app.core.errors import InfeasibleBudgetError
-from bitbudget.app.core.mckp.prepare import Prepared
 from bitbudget.app.core.mckp.problem import Floats, Integers
 from bitbudget.app.core.mckp.result import NO_LIMITS, Limits
-from bitbudget.app.core.mckp.solve import solve_prepared
+from bitbudget.app.core.mckp.single.prepare import Prepared
+from bitbudget.app.core.mckp.single.solve import solve_prepared
 
 __all__ = ["ManySolutions", "solve_many"]
 

@@ -14,11 +14,10 @@ from typing import Final
 
 import numpy as np
 
-from bitbudget.app.core.mckp.pairs import PAIR_GROUPS, best_pair, sums_of
-from bitbudget.app.core.mckp.relaxation import Break
 from bitbudget.app.core.mckp.result import Limits
-from bitbudget.app.core.mckp.stages import Neighbourhood, Stage
-from bitbudget.app.core.mckp.states import States, undominated
+from bitbudget.app.core.mckp.single.pairs import PAIR_GROUPS, best_pair, sums_of
+from bitbudget.app.core.mckp.single.relaxation import Break
+from bitbudget.app.core.mckp.single.stages import Neighbourhood, Stage, States, undominated
 
 __all__ = ["Core", "close_gap"]
 

@@ -13,11 +13,11 @@ from typing import Final
 
 import numpy as np
 
-from bitbudget.app.core.mckp.lagrangian import ROUNDING, Dual, maximise_dual
 from bitbudget.app.core.mckp.problem import Integers
-from bitbudget.app.core.mckp.repair import Reduced, best_feasible
 from bitbudget.app.core.mckp.result import Limits
-from bitbudget.app.core.mckp.system import System
+from bitbudget.app.core.mckp.rows.lagrangian import ROUNDING, Dual, maximise_dual
+from bitbudget.app.core.mckp.rows.repair import Reduced, best_feasible
+from bitbudget.app.core.mckp.rows.system import System
 
 __all__ = ["Node", "branch"]
 

@@ -15,9 +15,8 @@ from typing import Final
 import numpy as np
 
 from bitbudget.app.core.mckp.problem import Floats, Integers
-from bitbudget.app.core.mckp.relaxation import Break
-from bitbudget.app.core.mckp.stages import Stage
-from bitbudget.app.core.mckp.states import States, undominated
+from bitbudget.app.core.mckp.single.relaxation import Break
+from bitbudget.app.core.mckp.single.stages import Stage, States, undominated
 
 __all__ = ["PAIR_GROUPS", "best_pair", "sums_of"]
 

@@ -11,7 +11,7 @@ from ortools.sat.python import cp_model
 
 from bitbudget.app.core.mckp.problem import Floats, Integers
 from bitbudget.app.core.mckp.result import Limits
-from bitbudget.app.core.mckp.system import System
+from bitbudget.app.core.mckp.rows.system import System
 
 __all__ = ["Closed", "close_exactly", "least_of_row"]
 

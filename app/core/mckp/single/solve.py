@@ -1,4 +1,7 @@
-"""The best choice at one budget: the core around the break, or a branch per option of its group."""
+"""Solving a multiple-choice knapsack with one limit on bytes, with a proof.
+
+The best choice at one budget: the core around the break, or a branch per option of its group.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +12,14 @@ from typing import Final
 import numpy as np
 
 from bitbudget.app.core.errors import InfeasibleBudgetError
-from bitbudget.app.core.mckp.expand import Core, close_gap
-from bitbudget.app.core.mckp.prepare import Prepared, with_start, without_steps
 from bitbudget.app.core.mckp.problem import Integers
-from bitbudget.app.core.mckp.relaxation import Break, break_at, greedy_choice
-from bitbudget.app.core.mckp.result import Limits
-from bitbudget.app.core.mckp.stages import Neighbourhood
+from bitbudget.app.core.mckp.result import NO_LIMITS, Limits, Solution, Status
+from bitbudget.app.core.mckp.single.expand import Core, close_gap
+from bitbudget.app.core.mckp.single.prepare import Prepared, with_start, without_steps
+from bitbudget.app.core.mckp.single.relaxation import Break, break_at, greedy_choice
+from bitbudget.app.core.mckp.single.stages import Neighbourhood
 
-__all__ = ["Found", "search"]
+__all__ = ["Found", "search", "solve_prepared"]
 
 _ROUNDING: Final = 4e-15
 """Rounding of all sums of a search, relative to the cost above the least possible: every cost in a
@@ -130,3 +133,25 @@ def _lp_bounds(others: Prepared, group: int, budget: int) -> dict[int, float]:
             extra = float(others.excess_cost[at.step]) - at.greedy_gap
             bounds[option] = float(others.costs[option]) + least + extra
     return bounds
+
+
+def solve_prepared(prepared: Prepared, budget: int, limits: Limits = NO_LIMITS) -> Solution:
+    """Return the cheapest choice within `budget` bytes.
+
+    Raises InfeasibleBudgetError when no choice fits, naming the least bytes of any.
+    """
+    if budget < prepared.minimum_bytes:
+        raise InfeasibleBudgetError(
+            budget_bytes=budget, minimum_bytes=prepared.minimum_bytes, binding="total of bytes"
+        )
+    found = search(prepared, budget, limits)
+    return Solution(
+        choice=prepared.source[found.choice],
+        objective=found.objective,
+        bound=min(max(found.bound, 0.0), found.objective),
+        bytes=int(prepared.bytes[found.choice].sum()),
+        price=found.price,
+        status=Status.OPTIMAL if found.is_proven else Status.FEASIBLE,
+        solver="hull, LP bound and expanding core",
+        stopped_by="" if found.is_proven else found.stopped_by or "gap reached",
+    )

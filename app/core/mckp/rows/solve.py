@@ -7,15 +7,15 @@ from typing import Final
 import numpy as np
 
 from bitbudget.app.core.errors import BitbudgetError, InfeasibleBudgetError
-from bitbudget.app.core.mckp.branch import Node, branch
-from bitbudget.app.core.mckp.cpsat import close_exactly, least_of_row
-from bitbudget.app.core.mckp.lagrangian import maximise_dual
-from bitbudget.app.core.mckp.prepare import prepare
 from bitbudget.app.core.mckp.problem import Integers, Problem
-from bitbudget.app.core.mckp.repair import Reduced, best_feasible
 from bitbudget.app.core.mckp.result import Limits, Solution, Status
-from bitbudget.app.core.mckp.solve import solve_prepared
-from bitbudget.app.core.mckp.system import System
+from bitbudget.app.core.mckp.rows.branch import Node, branch
+from bitbudget.app.core.mckp.rows.cpsat import close_exactly, least_of_row
+from bitbudget.app.core.mckp.rows.lagrangian import maximise_dual
+from bitbudget.app.core.mckp.rows.repair import Reduced, best_feasible
+from bitbudget.app.core.mckp.rows.system import System
+from bitbudget.app.core.mckp.single.prepare import prepare
+from bitbudget.app.core.mckp.single.solve import solve_prepared
 
 __all__ = ["solve_rows"]
 

@@ -17,7 +17,7 @@ from ortools.linear_solver import pywraplp
 
 from bitbudget.app.core.mckp.problem import Floats, Integers
 from bitbudget.app.core.mckp.result import Limits
-from bitbudget.app.core.mckp.system import System
+from bitbudget.app.core.mckp.rows.system import System
 
 __all__ = ["ROUNDING", "Dual", "maximise_dual"]
 

@@ -1,0 +1,1 @@
+"""One limit on bytes: hull, LP relaxation, and a core around its break that grows."""
