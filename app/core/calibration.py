@@ -1,9 +1,9 @@
 """From what the curves of an allocation add up to, to the KL that whole checkpoints measured.
 
-Costs that add up are those of small, quadratic errors. Those of few bits interact, and a router
-whose choice flips costs in proportion to the error, not to its square. A correction of single
-curves would trade modules wrongly; one of their sum leaves every ranking, and so every optimum, as
-it is.
+Costs are additive only while errors are small and their effect quadratic. At few bits they
+interact, and a router whose choice flips costs in proportion to the error, not to its square. A
+correction of single curves would trade modules wrongly; one of their sum leaves every ranking, and
+so every optimum, as it is.
 """
 
 from __future__ import annotations

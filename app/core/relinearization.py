@@ -1,8 +1,8 @@
-"""What errors cost together: each alone in the whole model, and each beside all the others.
+"""Costs of decision groups measured in context, for allocations of few bits per weight.
 
-Costs that add up are those of small errors. At few bits per weight a module's error costs another
-amount beside the errors of all the others than alone; the mean of the two ends is the trapezoid
-rule for the way from the original to the allocation, and adds up to what is measured.
+Costs are additive only while errors are small. Below 3.5 bits per weight each group's error is
+measured alone and in the context of all other errors; the average of the two is the trapezoid rule
+for the path from the original to the allocation, and sums to the KL of the whole allocation.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ __all__ = [
 LOW_BITS_PER_WEIGHT: Final = 3.5
 """Mean bits of the modules that can be quantized, below which errors are measured together."""
 MOST_DISAGREEMENT: Final = 1.5
-"""Ratio of the two ends' sums from which an allocation carries a warning."""
+"""Ratio of the sums alone and in context from which an allocation carries a warning."""
 _MOST_CHANGE: Final = 4.0
 """No curve is scaled by more than this, up or down: a few rollouts know no better."""
 

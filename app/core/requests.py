@@ -118,6 +118,9 @@ class AllocationRequest(BaseModel):
 
     The budget is stated as bytes of the finished files (`budget`), as a device with a context
     (`device`, `context`), or both, and then both hold.
+
+        AllocationRequest(budget="5.5GiB", floors={"*.gate": 8})
+        AllocationRequest(device="m4-pro-24gb", context=8192)
     """
 
     model_config = ConfigDict(

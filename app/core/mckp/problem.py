@@ -39,6 +39,9 @@ class Problem:
     """Groups of options in one flat order: group i owns `offsets[i]:offsets[i + 1]`.
 
     `bytes` (int64) and `costs` (float64) have one non-negative finite entry per option.
+
+        two_groups = Problem(np.array([0, 2, 3]), np.array([4, 8, 5]), np.array([0.3, 0.1, 0.0]))
+        solve_problem(two_groups, budget=13).choice  # array([1, 2])
     """
 
     offsets: Integers

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from bitbudget.app.contract.reports import Baseline, Rival
+from bitbudget.app.core.sensitivity import KL, Objective
 from bitbudget.app.dashboard.figures.figure import Cell, Figure
 from bitbudget.app.dashboard.formatting import kl
 
 __all__ = ["equal_bytes"]
 
 
-def equal_bytes(baseline: Baseline) -> Figure:
-    """Return the table of a job's `baseline`, as the worker reports it."""
+def equal_bytes(baseline: Baseline, objective: Objective = KL) -> Figure:
+    """Return the table of a job's `baseline` as the worker reports it, under `objective`."""
     uniform, ours = baseline.uniform, baseline.ours_at_equal_bytes
     better = _measured(uniform) / max(_measured(ours), 1e-12)
     return Figure(
@@ -20,7 +21,7 @@ def equal_bytes(baseline: Baseline) -> Figure:
             f"Measured KL {kl(_measured(ours))} against {kl(_measured(uniform))} of "
             f"{uniform.format}: {better:.1f} times less in no more bytes."
         ),
-        columns=("answer", "bytes", "predicted KL", "measured KL", "95 % from", "to", "top-1"),
+        columns=("answer", "bytes", objective.label, "measured KL", "95 % from", "to", "top-1"),
         rows=(_row("bitbudget", ours), _row(f"uniform {uniform.format}", uniform)),
     )
 

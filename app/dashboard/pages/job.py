@@ -9,6 +9,7 @@ from urllib.parse import urlencode
 from bitbudget.app.contract.reports import Benchmark, Evaluation
 from bitbudget.app.contract.steps import Step, steps_of
 from bitbudget.app.core.manifest import Manifest
+from bitbudget.app.core.sensitivity import objective_of
 from bitbudget.app.dashboard import formatting as words
 from bitbudget.app.dashboard.figures.figure import Cell, Figure
 from bitbudget.app.dashboard.figures.frontier import Point
@@ -143,7 +144,7 @@ def _problem(job: Job) -> dict[str, Any] | None:
 def _tables(report: JobReport) -> Iterator[Figure]:
     baseline = None if report.job.result is None else report.job.result.baseline
     if baseline is not None:
-        yield equal_bytes(baseline)
+        yield equal_bytes(baseline, objective_of(report.job.request.sensitivity))
     if report.evaluation is not None:
         yield _evaluation(report.evaluation)
     if report.benchmark is not None:
