@@ -13,13 +13,8 @@ from bitbudget.app.cli.output import say
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from bitbudget.app.contract.reports import (
-        Benchmark,
-        Evaluation,
-        Kernels,
-        KernelsMissing,
-        Recovery,
-    )
+    from bitbudget.app.contract.benchmarks import Benchmark, Kernels, KernelsMissing
+    from bitbudget.app.contract.reports import Evaluation, Recovery
 
 __all__ = ["benchmark", "evaluate", "print_evaluation", "print_recovery", "quantize"]
 
@@ -155,7 +150,7 @@ def benchmark(
 ) -> None:
     """Measure decoding and prefill speed, time to first token and peak memory."""
     from bitbudget.app.cli.child import home, run_with_progress
-    from bitbudget.app.contract.reports import Benchmark
+    from bitbudget.app.contract.benchmarks import Benchmark
     from bitbudget.app.contract.tasks import BenchmarkTask
     from bitbudget.app.core.errors import InvalidRequestError
 

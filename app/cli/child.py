@@ -13,7 +13,7 @@ from bitbudget.app.cli.progress import ProgressView
 
 if TYPE_CHECKING:
     from bitbudget.app.contract.events import Event
-    from bitbudget.app.contract.reports import Report
+    from bitbudget.app.contract.messages import Report
     from bitbudget.app.contract.tasks import Task
 
 __all__ = ["home", "run_quickly", "run_task", "run_with_progress"]

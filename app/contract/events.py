@@ -9,10 +9,10 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Field, TypeAdapter
 
+from bitbudget.app.contract.benchmarks import Benchmark
 from bitbudget.app.contract.messages import Amount, Line, Message, Path, Quantity, Share, Text
 from bitbudget.app.contract.problems import Problem, ProblemFields
 from bitbudget.app.contract.reports import (
-    Benchmark,
     Evaluation,
     FitResult,
     JobResult,

@@ -6,6 +6,7 @@ back unchanged: numbers are finite and exact, text holds neither NUL nor lone su
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Final
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StringConstraints
@@ -21,11 +22,14 @@ __all__ = [
     "Line",
     "Message",
     "Nats",
+    "Notes",
     "Path",
     "Quantity",
     "Real",
+    "Report",
     "Share",
     "Text",
+    "is_none",
     "storable_text",
 ]
 
@@ -77,3 +81,22 @@ def storable_text(text: str, length: int = 8192) -> str:
         return clean
     tail = length // 2
     return f"{clean[: length - tail - 3]}...{clean[-tail:]}"
+
+
+class Report(Message):
+    """A result that does not change any more."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    def to_json(self) -> bytes:
+        """Return the file that is stored: sorted keys, one value a line, a final line break."""
+        document = self.model_dump(mode="json")
+        return (json.dumps(document, indent=1, sort_keys=True) + "\n").encode()
+
+
+Notes = Annotated[tuple[Text, ...], Field(max_length=MOST_ENTRIES)]
+
+
+def is_none(value: object) -> bool:
+    """Whether a field that may be absent is left out."""
+    return value is None

@@ -7,25 +7,26 @@ in seconds, sizes in bytes, throughout.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
 from typing import Annotated, Final, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
+from bitbudget.app.contract.benchmarks import Benchmark
 from bitbudget.app.contract.messages import (
     MOST_ENTRIES,
     Amount,
     Flag,
     Integer,
     Line,
-    Message,
     Nats,
+    Notes,
     Path,
     Quantity,
     Real,
+    Report,
     Share,
     Text,
+    is_none,
 )
 from bitbudget.app.core.inventory import Inventory
 from bitbudget.app.core.requests import Recover
@@ -33,19 +34,12 @@ from bitbudget.app.core.requests import Recover
 __all__ = [
     "Answer",
     "Baseline",
-    "Benchmark",
-    "BytesPerToken",
     "Evaluation",
     "FitModel",
     "FitResult",
     "Interval",
     "JobResult",
-    "KernelCheck",
-    "KernelTiming",
-    "Kernels",
-    "KernelsMissing",
     "LowBits",
-    "Machine",
     "MeasureResult",
     "MeasuredModel",
     "ModuleErrors",
@@ -53,50 +47,21 @@ __all__ = [
     "Recovery",
     "Relinearization",
     "RelinearizationSkipped",
-    "Report",
     "Rival",
-    "SpeedPrediction",
     "UniformRival",
     "UploadResult",
     "WindowScores",
 ]
 
 _MOST_WINDOWS: Final = 2**18
-_FIGURES: Final = (
-    "prompt_tokens",
-    "generate_tokens",
-    "prefill_tokens_per_second",
-    "decode_tokens_per_second",
-    "time_to_first_token_seconds",
-    "peak_memory_bytes",
-    "peak_process_bytes",
-    "roofline_tokens_per_second",
-    "roofline_fraction",
-)
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Interval = tuple[Nats, Nats]
 """A 95 % interval: its lower and its upper end."""
-Notes = Annotated[tuple[Text, ...], Field(max_length=MOST_ENTRIES)]
 TaskScores = Annotated[
     dict[Line, Annotated[dict[Line, Real], Field(max_length=MOST_ENTRIES)]],
     Field(max_length=MOST_ENTRIES),
 ]
 """The metrics of each task of lm-evaluation-harness."""
-
-
-def _is_none(value: object) -> bool:
-    return value is None
-
-
-class Report(Message):
-    """A result that does not change any more."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    def to_json(self) -> bytes:
-        """Return the file that is stored: sorted keys, one value a line, a final line break."""
-        document = self.model_dump(mode="json")
-        return (json.dumps(document, indent=1, sort_keys=True) + "\n").encode()
 
 
 class WindowScores(Report):
@@ -140,111 +105,8 @@ class Evaluation(WindowScores):
     checkpoint: Path
     reference: Path
     sets: Annotated[dict[Line, WindowScores], Field(max_length=16)]
-    tasks: TaskScores | None = Field(None, exclude_if=_is_none)
-    reference_tasks: TaskScores | None = Field(None, exclude_if=_is_none)
-
-
-class Machine(Report):
-    """What a benchmark ran on."""
-
-    chip: Line
-    backend: Literal["metal", "cpu", "cuda"]
-    memory_bytes: Amount
-    working_set_bytes: Amount | None
-    logical_cores: Amount | None
-    system: Line
-    machine: Line
-    python: Line
-    versions: Annotated[dict[Line, Line], Field(max_length=64)]
-
-
-class BytesPerToken(Report):
-    """What decoding one token reads, by origin."""
-
-    dense: Amount
-    experts: Amount
-    embedding: Amount
-    cache: Amount
-    total: Amount
-
-
-class SpeedPrediction(Report):
-    """What decoding speed was expected of this machine, and of the device that was asked for."""
-
-    efficiency: Quantity
-    decode_tokens_per_second: Quantity
-    measured_over_predicted: Quantity
-    device: Line | None
-    device_tokens_per_second: Quantity | None
-    minimum_tokens_per_second: Quantity | None
-    meets_minimum: Flag | None
-
-
-class KernelCheck(Report):
-    """A Metal kernel against its reference; `worst_error` is null where it is not finite."""
-
-    passed: Flag
-    worst_error: Quantity | None
-    detail: Text
-
-
-class KernelTiming(Report):
-    """Median seconds of a Metal kernel and of the stock operations it replaces."""
-
-    input_bytes: Amount
-    ours_seconds: Quantity
-    stock_seconds: Quantity
-
-
-class Kernels(Report):
-    """The Metal kernels, checked and timed, by name."""
-
-    available: Literal[True] = True
-    checks: Annotated[dict[Line, KernelCheck], Field(max_length=256)]
-    timings: Annotated[dict[Line, KernelTiming], Field(max_length=256)]
-
-
-class KernelsMissing(Report):
-    """Why the Metal kernels cannot run here."""
-
-    available: Literal[False] = False
-    reason: Text
-
-
-class Benchmark(Report):
-    """The report of `benchmark --json`; without a checkpoint it has no speed."""
-
-    device: Machine
-    bandwidth_bytes_per_second: Quantity
-    not_measured: Notes
-    prompt_tokens: Amount | None = Field(None, exclude_if=_is_none)
-    generate_tokens: Amount | None = Field(None, exclude_if=_is_none)
-    prefill_tokens_per_second: Quantity | None = Field(None, exclude_if=_is_none)
-    decode_tokens_per_second: Quantity | None = Field(None, exclude_if=_is_none)
-    time_to_first_token_seconds: Quantity | None = Field(None, exclude_if=_is_none)
-    decode_trials: Annotated[tuple[Quantity, ...], Field(max_length=MOST_ENTRIES)] | None = Field(
-        None, exclude_if=_is_none
-    )
-    peak_memory_bytes: Amount | None = Field(None, exclude_if=_is_none)
-    peak_process_bytes: Amount | None = Field(None, exclude_if=_is_none)
-    bytes_per_token: BytesPerToken | None = Field(None, exclude_if=_is_none)
-    roofline_tokens_per_second: Quantity | None = Field(None, exclude_if=_is_none)
-    roofline_fraction: Quantity | None = Field(None, exclude_if=_is_none)
-    prediction: SpeedPrediction | None = Field(None, exclude_if=_is_none)
-    kernels: Kernels | KernelsMissing | None = Field(
-        None, discriminator="available", exclude_if=_is_none
-    )
-
-    def figures(self) -> Iterator[tuple[str, float]]:
-        """Give every number by name, then the predicted speed and how it was met."""
-        yield "bandwidth_bytes_per_second", self.bandwidth_bytes_per_second
-        for name in _FIGURES:
-            value = getattr(self, name)
-            if value is not None:
-                yield name, value
-        if self.prediction is not None:
-            yield "predicted_tokens_per_second", self.prediction.decode_tokens_per_second
-            yield "measured_over_predicted", self.prediction.measured_over_predicted
+    tasks: TaskScores | None = Field(None, exclude_if=is_none)
+    reference_tasks: TaskScores | None = Field(None, exclude_if=is_none)
 
 
 class Rival(Report):
@@ -356,11 +218,11 @@ class JobResult(Report):
     measurement: Path
     measurement_key: Digest
     checkpoint: Path | None
-    low_bits: LowBits | None = Field(None, exclude_if=_is_none)
-    recovery: Recovery | None = Field(None, exclude_if=_is_none)
-    evaluation: Evaluation | None = Field(None, exclude_if=_is_none)
-    baseline: Baseline | None = Field(None, exclude_if=_is_none)
-    benchmark: Benchmark | None = Field(None, exclude_if=_is_none)
+    low_bits: LowBits | None = Field(None, exclude_if=is_none)
+    recovery: Recovery | None = Field(None, exclude_if=is_none)
+    evaluation: Evaluation | None = Field(None, exclude_if=is_none)
+    baseline: Baseline | None = Field(None, exclude_if=is_none)
+    benchmark: Benchmark | None = Field(None, exclude_if=is_none)
 
 
 class FitModel(Report):
@@ -404,7 +266,7 @@ class QuantizeResult(Report):
     file_bytes: Amount
     manifest: Path
     sha256: Digest
-    recovery: Recovery | None = Field(None, exclude_if=_is_none)
+    recovery: Recovery | None = Field(None, exclude_if=is_none)
 
 
 class UploadResult(Report):

@@ -6,10 +6,11 @@ from datetime import datetime
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
+from bitbudget.app.contract.benchmarks import Benchmark
 from bitbudget.app.contract.events import Progress
 from bitbudget.app.contract.leases import Capabilities
 from bitbudget.app.contract.problems import Problem
-from bitbudget.app.contract.reports import Answer, Benchmark, Evaluation, JobResult
+from bitbudget.app.contract.reports import Answer, Evaluation, JobResult
 from bitbudget.app.core.manifest import Certificate
 from bitbudget.app.core.requests import JobRequest
 from bitbudget.app.jobs.status import EventKind, JobStatus

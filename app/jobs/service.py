@@ -12,7 +12,9 @@ from bitbudget.app.artifacts import repository as artifacts
 from bitbudget.app.artifacts.names import ArtifactName
 from bitbudget.app.artifacts.store import ArtifactStore
 from bitbudget.app.auth.principal import Principal
-from bitbudget.app.contract.reports import Benchmark, Evaluation, Report
+from bitbudget.app.contract.benchmarks import Benchmark
+from bitbudget.app.contract.messages import Report
+from bitbudget.app.contract.reports import Evaluation
 from bitbudget.app.core.canonical import canonical_json, sha256_of
 from bitbudget.app.core.errors import ConflictError, InvalidRequestError, NotFoundError
 from bitbudget.app.core.least import check_feasible

@@ -10,8 +10,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from sqlalchemy.orm import Session
 
 from bitbudget.app.artifacts.names import ArtifactName
+from bitbudget.app.contract.benchmarks import Benchmark
 from bitbudget.app.contract.messages import storable_text
-from bitbudget.app.contract.reports import Benchmark, Evaluation
+from bitbudget.app.contract.reports import Evaluation
 from bitbudget.app.core.errors import InvalidRequestError
 from bitbudget.app.core.inventory import Inventory
 from bitbudget.app.core.manifest import Manifest

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from bitbudget.app.contract.reports import Benchmark, Evaluation, JobResult
+from bitbudget.app.contract.benchmarks import Benchmark
+from bitbudget.app.contract.reports import Evaluation, JobResult
 from bitbudget.app.core.manifest import Manifest
 
 __all__ = ["benchmark", "evaluation", "job_result"]
@@ -88,7 +89,7 @@ def job_result(manifest: Manifest, **more: Any) -> JobResult:
             **manifest.certificate.model_dump(mode="json"),
             "notes": manifest.notes,
             "manifest": "/out/manifest.json",
-            "measurement": "/home/measurement.json",
+            "measurement": "/state/measurement.json",
             "measurement_key": "0" * 64,
             "checkpoint": "/out",
             **more,

@@ -14,7 +14,7 @@ from typing import Final
 from pydantic import TypeAdapter, ValidationError
 
 from bitbudget.app.contract.events import Event, Failed, Finished, Problem
-from bitbudget.app.contract.reports import Report
+from bitbudget.app.contract.messages import Report
 from bitbudget.app.contract.tasks import FitTask, MeasureTask, Task
 from bitbudget.app.core.errors import NO_ROOM, BitbudgetError, InvalidRequestError
 from bitbudget.workers.cluster.parent_watch import end_with_parent

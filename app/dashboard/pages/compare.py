@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
 
-from bitbudget.app.contract.reports import Benchmark, Evaluation
+from bitbudget.app.contract.benchmarks import Benchmark
+from bitbudget.app.contract.reports import Evaluation
 from bitbudget.app.core.manifest import Manifest
 from bitbudget.app.core.sensitivity import KL, WEIGHT_ERROR, Objective
 from bitbudget.app.core.sizes import format_size

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 from urllib.parse import urlencode
 
-from bitbudget.app.contract.reports import Benchmark, Evaluation
+from bitbudget.app.contract.benchmarks import Benchmark
+from bitbudget.app.contract.reports import Evaluation
 from bitbudget.app.contract.steps import Step, steps_of
 from bitbudget.app.core.manifest import Manifest
 from bitbudget.app.core.sensitivity import objective_of

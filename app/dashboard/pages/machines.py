@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from bitbudget.app.contract.reports import Benchmark
+from bitbudget.app.contract.benchmarks import Benchmark
 from bitbudget.app.core.sizes import format_size
 from bitbudget.app.dashboard import formatting as words
 from bitbudget.app.dashboard.figures.figure import Cell, Figure, Series
