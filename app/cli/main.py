@@ -15,6 +15,7 @@ from bitbudget.app.cli import (
     doctor,
     fit,
     frontier,
+    guide,
     keys,
     manifest,
     measure,
@@ -55,6 +56,7 @@ def build_app() -> typer.Typer:
         upload.upload,
         solve.solve,
         frontier.frontier,
+        guide.guide,
     )
     for command in local:
         app.command(rich_help_panel=_HERE)(command)

@@ -40,7 +40,13 @@ from bitbudget.app.fit.schemas import Device, Fit, FitRequest
 from bitbudget.app.http.pages import Page
 from bitbudget.app.jobs.schemas import Job, JobEvent, JobReport
 from bitbudget.app.jobs.status import JobStatus
-from bitbudget.app.measurements.schemas import AllocationAnswer, Frontier, Measurement, Tensor
+from bitbudget.app.measurements.schemas import (
+    AllocationAnswer,
+    Frontier,
+    Guide,
+    Measurement,
+    Tensor,
+)
 from bitbudget.app.models.schemas import Model
 from bitbudget.app.workers.schemas import Worker
 
@@ -128,6 +134,11 @@ class Client:
         """Give every tensor of a measurement, in the order of the checkpoint."""
         for item in self._items(f"/v1/measurements/{measurement_id}/tensors", {}):
             yield Tensor.model_validate(item)
+
+    def guide(self, measurement_id: str, context: int) -> Guide:
+        """Return the best checkpoint for every device at `context` tokens."""
+        answer = self._get(f"/v1/measurements/{measurement_id}/guide?context={context}")
+        return Guide.model_validate_json(answer.content)
 
     def frontier(self, measurement_id: str) -> Frontier:
         """Return the whole trade of bytes against KL of a measured model."""

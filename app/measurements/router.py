@@ -11,6 +11,7 @@ from pydantic.json_schema import SkipJsonSchema
 
 from bitbudget.app.auth.dependencies import JobsReader
 from bitbudget.app.core.requests import AllocationRequest
+from bitbudget.app.core.runtime import Runtime
 from bitbudget.app.core.sqnr import DEFAULT_SQNR_FLOOR_DB
 from bitbudget.app.http.pages import Page
 from bitbudget.app.http.parameters import Cursor, Limit, storable
@@ -19,6 +20,7 @@ from bitbudget.app.measurements.dependencies import Measurements
 from bitbudget.app.measurements.schemas import (
     AllocationAnswer,
     Frontier,
+    Guide,
     Measurement,
     Order,
     Tensor,
@@ -94,6 +96,24 @@ def get_frontier(
 ) -> Frontier:
     """Return every budget at once: exact bytes against predicted KL."""
     return measurements.frontier(measurement_id, sqnr_floor_db, points)
+
+
+@router.get(
+    "/{measurement_id}/guide",
+    operation_id="getGuide",
+    responses=problems(400, 401, 403, 404, 422, 429, 503),
+)
+def get_guide(
+    *,
+    measurement_id: str,
+    measurements: Measurements,
+    _: JobsReader,
+    context: Annotated[int, Query(ge=1, le=2**31, description="Tokens to keep room for.")] = 8192,
+    joint_kv: Annotated[bool, Query(description="Choose KV caches, too.")] = False,
+    runtime: Runtime = Runtime.STOCK,
+) -> Guide:
+    """Return the best checkpoint for every device of the table."""
+    return measurements.guide(measurement_id, context, joint_kv=joint_kv, runtime=runtime)
 
 
 @router.post(

@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field
 from bitbudget.app.core.calibration import Calibration
 from bitbudget.app.core.dtypes import Dtype
 from bitbudget.app.core.formats import FormatName
+from bitbudget.app.core.guide import GuideRow
 from bitbudget.app.core.inventory import Architecture, ModuleKind
 from bitbudget.app.core.manifest import Manifest
 from bitbudget.app.core.measurement import Encoder, ModelIdentity, Sensitivity, Verification
@@ -18,6 +19,7 @@ __all__ = [
     "AllocationAnswer",
     "Frontier",
     "FrontierPoint",
+    "Guide",
     "MarkedPoint",
     "Measurement",
     "MeasurementSummary",
@@ -26,6 +28,14 @@ __all__ = [
     "TensorPoint",
     "TensorSort",
 ]
+
+
+class Guide(BaseModel):
+    """One measured model on every device, at a context."""
+
+    measurement_id: str
+    context: int
+    rows: list[GuideRow]
 
 
 class MeasurementSummary(BaseModel):

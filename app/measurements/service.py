@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Final
 
 from bitbudget.app.core.allocate import smallest_bytes
 from bitbudget.app.core.candidates import Rules
+from bitbudget.app.core.guide import guide
 from bitbudget.app.core.least import kept_bytes
 from bitbudget.app.core.requests import AllocationRequest
+from bitbudget.app.core.runtime import Runtime
 from bitbudget.app.http.pages import Page, cut_page, decode_cursor
 from bitbudget.app.measurements import repository
 from bitbudget.app.measurements.cache import MeasurementLibrary
@@ -16,6 +20,7 @@ from bitbudget.app.measurements.schemas import (
     AllocationAnswer,
     Frontier,
     FrontierPoint,
+    Guide,
     MarkedPoint,
     Measurement,
     Order,
@@ -28,6 +33,9 @@ from bitbudget.app.measurements.views import measurement_summary
 from bitbudget.app.storage.database import Database
 
 __all__ = ["MeasurementService", "TensorQuery"]
+
+_GUIDE_SECONDS: Final = 5.0
+"""Of solving for all devices together; what is left then is feasible, not proven optimal."""
 
 _KEY_TYPES = {
     TensorSort.POSITION: int,
@@ -108,6 +116,20 @@ class MeasurementService:
             uniform=[MarkedPoint(**point._asdict()) for point in found.uniform],
             recipes=[MarkedPoint(**point._asdict()) for point in found.recipes],
         )
+
+    def guide(
+        self, measurement_id: str, context: int, *, joint_kv: bool, runtime: Runtime
+    ) -> Guide:
+        """Return a row for each device of the table; InvalidRequestError for a context too long."""
+        end = time.monotonic() + _GUIDE_SECONDS
+        rows = guide(
+            self.library.get(measurement_id),
+            context,
+            joint_kv=joint_kv,
+            runtime=runtime,
+            is_over=lambda: time.monotonic() > end,
+        )
+        return Guide(measurement_id=measurement_id, context=context, rows=list(rows))
 
     def allocate(self, measurement_id: str, request: AllocationRequest) -> AllocationAnswer:
         """Solve another budget on stored curves; InfeasibleBudgetError names the least size."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from bitbudget.app.core.devices import DEVICES
 from bitbudget.app.core.measurement import Measurement, Verification
 from bitbudget.app.measurements import repository
 from bitbudget.app.models import repository as models
@@ -122,7 +123,16 @@ def test_models_show_their_names_and_measurements(
     assert model["weights"] == measurement.inventory.weights
 
 
-@pytest.mark.parametrize("path", ["", "/tensors", "/tensors.csv", "/frontier"])
+def test_the_guide_has_a_row_for_every_device(server: Server, stored: str) -> None:
+    found = server.http.get(f"{stored}/guide", params={"context": 128})
+    assert found.status_code == 200
+    rows = found.json()["rows"]
+    assert [row["device"] for row in rows] == list(DEVICES)
+    assert all(0 < row["file_bytes"] <= row["budget_bytes"] for row in rows)
+    assert server.http.get(f"{stored}/guide", params={"context": 10**7}).status_code == 422
+
+
+@pytest.mark.parametrize("path", ["", "/tensors", "/tensors.csv", "/frontier", "/guide"])
 def test_an_unknown_measurement_is_not_found(server: Server, path: str) -> None:
     assert server.http.get(f"/v1/measurements/{'0' * 64}{path}").status_code == 404
     assert server.http.get(f"/v1/measurements/%00{path}").status_code == 404
