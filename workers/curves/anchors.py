@@ -14,7 +14,7 @@ from typing import Final
 
 import numpy as np
 
-from bitbudget.app.core.formats import Format, Mode
+from bitbudget.app.core.formats import AFFINE_FORMATS, Format
 
 __all__ = ["Gain", "anchor_formats", "between_anchors"]
 
@@ -37,7 +37,7 @@ class Gain:
 
 def anchor_formats(formats: Sequence[Format]) -> tuple[Format, ...]:
     """Return the affine formats nearest to 3 and to 6 bits in groups of 64: one, two or none."""
-    affine = [format_ for format_ in formats if format_.mode is Mode.AFFINE]
+    affine = [format_ for format_ in formats if format_ in AFFINE_FORMATS]
 
     def distance(format_: Format, bits: int) -> tuple[int, float]:
         return abs(format_.bits - bits), abs(math.log2(format_.group_size / _GROUP))
@@ -65,5 +65,5 @@ def between_anchors(formats: Sequence[Format], known: Mapping[Format, Gain]) -> 
             math.exp(np.interp(format_.bits, bits, squared)),
         )
         for format_ in formats
-        if format_.mode is Mode.AFFINE
+        if format_ in AFFINE_FORMATS
     }

@@ -136,7 +136,7 @@ def sampled_curve(
 def _couples(encoder: Encoder, statistics: ModuleStatistics) -> bool:
     """Whether the encoder lets rows of a matrix make up for each other."""
     terms = statistics.terms
-    return encoder is Encoder.YAQA and len(terms) == 1 and terms[0].rows.ndim > 1
+    return ENCODERS[encoder].couples_rows and len(terms) == 1 and terms[0].rows.ndim > 1
 
 
 @dataclass(frozen=True)

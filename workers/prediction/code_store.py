@@ -8,7 +8,7 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
-from bitbudget.app.core.formats import Format, Mode
+from bitbudget.app.core.formats import AFFINE_FORMATS, Format
 from bitbudget.app.core.inventory import Module
 from bitbudget.workers.native.arrays import as_float32
 
@@ -34,7 +34,7 @@ class CodeStore:
         self, module: Module, format_: Format, arrays: Mapping[str, np.ndarray], variant: str = ""
     ) -> None:
         """Store a module's arrays by suffix, scales and biases of affine formats widened."""
-        affine = format_.mode is Mode.AFFINE
+        affine = format_ in AFFINE_FORMATS
         found = {
             suffix: mx.array(
                 as_float32(array, module.dtype) if affine and suffix != "weight" else array
