@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -75,14 +74,9 @@ def best_manifest(measurements: list[Measurement], budget: AllocationOptions) ->
 
 def manifest_for(measurement: Measurement, budget: AllocationOptions) -> Manifest:
     """Allocate and record; InfeasibleBudgetError names the smallest feasible size."""
-    from bitbudget.app.core.allocate import allocate as solve
-    from bitbudget.app.core.layout import plan_checkpoint
-    from bitbudget.app.core.manifest import Manifest
+    from bitbudget.app.core.solving import allocate_manifest
 
-    request = budget.request()
-    ends_at = time.monotonic() + request.time_limit_seconds
-    allocation = solve(measurement, request, is_over=lambda: time.monotonic() > ends_at)
-    return Manifest.build(measurement, plan_checkpoint(measurement.inventory), request, allocation)
+    return allocate_manifest(measurement, budget.request())
 
 
 def write_manifest(file: Path, manifest: Manifest) -> None:

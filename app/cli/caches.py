@@ -11,21 +11,11 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
 
+from bitbudget.app.contract.home import Folder
+
 __all__ = ["CACHES", "Released", "release_caches"]
 
-CACHES: Final = (
-    "evaluations",
-    "hub",
-    "incoming",
-    "references",
-    "rivals",
-    "rotated",
-    "scratch",
-    "statistics",
-    "traces",
-    "unfinished",
-)
-"""Folders under BITBUDGET_HOME whose entries are made or downloaded again when they are needed."""
+CACHES: Final = tuple(folder for folder in Folder if folder.is_cache)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +33,7 @@ def release_caches(home: Path, *, age: timedelta, now: datetime) -> Released:
     """
     oldest = (now - age).timestamp()
     entries = nbytes = 0
-    for entry in (e for name in CACHES for e in _entries(home / name)):
+    for entry in (e for folder in CACHES for e in _entries(folder.under(home))):
         found = [file.lstat() for file in (entry, *entry.rglob("*"))]
         if max(map(_last_used, found)) >= oldest:
             continue

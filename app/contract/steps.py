@@ -13,7 +13,7 @@ from typing import Final, Self
 
 from bitbudget.app.core.requests import Deliver, JobRequest, Recover, Rotation
 
-__all__ = ["Step", "Work", "steps_of"]
+__all__ = ["Step", "Work", "possible_steps", "steps_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ _CURVES: Final = 20_000.0
 """The same with the encoder that is deployed, statistics given."""
 _EVALUATED_TOKENS: Final = 32 * 256
 _BENCHMARKED_TOKENS: Final = 128 + 64
-_OVERHEAD: Final = 0.1 * _PER_SECOND
+_OVERHEAD: Final = 1.0 * _PER_SECOND
 """Of any step: opening files, a look into caches."""
 
 
@@ -68,14 +68,16 @@ class Step(StrEnum):
 
     `label` says to people what it does. `needs` and `makes` name what it takes from earlier steps
     and leaves to later ones; what ends in `.json` is announced as an artifact. `is_asked_for` tells
-    whether a request wants it, `weight` how long it takes beside others, in operations: an
-    estimate, to divide a bar by. An example: `Step("measure").makes == ("measurement.json",)`.
+    whether a request wants it (None: that shows once there is an allocation). `weight` estimates
+    how long it takes beside others, in operations, to divide a bar by.
+
+        Step("measure").makes == ("measurement.json",)
     """
 
     label: str
     needs: tuple[str, ...]
     makes: tuple[str, ...]
-    is_asked_for: Callable[[JobRequest], bool]
+    is_asked_for: Callable[[JobRequest], bool | None]
     weight: Callable[[Work], float]
 
     def __new__(  # noqa: PLR0917 - a member is a tuple
@@ -84,7 +86,7 @@ class Step(StrEnum):
         label: str = "",
         needs: tuple[str, ...] = (),
         makes: tuple[str, ...] = (),
-        is_asked_for: Callable[[JobRequest], bool] = lambda _: True,
+        is_asked_for: Callable[[JobRequest], bool | None] = lambda _: True,
         weight: Callable[[Work], float] = lambda _: 0.0,
     ) -> Self:
         """Return the member called `name`, which is its value on the wire."""
@@ -137,7 +139,7 @@ class Step(StrEnum):
         "measure errors together and choose again",
         ("model", "measurement.json", "manifest.json"),
         ("manifest.json",),
-        lambda request: request.relinearize is True,
+        lambda request: request.relinearize,
         lambda work: 100 * _PASS * 24 * 256 * work.weights,
     )
     QUANTIZE = (
@@ -162,7 +164,7 @@ class Step(StrEnum):
         "evaluate",
         "compare the checkpoint with the original",
         ("model", "checkpoint"),
-        ("evaluation.json",),
+        ("evaluation.json", "measurement.json"),
         lambda request: request.deliver is Deliver.CHECKPOINT,
         _evaluate,
     )
@@ -177,9 +179,10 @@ class Step(StrEnum):
 
 
 def steps_of(request: JobRequest) -> tuple[Step, ...]:
-    """Return the steps that a job goes through, in order.
-
-    Whether few bits call for relinearization shows once there is an allocation; it is among them
-    here only where the request asks for it.
-    """
+    """Return the steps that a job goes through for sure, in order."""
     return tuple(step for step in Step if step.is_asked_for(request))
+
+
+def possible_steps(request: JobRequest) -> tuple[Step, ...]:
+    """Return those steps and the ones of which it shows later whether they are needed."""
+    return tuple(step for step in Step if step.is_asked_for(request) is not False)

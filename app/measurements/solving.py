@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bitbudget.app.contract.reports import Answer
-from bitbudget.app.core.allocate import allocate
-from bitbudget.app.core.layout import plan_checkpoint
 from bitbudget.app.core.manifest import Manifest
 from bitbudget.app.core.measurement import Measurement
 from bitbudget.app.core.requests import AllocationRequest
 from bitbudget.app.core.rotation_choice import solve_each
+from bitbudget.app.core.solving import allocate_manifest
 
 __all__ = ["Solved", "answer_of", "solve", "solve_best"]
 
@@ -28,10 +26,7 @@ class Solved:
 
 def solve(measurement: Measurement, request: AllocationRequest) -> Solved:
     """Allocate within the budget; InfeasibleBudgetError names the smallest feasible size."""
-    ends_at = time.monotonic() + request.time_limit_seconds
-    allocation = allocate(measurement, request, is_over=lambda: time.monotonic() > ends_at)
-    layout = plan_checkpoint(measurement.inventory)
-    manifest = Manifest.build(measurement, layout, request, allocation)
+    manifest = allocate_manifest(measurement, request)
     return Solved(manifest, manifest.to_bytes(), answer_of(manifest))
 
 

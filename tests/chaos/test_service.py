@@ -73,7 +73,9 @@ def _case(folder: Path, index: int, tokenizer: Path) -> Case:
         seed=index,
         deliver=Deliver.CHECKPOINT if is_whole else Deliver.MANIFEST,
     )
-    result = run_task(JobTask(home=str(folder / "home"), request=request), lambda _: None)
+    result = run_task(
+        JobTask(home=str(folder / "home"), request=request), lambda _: None
+    ).model_dump(mode="json")
     manifest = Path(result["manifest"]).read_bytes()
     return Case(request, manifest, Path(result["checkpoint"]) if is_whole else None)
 

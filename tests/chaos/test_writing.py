@@ -68,7 +68,9 @@ def test_a_killed_writer_leaves_nothing_half_done_and_goes_on(
     chooser = random.Random(SEED)  # noqa: S311 - the same kills for the same seed
     home = tmp_path / "home"
     request = JobRequest(model=str(sample_model), budget=4_000_000, sensitivity="weights")
-    result = run_task(JobTask(home=str(home), request=request), lambda _: None)
+    result = run_task(JobTask(home=str(home), request=request), lambda _: None).model_dump(
+        mode="json"
+    )
     manifest = Manifest.from_bytes(Path(result["manifest"]).read_bytes())
 
     def task(output: Path) -> QuantizeTask:

@@ -22,6 +22,7 @@ from bitbudget.app.contract.events import (
     Started,
     TaskResult,
 )
+from bitbudget.app.contract.home import Folder
 from bitbudget.app.contract.leases import LeaseGrant, LeaseOutcome, LeaseResult
 from bitbudget.app.contract.problems import Problem
 from bitbudget.app.contract.reports import JobResult
@@ -101,7 +102,7 @@ class LeaseRun:
         """Bring what an earlier attempt, perhaps on another machine, has measured."""
         if _MEASUREMENT not in {artifact.name for artifact in self.lease.artifacts}:
             return None
-        path = self.home / "incoming" / self.lease.job_id / _MEASUREMENT
+        path = Folder.INCOMING.under(self.home) / self.lease.job_id / _MEASUREMENT
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(self.client.get_artifact(self.lease, _MEASUREMENT))
         return str(path)

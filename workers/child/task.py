@@ -7,18 +7,19 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 from pydantic import TypeAdapter, ValidationError
 
 from bitbudget.app.contract.events import Event, Failed, Finished, Problem
-from bitbudget.app.contract.messages import Report
-from bitbudget.app.contract.tasks import FitTask, MeasureTask, Task
+from bitbudget.app.contract.home import Folder
+from bitbudget.app.contract.tasks import Task
 from bitbudget.app.core.errors import NO_ROOM, BitbudgetError, InvalidRequestError
 from bitbudget.workers.cluster.parent_watch import end_with_parent
 from bitbudget.workers.models.library import defer_package
+from bitbudget.workers.pipeline.tasks import run_task
 
 __all__ = ["answer"]
 
@@ -34,7 +35,7 @@ def answer() -> int:
     try:
         task = _read_task()
         home = Path(task.home)
-        emit(Finished.model_validate({"result": _run(task, emit)}))
+        emit(Finished(result=run_task(task, emit)))
     except BrokenPipeError:
         return 1
     except Exception as error:  # noqa: BLE001, the last line of defence: every end is an event
@@ -42,21 +43,6 @@ def answer() -> int:
         emit(Failed(problem=problem))
         return problem.exit_code
     return 0
-
-
-def _run(task: Task, emit: Callable[[Event], None]) -> Report | Mapping[str, object]:
-    """Run `task`, importing only what its kind needs."""
-    if isinstance(task, FitTask):
-        from bitbudget.workers.pipeline.fit_task import run_fit  # noqa: PLC0415, somebody waits for the answer
-
-        return run_fit(task, emit)
-    if isinstance(task, MeasureTask):
-        from bitbudget.workers.pipeline.measure_task import run_measure  # noqa: PLC0415, as above
-
-        return run_measure(task, emit)
-    from bitbudget.workers.pipeline.tasks import run_task  # noqa: PLC0415, as above
-
-    return run_task(task, emit)
 
 
 def _take_standard_output() -> Callable[[Event], None]:
@@ -109,7 +95,7 @@ def problem_of(error: Exception, home: Path) -> Problem:
 
 
 def _keep_trace(error: Exception, home: Path) -> Path:
-    file = home / "traces" / f"{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}.txt"
+    file = Folder.TRACES.under(home) / f"{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}.txt"
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text("".join(traceback.format_exception(error)), encoding="utf-8")

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
+from bitbudget.app.contract.home import Folder
 from bitbudget.app.core.errors import BitbudgetError, InvalidModelError
 from bitbudget.app.core.sizes import format_size
 from bitbudget.workers.hub.client import Hub, HubFile, HubModel
@@ -28,7 +29,7 @@ class _Hash(Protocol):
 
 def model_folder(home: Path, model: HubModel) -> Path:
     """Return the folder under `home` that holds the files of this commit."""
-    return home / "hub" / model.repository.replace("/", "--") / model.commit
+    return Folder.HUB.under(home) / model.repository.replace("/", "--") / model.commit
 
 
 class Downloader:

@@ -1,4 +1,4 @@
-"""How a measurement is made: the fields that measuring tasks and jobs share."""
+"""Options of the steps, as the tasks that run them give them."""
 
 from __future__ import annotations
 
@@ -9,21 +9,50 @@ from bitbudget.app.contract.tasks import MeasureTask
 from bitbudget.app.core.canonical import canonical_json, sha256_of
 from bitbudget.app.core.errors import InvalidRequestError
 from bitbudget.app.core.formats import ALL_FORMATS, Format
+from bitbudget.app.core.manifest import Manifest
 from bitbudget.app.core.measurement import Encoder, ModelIdentity, Sensitivity, measurement_key
-from bitbudget.app.core.requests import JobRequest, Rotation
+from bitbudget.app.core.requests import AllocationRequest, JobRequest, Recover, Rotation
 
-__all__ = ["MeasureOptions", "user_text"]
+__all__ = [
+    "BenchmarkOptions",
+    "EvaluateOptions",
+    "FetchOptions",
+    "GivenMeasurement",
+    "MeasureOptions",
+    "QuantizeOptions",
+    "RecoverOptions",
+    "StatedBudget",
+    "user_text",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class FetchOptions:
+    """Which model, and how much of it.
+
+    `whole` says that all weights are needed at once, which `disk_limit_bytes` must allow;
+    `headers_only` that none is read. With `identify` the files of a folder are hashed at once.
+    `name` is what the user calls the model.
+    """
+
+    model: str
+    whole: bool = True
+    identify: bool = True
+    headers_only: bool = False
+    disk_limit_bytes: int | None = None
+    name: str | None = None
+    allow_quantized_source: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class MeasureOptions:
     """Encoder, sensitivity and data of a measurement."""
 
-    encoder: Encoder
-    sensitivity: Sensitivity
-    rotation: Rotation
-    text: Path | None
-    seed: int
+    encoder: Encoder = Encoder.CAREFUL
+    sensitivity: Sensitivity = Sensitivity.WEIGHTS
+    rotation: Rotation = Rotation.NONE
+    text: Path | None = None
+    seed: int = 0
     formats: tuple[Format, ...] = ALL_FORMATS
     features: str = "default"
     cluster: str | None = None
@@ -52,6 +81,11 @@ class MeasureOptions:
             features=task.features,
             cluster=task.cluster,
         )
+
+    @classmethod
+    def of_manifest(cls, manifest: Manifest, seed: int = 0) -> MeasureOptions:
+        """Return how the measurement of a manifest was made, if it was without a user's text."""
+        return cls(manifest.encoder, manifest.sensitivity, Rotation(manifest.rotation), seed=seed)
 
     @property
     def needs_whole_model(self) -> bool:
@@ -83,6 +117,65 @@ class MeasureOptions:
             "features": self.features,
         }
         return sha256_of(canonical_json(parts))
+
+
+@dataclass(frozen=True, slots=True)
+class GivenMeasurement:
+    """A measurement.json made elsewhere, taken if it is of these weights and made in this way."""
+
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class StatedBudget:
+    """What the budget asks for, to refuse it early where nothing can be stored in it."""
+
+    request: AllocationRequest
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizeOptions:
+    """The folder to write; by default one under BITBUDGET_HOME."""
+
+    output: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RecoverOptions:
+    """How a checkpoint is trained, and for how long at most."""
+
+    how: Recover
+    seconds: float
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluateOptions:
+    """What a checkpoint is compared on, `checkpoint` being the one that the run made by default.
+
+    With `baseline` uniform 4-bit precision at equal bytes is evaluated, too; `tasks` are those of
+    lm-evaluation-harness, of which at most `task_limit` questions each are asked.
+    """
+
+    checkpoint: Path | None = None
+    text: Path | None = None
+    rollouts: int = 0
+    seed: int = 0
+    baseline: bool = False
+    tasks: tuple[str, ...] = ()
+    task_folder: Path | None = None
+    task_limit: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BenchmarkOptions:
+    """How much is read and written, `checkpoint` being the one that the run made by default."""
+
+    checkpoint: Path | None = None
+    prompt_tokens: int = 128
+    generate_tokens: int = 64
+    kernels: bool = False
+    most_seconds_on_cpu: float | None = None
 
 
 def user_text(path: Path) -> bytes:

@@ -3,51 +3,80 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, Self
 
 from bitbudget.app.contract.events import ArtifactMade, Event, Logged, Progressed, Started
 from bitbudget.app.contract.messages import storable_text
-from bitbudget.app.contract.steps import Step
+from bitbudget.app.contract.steps import Step, Work
 from bitbudget.app.core.canonical import sha256_of
+from bitbudget.workers.pipeline.fractions import Fractions
 
-__all__ = ["Reporter", "StepReport"]
+__all__ = ["Reporter"]
 
 _SECONDS_BETWEEN: Final = 0.1
 """Progress is told no more often than this."""
 
 
-@dataclass
 class Reporter:
-    """Sends events to `emit`; it stamps each with the seconds since its step began."""
+    """Sends events to `emit`, each stamped with the step at work and how far that and all are.
 
-    emit: Callable[[Event], None]
+    Steps begin in the order of `steps`; those that are not needed are passed over.
 
-    def step(self, step: Step) -> StepReport:
-        """Announce that `step` begins."""
-        report = StepReport(self, step)
-        self.emit(Started(step=step))
-        return report
+        report = Reporter(print, [Step.FETCH, Step.MEASURE])
+        report.begin(Step.MEASURE)
+        report.progress(1, 4, "modules")
+    """
 
+    def __init__(
+        self,
+        emit: Callable[[Event], None],
+        steps: Sequence[Step] = tuple(Step),
+        work: Work | None = None,
+    ) -> None:
+        self._emit = emit
+        self._fractions = Fractions(steps, work or Work())
+        self._step: Step | None = None
+        self._began = self._told = 0.0
 
-@dataclass
-class StepReport:
-    """Progress of one step."""
+    def begin(self, step: Step) -> Self:
+        """Announce that `step` begins; ValueError when it is not one of those to come."""
+        self._fractions.begin(step)
+        self._step, self._began, self._told = step, time.monotonic(), 0.0
+        self._emit(Started(step=step, job_fraction=self._fractions.of_job))
+        return self
 
-    reporter: Reporter
-    step: Step
-    _began: float = field(default_factory=time.monotonic)
-    _told: float = 0.0
+    @property
+    def step(self) -> Step:
+        """The step at work; ValueError before the first."""
+        if self._step is None:
+            msg = "no step has begun"
+            raise ValueError(msg)
+        return self._step
+
+    def end(self) -> None:
+        """Let the step at work be done."""
+        self._fractions.end()
+
+    def weigh(self, **known: Any) -> None:
+        """Divide what is left of the whole anew, with what became known of its `Work`."""
+        self._fractions.work = replace(self._fractions.work, **known)
+
+    def part(self, share: float) -> AbstractContextManager[None]:
+        """Return a block whose progress is `share` of the step, or of the part around it."""
+        return self._fractions.part(share)
 
     def progress(self, done: int, total: int, unit: str = "bytes", detail: str = "") -> None:
         """Tell that `done` of `total` is done; all but the last may be skipped."""
+        self._fractions.advance(done, total)
         now = time.monotonic()
         if done < total and now - self._told < _SECONDS_BETWEEN:
             return
         self._told = now
-        self.reporter.emit(
+        self._emit(
             Progressed(
                 step=self.step,
                 done=done,
@@ -55,23 +84,23 @@ class StepReport:
                 unit=unit,
                 detail=storable_text(detail, 512),
                 seconds=now - self._began,
+                step_fraction=self._fractions.of_step,
+                job_fraction=self._fractions.of_job,
             )
         )
 
     def artifact(self, path: Path) -> None:
         """Announce a finished file by its name, place and digest."""
-        digest = sha256_of(path.read_bytes())
-        seconds = time.monotonic() - self._began
-        self.reporter.emit(
+        self._emit(
             ArtifactMade(
                 step=self.step,
                 name=path.name,
                 path=str(path),
-                sha256=digest,
-                seconds=seconds,
+                sha256=sha256_of(path.read_bytes()),
+                seconds=time.monotonic() - self._began,
             )
         )
 
     def log(self, detail: str) -> None:
         """Tell something that a person should know."""
-        self.reporter.emit(Logged(step=self.step, detail=storable_text(detail)))
+        self._emit(Logged(step=self.step, detail=storable_text(detail)))

@@ -1,13 +1,17 @@
-"""Which steps each task goes through, and what it answers."""
+"""Which steps each task runs, with what options, and what it answers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Final
 
-from bitbudget.app.contract.events import Event
-from bitbudget.app.contract.steps import Step
+from bitbudget.app.contract.events import Event, TaskResult
+from bitbudget.app.contract.home import Home
+from bitbudget.app.contract.steps import Step, Work, possible_steps
 from bitbudget.app.contract.tasks import (
     BenchmarkTask,
     EvaluateTask,
@@ -19,85 +23,228 @@ from bitbudget.app.contract.tasks import (
     UploadTask,
 )
 from bitbudget.app.core.encoders import ENCODERS
-from bitbudget.app.core.errors import InvalidModelError, InvalidRequestError
+from bitbudget.app.core.errors import InvalidRequestError
 from bitbudget.app.core.manifest import Manifest
-from bitbudget.app.core.requests import Recover, Rotation
-from bitbudget.workers.benchmark import benchmark
-from bitbudget.workers.evaluate.tasks import evaluate_tasks
-from bitbudget.workers.hub.client import Hub
-from bitbudget.workers.hub.upload import publish
-from bitbudget.workers.models.digests import folder_digest
-from bitbudget.workers.pipeline.fit_task import run_fit
-from bitbudget.workers.pipeline.home import Home
-from bitbudget.workers.pipeline.job import run_job
-from bitbudget.workers.pipeline.measure_task import run_measure
+from bitbudget.app.core.measurement import Sensitivity
+from bitbudget.app.core.requests import AllocationRequest, Deliver, Recover, Rotation
+from bitbudget.workers.pipeline import results
+from bitbudget.workers.pipeline.options import (
+    BenchmarkOptions,
+    EvaluateOptions,
+    FetchOptions,
+    GivenMeasurement,
+    MeasureOptions,
+    QuantizeOptions,
+    RecoverOptions,
+    StatedBudget,
+)
 from bitbudget.workers.pipeline.report import Reporter
-from bitbudget.workers.pipeline.steps.evaluate import Judge, read_report
-from bitbudget.workers.pipeline.steps.fetch import Source, fetch
-from bitbudget.workers.pipeline.steps.inventory import take_inventory
-from bitbudget.workers.pipeline.steps.quantize import check_same_model, claimed_output, quantize
-from bitbudget.workers.pipeline.steps.recover import recover_checkpoint
-from bitbudget.workers.pipeline.steps.rotate import rotated
+from bitbudget.workers.pipeline.run import Run
 
 __all__ = ["run_task"]
 
+_TOKENS: Final = 16_384
+"""Calibration tokens of a model that is not too slow for them: to weigh the steps by."""
+_BENCHMARK_CPU_SECONDS: Final = 40.0
+"""Of generation where there is no GPU: with reading the model the step stays under a minute."""
+_UNKNOWN_DOWNLOAD_BYTES: Final = 200_000_000
 
-def run_task(  # noqa: PLR0911, one line for each kind of task
-    task: Task, emit: Callable[[Event], None]
-) -> dict[str, Any]:
+
+@dataclass(frozen=True)
+class _Plan:
+    """The steps of a task, what they are given, and how the answer is put together at the end."""
+
+    steps: Sequence[Step]
+    answer: Callable[[Run], TaskResult]
+    given: tuple[object, ...] = ()
+    work: Work = field(default_factory=Work)
+    output: Path | None = None
+
+
+def run_task(task: Task, emit: Callable[[Event], None]) -> TaskResult:
     """Run `task` here, tell its events to `emit`, and return its result."""
-    reporter = Reporter(emit)
-    home = Home(Path(task.home))
+    plan = _plan(task)
+    run = Run(Home(Path(task.home)), Reporter(emit, plan.steps, plan.work))
+    run.keep(*plan.given)
+    with _claimed(plan.output, run.home):
+        for step in plan.steps:
+            _run_step(step, run)
+        return plan.answer(run)
+
+
+def _run_step(step: Step, run: Run) -> None:
+    """Run `step` unless it is not needed; its module is imported now, so that others need not."""
+    module = import_module(f"bitbudget.workers.pipeline.steps.{step.value}")
+    if hasattr(module, "is_needed") and not module.is_needed(run):
+        return
+    run.report.begin(step)
+    run.keep(module.run_step(run))
+    run.report.end()
+
+
+def _claimed(output: Path | None, home: Home) -> AbstractContextManager[None]:
+    if output is None:
+        return nullcontext()
+    from bitbudget.workers.pipeline.output import claimed_output  # noqa: PLC0415, only who writes
+
+    return claimed_output(output, home)
+
+
+def _plan(task: Task) -> _Plan:  # noqa: PLR0911 - one line for each kind of task
     match task:
         case FitTask():
-            return run_fit(task, emit)
+            fetched = FetchOptions(task.model, headers_only=True)
+            steps = (Step.FETCH, Step.INVENTORY)
+            return _Plan(steps, results.fit, (fetched, MeasureOptions()))
         case MeasureTask():
-            return run_measure(task, emit)
+            return _measuring(task)
         case QuantizeTask():
-            return _quantize(task, home, reporter)
-        case UploadTask():
-            return _upload(task)
-        case JobTask():
-            return run_job(task, home, reporter)
+            return _quantizing(task)
         case EvaluateTask():
-            return _evaluate(task, home, reporter)
+            return _evaluating(task)
         case BenchmarkTask():
-            return _benchmark(task, reporter)
+            return _benchmarking(task)
+        case UploadTask():
+            return _Plan((), lambda _: results.upload(task))
+        case JobTask():
+            return _job(task)
 
 
-def _quantize(task: QuantizeTask, home: Home, reporter: Reporter) -> dict[str, Any]:
+def _measuring(task: MeasureTask) -> _Plan:
+    options = MeasureOptions.of_task(task)
+    rotate = () if options.rotation is Rotation.NONE else (Step.ROTATE,)
+    fetched = FetchOptions(
+        task.model,
+        whole=options.needs_whole_model,
+        identify=options.needs_whole_model,
+        disk_limit_bytes=task.disk_limit_bytes,
+        name=task.name,
+        allow_quantized_source=task.allow_quantized_source,
+    )
+    return _Plan(
+        (Step.FETCH, Step.INVENTORY, *rotate, Step.MEASURE),
+        results.measure,
+        (fetched, options, *_stated(task.budget, is_quantized=task.allow_quantized_source)),
+        _work(task.model, options),
+    )
+
+
+def _job(task: JobTask) -> _Plan:
+    request = task.request
+    options = MeasureOptions.of_job(request)
+    fetched = FetchOptions(
+        request.model,
+        whole=options.needs_whole_model or request.deliver is Deliver.CHECKPOINT,
+        identify=options.needs_whole_model or task.measurement is not None,
+        disk_limit_bytes=task.disk_limit_bytes,
+        name=request.name,
+        allow_quantized_source=request.allow_quantized_source,
+    )
+    output = None if task.output is None else Path(task.output)
+    given = () if task.measurement is None else (GivenMeasurement(Path(task.measurement)),)
+    return _Plan(
+        possible_steps(request),
+        results.job,
+        (
+            request,
+            fetched,
+            options,
+            *given,
+            *_stated(request, is_quantized=request.allow_quantized_source),
+            QuantizeOptions(output),
+            RecoverOptions(request.recover, request.recover_seconds, request.seed),
+            EvaluateOptions(seed=request.seed, baseline=task.baseline),
+            BenchmarkOptions(most_seconds_on_cpu=_BENCHMARK_CPU_SECONDS),
+        ),
+        _work(
+            request.model,
+            options,
+            baseline=task.baseline,
+            recover_seconds=request.recover_seconds,
+        ),
+        output,
+    )
+
+
+def _quantizing(task: QuantizeTask) -> _Plan:
     manifest = _read_manifest(Path(task.manifest))
     how = manifest.recover if task.recover is Recover.NONE else task.recover
-    checkpoint = fetch(
+    options = MeasureOptions.of_manifest(manifest)
+    fetched = FetchOptions(
         task.model,
-        home,
-        reporter,
-        disk_limit_bytes=task.disk_limit_bytes,
-        whole=manifest.rotation != "none"
+        whole=options.rotation is not Rotation.NONE
         or how is not Recover.NONE
         or ENCODERS[manifest.encoder].needs_statistics,
-        source=Source(task.name, task.allow_quantized_source),
+        disk_limit_bytes=task.disk_limit_bytes,
+        name=task.name,
+        allow_quantized_source=task.allow_quantized_source,
     )
-    check_same_model(checkpoint, manifest)
-    checkpoint = rotated(checkpoint, Rotation(manifest.rotation), home, reporter)
-    inventory = take_inventory(checkpoint, home, reporter)
     output = Path(task.output)
-    with claimed_output(output, home):
-        written = quantize(checkpoint, inventory, manifest, output, reporter, home=home)
-        recovery = recover_checkpoint(
-            written.folder,
-            checkpoint,
-            how,
-            reporter,
-            seconds=task.recover_seconds,
-        )
-    return {
-        "checkpoint": str(written.folder),
-        "file_bytes": written.file_bytes,
-        "manifest": str(written.folder / "manifest.json"),
-        "sha256": manifest.sha256,
-        **recovery,
+    wanted = {
+        Step.ROTATE: options.rotation is not Rotation.NONE,
+        Step.RECOVER: how is not Recover.NONE,
     }
+    steps = (Step.FETCH, Step.INVENTORY, Step.ROTATE, Step.QUANTIZE, Step.RECOVER)
+    return _Plan(
+        [step for step in steps if wanted.get(step, True)],
+        results.quantize,
+        (
+            fetched,
+            options,
+            manifest,
+            QuantizeOptions(output),
+            RecoverOptions(how, task.recover_seconds),
+        ),
+        _work(task.model, options, recover_seconds=task.recover_seconds),
+        output,
+    )
+
+
+def _evaluating(task: EvaluateTask) -> _Plan:
+    evaluated = EvaluateOptions(
+        Path(task.checkpoint),
+        text=None if task.text is None else Path(task.text),
+        rollouts=task.rollouts,
+        seed=task.seed,
+        tasks=task.tasks,
+        task_folder=None if task.task_folder is None else Path(task.task_folder),
+        task_limit=task.task_limit,
+    )
+    fetched = FetchOptions(
+        task.reference,
+        disk_limit_bytes=task.disk_limit_bytes,
+        name=task.name,
+        allow_quantized_source=task.allow_quantized_source,
+    )
+    return _Plan((Step.FETCH, Step.EVALUATE), results.evaluate, (fetched, evaluated))
+
+
+def _benchmarking(task: BenchmarkTask) -> _Plan:
+    options = BenchmarkOptions(
+        None if task.checkpoint is None else Path(task.checkpoint),
+        task.prompt_tokens,
+        task.generate_tokens,
+        task.kernels,
+    )
+    return _Plan((Step.BENCHMARK,), results.benchmark, (options,))
+
+
+def _stated(budget: AllocationRequest | None, *, is_quantized: bool) -> tuple[StatedBudget, ...]:
+    """Return the budget to check as soon as the modules are known, where that tells enough."""
+    return () if budget is None or is_quantized else (StatedBudget(budget),)
+
+
+def _work(
+    model: str, options: MeasureOptions, *, baseline: bool = False, recover_seconds: float = 0.0
+) -> Work:
+    """Return what is known of the work before anything is done."""
+    is_here = Path(model).expanduser().is_dir()
+    return Work(
+        download_bytes=0 if is_here else _UNKNOWN_DOWNLOAD_BYTES,
+        tokens=0 if options.sensitivity is Sensitivity.WEIGHTS else _TOKENS,
+        baseline=baseline,
+        recover_seconds=recover_seconds,
+    )
 
 
 def _read_manifest(path: Path) -> Manifest:
@@ -111,68 +258,3 @@ def _read_manifest(path: Path) -> Manifest:
             remedy="check the path",
         ) from error
     return Manifest.from_bytes(data, where=path.name)
-
-
-def _evaluate(task: EvaluateTask, home: Home, reporter: Reporter) -> dict[str, Any]:
-    checkpoint = Path(task.checkpoint)
-    reference = fetch(
-        task.reference,
-        home,
-        reporter,
-        disk_limit_bytes=task.disk_limit_bytes,
-        source=Source(task.name, task.allow_quantized_source),
-    )
-    report = reporter.step(Step.EVALUATE)
-    judge = Judge(
-        reference.folder,
-        reference.identity(home.digests).digest,
-        home,
-        report,
-        text=None if task.text is None else Path(task.text),
-        rollouts=task.rollouts,
-        seed=task.seed,
-    )
-    names = sorted(path.name for path in checkpoint.glob("*.safetensors"))
-    if not (checkpoint / "config.json").is_file() or not names:
-        raise InvalidModelError(
-            where=str(checkpoint),
-            found="no config.json with safetensors files",
-            expected="a checkpoint folder",
-            remedy="give the folder that bitbudget quantize wrote",
-        )
-    path = judge.judge(checkpoint, folder_digest(checkpoint, ["config.json", *names], home.digests))
-    report.artifact(path)
-    return read_report(path) | _scores(task, checkpoint, reference.folder)
-
-
-def _scores(task: EvaluateTask, checkpoint: Path, reference: Path) -> dict[str, Any]:
-    """Return the scores of both models on the tasks asked for."""
-    if not task.tasks:
-        return {}
-    include = None if task.task_folder is None else Path(task.task_folder)
-    return {
-        name: evaluate_tasks(folder, task.tasks, include=include, limit=task.task_limit)
-        for name, folder in (("tasks", checkpoint), ("reference_tasks", reference))
-    }
-
-
-def _benchmark(task: BenchmarkTask, reporter: Reporter) -> dict[str, Any]:
-    report = reporter.step(Step.BENCHMARK)
-    return benchmark(
-        None if task.checkpoint is None else Path(task.checkpoint),
-        task.prompt_tokens,
-        task.generate_tokens,
-        kernels=task.kernels,
-        progress=lambda done, total: report.progress(done, total, "tokens"),
-    )
-
-
-def _upload(task: UploadTask) -> dict[str, Any]:
-    done = publish(Hub(), Path(task.checkpoint), task.repository, private=task.private)
-    return {
-        "repository": done.repository,
-        "revision": done.revision,
-        "url": done.url,
-        "files": done.files,
-        "bytes": done.nbytes,
-    }

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from bitbudget.app.cli.caches import CACHES, Released, release_caches
+from bitbudget.app.contract.home import Folder
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
 WEEK = timedelta(days=7)
@@ -26,10 +27,10 @@ def put(file: Path, *, read_days_ago: float, written_days_ago: float) -> Path:
     return file
 
 
-@pytest.mark.parametrize("cache", CACHES)
-def test_an_old_entry_goes_and_one_that_was_read_stays(cache: str, tmp_path: Path) -> None:
-    old = put(tmp_path / cache / "old" / "file", read_days_ago=30, written_days_ago=30)
-    read = put(tmp_path / cache / "read" / "file", read_days_ago=1, written_days_ago=30)
+@pytest.mark.parametrize("cache", CACHES, ids=lambda cache: cache.directory)
+def test_an_old_entry_goes_and_one_that_was_read_stays(cache: Folder, tmp_path: Path) -> None:
+    old = put(cache.under(tmp_path) / "old" / "file", read_days_ago=30, written_days_ago=30)
+    read = put(cache.under(tmp_path) / "read" / "file", read_days_ago=1, written_days_ago=30)
     assert release_caches(tmp_path, age=WEEK, now=NOW) == Released(1, 5)
     assert not old.parent.exists()
     assert read.exists()
@@ -37,8 +38,8 @@ def test_an_old_entry_goes_and_one_that_was_read_stays(cache: str, tmp_path: Pat
 
 def test_measurements_manifests_and_checkpoints_stay(tmp_path: Path) -> None:
     kept = [
-        put(tmp_path / name / "x" / "file", read_days_ago=99, written_days_ago=99)
-        for name in ("measurements", "manifests", "checkpoints", "artifacts", "models")
+        put(folder.under(tmp_path) / "x" / "file", read_days_ago=99, written_days_ago=99)
+        for folder in set(Folder) - set(CACHES)
     ]
     assert release_caches(tmp_path, age=WEEK, now=NOW) == Released(0, 0)
     assert all(file.exists() for file in kept)

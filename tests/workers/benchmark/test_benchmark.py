@@ -107,7 +107,7 @@ def test_a_manifest_is_held_against_the_measured_speed(tmp_path: Path) -> None:
         encoder=Encoder.MINMAX,
         sensitivity=Sensitivity.WEIGHTS,
     )
-    stored = Path(run_task(task, lambda _event: None)["measurement"])
+    stored = Path(run_task(task, lambda _event: None).model_dump()["measurement"])
     measurement = Measurement.from_json(stored.read_bytes())
     request = AllocationRequest(device="m4-pro-24gb", context=512, min_tokens_per_second=100)
     allocation = allocate(measurement, request)

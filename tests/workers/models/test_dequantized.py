@@ -79,7 +79,7 @@ def measured(folder: Path, home: Path, **more: Any) -> Measurement:
     task = MeasureTask(
         model=str(folder), home=str(home), encoder="minmax", sensitivity="weights", **more
     )
-    result = run_task(task, lambda _: None)
+    result = run_task(task, lambda _: None).model_dump(mode="json")
     return Measurement.from_json(Path(result["measurement"]).read_bytes())
 
 

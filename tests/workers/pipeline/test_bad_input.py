@@ -19,7 +19,7 @@ from bitbudget.app.contract.tasks import MeasureTask
 from bitbudget.app.core.errors import BitbudgetError
 from bitbudget.app.core.formats import KEEP, Mode
 from bitbudget.app.core.measurement import Curve, Measurement
-from bitbudget.workers.pipeline.measure_task import run_measure
+from bitbudget.workers.pipeline.tasks import run_task
 from tests.workers.models.tiny import stored_weights, write_folder, write_tiny
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -36,7 +36,7 @@ def changed(folder: Path, change: Callable[[mx.array], mx.array], **config: Any)
 
 def measured(model: Path, home: Path) -> dict[str, Curve]:
     task = MeasureTask(home=str(home), model=str(model), sensitivity="weights")
-    result = run_measure(task, lambda _: None)
+    result = run_task(task, lambda _: None).model_dump(mode="json")
     measurement = Measurement.from_json(Path(result["measurement"]).read_bytes())
     return {curve.path: curve for curve in measurement.curves}
 

@@ -19,9 +19,9 @@ from bitbudget.app.core.layout import plan_checkpoint
 from bitbudget.app.core.manifest import Manifest
 from bitbudget.app.core.measurement import Measurement, Sensitivity
 from bitbudget.app.core.requests import AllocationRequest
+from bitbudget.app.core.solving import allocate_manifest
 from bitbudget.workers.evaluate import Evaluation
 from bitbudget.workers.models import Checkpoint, open_checkpoint
-from bitbudget.workers.pipeline.steps.allocate import allocate_manifest
 from bitbudget.workers.pipeline.steps.baseline import uniform_manifest
 from bitbudget.workers.pipeline.tasks import run_task
 from bitbudget.workers.quantize import write_checkpoint
@@ -44,7 +44,7 @@ class Measured:
     def of(cls, model: Path, home: Path) -> Measured:
         events: list[Event] = []
         task = MeasureTask(home=str(home), model=str(model), sensitivity=Sensitivity.WEIGHTS)
-        result = run_task(task, events.append)
+        result = run_task(task, events.append).model_dump(mode="json")
         assert [event.name for event in events if event.kind == "artifact"] == [
             "inventory.json",
             "measurement.json",

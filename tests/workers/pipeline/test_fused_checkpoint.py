@@ -31,7 +31,9 @@ def test_a_fused_manifest_is_written_with_its_model_file(tmp_path: Path) -> None
         deliver=Deliver.MANIFEST,
     )
     home = str(tmp_path / "home")
-    solved = run_task(JobTask(home=home, request=request), lambda _event: None)
+    solved = run_task(JobTask(home=home, request=request), lambda _event: None).model_dump(
+        mode="json"
+    )
     assert json.loads(Path(solved["manifest"]).read_text())["rotation"] == "fused"
     task = QuantizeTask(
         home=home,
@@ -39,7 +41,7 @@ def test_a_fused_manifest_is_written_with_its_model_file(tmp_path: Path) -> None
         manifest=solved["manifest"],
         output=str(tmp_path / "fused"),
     )
-    written = run_task(task, lambda _event: None)
+    written = run_task(task, lambda _event: None).model_dump(mode="json")
     assert written["file_bytes"] == solved["file_bytes"]
     assert (tmp_path / "fused" / MODEL_FILE).is_file()
     ours, _ = bitbudget.load_model(tmp_path / "fused")

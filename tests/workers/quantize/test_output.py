@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from bitbudget.app.contract.home import Home
 from bitbudget.app.core.errors import InvalidRequestError
-from bitbudget.workers.pipeline.home import Home
-from bitbudget.workers.pipeline.steps.quantize import claimed_output
+from bitbudget.workers.pipeline.output import claimed_output
 from bitbudget.workers.quantize.output import check_output
 
 

@@ -16,13 +16,10 @@ from bitbudget.app.core.inventory import Inventory
 from bitbudget.app.core.measurement import Curve, KvCurve, Sensitivity
 from bitbudget.workers.curves.sampled import SAMPLE
 from bitbudget.workers.fisher import Statistics
-from bitbudget.workers.models import Checkpoint
-from bitbudget.workers.pipeline.home import Home
 from bitbudget.workers.pipeline.measuring.kv import every_full_layer, probe_kv_curves
 from bitbudget.workers.pipeline.measuring.reference import verifying_reference
 from bitbudget.workers.pipeline.measuring.statistics import take_statistics
-from bitbudget.workers.pipeline.options import MeasureOptions
-from bitbudget.workers.pipeline.report import StepReport
+from bitbudget.workers.pipeline.run import Run, Variant
 from bitbudget.workers.prediction.measured_kl import Coding
 from bitbudget.workers.prediction.verification import Verified, verify
 from bitbudget.workers.probe.noise import PROBE_TOKENS, probe_alphas
@@ -47,30 +44,26 @@ class Sensitivities:
     kv_curves: tuple[KvCurve, ...] = ()
 
 
-def take_sensitivities(
-    checkpoint: Checkpoint,
-    inventory: Inventory,
-    options: MeasureOptions,
-    home: Home,
-    report: StepReport,
-) -> Sensitivities:
+def take_sensitivities(run: Run, variant: Variant) -> Sensitivities:
     """Return them by `probe` or by `fisher`, collected now or found in the cache.
 
     A module that no gradient reaches (it only selects, or the text never came to it) is not free:
     it gets the median alpha, and the encoder that needs no statistics.
     """
-    if options.sensitivity is Sensitivity.PROBE:
-        alphas = probe_alphas(
-            checkpoint.folder,
-            [module.path for module in inventory.modules],
-            seed=options.seed,
-            progress=lambda done, total: report.progress(done, total, "modules", "probe"),
-        )
-        kv = probe_kv_curves(checkpoint, inventory, options.seed, report)
+    inventory, report = variant.inventory, run.report
+    if variant.options.sensitivity is Sensitivity.PROBE:
+        with report.part(0.8):
+            alphas = probe_alphas(
+                variant.checkpoint.folder,
+                [module.path for module in inventory.modules],
+                seed=variant.options.seed,
+                progress=lambda done, total: report.progress(done, total, "modules", "probe"),
+            )
+        kv = probe_kv_curves(run, variant)
         return Sensitivities(
             PROBE_TOKENS, alphas, Statistics(0), kv_curves=every_full_layer(inventory, kv)
         )
-    found = take_statistics(checkpoint, inventory, options, home, report)
+    found = take_statistics(run, variant)
     paths = [module.path for module in inventory.modules]
     alphas = {path: found[path].alpha_nats if path in found else 0.0 for path in paths}
     kv = every_full_layer(inventory, found.kv_curves)
@@ -93,28 +86,25 @@ def take_sensitivities(
 
 
 def verified(
-    checkpoint: Checkpoint,
-    inventory: Inventory,
-    curves: Mapping[str, Curve],
-    options: MeasureOptions,
-    *,
-    known: Sensitivities,
-    home: Home,
-    report: StepReport,
+    run: Run, variant: Variant, curves: Mapping[str, Curve], known: Sensitivities
 ) -> tuple[Verified | None, tuple[str, ...]]:
     """Return corrected curves and how they predict, where there are statistics to code with.
 
     With them comes a note on curves that were estimated.
     """
+    checkpoint, inventory, options = variant.checkpoint, variant.inventory, variant.options
+    report = run.report
     sampled = _sampled(inventory, curves, known)
     if not known.modules:
         return None, sampled
     if not fits_whole(checkpoint.folder):
         report.log(_STREAMED)
+    with report.part(0.3):
+        reference = verifying_reference(run, variant)
     found = verify(
-        Coding(checkpoint, inventory, options.encoder, known.modules, scratch=home.scratch),
+        Coding(checkpoint, inventory, options.encoder, known.modules, scratch=run.home.scratch),
         curves,
-        verifying_reference(checkpoint, inventory, options, home, report),
+        reference,
         seed=options.seed,
         progress=lambda done, total: report.progress(done, total, "allocations", "verification"),
     )

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Final
 
 from pydantic import TypeAdapter
 
+from bitbudget.app.contract.home import Home
 from bitbudget.app.core.errors import BitbudgetError, InvalidRequestError
-from bitbudget.app.core.inventory import Inventory
 from bitbudget.app.core.measurement import Curve
 from bitbudget.workers.cluster.batches import (
     BATCHES_PER_WORKER,
@@ -33,11 +33,9 @@ from bitbudget.workers.cluster.isolated_call import Parcel, run_apart
 from bitbudget.workers.fisher import Statistics
 from bitbudget.workers.models import Checkpoint, open_checkpoint
 from bitbudget.workers.native.threads import default_threads
-from bitbudget.workers.pipeline.home import Home
 from bitbudget.workers.pipeline.journal import Journal
 from bitbudget.workers.pipeline.measuring.curve import CurveTask, curve_of, make_curve
-from bitbudget.workers.pipeline.options import MeasureOptions
-from bitbudget.workers.pipeline.report import StepReport
+from bitbudget.workers.pipeline.run import Run, Variant
 
 if TYPE_CHECKING:
     from bitbudget.workers.pipeline.measuring.by_running import Sensitivities
@@ -64,35 +62,29 @@ class CurveError(BitbudgetError):
 
 
 def curves_by_error(
-    checkpoint: Checkpoint,
-    inventory: Inventory,
-    options: MeasureOptions,
-    known: Sensitivities,
-    *,
-    home: Home,
-    journal: Journal,
-    report: StepReport,
+    run: Run, variant: Variant, known: Sensitivities, journal: Journal
 ) -> Iterator[Curve]:
     """Yield the curves in any order; those that are in the journal are not made again."""
+    checkpoint, options = variant.checkpoint, variant.options
     tasks = {
         module.path: CurveTask(
             module, options, known.alphas[module.path], checkpoint.norm_gains.get(module.path)
         )
-        for module in inventory.modules
+        for module in variant.inventory.modules
     }
     finished = {curve.path: curve for curve in map(_CURVE.validate_python, journal)}
     missing = [task for path, task in tasks.items() if path not in finished]
     if options.cluster is None:
         made = curves_here(checkpoint, known.modules, missing)
     else:
-        made = _Place(checkpoint, known.modules, home).on(options.cluster, missing)
+        made = _Place(checkpoint, known.modules, run.home).on(options.cluster, missing)
     total, done = sum(task.nbytes for task in tasks.values()), 0
     for curve in chain(finished.values(), made):
         if curve.path not in finished:
             journal.append(_CURVE.dump_python(curve, mode="json"))
         yield curve
         done += tasks[curve.path].nbytes
-        report.progress(done, total, detail=curve.path)
+        run.report.progress(done, total, detail=curve.path)
 
 
 def curves_here(

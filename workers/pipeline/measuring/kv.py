@@ -7,9 +7,8 @@ import mlx.core as mx
 from bitbudget.app.core.inventory import CacheKind, Inventory
 from bitbudget.app.core.measurement import KvCurve, KvPoint
 from bitbudget.app.core.memory import element_bytes
-from bitbudget.workers.models import Checkpoint
 from bitbudget.workers.models.arrays import MLX_DTYPES
-from bitbudget.workers.pipeline.report import StepReport
+from bitbudget.workers.pipeline.run import Run, Variant
 from bitbudget.workers.probe.kv import probe_kv
 
 __all__ = ["every_full_layer", "probe_kv_curves", "source_dtype"]
@@ -21,14 +20,13 @@ def source_dtype(inventory: Inventory) -> mx.Dtype:
     return MLX_DTYPES[widest]
 
 
-def probe_kv_curves(
-    checkpoint: Checkpoint, inventory: Inventory, seed: int, report: StepReport
-) -> tuple[KvCurve, ...]:
+def probe_kv_curves(run: Run, variant: Variant) -> tuple[KvCurve, ...]:
     """Return the curves by forward passes, one cache at a time."""
+    report = run.report
     return probe_kv(
-        checkpoint.folder,
-        source_dtype(inventory),
-        seed=seed,
+        variant.checkpoint.folder,
+        source_dtype(variant.inventory),
+        seed=variant.options.seed,
         progress=lambda done, total: report.progress(done, total, "caches", "probe of KV caches"),
     )
 

@@ -2,32 +2,23 @@
 
 from __future__ import annotations
 
-from bitbudget.app.core.inventory import Inventory
 from bitbudget.workers.evaluate.cache import ReferenceCache
 from bitbudget.workers.evaluate.reference import Reference, job_rollouts, verifying_windows
-from bitbudget.workers.models import Checkpoint
-from bitbudget.workers.pipeline.home import Home
 from bitbudget.workers.pipeline.measuring.tokens import unused_text
-from bitbudget.workers.pipeline.options import MeasureOptions
-from bitbudget.workers.pipeline.report import StepReport
+from bitbudget.workers.pipeline.run import Run, Variant
 
 __all__ = ["verifying_reference"]
 
 
-def verifying_reference(
-    checkpoint: Checkpoint,
-    inventory: Inventory,
-    options: MeasureOptions,
-    home: Home,
-    report: StepReport,
-) -> Reference:
+def verifying_reference(run: Run, variant: Variant) -> Reference:
     """Return windows of the user's text that were not used yet, or else rollouts of the model.
 
     No statistics were made on them, and no checkpoint is evaluated on them.
     """
+    checkpoint, options, report = variant.checkpoint, variant.options, run.report
     folder = checkpoint.folder
-    cache = ReferenceCache(home.reference(checkpoint.identity(home.digests).digest))
-    windows = unused_text(folder, inventory.weights, options, verifying_windows(folder))
+    cache = ReferenceCache(run.home.reference(checkpoint.identity(run.home.digests).digest))
+    windows = unused_text(folder, variant.inventory.weights, options, verifying_windows(folder))
     if windows is None:
         windows, _ = job_rollouts(
             folder,

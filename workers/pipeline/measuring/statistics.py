@@ -4,28 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
+from bitbudget.app.contract.home import Folder, Home
 from bitbudget.app.core.canonical import canonical_json, sha256_of
 from bitbudget.app.core.encoders import ENCODERS, Encoder, usable_encoder
 from bitbudget.app.core.errors import ConflictError, InvalidModelError
 from bitbudget.app.core.formats import Format
-from bitbudget.app.core.inventory import Inventory, Module
+from bitbudget.app.core.inventory import Module
 from bitbudget.app.core.manifest import Manifest
 from bitbudget.app.core.measurement import ModelIdentity
-from bitbudget.app.core.requests import Rotation
 from bitbudget.workers.encoders.registry import ModuleEncoder
 from bitbudget.workers.fisher import Statistics, begin_collecting, collect_statistics
-from bitbudget.workers.models import Checkpoint
-from bitbudget.workers.pipeline.home import Home, write_whole
+from bitbudget.workers.pipeline.files import write_whole
 from bitbudget.workers.pipeline.measuring.kv import source_dtype
 from bitbudget.workers.pipeline.measuring.tokens import measurement_tokens
 from bitbudget.workers.pipeline.options import MeasureOptions
-from bitbudget.workers.pipeline.report import StepReport
+from bitbudget.workers.pipeline.run import Run, Variant
 from bitbudget.workers.quantize.coding import arrays_alone
 from bitbudget.workers.quantize.encoding import EncodePart, check_weights, weight_encoder
 from bitbudget.workers.sequential import Plan, code_sequentially, read_coded
@@ -36,21 +36,17 @@ SEQUENCE: Final = "sequence"
 """Folder beside a manifest in which its layers are coded; removed with the finished checkpoint."""
 
 
-def take_statistics(
-    checkpoint: Checkpoint,
-    inventory: Inventory,
-    options: MeasureOptions,
-    home: Home,
-    report: StepReport,
-) -> Statistics:
+def take_statistics(run: Run, variant: Variant) -> Statistics:
     """Return the statistics, from the cache or collected now; a killed pass is taken up again."""
-    model = checkpoint.identity(home.digests)
-    folder = _folder(model, options, home)
-    pointer = _pointer(options.key(model), home)
+    checkpoint, options, report = variant.checkpoint, variant.options, run.report
+    model = checkpoint.identity(run.home.digests)
+    folder = _folder(model, options, run.home)
+    pointer = _pointer(options.key(model), run.home)
     write_whole(pointer, str(options.seed).encode())
     if options.text is not None:
         write_whole(pointer.with_suffix(".text"), options.text_bytes())
-    tokens = _tokens(checkpoint, inventory, options, folder, report)
+    with report.part(0.4):
+        tokens = _tokens(run, variant, folder)
     try:
         return collect_statistics(
             checkpoint.folder,
@@ -58,20 +54,14 @@ def take_statistics(
             seed=options.seed,
             progress=lambda done, total: report.progress(done, total, "steps", "sensitivity"),
             scratch=folder,
-            source_dtype=source_dtype(inventory),
+            source_dtype=source_dtype(variant.inventory),
         )
     except InvalidModelError:
-        check_weights(checkpoint, inventory)
+        check_weights(checkpoint, variant.inventory)
         raise
 
 
-def manifest_encoder(
-    checkpoint: Checkpoint,
-    inventory: Inventory,
-    manifest: Manifest,
-    home: Home,
-    report: StepReport,
-) -> EncodePart:
+def manifest_encoder(run: Run, variant: Variant, manifest: Manifest) -> EncodePart:
     """Return what encodes the modules of a manifest as its measurement did.
 
     A compensated encoder needs the statistics; where this machine has none, they are collected
@@ -83,15 +73,12 @@ def manifest_encoder(
     encoder = usable_encoder(manifest.encoder, manifest.sensitivity)
     if not ENCODERS[encoder].needs_statistics:
         return weight_encoder(encoder)
-    model = checkpoint.identity(home.digests)
-    pointer = _pointer(manifest.measurement, home)
-    seed = int(pointer.read_text()) if pointer.is_file() else 0
-    options = _own_text(manifest, seed)
-    if options.key(model) != manifest.measurement:
-        options = _known_text(manifest, home, options)
-    statistics = take_statistics(checkpoint, inventory, options, home, report)
+    checkpoint = variant.checkpoint
+    measured = replace(variant, options=_as_measured(run, variant, manifest))
+    with run.report.part(0.5):
+        statistics = take_statistics(run, measured)
     plan = Plan(
-        inventory,
+        variant.inventory,
         {path: choice.format for path, choice in manifest.modules.items()},
         manifest.encoder,
         statistics,
@@ -102,19 +89,20 @@ def manifest_encoder(
     coded = code_sequentially(
         checkpoint.folder,
         plan,
-        home.manifest(manifest.sha256) / SEQUENCE,
-        lambda done, total: report.progress(done, total, "layers", "coding in sequence"),
+        run.home.manifest(manifest.sha256) / SEQUENCE,
+        lambda done, total: run.report.progress(done, total, "layers", "coding in sequence"),
     )
     return _Compensating(statistics, manifest.encoder, coded).encode_part
 
 
-def _own_text(manifest: Manifest, seed: int) -> MeasureOptions:
-    rotation = Rotation(manifest.rotation)
-    return MeasureOptions(manifest.encoder, manifest.sensitivity, rotation, None, seed)
-
-
-def _known_text(manifest: Manifest, home: Home, options: MeasureOptions) -> MeasureOptions:
-    text = _pointer(manifest.measurement, home).with_suffix(".text")
+def _as_measured(run: Run, variant: Variant, manifest: Manifest) -> MeasureOptions:
+    """Return how the statistics behind a manifest were taken."""
+    pointer = _pointer(manifest.measurement, run.home)
+    seed = int(pointer.read_text()) if pointer.is_file() else 0
+    options = MeasureOptions.of_manifest(manifest, seed)
+    if options.key(variant.checkpoint.identity(run.home.digests)) == manifest.measurement:
+        return options
+    text = pointer.with_suffix(".text")
     if not text.is_file():
         raise ConflictError(
             what="manifest",
@@ -123,47 +111,39 @@ def _known_text(manifest: Manifest, home: Home, options: MeasureOptions) -> Meas
             " which is not on this machine",
             remedy="run bitbudget measure with that text here, or allocate with --encoder careful",
         )
-    return MeasureOptions(
-        options.encoder, options.sensitivity, options.rotation, text, options.seed
-    )
+    return replace(options, text=text)
 
 
 def _folder(model: ModelIdentity, options: MeasureOptions, home: Home) -> Path:
     parts = {"model": model.digest, "text": options.text_identity(), "seed": options.seed}
-    return home.folder / "statistics" / sha256_of(canonical_json(parts))
+    return home.at(Folder.STATISTICS) / sha256_of(canonical_json(parts))
 
 
 def _pointer(key: str, home: Home) -> Path:
-    return home.folder / "statistics" / f"{key}.seed"
+    return home.at(Folder.STATISTICS) / f"{key}.seed"
 
 
-def _tokens(
-    checkpoint: Checkpoint,
-    inventory: Inventory,
-    options: MeasureOptions,
-    folder: Path,
-    report: StepReport,
-) -> npt.NDArray[np.int32]:
+def _tokens(run: Run, variant: Variant, folder: Path) -> npt.NDArray[np.int32]:
     """Return the tokens, sampled once: a later run goes on with the same."""
-    path = folder / "tokens.npy"
+    path, report = folder / "tokens.npy", run.report
     if not path.is_file():
-        if options.text is None:
+        if variant.options.text is None:
             report.log("the model writes the text that sensitivity is measured on")
         tokens, hidden = measurement_tokens(
-            checkpoint.folder,
-            inventory.weights,
-            options,
+            variant.checkpoint.folder,
+            variant.inventory.weights,
+            variant.options,
             lambda done, total: report.progress(done, total, "tokens", "the model's own text"),
         )
         folder.mkdir(parents=True, exist_ok=True)
         with suppress(InvalidModelError):  # the pass finds out where it came from
             begin_collecting(
-                checkpoint.folder,
+                variant.checkpoint.folder,
                 tokens,
                 hidden,
-                seed=options.seed,
+                seed=variant.options.seed,
                 scratch=folder,
-                source_dtype=source_dtype(inventory),
+                source_dtype=source_dtype(variant.inventory),
             )
         draft = path.with_suffix(".part.npy")
         np.save(draft, tokens)

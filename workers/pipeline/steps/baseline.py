@@ -5,10 +5,10 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from bitbudget.app.contract.home import Folder
+from bitbudget.app.contract.reports import Baseline, Rival, UniformRival
 from bitbudget.app.core.allocation import Allocation
 from bitbudget.app.core.baselines import UNIFORM, uniform_formats
 from bitbudget.app.core.canonical import canonical_json, sha256_of
@@ -16,11 +16,9 @@ from bitbudget.app.core.formats import Format
 from bitbudget.app.core.layout import plan_checkpoint
 from bitbudget.app.core.manifest import Manifest
 from bitbudget.app.core.measurement import Encoder, Measurement
-from bitbudget.app.core.requests import AllocationRequest
-from bitbudget.workers.models import Checkpoint
-from bitbudget.workers.pipeline.home import Home
+from bitbudget.app.core.requests import AllocationRequest, JobRequest
 from bitbudget.workers.pipeline.measuring.statistics import manifest_encoder
-from bitbudget.workers.pipeline.report import StepReport
+from bitbudget.workers.pipeline.run import Measured, Run, Variant
 from bitbudget.workers.pipeline.steps.allocate import answered_manifest
 from bitbudget.workers.pipeline.steps.evaluate import Judge
 from bitbudget.workers.quantize import write_checkpoint
@@ -49,45 +47,36 @@ def uniform_manifest(measurement: Measurement, format_: Format) -> Manifest:
     return manifest.model_copy(update={"encoder": Encoder.MINMAX})
 
 
-@dataclass(frozen=True)
-class _Rivals:
-    checkpoint: Checkpoint
-    measurement: Measurement
-    judge: Judge
-    home: Home
-    report: StepReport
+def compare_with_uniform(run: Run, judge: Judge) -> Baseline:
+    """Return uniform 4-bit g64, and our allocation in no more bytes than it takes, evaluated."""
+    measurement, request = run[Measured].measurement, run[JobRequest]
+    uniform = uniform_manifest(measurement, UNIFORM)
+    same = AllocationRequest(
+        budget=uniform.file_bytes,
+        formats=request.formats,
+        sqnr_floor_db=request.sqnr_floor_db,
+        time_limit_seconds=request.time_limit_seconds,
+    )
+    with run.report.part(1 / 3):
+        rival = _evaluated(run, judge, uniform)
+    ours = _evaluated(run, judge, answered_manifest(run, measurement, same))
+    return Baseline(
+        uniform=UniformRival(format=str(UNIFORM), **dict(rival)), ours_at_equal_bytes=ours
+    )
 
-    def evaluate(self, manifest: Manifest) -> dict[str, Any]:
-        """Return the report on the checkpoint of `manifest`, which is made for it alone."""
-        with ExitStack() as stack:
-            report = self.judge.judge_once(
-                _stored_digest(manifest), lambda: stack.enter_context(self._made(manifest))
-            )
-        return {
-            "sha256": manifest.sha256,
-            "file_bytes": manifest.file_bytes,
-            "predicted_kl_nats_per_token": manifest.certificate.predicted_kl_nats_per_token,
-            "evaluation": report,
-        }
 
-    @contextmanager
-    def _made(self, manifest: Manifest) -> Iterator[Path]:
-        folder = self.home.folder / "rivals" / manifest.sha256
-        shutil.rmtree(folder, ignore_errors=True)
-        try:
-            write_checkpoint(
-                self.checkpoint,
-                self.measurement.inventory,
-                manifest,
-                folder,
-                progress=lambda done, total, path: self.report.progress(done, total, detail=path),
-                encode_part=manifest_encoder(
-                    self.checkpoint, self.measurement.inventory, manifest, self.home, self.report
-                ),
-            )
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+def _evaluated(run: Run, judge: Judge, manifest: Manifest) -> Rival:
+    """Return the report on the checkpoint of `manifest`, which is made for it alone."""
+    with ExitStack() as stack:
+        report = judge.judge_once(
+            _stored_digest(manifest), lambda: stack.enter_context(_made(run, manifest))
+        )
+    return Rival(
+        sha256=manifest.sha256,
+        file_bytes=manifest.file_bytes,
+        predicted_kl_nats_per_token=manifest.certificate.predicted_kl_nats_per_token,
+        evaluation=report,
+    )
 
 
 def _stored_digest(manifest: Manifest) -> str:
@@ -96,24 +85,21 @@ def _stored_digest(manifest: Manifest) -> str:
     return sha256_of(canonical_json([manifest.measurement, manifest.encoder.value, formats]))
 
 
-def compare_with_uniform(
-    checkpoint: Checkpoint,
-    measurement: Measurement,
-    request: AllocationRequest,
-    judge: Judge,
-    report: StepReport,
-) -> dict[str, Any]:
-    """Return uniform 4-bit g64, and our allocation in no more bytes than it takes, evaluated."""
-    rivals = _Rivals(checkpoint, measurement, judge, judge.home, report)
-    uniform = uniform_manifest(measurement, UNIFORM)
-    same = AllocationRequest(
-        budget=uniform.file_bytes,
-        formats=request.formats,
-        sqnr_floor_db=request.sqnr_floor_db,
-        time_limit_seconds=request.time_limit_seconds,
-    )
-    ours = answered_manifest(measurement, same, judge.home)
-    return {
-        "uniform": {"format": str(UNIFORM), **rivals.evaluate(uniform)},
-        "ours_at_equal_bytes": rivals.evaluate(ours),
-    }
+@contextmanager
+def _made(run: Run, manifest: Manifest) -> Iterator[Path]:
+    folder = run.home.at(Folder.RIVALS) / manifest.sha256
+    shutil.rmtree(folder, ignore_errors=True)
+    variant = run[Variant]
+    try:
+        with run.report.part(0.5):
+            write_checkpoint(
+                variant.checkpoint,
+                variant.inventory,
+                manifest,
+                folder,
+                progress=lambda done, total, path: run.report.progress(done, total, detail=path),
+                encode_part=manifest_encoder(run, variant, manifest),
+            )
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

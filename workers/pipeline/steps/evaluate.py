@@ -1,81 +1,142 @@
-"""Step evaluate: how far a checkpoint is from its original."""
+"""Step evaluate: how far a checkpoint is from its original, and from uniform precision."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
+from bitbudget.app.contract.reports import Evaluation, Recovery
 from bitbudget.app.core.canonical import canonical_json, sha256_of
-from bitbudget.workers.evaluate import Evaluation
+from bitbudget.app.core.errors import InvalidModelError
+from bitbudget.app.core.manifest import Manifest
+from bitbudget.workers import evaluate
 from bitbudget.workers.evaluate.cache import ReferenceCache
-from bitbudget.workers.pipeline.home import Home, write_whole
-from bitbudget.workers.pipeline.options import user_text
-from bitbudget.workers.pipeline.report import StepReport
+from bitbudget.workers.evaluate.tasks import evaluate_tasks
+from bitbudget.workers.models import Checkpoint
+from bitbudget.workers.models.digests import folder_digest
+from bitbudget.workers.pipeline.files import write_whole
+from bitbudget.workers.pipeline.options import EvaluateOptions, user_text
+from bitbudget.workers.pipeline.refine import refine
+from bitbudget.workers.pipeline.run import AllocatedByCurves, Delivered, Run
 
-__all__ = ["Judge"]
+__all__ = ["Judge", "run_step"]
 
 _REPORT_VERSION: Final = 2
 """Raised when evaluation changes, so that stored reports of old are not taken for new ones."""
 
 
+def run_step(run: Run) -> Evaluation:
+    """Return the report on the checkpoint, announced as evaluation.json.
+
+    With `baseline` it keeps a Baseline, too.
+    """
+    options = run[EvaluateOptions]
+    judge = Judge(run, options)
+    folder, digest = _candidate(run, options)
+    with run.report.part(1 / 3 if options.baseline else 1.0):
+        path = judge.judge(folder, digest)
+    if options.baseline:
+        from bitbudget.workers.pipeline.steps.baseline import compare_with_uniform  # noqa: PLC0415, it asks a Judge
+
+        run.keep(compare_with_uniform(run, judge))
+    run.report.artifact(path)
+    report = Evaluation.model_validate_json(path.read_bytes())
+    allocated = run.find(AllocatedByCurves)
+    if allocated is not None and allocated.sha256 == digest:
+        refine(run, report)
+    return _with_scores(report, options, folder, run[Checkpoint].folder)
+
+
+def _candidate(run: Run, options: EvaluateOptions) -> tuple[Path, str]:
+    """Return the folder to evaluate, and the digest of what is in it."""
+    if options.checkpoint is not None:
+        return options.checkpoint, _digest(options.checkpoint, run.home.digests)
+    made, recovery = run[Manifest].sha256, run.find(Recovery)
+    if recovery is not None:
+        made = sha256_of(canonical_json([made, recovery.model_dump(mode="json")]))
+    return run[Delivered].folder, made
+
+
+def _digest(folder: Path, digests: Path) -> str:
+    names = sorted(path.name for path in folder.glob("*.safetensors"))
+    if not (folder / "config.json").is_file() or not names:
+        raise InvalidModelError(
+            where=str(folder),
+            found="no config.json with safetensors files",
+            expected="a checkpoint folder",
+            remedy="give the folder that bitbudget quantize wrote",
+        )
+    return folder_digest(folder, ["config.json", *names], digests)
+
+
+def _with_scores(
+    report: Evaluation, options: EvaluateOptions, folder: Path, reference: Path
+) -> Evaluation:
+    """Return the report with the scores of both models on the tasks asked for."""
+    if not options.tasks:
+        return report
+    scores = {
+        name: evaluate_tasks(
+            each, options.tasks, include=options.task_folder, limit=options.task_limit
+        )
+        for name, each in (("tasks", folder), ("reference_tasks", reference))
+    }
+    return report.model_copy(update=scores)
+
+
 @dataclass(frozen=True)
 class Judge:
-    """Compares checkpoints with one original; the original's own pass is made once.
+    """Compares checkpoints with the original of a run; the original's own pass is made once.
 
-    `reference_digest` identifies the original's weights. Reports are kept under `home`.
+    Reports are kept under BITBUDGET_HOME.
     """
 
-    reference: Path
-    reference_digest: str
-    home: Home
-    report: StepReport
-    text: Path | None = None
-    rollouts: int = 0
-    seed: int = 0
+    run: Run
+    options: EvaluateOptions
 
     def judge(self, checkpoint: Path, digest: str) -> Path:
         """Return the file of the report on `checkpoint`, whose content `digest` identifies."""
-        path = self.home.evaluation(self._key(digest)) / "evaluation.json"
+        path = self._path(digest)
         if not path.is_file():
-            found = self._evaluation.report(checkpoint)
-            write_whole(path, (json.dumps(found, indent=1, sort_keys=True) + "\n").encode())
+            found = Evaluation.model_validate(self._evaluation.report(checkpoint))
+            write_whole(path, found.to_json())
         return path
 
-    def judge_once(self, digest: str, make: Callable[[], Path]) -> dict[str, Any]:
+    def judge_once(self, digest: str, make: Callable[[], Path]) -> Evaluation:
         """Return the report on what `make` makes, which is not called when the report is there."""
-        path = self.home.evaluation(self._key(digest)) / "evaluation.json"
+        path = self._path(digest)
         if not path.is_file():
             self.judge(make(), digest)
-        return read_report(path)
+        return Evaluation.model_validate_json(path.read_bytes())
 
-    def _key(self, digest: str) -> str:
+    @property
+    def _reference_digest(self) -> str:
+        return self.run[Checkpoint].identity(self.run.home.digests).digest
+
+    def _path(self, digest: str) -> Path:
+        text = self.options.text
         parts = {
             "version": _REPORT_VERSION,
             "checkpoint": digest,
-            "reference": self.reference_digest,
-            "text": None if self.text is None else sha256_of(user_text(self.text)),
-            "rollouts": self.rollouts,
-            "seed": self.seed,
+            "reference": self._reference_digest,
+            "text": None if text is None else sha256_of(user_text(text)),
+            "rollouts": self.options.rollouts,
+            "seed": self.options.seed,
         }
-        return sha256_of(canonical_json(parts))
+        return self.run.home.evaluation(sha256_of(canonical_json(parts))) / "evaluation.json"
 
     @cached_property
-    def _evaluation(self) -> Evaluation:
-        return Evaluation(
-            self.reference,
-            text=self.text,
-            rollouts=self.rollouts,
-            seed=self.seed,
-            cache=ReferenceCache(self.home.reference(self.reference_digest)),
-            progress=lambda done, total: self.report.progress(done, total, "tokens"),
-        )
-
-
-def read_report(path: Path) -> dict[str, Any]:
-    """Return a stored report."""
-    found: dict[str, Any] = json.loads(path.read_bytes())
-    return found
+    def _evaluation(self) -> evaluate.Evaluation:
+        report = self.run.report
+        with report.part(0.5):
+            return evaluate.Evaluation(
+                self.run[Checkpoint].folder,
+                text=self.options.text,
+                rollouts=self.options.rollouts,
+                seed=self.options.seed,
+                cache=ReferenceCache(self.run.home.reference(self._reference_digest)),
+                progress=lambda done, total: report.progress(done, total, "tokens"),
+            )

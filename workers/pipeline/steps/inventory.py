@@ -2,57 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from pydantic import BaseModel
 
-from pydantic import TypeAdapter
-
-from bitbudget.app.contract.steps import Step
 from bitbudget.app.core.canonical import canonical_json
 from bitbudget.app.core.inventory import Inventory
 from bitbudget.app.core.least import check_feasible
 from bitbudget.app.core.measurement import ModelIdentity
-from bitbudget.app.core.requests import AllocationRequest
+from bitbudget.app.core.requests import Rotation
 from bitbudget.workers.models import Checkpoint, build_inventory
-from bitbudget.workers.pipeline.home import Home, write_whole
-from bitbudget.workers.pipeline.report import Reporter
+from bitbudget.workers.pipeline.files import write_whole
+from bitbudget.workers.pipeline.options import FetchOptions, MeasureOptions, StatedBudget
+from bitbudget.workers.pipeline.run import Run, Variant, Variants
 
-__all__ = ["inventory_document", "take_inventory"]
+__all__ = ["announce", "check_budget", "run_step"]
 
 
-def take_inventory(
-    checkpoint: Checkpoint,
-    home: Home,
-    reporter: Reporter,
-    *,
-    budget: AllocationRequest | None = None,
-    survey: Callable[[Inventory], None] | None = None,
-) -> Inventory:
-    """Return the inventory, announced as inventory.json.
+class _Document(BaseModel):
+    """inventory.json: which weights, and what they are made of."""
 
-    `survey` may read the files before anybody else does. Raises InfeasibleBudgetError where
-    `budget` is below anything that the model can be stored in.
+    model: ModelIdentity
+    inventory: Inventory
+
+
+def run_step(run: Run) -> Variants:
+    """Return the model with its inventory, announced as inventory.json.
+
+    Raises InfeasibleBudgetError where the budget is below anything that the model can be stored in.
+    Files that are seen for the first time are read here, once, for all that weights alone tell.
     """
-    report = reporter.step(Step.INVENTORY)
-    inventory = build_inventory(checkpoint)
-    if budget is not None:
-        check_feasible(inventory, budget)
-    if survey is not None:
-        survey(inventory)
-    model = checkpoint.identity(home.digests)
-    path = home.model(model.digest) / "inventory.json"
-    report.artifact(write_whole(path, canonical_json(_document(model, inventory))))
-    count = len(inventory.modules)
-    report.progress(count, count, "modules")
-    return inventory
+    checkpoint = run[Checkpoint]
+    variant = Variant(checkpoint, build_inventory(checkpoint), run[MeasureOptions])
+    if variant.options.rotation in {Rotation.NONE, Rotation.AUTO}:
+        check_budget(run, variant)
+    count = len(variant.inventory.modules)
+    run.report.weigh(weights=variant.inventory.weights)
+    if not run[FetchOptions].headers_only:
+        _survey(run, variant)
+        announce(run, variant)
+    run.report.progress(count, count, "modules")
+    run.keep(variant)
+    return Variants((variant,))
 
 
-def _document(model: ModelIdentity, inventory: Inventory) -> dict[str, Any]:
-    identity = TypeAdapter(ModelIdentity).dump_python(model, mode="json")
-    return {"model": identity, "inventory": inventory_document(inventory)}
+def check_budget(run: Run, variant: Variant) -> None:
+    """Raise InfeasibleBudgetError where the stated budget is below anything feasible."""
+    stated = run.find(StatedBudget)
+    if stated is not None:
+        check_feasible(variant.inventory, stated.request)
 
 
-def inventory_document(inventory: Inventory) -> dict[str, Any]:
-    """Return the inventory as plain values for JSON."""
-    document: dict[str, Any] = TypeAdapter(Inventory).dump_python(inventory, mode="json")
-    return document
+def announce(run: Run, variant: Variant) -> None:
+    """Store inventory.json under the digest of the model and announce it."""
+    model = variant.checkpoint.identity(run.home.digests)
+    document = _Document(model=model, inventory=variant.inventory)
+    path = run.home.model(model.digest) / "inventory.json"
+    run.report.artifact(write_whole(path, canonical_json(document.model_dump(mode="json"))))
+
+
+def _survey(run: Run, variant: Variant) -> None:
+    from bitbudget.workers.pipeline.measuring.survey import survey  # noqa: PLC0415, fit does without
+
+    survey(run, variant)

@@ -7,56 +7,55 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bitbudget.app.contract.steps import Step
 from bitbudget.app.core.inventory import Inventory, Module
 from bitbudget.app.core.measurement import Curve, Measurement, ModelIdentity, Sensitivity
 from bitbudget.app.core.requests import Rotation
 from bitbudget.workers.cluster.batches import check_cluster
-from bitbudget.workers.models import Checkpoint
-from bitbudget.workers.pipeline.home import Home, write_whole
+from bitbudget.workers.pipeline.files import write_whole
 from bitbudget.workers.pipeline.journal import Journal
 from bitbudget.workers.pipeline.measuring.by_weights import measure_streamed
-from bitbudget.workers.pipeline.options import MeasureOptions
-from bitbudget.workers.pipeline.report import Reporter, StepReport
+from bitbudget.workers.pipeline.options import GivenMeasurement
+from bitbudget.workers.pipeline.run import Measured, Measurements, Run, Variant, Variants
 
 if TYPE_CHECKING:
     from bitbudget.workers.pipeline.measuring.by_running import Sensitivities
 
-__all__ = ["measure", "measurement_path"]
+__all__ = ["measurement_path", "run_step"]
 
 
-def measurement_path(checkpoint: Checkpoint, options: MeasureOptions, home: Home) -> Path:
+def run_step(run: Run) -> Measurements:
+    """Return the measurement of every variant, each announced as measurement.json."""
+    variants = run[Variants].all
+    found = []
+    for variant in variants:
+        with run.report.part(1 / len(variants)):
+            found.append(_measured(run, variant))
+    return Measurements(tuple(found))
+
+
+def measurement_path(run: Run, variant: Variant) -> Path:
     """Return where the measurement is or will be."""
-    name = options.cache_name(checkpoint.identity(home.digests))
-    return home.measurement(name) / "measurement.json"
+    name = variant.options.cache_name(variant.checkpoint.identity(run.home.digests))
+    return run.home.measurement(name) / "measurement.json"
 
 
-def measure(
-    checkpoint: Checkpoint,
-    inventory: Inventory,
-    options: MeasureOptions,
-    home: Home,
-    reporter: Reporter,
-    *,
-    given: Path | None = None,
-) -> Measurement:
-    """Return the measurement, from the cache or made now, announced as measurement.json.
+def _measured(run: Run, variant: Variant) -> Measured:
+    """Return the measurement, from the cache, as given, or made now.
 
-    `given` is one made elsewhere, taken if it is of these weights and made in this way. A module
-    that was finished before a kill is not measured again.
+    A module that was finished before a kill is not measured again.
     """
-    report = reporter.step(Step.MEASURE)
-    path = measurement_path(checkpoint, options, home)
+    path = measurement_path(run, variant)
+    given = run.find(GivenMeasurement)
     if given is not None and not path.is_file():
-        _adopt(given, path, options.key(checkpoint.identity(home.digests)), inventory)
+        key = variant.options.key(variant.checkpoint.identity(run.home.digests))
+        _adopt(given.path, path, key, variant.inventory)
     if not path.is_file():
-        work = _Work(checkpoint, inventory, options, path.parent, report)
-        measurement = work.run(home)
-        write_whole(path, measurement.to_json())
+        work = _Work(run, variant, path.parent)
+        write_whole(path, work.run_all().to_json())
         work.clean()
-    measurement = _called(path, checkpoint.identity(home.digests))
-    report.artifact(path)
-    return measurement
+    measurement = _called(path, variant.checkpoint.identity(run.home.digests))
+    run.report.artifact(path)
+    return Measured(variant, measurement, path)
 
 
 def _called(path: Path, model: ModelIdentity) -> Measurement:
@@ -82,16 +81,14 @@ def _adopt(given: Path, path: Path, key: str, inventory: Inventory) -> None:
 
 @dataclass
 class _Work:
-    checkpoint: Checkpoint
-    inventory: Inventory
-    options: MeasureOptions
+    run: Run
+    variant: Variant
     folder: Path
-    report: StepReport
 
-    def run(self, home: Home) -> Measurement:
-        if self.options.sensitivity is Sensitivity.WEIGHTS:
-            return self._by_weights(home)
-        return self._by_running(home)
+    def run_all(self) -> Measurement:
+        if self.variant.options.sensitivity is Sensitivity.WEIGHTS:
+            return self._by_weights()
+        return self._by_running()
 
     def clean(self) -> None:
         """Remove what only an unfinished measurement needs."""
@@ -101,37 +98,25 @@ class _Work:
     def _journal(self) -> Journal:
         return Journal(self.folder / "curves.jsonl")
 
-    def _by_weights(self, home: Home) -> Measurement:
+    def _by_weights(self) -> Measurement:
         """Measure without data: a module counts by its share of the weights."""
-        share = 1 / self.inventory.weights if self.inventory.weights else 0.0
-        curves = self._streamed(home, lambda module: module.weights * share)
-        return self._measurement(home, {curve.path: curve for curve in curves})
+        weights = self.variant.inventory.weights
+        share = 1 / weights if weights else 0.0
+        curves = self._streamed(lambda module: module.weights * share)
+        return self._measurement({curve.path: curve for curve in curves})
 
-    def _by_running(self, home: Home) -> Measurement:
+    def _by_running(self) -> Measurement:
         from bitbudget.workers.pipeline.measuring.by_running import take_sensitivities, verified  # noqa: PLC0415, as above
-        from bitbudget.workers.pipeline.measuring.curves import curves_by_error  # noqa: PLC0415, all of mlx-lm
 
-        self._check_cluster(home)
-        place = (self.checkpoint, self.inventory, self.options)
-        known = take_sensitivities(*place, home, self.report)
-        if known.modules:
-            found = curves_by_error(
-                *place, known, home=home, journal=self._journal, report=self.report
-            )
-        else:
-            found = self._streamed(home, lambda module: known.alphas[module.path])
-        made = {curve.path: curve for curve in found}
-        curves = {module.path: made[module.path] for module in self.inventory.modules}
-        checked, doubts = verified(
-            self.checkpoint,
-            self.inventory,
-            curves,
-            self.options,
-            known=known,
-            home=home,
-            report=self.report,
-        )
-        measurement = self._measurement(home, checked.curves if checked else curves, known)
+        self._check_cluster()
+        report = self.run.report
+        with report.part(0.4):
+            known = take_sensitivities(self.run, self.variant)
+        with report.part(0.4):
+            made = {curve.path: curve for curve in self._curves(known)}
+        curves = {module.path: made[module.path] for module in self.variant.inventory.modules}
+        checked, doubts = verified(self.run, self.variant, curves, known)
+        measurement = self._measurement(checked.curves if checked else curves, known)
         measurement = replace(measurement, warnings=(*measurement.warnings, *doubts))
         if checked is None:
             return measurement
@@ -139,45 +124,55 @@ class _Work:
             measurement, verification=checked.verification, calibration=checked.calibration
         )
 
-    def _check_cluster(self, home: Home) -> None:
+    def _curves(self, known: Sensitivities) -> Iterator[Curve]:
+        from bitbudget.workers.pipeline.measuring.curves import curves_by_error  # noqa: PLC0415, all of mlx-lm
+
+        if known.modules:
+            return curves_by_error(self.run, self.variant, known, self._journal)
+        return self._streamed(lambda module: known.alphas[module.path])
+
+    def _check_cluster(self) -> None:
         """Find out that workers lack what they need before hours are spent on sensitivities."""
-        if self.options.cluster is None:
+        options = self.variant.options
+        if options.cluster is None:
             return
-        folders = [self.checkpoint.folder]
-        if self.options.sensitivity is Sensitivity.FISHER:
-            folders.append(home.folder)
-        check_cluster(self.options.cluster, [folder.absolute() for folder in folders])
+        folders = [self.variant.checkpoint.folder]
+        if options.sensitivity is Sensitivity.FISHER:
+            folders.append(self.run.home.folder)
+        check_cluster(options.cluster, [folder.absolute() for folder in folders])
 
     def _rotation_kl(self) -> float:
-        if self.options.rotation is Rotation.NONE:
+        if self.variant.options.rotation is Rotation.NONE:
             return 0.0
         from bitbudget.workers.rotate import rotation_kl  # noqa: PLC0415, imports the whole of mlx-lm
 
-        return rotation_kl(self.checkpoint)
+        return rotation_kl(self.variant.checkpoint)
 
-    def _streamed(self, home: Home, alpha: Callable[[Module], float]) -> Iterator[Curve]:
+    def _streamed(self, alpha: Callable[[Module], float]) -> Iterator[Curve]:
         """Measure the weights alone; the cache of results is what survives a kill."""
+        report = self.run.report
         for found in measure_streamed(
-            self.checkpoint,
-            self.inventory.modules,
-            self.options,
-            cache=home.tensors,
-            progress=lambda done, total, path: self.report.progress(done, total, detail=path),
+            self.variant.checkpoint,
+            self.variant.inventory.modules,
+            self.variant.options,
+            cache=self.run.home.tensors,
+            progress=lambda done, total, path: report.progress(done, total, detail=path),
         ):
             yield found.curve(alpha(found.module))
 
     def _measurement(
-        self, home: Home, curves: Mapping[str, Curve], known: Sensitivities | None = None
+        self, curves: Mapping[str, Curve], known: Sensitivities | None = None
     ) -> Measurement:
+        options, inventory = self.variant.options, self.variant.inventory
         return Measurement(
-            model=self.checkpoint.identity(home.digests),
-            inventory=self.inventory,
-            encoder=self.options.encoder,
-            sensitivity=self.options.sensitivity,
-            curves=tuple(curves[module.path] for module in self.inventory.modules),
-            text=self.options.text_identity(),
+            model=self.variant.checkpoint.identity(self.run.home.digests),
+            inventory=inventory,
+            encoder=options.encoder,
+            sensitivity=options.sensitivity,
+            curves=tuple(curves[module.path] for module in inventory.modules),
+            text=options.text_identity(),
             tokens=0 if known is None else known.tokens,
-            rotation=self.options.rotation.value,
+            rotation=options.rotation.value,
             rotation_kl_nats=self._rotation_kl(),
             warnings=() if known is None else known.notes,
             kv_curves=() if known is None else known.kv_curves,

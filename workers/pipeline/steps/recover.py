@@ -1,51 +1,43 @@
-"""Training after quantization: once per checkpoint, and what it won is kept beside it."""
+"""Step recover: training after quantization, once per checkpoint; its record stays beside it."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
-from bitbudget.app.contract.steps import Step
-from bitbudget.app.core.requests import Recover
-from bitbudget.workers.models import Checkpoint
-from bitbudget.workers.pipeline.report import Reporter
+from bitbudget.app.contract.reports import Recovery
+from bitbudget.workers.pipeline.options import RecoverOptions
+from bitbudget.workers.pipeline.run import Delivered, Run, Variant
 from bitbudget.workers.recovery import RECORD, finish, recover
 
-__all__ = ["recover_checkpoint"]
+__all__ = ["run_step"]
 
 
-def recover_checkpoint(
-    folder: Path,
-    original: Checkpoint,
-    how: Recover,
-    reporter: Reporter,
-    *,
-    seconds: float,
-    seed: int = 0,
-) -> dict[str, Any]:
-    """Return {"recovery": ...}, empty when none is asked for.
+def run_step(run: Run) -> Recovery:
+    """Return what training the checkpoint won.
 
     `recovery.json` in the checkpoint tells a later run that this was done; what a killed run had
     decided is carried out first.
     """
+    options, folder = run[RecoverOptions], run[Delivered].folder
     finish(folder)
-    if how is Recover.NONE:
-        return {}
-    report = reporter.step(Step.QUANTIZE)
-    path = folder / RECORD
-    if not path.is_file() or json.loads(path.read_text())["how"] != how.value:
+    found = _record(folder)
+    if found is None or found.how is not options.how:
         recover(
             folder,
-            original.folder,
-            how,
-            seconds=seconds,
-            seed=seed,
-            progress=lambda done, total: report.progress(done, total, "seconds", "recovery"),
+            run[Variant].checkpoint.folder,
+            options.how,
+            seconds=options.seconds,
+            seed=options.seed,
+            progress=lambda done, total: run.report.progress(done, total, "seconds"),
         )
-    result: dict[str, Any] = json.loads(path.read_text())
-    if not result["changed"]:
-        report.log(
-            f"recovery found nothing better ({result['ended']}): the checkpoint is as it was"
+        found = Recovery.model_validate_json((folder / RECORD).read_bytes())
+    if not found.changed:
+        run.report.log(
+            f"recovery found nothing better ({found.ended}): the checkpoint is as it was"
         )
-    return {"recovery": result}
+    return found
+
+
+def _record(folder: Path) -> Recovery | None:
+    path = folder / RECORD
+    return Recovery.model_validate_json(path.read_bytes()) if path.is_file() else None

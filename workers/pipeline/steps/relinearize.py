@@ -14,9 +14,9 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from bitbudget.app.contract.steps import Step
+from bitbudget.app.contract.reports import ModuleErrors, Relinearization, RelinearizationSkipped
 from bitbudget.app.core.allocation import Allocation
 from bitbudget.app.core.encoders import ENCODERS
 from bitbudget.app.core.errors import InfeasibleBudgetError, InvalidRequestError
@@ -31,18 +31,19 @@ from bitbudget.app.core.relinearization import (
     judged,
     relinearized,
 )
-from bitbudget.app.core.requests import JobRequest
+from bitbudget.app.core.requests import Deliver, JobRequest
+from bitbudget.app.core.solving import allocate_in_time, manifest_of
 from bitbudget.workers.fisher import ModuleStatistics
-from bitbudget.workers.models import Checkpoint
-from bitbudget.workers.pipeline.home import Home, write_whole
+from bitbudget.workers.pipeline.files import write_whole
 from bitbudget.workers.pipeline.measuring.reference import verifying_reference
 from bitbudget.workers.pipeline.measuring.statistics import take_statistics
-from bitbudget.workers.pipeline.options import MeasureOptions
-from bitbudget.workers.pipeline.report import Reporter, StepReport
-from bitbudget.workers.pipeline.steps.allocate import keep_manifest, manifest_of, solve
-from bitbudget.workers.prediction.measured_kl import Coding, Trials
+from bitbudget.workers.pipeline.options import GivenMeasurement
+from bitbudget.workers.pipeline.report import Reporter
+from bitbudget.workers.pipeline.run import Measured, Run, Variant
+from bitbudget.workers.pipeline.steps.allocate import keep_manifest
+from bitbudget.workers.prediction.measured_kl import Coding, MeasuredKl, Trials
 
-__all__ = ["Redone", "reconsider"]
+__all__ = ["is_needed", "run_step"]
 
 _MOST_WORK: Final = 5e8
 """Weights x decision groups up to which it is done unasked: some minutes on two cores."""
@@ -54,57 +55,66 @@ _ROUNDS: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Redone:
-    """The manifest to use, and what was found out on the way to it: the entry `low_bits`."""
+class _Redone:
+    """The manifest to use, and what was found out on the way to it."""
 
     manifest: Manifest
-    found: dict[str, Any]
+    found: Relinearization
 
 
-def reconsider(
-    checkpoint: Checkpoint,
-    measurement: Measurement,
-    manifest: Manifest,
-    request: JobRequest,
-    *,
-    options: MeasureOptions,
-    home: Home,
-    reporter: Reporter,
-) -> Redone:
-    """Return the manifest of least measured KL where bits are few, else the one given."""
-    formats = {path: choice.format for path, choice in manifest.modules.items()}
-    bits = bits_per_weight(measurement.inventory, formats)
-    wanted = bits < LOW_BITS_PER_WEIGHT if request.relinearize is None else request.relinearize
-    if not wanted:
-        return Redone(manifest, {})
-    report = reporter.step(Step.ALLOCATE)
-    obstacle = _obstacle(measurement, request)
+def is_needed(run: Run) -> bool:
+    """Return whether bits are few, or the request asks for it.
+
+    Statistics that were taken elsewhere are not taken again for a manifest alone.
+    """
+    request = run[JobRequest]
+    if run.find(GivenMeasurement) is not None and request.deliver is Deliver.MANIFEST:
+        return False
+    if request.relinearize is None:
+        return _bits(run) < LOW_BITS_PER_WEIGHT
+    return request.relinearize
+
+
+def run_step(run: Run) -> Manifest:
+    """Return the manifest of least measured KL, which may be the one there is; keep what was found.
+
+    What was found is kept as a Relinearization, or as RelinearizationSkipped with the reason.
+    """
+    measurement, manifest = run[Measured].measurement, run[Manifest]
+    obstacle = _obstacle(measurement, run[JobRequest])
     if obstacle:
-        report.log(f"errors at {bits:.2f} bits per weight are not measured together: {obstacle}")
-        return Redone(manifest, {"bits_per_weight": bits, "skipped": obstacle})
-    path = home.manifest(manifest.sha256) / f"low_bits-{options.seed}.json"
+        bits = _bits(run)
+        run.report.log(
+            f"errors at {bits:.2f} bits per weight are not measured together: {obstacle}"
+        )
+        run.keep(RelinearizationSkipped(bits_per_weight=bits, skipped=obstacle))
+        return manifest
+    seed = run[Variant].options.seed
+    path = run.home.manifest(manifest.sha256) / f"low_bits-{seed}.json"
     if not path.is_file():
-        known = _statistics(checkpoint, measurement, options, home, report)
-        inventory, encoder = measurement.inventory, measurement.encoder
-        coding = Coding(checkpoint, inventory, encoder, known, scratch=home.scratch)
-        reference = verifying_reference(checkpoint, inventory, options, home, report)
+        with run.report.part(0.3):
+            known = _statistics(run)
+            reference = verifying_reference(run, run[Variant])
+        checkpoint, inventory = run[Variant].checkpoint, measurement.inventory
+        coding = Coding(checkpoint, inventory, measurement.encoder, known, scratch=run.home.scratch)
         with Trials(coding, reference) as trials:
-            _write(path, _redone(trials, measurement, request, report))
+            _write(path, _redone(trials, run))
     redone = _read(path)
-    keep_manifest(redone.manifest, home, report)
-    return redone
+    run.keep(redone.found)
+    keep_manifest(run, redone.manifest)
+    return redone.manifest
 
 
-def _statistics(
-    checkpoint: Checkpoint,
-    measurement: Measurement,
-    options: MeasureOptions,
-    home: Home,
-    report: StepReport,
-) -> Mapping[str, ModuleStatistics]:
-    if not ENCODERS[measurement.encoder].needs_statistics:
+def _bits(run: Run) -> float:
+    """Return the bits per weight of the allocation there is."""
+    formats = {path: choice.format for path, choice in run[Manifest].modules.items()}
+    return bits_per_weight(run[Measured].measurement.inventory, formats)
+
+
+def _statistics(run: Run) -> Mapping[str, ModuleStatistics]:
+    if not ENCODERS[run[Measured].measurement.encoder].needs_statistics:
         return {}
-    return take_statistics(checkpoint, measurement.inventory, options, home, report)
+    return take_statistics(run, run[Variant])
 
 
 def _obstacle(measurement: Measurement, request: JobRequest) -> str:
@@ -120,22 +130,19 @@ def _obstacle(measurement: Measurement, request: JobRequest) -> str:
     return ""
 
 
-def _redone(
-    trials: Trials,
-    measurement: Measurement,
-    request: JobRequest,
-    report: StepReport,
-) -> Redone:
-    incumbent = solve(measurement, request)
+def _redone(trials: Trials, run: Run) -> _Redone:
+    measurement, request = run[Measured].measurement, run[JobRequest]
+    incumbent = allocate_in_time(measurement, request)
     candidates = {_INCUMBENT: incumbent} | _floored(measurement, request)
     judging = trials.reference.judging
     kl = {name: trials.kl(one.formats, judging).mean for name, one in candidates.items()}
     for number in range(1, _ROUNDS + 1):
         best = _least(kl)
         at = candidates[best].formats
-        ends = trials.ends(at, partial(_tell, report, number))
+        with run.report.part(1 / _ROUNDS):
+            ends = trials.ends(at, partial(_tell, run.report, number))
         for name, share in _EACH_END.items():
-            again = solve(relinearized(measurement, at, ends, share), request)
+            again = allocate_in_time(relinearized(measurement, at, ends, share), request)
             candidates[f"{name}, round {number}"] = again
             kl[f"{name}, round {number}"] = trials.kl(again.formats, judging).mean
         if kl[_least(kl)] >= kl[best]:
@@ -143,18 +150,15 @@ def _redone(
     best = _least(kl)
     formats = candidates[best].formats
     written = trials.kl_as_written(formats, judging)
-    found = _found(measurement, candidates, kl, ends) | {
-        "written_kl_nats_per_token": written.mean,
-        "rollouts": len(written.by_window),
-    }
+    found = _found(measurement, candidates, kl, ends, written)
     redone = relinearized(measurement, at, ends, 0.5)
     curves = anchored(redone, formats, written.mean, written.log_error)
     chosen = replace(candidates[best], notes=(*incumbent.notes, *_notes(found)))
-    allocation = judged(curves, solve(curves, request), chosen)
-    return Redone(manifest_of(curves, request, allocation), found)
+    allocation = judged(curves, allocate_in_time(curves, request), chosen)
+    return _Redone(manifest_of(curves, request, allocation), found)
 
 
-def _tell(report: StepReport, number: int, done: int, total: int) -> None:
+def _tell(report: Reporter, number: int, done: int, total: int) -> None:
     report.progress(done, total, "forward passes", f"both ends, round {number}")
 
 
@@ -168,7 +172,7 @@ def _floored(measurement: Measurement, request: JobRequest) -> dict[str, Allocat
     floors = {path: max(_FLOOR_BITS, request.floors.get(path, 0)) for path in blocks}
     with suppress(InfeasibleBudgetError, InvalidRequestError):
         floored = request.model_copy(update={"floors": {**request.floors, **floors}})
-        return {f"no block under {_FLOOR_BITS} bits": solve(measurement, floored)}
+        return {f"no block under {_FLOOR_BITS} bits": allocate_in_time(measurement, floored)}
     return {}
 
 
@@ -177,50 +181,59 @@ def _found(
     candidates: Mapping[str, Allocation],
     kl: Mapping[str, float],
     ends: Ends,
-) -> dict[str, Any]:
+    written: MeasuredKl,
+) -> Relinearization:
     """Return the entry `low_bits` of a result; all KL in nats per token."""
     best = _least(kl)
-    return {
-        "bits_per_weight": bits_per_weight(measurement.inventory, candidates[best].formats),
-        "predicted_kl_nats_per_token": candidates[_INCUMBENT].predicted_kl_nats_per_token,
-        "measured_kl_nats_per_token": dict(kl),
-        "chosen": best,
-        "ends": {
-            "alone": sum(ends.alone.values()),
-            "beside": sum(ends.beside.values()),
-            "whole": ends.whole,
-            "disagreement": ends.disagreement,
-            "warns_above": MOST_DISAGREEMENT,
-        },
-    }
+    return Relinearization(
+        bits_per_weight=bits_per_weight(measurement.inventory, candidates[best].formats),
+        predicted_kl_nats_per_token=candidates[_INCUMBENT].predicted_kl_nats_per_token,
+        measured_kl_nats_per_token=dict(kl),
+        chosen=best,
+        rollouts=len(written.by_window),
+        ends=ModuleErrors(
+            alone=sum(ends.alone.values()),
+            beside=sum(ends.beside.values()),
+            whole=ends.whole,
+            disagreement=ends.disagreement,
+            warns_above=MOST_DISAGREEMENT,
+        ),
+        written_kl_nats_per_token=written.mean,
+    )
 
 
-def _notes(found: dict[str, Any]) -> list[str]:
-    kl, ends = found["measured_kl_nats_per_token"], found["ends"]
+def _notes(found: Relinearization) -> list[str]:
+    kl, ends = found.measured_kl_nats_per_token, found.ends
     notes = [
         (
-            f"{found['bits_per_weight']:.2f} bits per weight: measured on {found['rollouts']}"
-            f" rollouts instead of predicted: {found['written_kl_nats_per_token']:.3g} nats per"
-            f" token; module by module {kl[found['chosen']]:.3g} ({found['chosen']}) and"
+            f"{found.bits_per_weight:.2f} bits per weight: measured on {found.rollouts}"
+            f" rollouts instead of predicted: {found.written_kl_nats_per_token:.3g} nats per"
+            f" token; module by module {kl[found.chosen]:.3g} ({found.chosen}) and"
             f" {kl[_INCUMBENT]:.3g} ({_INCUMBENT}), predicted"
-            f" {found['predicted_kl_nats_per_token']:.3g}"
+            f" {found.predicted_kl_nats_per_token:.3g}"
         )
     ]
-    if ends["disagreement"] > MOST_DISAGREEMENT:
+    if ends.disagreement > MOST_DISAGREEMENT:
         notes.append(
-            f"the two ends disagree by a factor of {ends['disagreement']:.2f} (over"
-            f" {MOST_DISAGREEMENT}): the modules' errors cost {ends['alone']:.3g} nats per token"
-            f" each alone and {ends['beside']:.3g} beside each other, so predictions near this size"
+            f"the two ends disagree by a factor of {ends.disagreement:.2f} (over"
+            f" {MOST_DISAGREEMENT}): the modules' errors cost {ends.alone:.3g} nats per token"
+            f" each alone and {ends.beside:.3g} beside each other, so predictions near this size"
             " are less sure"
         )
     return notes
 
 
-def _write(path: Path, redone: Redone) -> None:
-    document = {"manifest": redone.manifest.to_bytes().decode(), "found": redone.found}
+def _write(path: Path, redone: _Redone) -> None:
+    document = {
+        "manifest": redone.manifest.to_bytes().decode(),
+        "found": redone.found.model_dump(mode="json"),
+    }
     write_whole(path, (json.dumps(document, indent=1) + "\n").encode())
 
 
-def _read(path: Path) -> Redone:
+def _read(path: Path) -> _Redone:
     document = json.loads(path.read_bytes())
-    return Redone(Manifest.from_bytes(document["manifest"].encode()), document["found"])
+    return _Redone(
+        Manifest.from_bytes(document["manifest"].encode()),
+        Relinearization.model_validate(document["found"]),
+    )

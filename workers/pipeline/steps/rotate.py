@@ -1,54 +1,59 @@
-"""Rotation before measuring: the twin of a model that quantizes better and computes the same."""
+"""Step rotate: the variant of a model that quantizes better and computes the same."""
 
 from __future__ import annotations
 
-from bitbudget.app.contract.steps import Step
+from dataclasses import replace
+
+from bitbudget.app.contract.home import Folder
 from bitbudget.app.core.errors import UnsupportedModelError
 from bitbudget.app.core.requests import Rotation
-from bitbudget.workers.models import Checkpoint
-from bitbudget.workers.pipeline.home import Home
-from bitbudget.workers.pipeline.report import Reporter
+from bitbudget.workers.models import build_inventory
+from bitbudget.workers.pipeline.run import Run, Variant, Variants
+from bitbudget.workers.pipeline.steps.inventory import announce, check_budget
 from bitbudget.workers.rotate import rotate_checkpoint
 
-__all__ = ["candidates", "rotated"]
+__all__ = ["run_step"]
 
 
-def rotated(
-    checkpoint: Checkpoint, rotation: Rotation, home: Home, reporter: Reporter
-) -> Checkpoint:
-    """Return the rotated twin of `checkpoint`, made now or earlier; itself for `none`.
+def run_step(run: Run) -> Variants:
+    """Return the models to measure: the rotation asked for, or with `auto` none and folded.
 
-    UnsupportedModelError says why this model is not rotated.
+    `folded` is what stock mlx-lm can run. UnsupportedModelError says why a model is not rotated;
+    with `auto` it is noted.
     """
-    if rotation is Rotation.NONE:
-        return checkpoint
-    report = reporter.step(Step.MEASURE)
-    digest = checkpoint.identity(home.digests).digest
-    twin, found = rotate_checkpoint(
-        checkpoint,
-        home.folder / "rotated" / f"{digest}-{rotation.value}",
+    original = run[Variants].last
+    if original.options.rotation is not Rotation.AUTO:
+        variant = _rotated(run, original, original.options.rotation)
+        check_budget(run, variant)
+        run.keep(variant)
+        return Variants((variant,))
+    plain = replace(original, options=replace(original.options, rotation=Rotation.NONE))
+    try:
+        folded = _rotated(run, original, Rotation.FOLDED)
+    except UnsupportedModelError as refusal:
+        run.report.log(str(refusal))
+        return Variants((plain,))
+    run.report.weigh(variants=2)
+    return Variants((plain, folded))
+
+
+def _rotated(run: Run, original: Variant, rotation: Rotation) -> Variant:
+    """Return the rotated variant of `original`, made now or earlier."""
+    digest = original.checkpoint.identity(run.home.digests).digest
+    checkpoint, found = rotate_checkpoint(
+        original.checkpoint,
+        run.home.at(Folder.ROTATED) / f"{digest}-{rotation.value}",
         rotation,
-        digests=home.digests,
-        progress=lambda done, total: report.progress(done, total, "steps", "rotation"),
+        digests=run.home.digests,
+        progress=lambda done, total: run.report.progress(done, total, "steps"),
     )
-    report.log(
+    run.report.log(
         f"{rotation.value} rotation: KL to the original {found.kl_nats_per_token:.1e} nats per "
         f"token, noise floor {found.noise_floor_nats_per_token:.1e}"
     )
     for reason in found.left_out:
-        report.log(f"not rotated: {reason}")
-    return twin
-
-
-def candidates(
-    checkpoint: Checkpoint, rotation: Rotation, home: Home, reporter: Reporter
-) -> dict[Rotation, Checkpoint]:
-    """Return the twins to measure: the one asked for, or for `auto` all stock mlx-lm can run."""
-    if rotation is not Rotation.AUTO:
-        return {rotation: rotated(checkpoint, rotation, home, reporter)}
-    found = {Rotation.NONE: checkpoint}
-    try:
-        found[Rotation.FOLDED] = rotated(checkpoint, Rotation.FOLDED, home, reporter)
-    except UnsupportedModelError as refusal:
-        reporter.step(Step.MEASURE).log(str(refusal))
-    return found
+        run.report.log(f"not rotated: {reason}")
+    options = replace(original.options, rotation=rotation)
+    variant = Variant(checkpoint, build_inventory(checkpoint), options)
+    announce(run, variant)
+    return variant

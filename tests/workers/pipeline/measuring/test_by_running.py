@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bitbudget.app.contract.home import Home
 from bitbudget.app.contract.steps import Step
 from bitbudget.app.core.formats import parse_format
 from bitbudget.app.core.inventory import Inventory, Module
@@ -17,7 +18,6 @@ from bitbudget.workers.curves.exact import kl_curve
 from bitbudget.workers.curves.sampled import SampleSize
 from bitbudget.workers.fisher import KroneckerTerm, ModuleStatistics, Statistics
 from bitbudget.workers.models import Checkpoint, build_inventory, open_checkpoint
-from bitbudget.workers.pipeline.home import Home
 from bitbudget.workers.pipeline.journal import Journal
 from bitbudget.workers.pipeline.measuring import by_running as sensitive
 from bitbudget.workers.pipeline.measuring import curve
@@ -25,6 +25,7 @@ from bitbudget.workers.pipeline.measuring.by_running import Sensitivities, verif
 from bitbudget.workers.pipeline.measuring.curves import curves_by_error
 from bitbudget.workers.pipeline.options import MeasureOptions
 from bitbudget.workers.pipeline.report import Reporter
+from bitbudget.workers.pipeline.run import Run, Variant
 from bitbudget.workers.quantize.coding import float32_weight
 
 SMALL, LARGE = "model.layers.0.self_attn.k_proj", "model.layers.0.mlp.up_proj"
@@ -36,7 +37,6 @@ OPTIONS = MeasureOptions(
     0,
     formats=(parse_format("affine3g64"), parse_format("affine5g32")),
 )
-REPORT = Reporter(lambda _event: None).step(Step.MEASURE)
 
 
 def made_up(module: Module) -> ModuleStatistics:
@@ -65,13 +65,15 @@ def known(inventory: Inventory) -> Sensitivities:
     return Sensitivities(1000, dict.fromkeys(modules, 1.0), Statistics(1000, modules))
 
 
+def run(folder: Path) -> Run:
+    return Run(Home(folder), Reporter(lambda _event: None).begin(Step.MEASURE))
+
+
 def curves(
     checkpoint: Checkpoint, inventory: Inventory, known: Sensitivities, folder: Path
 ) -> dict[str, Curve]:
     journal = Journal(folder / "curves.jsonl")
-    found = curves_by_error(
-        checkpoint, inventory, OPTIONS, known, home=Home(folder), journal=journal, report=REPORT
-    )
+    found = curves_by_error(run(folder), Variant(checkpoint, inventory, OPTIONS), known, journal)
     return {curve.path: curve for curve in found}
 
 
@@ -99,11 +101,8 @@ def test_only_large_modules_are_estimated_and_that_is_said(
         assert 0 < point.t2_relative_error < 0.2
         assert point.kl_nats == pytest.approx(true.kl_nats, rel=3 * point.t2_relative_error)
     nothing = replace(known, modules=Statistics(1000))
-    home = Home(tmp_path)
-    checked, notes = verified(
-        checkpoint, inventory, found, OPTIONS, known=nothing, home=home, report=REPORT
-    )
-    assert (checked, notes) == (None, ())
+    variant = Variant(checkpoint, inventory, OPTIONS)
+    assert verified(run(tmp_path), variant, found, nothing) == (None, ())
     assert sensitive._sampled(inventory, found, known)[0].startswith(
         "the curves of 1 modules are estimated"
     )

@@ -10,7 +10,7 @@ from bitbudget.app.contract.tasks import MeasureTask
 from bitbudget.app.core.dtypes import Dtype
 from bitbudget.app.core.measurement import Encoder, Measurement
 from bitbudget.workers.models import Checkpoint, build_inventory, open_checkpoint
-from bitbudget.workers.pipeline.measure_task import run_measure
+from bitbudget.workers.pipeline.tasks import run_task
 from bitbudget.workers.sweep import kernel, measure_weight
 from tests.workers.models.fp8 import write_deepseek
 from tests.workers.models.tiny import write_folder
@@ -18,7 +18,7 @@ from tests.workers.models.tiny import write_folder
 
 def measured(folder: Path, home: Path, encoder: Encoder = Encoder.CAREFUL) -> Measurement:
     task = MeasureTask(home=str(home), model=str(folder), encoder=encoder, sensitivity="weights")
-    result = run_measure(task, lambda _: None)
+    result = run_task(task, lambda _: None).model_dump(mode="json")
     return Measurement.from_json(Path(result["measurement"]).read_bytes())
 
 

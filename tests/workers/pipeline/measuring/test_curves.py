@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from bitbudget.app.contract.events import Event
+from bitbudget.app.contract.home import Home
 from bitbudget.app.contract.steps import Step
 from bitbudget.app.contract.tasks import MeasureTask
 from bitbudget.app.core.errors import BitbudgetError, InvalidRequestError
@@ -24,13 +25,13 @@ from bitbudget.app.core.requests import Rotation
 from bitbudget.workers.fisher import KroneckerTerm, ModuleStatistics, Statistics
 from bitbudget.workers.fisher.statistics import write_modules
 from bitbudget.workers.models import Checkpoint, build_inventory, open_checkpoint
-from bitbudget.workers.pipeline.home import Home
+from bitbudget.workers.pipeline import run as pipeline
 from bitbudget.workers.pipeline.journal import Journal
-from bitbudget.workers.pipeline.measure_task import run_measure
 from bitbudget.workers.pipeline.measuring.by_running import Sensitivities
 from bitbudget.workers.pipeline.measuring.curves import curves_by_error
 from bitbudget.workers.pipeline.options import MeasureOptions
 from bitbudget.workers.pipeline.report import Reporter
+from bitbudget.workers.pipeline.tasks import run_task
 from tests.workers.models.tiny import write_tiny
 
 distributed: Any = pytest.importorskip("distributed")
@@ -95,15 +96,10 @@ class Run:
 
     def curves(self, cluster: Any = None, **changes: Any) -> Iterator[Curve]:
         address = None if cluster is None else cluster.scheduler_address
-        return curves_by_error(
-            self.checkpoint,
-            self.inventory,
-            replace(OPTIONS, cluster=address, **changes),
-            self.known,
-            home=Home(self.home),
-            journal=self.journal(cluster),
-            report=Reporter(self.events.append).step(Step.MEASURE),
-        )
+        options = replace(OPTIONS, cluster=address, **changes)
+        run = pipeline.Run(Home(self.home), Reporter(self.events.append).begin(Step.MEASURE))
+        variant = pipeline.Variant(self.checkpoint, self.inventory, options)
+        return curves_by_error(run, variant, self.known, self.journal(cluster))
 
 
 def by_path(curves: Iterator[Curve]) -> dict[str, Curve]:
@@ -181,4 +177,4 @@ def test_a_home_that_workers_do_not_see_is_found_before_anything_else(
     address = cluster.scheduler_address
     task = MeasureTask(home=str(tmp_path), model=str(sample_model), cluster=address)
     with pytest.raises(InvalidRequestError, match=r"found nothing at .*unshared"):
-        run_measure(task, lambda _: None)
+        run_task(task, lambda _: None)

@@ -30,7 +30,8 @@ def run(model: Path, home: Path, budget: int = BUDGET) -> tuple[dict[str, Any], 
         model=str(model), budget=budget, sqnr_floor_db=0, relinearize=False, deliver="checkpoint"
     )
     events: list[Event] = []
-    result = run_task(JobTask(home=str(home), request=request, baseline=True), events.append)
+    task = JobTask(home=str(home), request=request, baseline=True)
+    result = run_task(task, events.append).model_dump(mode="json")
     return result, [event.name for event in events if event.kind == "artifact"]
 
 

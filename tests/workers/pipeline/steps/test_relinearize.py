@@ -40,7 +40,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(model: Path, home: Path, budget: int = 60_000, **fields: Any) -> dict[str, Any]:
     request = JobRequest(model=str(model), budget=budget, sqnr_floor_db=0, **fields)
     events: list[Event] = []
-    result = run_task(JobTask(home=str(home), request=request), events.append)
+    task = JobTask(home=str(home), request=request)
+    result = run_task(task, events.append).model_dump(mode="json")
     logs = [event.detail for event in events if event.kind == "log"]
     announced = [e.path for e in events if e.kind == "artifact" and e.name == "manifest.json"]
     assert announced[-1] == result["manifest"]

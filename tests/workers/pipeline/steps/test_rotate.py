@@ -26,7 +26,7 @@ def measure(home: Path, model: Path, rotation: Rotation) -> dict[str, Any]:
         rotation=rotation,
     )
     events: list[Event] = []
-    result = run_task(task, events.append)
+    result = run_task(task, events.append).model_dump(mode="json")
     measurement = json.loads(Path(result["measurement"]).read_bytes())
     return {**measurement, "logs": [event.detail for event in events if event.kind == "log"]}
 

@@ -1,0 +1,35 @@
+"""From a measurement and a budget to a manifest, within a time: allocation, clock and record."""
+
+from __future__ import annotations
+
+import time
+
+from bitbudget.app.core.allocate import allocate
+from bitbudget.app.core.allocation import Allocation
+from bitbudget.app.core.layout import plan_checkpoint
+from bitbudget.app.core.manifest import Manifest
+from bitbudget.app.core.measurement import Measurement
+from bitbudget.app.core.requests import AllocationRequest
+
+__all__ = ["allocate_in_time", "allocate_manifest", "manifest_of"]
+
+
+def allocate_manifest(measurement: Measurement, request: AllocationRequest) -> Manifest:
+    """Return the manifest of the best allocation within `request.time_limit_seconds`.
+
+    InfeasibleBudgetError names the smallest feasible size.
+    """
+    return manifest_of(measurement, request, allocate_in_time(measurement, request))
+
+
+def allocate_in_time(measurement: Measurement, request: AllocationRequest) -> Allocation:
+    """Return the best allocation within `request.time_limit_seconds`."""
+    ends_at = time.monotonic() + request.time_limit_seconds
+    return allocate(measurement, request, is_over=lambda: time.monotonic() > ends_at)
+
+
+def manifest_of(
+    measurement: Measurement, request: AllocationRequest, allocation: Allocation
+) -> Manifest:
+    """Return the record of an allocation of `measurement`."""
+    return Manifest.build(measurement, plan_checkpoint(measurement.inventory), request, allocation)

@@ -1,0 +1,67 @@
+"""How far a task is as a whole, by the weights of its steps and the parts of each step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from bitbudget.app.contract.steps import Step, Work
+
+__all__ = ["Fractions"]
+
+
+class Fractions:
+    """What is done of the step at work and of the whole task, each from 0 to 1 and never falling.
+
+    What is left of the task is divided among the steps to come by their weights; when more is known
+    of the work, or a step turns out not to be needed, the rest is divided anew.
+
+        fractions = Fractions([Step.FETCH, Step.MEASURE], Work())
+        fractions.begin(Step.FETCH)
+        fractions.advance(3, 4)
+    """
+
+    def __init__(self, steps: Sequence[Step], work: Work) -> None:
+        self.work = work
+        self.of_step = 0.0
+        self._to_come = list(steps)
+        self._span = (0.0, 0.0)
+        self._part = (0.0, 1.0)
+
+    @property
+    def of_job(self) -> float:
+        """What is done of the whole task."""
+        before, after = self._span
+        return min(1.0, before + (after - before) * self.of_step)
+
+    def begin(self, step: Step) -> None:
+        """Let `step` begin; ValueError unless it stands after those that began, and is planned."""
+        if step not in self._to_come:
+            planned = ", ".join(self._to_come) or "none"
+            msg = f"the step {step} begins, and those to come are {planned}"
+            raise ValueError(msg)
+        self._to_come = self._to_come[self._to_come.index(step) :]
+        weights = [each.weight(self.work) for each in self._to_come]
+        before = self._span[1]
+        self._span = before, before + (1 - before) * weights[0] / sum(weights)
+        self._to_come = self._to_come[1:]
+        self._part, self.of_step = (0.0, 1.0), 0.0
+
+    def advance(self, done: float, total: float) -> None:
+        """Tell what is done of the part at work."""
+        begin, end = self._part
+        share = min(1.0, done / total) if total > 0 else 0.0
+        self.of_step = max(self.of_step, begin + (end - begin) * share)
+
+    def end(self) -> None:
+        """Let the step at work be done."""
+        self.of_step = 1.0
+
+    @contextmanager
+    def part(self, share: float) -> Iterator[None]:
+        """Let what is told within the block be `share` of the part around it."""
+        outer = self._part
+        begin = max(self.of_step, outer[0])
+        self._part = begin, min(outer[1], begin + share * (outer[1] - outer[0]))
+        yield
+        self.of_step, self._part = max(self.of_step, self._part[1]), outer

@@ -1,0 +1,108 @@
+"""What each task answers, put together from what its steps made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bitbudget.app.contract.benchmarks import Benchmark
+from bitbudget.app.contract.reports import (
+    Baseline,
+    Evaluation,
+    FitModel,
+    FitResult,
+    JobResult,
+    MeasuredModel,
+    MeasureResult,
+    QuantizeResult,
+    Recovery,
+    Relinearization,
+    RelinearizationSkipped,
+    UploadResult,
+)
+from bitbudget.app.contract.tasks import UploadTask
+from bitbudget.app.core.manifest import Manifest
+from bitbudget.workers.pipeline.run import Delivered, Measured, Measurements, Run, Variant
+
+__all__ = ["benchmark", "evaluate", "fit", "job", "measure", "quantize", "upload"]
+
+
+def fit(run: Run) -> FitResult:
+    """Return the model's name and inventory."""
+    variant = run[Variant]
+    model = FitModel(name=variant.checkpoint.name, revision=variant.checkpoint.revision)
+    return FitResult(model=model, inventory=variant.inventory)
+
+
+def measure(run: Run) -> MeasureResult:
+    """Return where the measurement of every variant is, and what the last one is."""
+    measured = run[Measurements].all
+    last = measured[-1]
+    model = last.measurement.model
+    return MeasureResult(
+        measurement=str(last.path),
+        measurements={m.variant.options.rotation.value: str(m.path) for m in measured},
+        key=last.measurement.key,
+        model=MeasuredModel(name=model.name, revision=model.revision, digest=model.digest),
+        modules=len(last.measurement.curves),
+        tokens=last.measurement.tokens,
+        warnings=last.measurement.warnings,
+    )
+
+
+def quantize(run: Run) -> QuantizeResult:
+    """Return the checkpoint with what training it won."""
+    delivered = run[Delivered]
+    return QuantizeResult(
+        checkpoint=str(delivered.folder),
+        file_bytes=delivered.file_bytes,
+        manifest=str(delivered.folder / "manifest.json"),
+        sha256=run[Manifest].sha256,
+        recovery=run.find(Recovery),
+    )
+
+
+def evaluate(run: Run) -> Evaluation:
+    """Return the report of the evaluation."""
+    return run[Evaluation]
+
+
+def benchmark(run: Run) -> Benchmark:
+    """Return the report of the benchmark."""
+    return run[Benchmark]
+
+
+def upload(task: UploadTask) -> UploadResult:
+    """Publish a checkpoint and return where it went."""
+    from bitbudget.workers.hub.client import Hub  # noqa: PLC0415, other tasks need no network
+    from bitbudget.workers.hub.upload import publish  # noqa: PLC0415, as above
+
+    done = publish(Hub(), Path(task.checkpoint), task.repository, private=task.private)
+    return UploadResult(
+        repository=done.repository,
+        revision=done.revision,
+        url=done.url,
+        files=done.files,
+        bytes=done.nbytes,
+    )
+
+
+def job(run: Run) -> JobResult:
+    """Return the certificate of the manifest, and what was made and found out with it."""
+    manifest, measured, delivered = run[Manifest], run[Measured], run.find(Delivered)
+    folder = run.home.manifest(manifest.sha256) if delivered is None else delivered.folder
+    return JobResult(
+        sha256=manifest.sha256,
+        file_bytes=manifest.file_bytes,
+        budget_bytes=manifest.budget_bytes,
+        **manifest.certificate.model_dump(mode="json", by_alias=False),
+        notes=manifest.notes,
+        manifest=str(folder / "manifest.json"),
+        measurement=str(measured.path),
+        measurement_key=measured.measurement.key,
+        checkpoint=None if delivered is None else str(delivered.folder),
+        low_bits=run.find(Relinearization) or run.find(RelinearizationSkipped),
+        recovery=run.find(Recovery),
+        evaluation=run.find(Evaluation),
+        baseline=run.find(Baseline),
+        benchmark=run.find(Benchmark),
+    )
