@@ -10,9 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from sqlalchemy.orm import Session
 
 from bitbudget.app.artifacts.names import ArtifactName
-from bitbudget.app.contract.benchmarks import Benchmark
-from bitbudget.app.contract.messages import storable_text
-from bitbudget.app.contract.reports import Evaluation
+from bitbudget.app.contract.messages import Report, storable_text
 from bitbudget.app.core.errors import InvalidRequestError
 from bitbudget.app.core.inventory import Inventory
 from bitbudget.app.core.manifest import Manifest
@@ -40,7 +38,7 @@ class KnownModel(BaseModel):
     inventory: Inventory
 
 
-Document = KnownModel | Measurement | Manifest | Evaluation | Benchmark
+Document = KnownModel | Measurement | Manifest | Report
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +77,7 @@ class Intake:
                 job.measurement_id = document.key
             case Manifest():
                 job.summary = answer_of(document).model_dump(mode="json")
-            case Evaluation() | Benchmark():
+            case Report():
                 pass  # read from the artifact where they are shown
 
     def applied(self, document: Document) -> None:
@@ -96,10 +94,8 @@ def _read(name: ArtifactName, data: bytes) -> Document:
             return _checked(Measurement.from_json(data))
         case ArtifactName.MANIFEST:
             return Manifest.from_bytes(data)
-        case ArtifactName.EVALUATION:
-            return Evaluation.model_validate_json(data)
-        case ArtifactName.BENCHMARK:
-            return Benchmark.model_validate_json(data)
+        case _:
+            return name.report.model_validate_json(data)
 
 
 def _wrong(error: Exception) -> str:
