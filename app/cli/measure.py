@@ -128,6 +128,7 @@ def _print(console: Console, measurement: Measurement, result: MeasureResult) ->
     rows = {
         "model": f"{measurement.model.name} ({measurement.inventory.architecture.model_type})",
         "modules": f"{len(measurement.curves)}, {measurement.inventory.weights:,} weights",
+        "effort": measurement.effort.value,
         "encoder": measurement.encoder.value,
         "sensitivity": f"{measurement.sensitivity.value}, text: {measurement.text}",
         "stored": result.measurement,

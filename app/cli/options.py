@@ -200,10 +200,15 @@ class AllocationOptions:
 class MeasureOptions:
     """How a model is measured."""
 
+    effort: Annotated[
+        str, typer.Option(help="quick, standard or thorough.", rich_help_panel=_MEASURE)
+    ] = "standard"
     encoder: Annotated[
-        str,
-        typer.Option(help="minmax, careful, gptq or yaqa.", rich_help_panel=_MEASURE),
-    ] = "yaqa"
+        str | None,
+        typer.Option(
+            help="minmax, careful, gptq or yaqa (default: the effort's).", rich_help_panel=_MEASURE
+        ),
+    ] = None
     sensitivity: Annotated[
         str, typer.Option(help="fisher, probe or weights.", rich_help_panel=_MEASURE)
     ] = "fisher"
@@ -230,6 +235,7 @@ class MeasureOptions:
     def fields(self) -> dict[str, Any]:
         """Return the stated fields that tasks and job requests share; they know the defaults."""
         stated = {
+            "effort": self.effort,
             "encoder": self.encoder,
             "sensitivity": self.sensitivity,
             "rotation": self.rotation,
@@ -244,5 +250,6 @@ class MeasureOptions:
         """Return a whole job; InvalidRequestError when a value is wrong."""
         from bitbudget.app.core.requests import JobRequest
 
-        values = {"model": _place(model), **self.fields(), **budget.fields(), **more}
+        stated = {name: value for name, value in more.items() if value is not None}
+        values = {"model": _place(model), **self.fields(), **budget.fields(), **stated}
         return JobRequest.model_validate(values)

@@ -33,7 +33,10 @@ def run(
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder to write.")],
     budget: AllocationOptions,
     measuring: MeasureOptions,
-    recover: Annotated[str, typer.Option(help="Training after it: none, scales or qad.")] = "none",
+    recover: Annotated[
+        str | None,
+        typer.Option(help="Training after it: none, scales or qad (default: the effort's)."),
+    ] = None,
     recover_seconds: Annotated[float, typer.Option(help="The most it may take.")] = 300.0,
     relinearize: Relinearize = None,
     baseline: Annotated[

@@ -37,7 +37,10 @@ def submit(
     budget: AllocationOptions,
     measuring: MeasureOptions,
     deliver: Annotated[str, typer.Option(help="manifest or checkpoint.")] = "manifest",
-    recover: Annotated[str, typer.Option(help="Training after it: none, scales or qad.")] = "none",
+    recover: Annotated[
+        str | None,
+        typer.Option(help="Training after it: none, scales or qad (default: the effort's)."),
+    ] = None,
     relinearize: Relinearize = None,
     wait: Annotated[bool, typer.Option("--wait", help="Follow the job until it ends.")] = False,
     as_json: Json = False,

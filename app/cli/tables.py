@@ -97,7 +97,10 @@ def manifest_facts(manifest: Manifest) -> Table:
     """Return budget, bytes and certificate."""
     proof, goal = manifest.certificate, manifest.objective
     spare = manifest.budget_bytes - manifest.file_bytes
-    made_with = f"{manifest.encoder.value} encoder, {manifest.sensitivity.value} sensitivity"
+    made_with = (
+        f"{manifest.effort.value} effort, {manifest.encoder.value} encoder,"
+        f" {manifest.sensitivity.value} sensitivity"
+    )
     rows = {
         "model": f"{manifest.model.name} ({manifest.model.model_type})",
         "budget": exact(manifest.budget_bytes),

@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from bitbudget.app.contract.messages import Message
+from bitbudget.app.core.effort import Effort, with_effort
 from bitbudget.app.core.encoders import Encoder, usable_encoder
 from bitbudget.app.core.formats import FormatName
 from bitbudget.app.core.requests import AllocationRequest, JobRequest, Recover, Rotation
@@ -40,11 +41,17 @@ class _SourceTask(_Task):
 
 class _ModelTask(_SourceTask):
     model: str
-    encoder: Encoder = Encoder.YAQA
+    effort: Effort = Effort.STANDARD
+    encoder: Encoder = Field(Encoder.YAQA, description="Default: the effort's.")
     sensitivity: Sensitivity = Sensitivity.FISHER
     rotation: Rotation = Rotation.NONE
     text: str | None = None
     seed: int = 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _follows_its_effort(cls, given: object) -> object:
+        return with_effort(given, ("encoder",))
 
     @model_validator(mode="after")
     def _has_what_its_encoder_needs(self) -> Self:

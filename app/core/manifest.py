@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from bitbudget.app.core.allocation import Allocation
 from bitbudget.app.core.canonical import canonical_json, sha256_of
+from bitbudget.app.core.effort import Effort
 from bitbudget.app.core.errors import InvalidRequestError
 from bitbudget.app.core.formats import KEEP, FormatName
 from bitbudget.app.core.inventory import CacheLayer
@@ -140,6 +141,7 @@ class Manifest(_Part):
     schema_version: Literal[1] = 1
     model: ManifestModel
     measurement: str = Field(description="Key of the measurement that was allocated on.")
+    effort: Effort = Field(Effort.STANDARD, description="How much work went into it.")
     encoder: Encoder
     sensitivity: Sensitivity
     rotation: str = "none"
@@ -264,6 +266,7 @@ class Manifest(_Part):
                 model_type=measurement.inventory.architecture.model_type,
             ),
             measurement=measurement.key,
+            effort=measurement.effort,
             encoder=measurement.encoder,
             sensitivity=measurement.sensitivity,
             rotation=measurement.rotation,

@@ -11,6 +11,7 @@ from pydantic import Field, FiniteFloat, TypeAdapter
 
 from bitbudget.app.core.calibration import UNCALIBRATED, Calibration
 from bitbudget.app.core.canonical import canonical_json, sha256_of
+from bitbudget.app.core.effort import Effort
 from bitbudget.app.core.encoders import Encoder
 from bitbudget.app.core.formats import KEEP, Format, FormatName
 from bitbudget.app.core.inventory import Inventory
@@ -142,7 +143,8 @@ class Measurement:
     `rotation` is `none`, `folded` or `fused`; `rotation_kl_nats` is the KL in nats per token of the
     rotated model before it is quantized. `text` says which tokens sensitivity used: `self` (sampled
     from the model), `none` or the SHA-256 of the user's file; `tokens` how many.
-    `calibration` turns what curves add up to into the KL to expect.
+    `calibration` turns what curves add up to into the KL to expect. `effort` is how much work went
+    into all of it.
     """
 
     model: ModelIdentity
@@ -159,6 +161,7 @@ class Measurement:
     calibration: Calibration = UNCALIBRATED
     warnings: tuple[str, ...] = ()
     kv_curves: tuple[KvCurve, ...] = ()
+    effort: Effort = Effort.STANDARD
 
     @property
     def objective(self) -> Objective:
@@ -169,7 +172,12 @@ class Measurement:
     def key(self) -> str:
         """The identity of this measurement, known before it is made."""
         return measurement_key(
-            self.model.digest, self.encoder, self.sensitivity, self.text, self.rotation
+            self.model.digest,
+            self.encoder,
+            self.sensitivity,
+            self.text,
+            self.rotation,
+            effort=self.effort,
         )
 
     def curve(self, path: str) -> Curve:
@@ -206,12 +214,15 @@ def measurement_key(
     sensitivity: Sensitivity,
     text: str = "self",
     rotation: str = "none",
+    *,
+    effort: Effort = Effort.STANDARD,
 ) -> str:
     """Return the SHA-256 that identifies a measurement of these weights made in this way."""
     parts = {
         "model": model_digest,
         "encoder": encoder.value,
         "sensitivity": sensitivity.value,
+        "effort": effort.value,
         "text": text,
         "rotation": rotation,
         "metric_version": METRIC_VERSION,

@@ -17,9 +17,11 @@ from pydantic import (
 from pydantic.config import JsonDict
 
 from bitbudget.app.core.devices import DEVICES, device
+from bitbudget.app.core.effort import Effort, with_effort
 from bitbudget.app.core.encoders import Encoder, usable_encoder
 from bitbudget.app.core.errors import InvalidRequestError
 from bitbudget.app.core.formats import FormatName
+from bitbudget.app.core.recover import Recover
 from bitbudget.app.core.runtime import Runtime
 from bitbudget.app.core.sensitivity import Sensitivity
 from bitbudget.app.core.sizes import parse_size
@@ -43,14 +45,6 @@ class Rotation(StrEnum):
     FOLDED = "folded"
     FUSED = "fused"
     AUTO = "auto"
-
-
-class Recover(StrEnum):
-    """What is trained after quantization, in the same bytes: nothing, grids, or weights, too."""
-
-    NONE = "none"
-    SCALES = "scales"
-    QAD = "qad"
 
 
 class Deliver(StrEnum):
@@ -173,7 +167,12 @@ class AllocationRequest(BaseModel):
 
 
 class JobRequest(AllocationRequest):
-    """A model, a budget and how the work is done."""
+    """A model, a budget and how the work is done.
+
+    What is not stated of encoder and recovery follows from the effort.
+
+        JobRequest(model="org/name", budget="5.5GiB", effort="quick").encoder  # careful
+    """
 
     model: str = Field(
         min_length=1,
@@ -181,15 +180,20 @@ class JobRequest(AllocationRequest):
         pattern=r"^[^\x00-\x1f\x7f]+$",
         description="A folder or org/name[@revision].",
     )
+    effort: Effort = Field(
+        Effort.STANDARD, description="How much work goes into the answer; see docs/effort.md."
+    )
     encoder: Encoder = Field(
         Encoder.YAQA,
-        description="gptq and yaqa need statistics: without fisher sensitivity careful is used.",
+        description="Default: the effort's. gptq and yaqa need statistics: without fisher"
+        " sensitivity careful is used.",
     )
     sensitivity: Sensitivity = Sensitivity.FISHER
     rotation: Rotation = Rotation.NONE
     deliver: Deliver = Deliver.MANIFEST
     recover: Recover = Field(
-        Recover.NONE, description="Training after quantization, never worse than without."
+        Recover.NONE,
+        description="Training after quantization, never worse than without; default: the effort's.",
     )
     recover_seconds: Annotated[float, Field(gt=0, le=86_400), Number] = Field(
         300.0, description="The most that recovery may take."
@@ -210,6 +214,11 @@ class JobRequest(AllocationRequest):
         description="Take weights that MLX quantized, dequantized: what they lost is not seen.",
     )
     seed: Annotated[int, Field(ge=0, lt=2**32), Number] = 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _follows_its_effort(cls, given: object) -> object:
+        return with_effort(given, ("encoder", "recover"))
 
     @model_validator(mode="after")
     def _has_what_its_encoder_needs(self) -> JobRequest:

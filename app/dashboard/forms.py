@@ -43,7 +43,7 @@ Form = Annotated[dict[str, str], Depends(_form)]
 
 def job_fields(form: dict[str, str]) -> dict[str, Any]:
     """Return the fields of a JobRequest; empty ones are left out."""
-    names = ("model", "budget", "device", "context", "deliver")
+    names = ("model", "budget", "device", "context", "deliver", "effort")
     given = {name: form[name].strip() for name in names if form.get(name, "").strip()}
     context = given.get("context", "")
     return {**given, "context": int(context)} if context.isdecimal() else dict(given)

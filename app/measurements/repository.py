@@ -23,7 +23,7 @@ __all__ = ["find_for", "get", "load", "name_digest", "of_models", "remember", "s
 def name_digest(request: JobRequest) -> str:
     """Return the digest of what decides which measurement answers a request."""
     parts = request.model_dump(
-        mode="json", include={"model", "encoder", "sensitivity", "rotation", "text"}
+        mode="json", include={"model", "effort", "encoder", "sensitivity", "rotation", "text"}
     )
     return sha256_of(canonical_json(parts))
 

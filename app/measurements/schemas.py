@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field
 
 from bitbudget.app.core.calibration import Calibration
 from bitbudget.app.core.dtypes import Dtype
+from bitbudget.app.core.effort import Effort
 from bitbudget.app.core.formats import FormatName
 from bitbudget.app.core.guide import GuideRow
 from bitbudget.app.core.inventory import Architecture, ModuleKind
@@ -42,6 +43,7 @@ class MeasurementSummary(BaseModel):
     """How a measurement was made; `id` is its key."""
 
     id: str
+    effort: Effort
     encoder: Encoder
     sensitivity: Sensitivity
     rotation: str

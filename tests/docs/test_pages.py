@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from bitbudget.app.core.formats import ALL_FORMATS, Mode
+from tools.effort_table import effort_table
 from tools.import_graph import PICTURES, draw_imports
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -95,3 +96,7 @@ def links(page: Path) -> list[Path]:
     """Return the pages that a page leads to."""
     targets = re.findall(r"\]\(([\w./-]+\.md)(?:#[^)]*)?\)", page.read_text())
     return [(page.parent / target).resolve() for target in targets]
+
+
+def test_the_page_on_effort_shows_what_each_does() -> None:
+    assert effort_table() in (DOCS / "effort.md").read_text()

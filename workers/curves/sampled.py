@@ -18,6 +18,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from bitbudget.app.core.effort import EFFORTS, Effort
 from bitbudget.app.core.encoders import ENCODERS, Encoder
 from bitbudget.app.core.formats import KEEP, Format
 from bitbudget.app.core.inventory import Module
@@ -38,7 +39,7 @@ from bitbudget.workers.encoders.registry import ModuleEncoder
 from bitbudget.workers.fisher.statistics import KroneckerTerm, ModuleStatistics
 from bitbudget.workers.native.arrays import as_float32
 
-__all__ = ["SAMPLE", "SampleSize", "sampled_curve"]
+__all__ = ["SAMPLE", "SampleSize", "sample_size", "sampled_curve"]
 
 Weights = npt.NDArray[Any]
 
@@ -92,6 +93,12 @@ class SampleSize:
 
 
 SAMPLE: Final = SampleSize()
+
+
+def sample_size(effort: Effort) -> SampleSize | None:
+    """Return how much of a module an effort codes; None where it codes all of every module."""
+    rows = EFFORTS[effort].row_weights
+    return None if rows is None else replace(SAMPLE, row_weights=rows)
 
 
 def sampled_curve(

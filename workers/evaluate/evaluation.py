@@ -16,6 +16,7 @@ import mlx.core as mx
 import numpy as np
 from mlx import nn
 
+from bitbudget.app.core.effort import Effort
 from bitbudget.app.core.errors import InvalidModelError, InvalidRequestError
 from bitbudget.workers.evaluate.cache import ReferenceCache
 from bitbudget.workers.evaluate.reference import job_rollouts
@@ -66,7 +67,7 @@ class Evaluation:
 
     `text` is a file of text, `windows` are token ids, int32 (sequences, length), and `rollouts`
     counts sequences the original writes itself. With several, the top of the report is about the
-    first of these and `sets` holds each; without any it is `EVALUATING_ROLLOUTS`. `seed` fixes
+    first of these and `sets` holds each; without any it is as many as `effort` says. `seed` fixes
     rollouts and bootstrap. `cache` keeps rollouts and the original's predictions.
     """
 
@@ -79,9 +80,10 @@ class Evaluation:
         windows: np.ndarray | None = None,
         seed: int = 0,
         cache: ReferenceCache | None = None,
+        effort: Effort = Effort.STANDARD,
         progress: Progress | None = None,
     ) -> None:
-        self.cache = cache
+        self.cache, self.effort = cache, effort
         self.reference = Path(reference)
         self.seed = seed
         self.progress = progress or (lambda _done, _total: None)
@@ -99,7 +101,11 @@ class Evaluation:
         """Return so many rollouts, of 0 those of a job."""
         if not count:
             return job_rollouts(
-                self.reference, seed=self.seed, cache=self.cache, progress=self.progress
+                self.reference,
+                seed=self.seed,
+                cache=self.cache,
+                effort=self.effort,
+                progress=self.progress,
             )[1]
 
         def write() -> np.ndarray:

@@ -9,9 +9,10 @@ from typing import Final
 
 import numpy as np
 
+from bitbudget.app.core.effort import EFFORTS, Effort
 from bitbudget.workers.evaluate.cache import ReferenceCache
 from bitbudget.workers.evaluate.teacher import TeacherBatch, batches, teach
-from bitbudget.workers.evaluate.windows import EVALUATING_ROLLOUTS, WINDOW, rollout_windows
+from bitbudget.workers.evaluate.windows import rollout_windows
 from bitbudget.workers.running.streaming_forward import Forward, open_forward
 
 __all__ = ["PROBING_WINDOWS", "Reference", "job_rollouts", "verifying_windows"]
@@ -38,20 +39,24 @@ def job_rollouts(
     *,
     seed: int,
     cache: ReferenceCache | None,
+    effort: Effort = Effort.STANDARD,
     progress: Progress | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return rollouts to verify predictions on and, disjoint from them, rollouts to evaluate on.
 
     They are written in one batch, int32 (count, length) each: reading the weights for a token costs
-    the same however many sequences go on by one.
+    the same however many sequences go on by one. How many there are, and whether there are any of
+    the first kind, follows from the effort.
     """
-    total = verifying_windows(folder) + EVALUATING_ROLLOUTS
+    plan = EFFORTS[effort]
+    length, evaluating = plan.window_tokens, plan.evaluated_windows
+    total = evaluating + (verifying_windows(folder) if plan.verifies else 0)
 
     def write() -> np.ndarray:
-        return rollout_windows(folder, total, seed=seed, progress=progress)
+        return rollout_windows(folder, total, length=length, seed=seed, progress=progress)
 
-    both = write() if cache is None else cache.rollouts(total, WINDOW, seed, write)
-    return both[EVALUATING_ROLLOUTS:], both[:EVALUATING_ROLLOUTS]
+    both = write() if cache is None else cache.rollouts(total, length, seed, write)
+    return both[evaluating:], both[:evaluating]
 
 
 @dataclass(frozen=True, slots=True)

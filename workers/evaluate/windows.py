@@ -17,7 +17,6 @@ from bitbudget.workers.models.vocabulary import begin_token, check_tokens, longe
 from bitbudget.workers.running.tokens import sample_tokens
 
 __all__ = [
-    "EVALUATING_ROLLOUTS",
     "MOST_WINDOWS",
     "ROLLOUT_SEED",
     "WINDOW",
@@ -30,8 +29,6 @@ WINDOW: Final = 256
 """Tokens of a window, the first of which is BOS."""
 MOST_WINDOWS: Final = 64
 """Windows a text is cut into at most, evenly spread; a longer text adds little."""
-EVALUATING_ROLLOUTS: Final = 32
-"""Rollouts that a checkpoint is evaluated on where neither a text nor a number is given."""
 ROLLOUT_SEED: Final = 0x5EED
 """Added to the seed, so that no rollout was seen by the statistics made with the same seed."""
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from bitbudget.app.contract.tasks import MeasureTask
 from bitbudget.app.core.canonical import canonical_json, sha256_of
+from bitbudget.app.core.effort import Effort
 from bitbudget.app.core.errors import InvalidRequestError
 from bitbudget.app.core.formats import ALL_FORMATS, Format
 from bitbudget.app.core.manifest import Manifest
@@ -56,6 +57,7 @@ class MeasureOptions:
     formats: tuple[Format, ...] = ALL_FORMATS
     features: str = "default"
     cluster: str | None = None
+    effort: Effort = Effort.STANDARD
 
     @classmethod
     def of_job(cls, request: JobRequest) -> MeasureOptions:
@@ -66,6 +68,7 @@ class MeasureOptions:
             rotation=request.rotation,
             text=None if request.text is None else Path(request.text),
             seed=request.seed,
+            effort=request.effort,
         )
 
     @classmethod
@@ -80,12 +83,19 @@ class MeasureOptions:
             formats=task.formats or ALL_FORMATS,
             features=task.features,
             cluster=task.cluster,
+            effort=task.effort,
         )
 
     @classmethod
     def of_manifest(cls, manifest: Manifest, seed: int = 0) -> MeasureOptions:
         """Return how the measurement of a manifest was made, if it was without a user's text."""
-        return cls(manifest.encoder, manifest.sensitivity, Rotation(manifest.rotation), seed=seed)
+        return cls(
+            manifest.encoder,
+            manifest.sensitivity,
+            Rotation(manifest.rotation),
+            seed=seed,
+            effort=manifest.effort,
+        )
 
     @property
     def needs_whole_model(self) -> bool:
@@ -105,7 +115,12 @@ class MeasureOptions:
     def key(self, model: ModelIdentity) -> str:
         """Return the key of the measurement that these options give."""
         return measurement_key(
-            model.digest, self.encoder, self.sensitivity, self.text_identity(), self.rotation.value
+            model.digest,
+            self.encoder,
+            self.sensitivity,
+            self.text_identity(),
+            self.rotation.value,
+            effort=self.effort,
         )
 
     def cache_name(self, model: ModelIdentity) -> str:
@@ -153,6 +168,7 @@ class RecoverOptions:
 class EvaluateOptions:
     """What a checkpoint is compared on, `checkpoint` being the one that the run made by default.
 
+    `effort` says on how many windows where neither a text nor `rollouts` are given.
     With `baseline` uniform 4-bit precision at equal bytes is evaluated, too; `tasks` are those of
     lm-evaluation-harness, of which at most `task_limit` questions each are asked.
     """
@@ -165,6 +181,7 @@ class EvaluateOptions:
     tasks: tuple[str, ...] = ()
     task_folder: Path | None = None
     task_limit: int | None = None
+    effort: Effort = Effort.STANDARD
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from bitbudget.app.contract.tasks import (
     Task,
     UploadTask,
 )
+from bitbudget.app.core.effort import EFFORTS
 from bitbudget.app.core.encoders import ENCODERS
 from bitbudget.app.core.errors import InvalidRequestError
 from bitbudget.app.core.manifest import Manifest
@@ -45,8 +46,6 @@ __all__ = ["run_task"]
 
 _TOKENS: Final = 16_384
 """Calibration tokens of a model that is not too slow for them: to weigh the steps by."""
-_BENCHMARK_CPU_SECONDS: Final = 40.0
-"""Of generation where there is no GPU: with reading the model the step stays under a minute."""
 _UNKNOWN_DOWNLOAD_BYTES: Final = 200_000_000
 
 
@@ -153,8 +152,8 @@ def _job(task: JobTask) -> _Plan:
             *_stated(request, is_quantized=request.allow_quantized_source),
             QuantizeOptions(output),
             RecoverOptions(request.recover, request.recover_seconds, request.seed),
-            EvaluateOptions(seed=request.seed, baseline=task.baseline),
-            BenchmarkOptions(most_seconds_on_cpu=_BENCHMARK_CPU_SECONDS),
+            EvaluateOptions(seed=request.seed, baseline=task.baseline, effort=request.effort),
+            BenchmarkOptions(most_seconds_on_cpu=EFFORTS[request.effort].benchmark_seconds),
         ),
         _work(
             request.model,

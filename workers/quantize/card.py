@@ -40,6 +40,7 @@ print(generate(model, tokenizer, prompt="Once upon a time"))
 | budget | {budget_bytes} |
 | {label} to the original | {predicted:.3g} {unit} |
 | lower bound of any allocation within the budget | {bound:.3g} |
+| effort | {effort} |
 | encoder | {encoder} |
 | rotation | {rotation} |
 | sensitivity | {sensitivity} |
@@ -75,6 +76,7 @@ def model_card(manifest: Manifest, inventory: Inventory) -> str:
         unit=manifest.objective.unit,
         predicted=certificate.predicted_kl_nats_per_token,
         bound=certificate.bound,
+        effort=manifest.effort.value,
         encoder=manifest.encoder.value,
         rotation=manifest.rotation,
         loaders=_WITH_CODE if fused else "Stock mlx-lm loads it",

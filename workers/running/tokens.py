@@ -11,28 +11,26 @@ from typing import Final
 import mlx.core as mx
 import numpy as np
 
+from bitbudget.app.core.effort import EFFORTS, Effort, calibration_windows
 from bitbudget.workers.models.checkpoint import Checkpoint
 from bitbudget.workers.models.vocabulary import begin_token, longest_window
 from bitbudget.workers.running.hidden_states import HiddenStates
 from bitbudget.workers.running.streaming_forward import Forward, empty_cache, open_writer
 
-__all__ = ["SEQUENCE_LENGTH", "default_tokens", "sample_tokens"]
+__all__ = ["SEQUENCE_LENGTH", "default_tokens", "default_windows", "sample_tokens"]
 
 SEQUENCE_LENGTH: Final = 256
-_MOST_TOKENS: Final = 16384
-_FEWEST_TOKENS: Final = 4096
-_CPU_WEIGHT_TOKENS: Final = 1.2e11
-"""Weights x tokens that a CPU pass may cost: about 30 s at 100 GFLOP/s."""
 
 
-def default_tokens(weights: int, *, on_gpu: bool | None = None) -> int:
-    """Return how many tokens to measure with: 16,384, fewer (at least 4,096) on a slow machine."""
-    if on_gpu is None:
-        on_gpu = mx.default_device() == mx.Device(mx.gpu)
-    if on_gpu:
-        return _MOST_TOKENS
-    affordable = int(_CPU_WEIGHT_TOKENS / max(weights, 1)) // SEQUENCE_LENGTH * SEQUENCE_LENGTH
-    return min(_MOST_TOKENS, max(_FEWEST_TOKENS, affordable))
+def default_windows(weights: int, effort: Effort) -> int:
+    """Return how many windows a model with so many weights is measured on here."""
+    on_gpu = mx.default_device() == mx.Device(mx.gpu)
+    return calibration_windows(effort, weights, on_gpu=on_gpu)
+
+
+def default_tokens(weights: int, effort: Effort = Effort.STANDARD) -> int:
+    """Return how many tokens a model with so many weights is measured on here."""
+    return default_windows(weights, effort) * EFFORTS[effort].window_tokens
 
 
 def sample_tokens(

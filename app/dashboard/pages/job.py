@@ -100,6 +100,7 @@ def _head(job: Job) -> dict[str, Any]:
     return {
         **job_line(job),
         "open": not job.status.is_final,
+        "effort": job.request.effort.value,
         "encoder": job.request.encoder.value,
         "sensitivity": job.request.sensitivity.value,
         "worker": None if job.worker is None else _worker(job),

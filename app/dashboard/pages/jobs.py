@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from bitbudget.app.core.effort import Effort
 from bitbudget.app.core.sensitivity import Sensitivity, objective_of
 from bitbudget.app.core.sizes import format_size
 from bitbudget.app.dashboard import formatting as words
@@ -13,7 +14,7 @@ from bitbudget.app.jobs.schemas import Job
 
 __all__ = ["FORM_FIELDS", "job_line", "jobs_page"]
 
-FORM_FIELDS = ("model", "budget", "device", "context", "deliver")
+FORM_FIELDS = ("model", "budget", "device", "context", "deliver", "effort")
 
 
 def jobs_page(
@@ -34,6 +35,7 @@ def jobs_page(
         "jobs": [job_line(job) for job in page.items],
         "next": None if cursor is None else f"/?cursor={cursor}",
         "models": sorted(set(models)),
+        "efforts": [effort.value for effort in Effort],
         "devices": [{"name": name} for name in devices],
         "form": {name: given.get(name, "") for name in FORM_FIELDS},
         "error": error,

@@ -33,7 +33,9 @@ def models_page(models: Page[Model]) -> dict[str, Any]:
             "name": words.name_of(model.name),
             "model_type": model.model_type,
             "weights": model.weights,
-            "measured": ", ".join(f"{m.encoder}/{m.sensitivity}" for m in model.measurements),
+            "measured": ", ".join(
+                f"{m.effort}/{m.encoder}/{m.sensitivity}" for m in model.measurements
+            ),
         }
         for model in models.items
         if model.measurements
@@ -142,6 +144,7 @@ def _head(measurement: Measurement) -> dict[str, Any]:
         "model_type": measurement.inventory.architecture.model_type,
         "weights": measurement.inventory.weights,
         "modules": len(measurement.inventory.modules),
+        "effort": measurement.effort.value,
         "encoder": measurement.encoder.value,
         "sensitivity": measurement.sensitivity.value,
         "warnings": list(measurement.warnings),

@@ -17,7 +17,7 @@ from bitbudget.app.contract.tasks import FitTask, JobTask
 from bitbudget.app.core.requests import JobRequest
 from bitbudget.workers.evaluate import reference
 from bitbudget.workers.pipeline.tasks import run_task
-from bitbudget.workers.running import tokens
+from tests.support.efforts import limit_tokens
 from tests.workers.rotate.families import FAMILIES, make_model
 
 HEAVY = (
@@ -42,7 +42,7 @@ def whole_job(
     model: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[list[Event], JobResult]:
     """Run a job with every step there is, on little text."""
-    monkeypatch.setattr(tokens, "_MOST_TOKENS", 1024)
+    limit_tokens(monkeypatch, 1024)
     monkeypatch.setattr(reference, "PROBING_WINDOWS", 1)
     monkeypatch.setattr(reference, "_MOST_VERIFYING", 3)
     request = JobRequest.model_validate(

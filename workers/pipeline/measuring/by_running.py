@@ -12,9 +12,9 @@ from typing import Final
 
 import numpy as np
 
-from bitbudget.app.core.inventory import Inventory
+from bitbudget.app.core.effort import EFFORTS
 from bitbudget.app.core.measurement import Curve, KvCurve, Sensitivity
-from bitbudget.workers.curves.sampled import SAMPLE
+from bitbudget.workers.curves.sampled import sample_size
 from bitbudget.workers.fisher import Statistics
 from bitbudget.workers.pipeline.measuring.kv import every_full_layer, probe_kv_curves
 from bitbudget.workers.pipeline.measuring.reference import verifying_reference
@@ -30,6 +30,9 @@ __all__ = ["Sensitivities", "take_sensitivities", "verified"]
 _STREAMED: Final = (
     "in float32 the model takes more than half of this machine's memory: its weights are read for"
     " every pass of the verification"
+)
+_UNCHECKED: Final = (
+    "predicted from the curves alone: at this effort no checkpoint is measured to calibrate them"
 )
 
 
@@ -94,9 +97,11 @@ def verified(
     """
     checkpoint, inventory, options = variant.checkpoint, variant.inventory, variant.options
     report = run.report
-    sampled = _sampled(inventory, curves, known)
+    sampled = _sampled(variant, curves, known)
     if not known.modules:
         return None, sampled
+    if not EFFORTS[options.effort].verifies:
+        return None, (*sampled, _UNCHECKED)
     if not fits_whole(checkpoint.folder):
         report.log(_STREAMED)
     with report.part(0.3):
@@ -112,14 +117,16 @@ def verified(
 
 
 def _sampled(
-    inventory: Inventory, curves: Mapping[str, Curve], known: Sensitivities
+    variant: Variant, curves: Mapping[str, Curve], known: Sensitivities
 ) -> tuple[str, ...]:
     """Return what a reader must know of curves that were estimated."""
-    seen = frozenset(known.modules)
+    size, seen = sample_size(variant.options.effort), frozenset(known.modules)
+    if size is None:
+        return ()
     errors = [
         max(point.t2_relative_error for point in curves[module.path].points)
-        for module in inventory.modules
-        if module.path in seen and SAMPLE.takes(module.shape)
+        for module in variant.inventory.modules
+        if module.path in seen and size.takes(module.shape)
     ]
     if not errors:
         return ()

@@ -13,7 +13,7 @@ from bitbudget.app.core.formats import KEEP, Format
 from bitbudget.app.core.inventory import Module
 from bitbudget.app.core.measurement import KEEP_POINT, Curve, CurvePoint
 from bitbudget.workers.curves.exact import kl_curve
-from bitbudget.workers.curves.sampled import SAMPLE, sampled_curve
+from bitbudget.workers.curves.sampled import sample_size, sampled_curve
 from bitbudget.workers.fisher import ModuleStatistics
 from bitbudget.workers.models import Checkpoint
 from bitbudget.workers.pipeline.options import MeasureOptions
@@ -72,7 +72,7 @@ def curve_of(
             for f in formats
         ]
     else:
-        points = _points(module, formats, options.encoder, parts, statistics)
+        points = _points(module, formats, options, parts, statistics)
     digest = digest_of_parts(parts)
     return Curve(module.path, alpha, (*points, KEEP_POINT), digest, errors.features)
 
@@ -80,7 +80,7 @@ def curve_of(
 def _points(
     module: Module,
     formats: tuple[Format, ...],
-    encoder: Encoder,
+    options: MeasureOptions,
     parts: list[npt.NDArray[Any]],
     statistics: ModuleStatistics,
 ) -> list[CurvePoint]:
@@ -88,8 +88,9 @@ def _points(
 
     Of a large module it is estimated: coding it whole in every format takes minutes to hours.
     """
-    if statistics.terms and SAMPLE.takes(module.shape):
-        return sampled_curve(module, parts, formats, encoder, statistics, size=SAMPLE)
+    encoder, size = options.encoder, sample_size(options.effort)
+    if statistics.terms and size is not None and size.takes(module.shape):
+        return sampled_curve(module, parts, formats, encoder, statistics, size=size)
     weight = (parts[0] if len(parts) == 1 else np.stack(parts)).reshape(module.shape)
     points = kl_curve(module, weight, formats, encoder, statistics)
     return [point for point in points if point.format != KEEP]

@@ -115,7 +115,12 @@ def _as_measured(run: Run, variant: Variant, manifest: Manifest) -> MeasureOptio
 
 
 def _folder(model: ModelIdentity, options: MeasureOptions, home: Home) -> Path:
-    parts = {"model": model.digest, "text": options.text_identity(), "seed": options.seed}
+    parts = {
+        "model": model.digest,
+        "text": options.text_identity(),
+        "seed": options.seed,
+        "effort": options.effort.value,
+    }
     return home.at(Folder.STATISTICS) / sha256_of(canonical_json(parts))
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from bitbudget.app.core.effort import EFFORTS
 from bitbudget.app.core.errors import InvalidRequestError
 from bitbudget.workers.models.documents import documents
 from bitbudget.workers.models.tokenizer import open_tokenizer
@@ -17,8 +18,7 @@ from bitbudget.workers.pipeline.options import MeasureOptions
 from bitbudget.workers.running.hidden_states import HiddenStates
 from bitbudget.workers.running.streaming_forward import fits_whole
 from bitbudget.workers.running.tokens import (
-    SEQUENCE_LENGTH,
-    default_tokens,
+    default_windows,
     sample_tokens,
 )
 
@@ -36,12 +36,14 @@ def measurement_tokens(
     With its own text come the hidden states between layers, where the model itself wrote it and
     they fit, else none. `progress` is told tokens that the model wrote and will write.
     """
-    count = _sequences(weights)
+    count = default_windows(weights, options.effort)
     if options.text is not None:
         return _windows(folder, options, count), ()
-    length = longest_window(folder, SEQUENCE_LENGTH)
+    length = longest_window(folder, EFFORTS[options.effort].window_tokens)
     hidden = HiddenStates((count, length)) if fits_whole(folder) else None
-    tokens = sample_tokens(folder, count, seed=options.seed, hidden=hidden, progress=progress)
+    tokens = sample_tokens(
+        folder, count, length, seed=options.seed, hidden=hidden, progress=progress
+    )
     return tokens, () if hidden is None else hidden.states
 
 
@@ -54,13 +56,9 @@ def unused_text(
     """
     if options.text is None:
         return None
-    used = _sequences(weights)
+    used = default_windows(weights, options.effort)
     found = _windows(folder, options, used + count)[used:]
     return found if len(found) == count else None
-
-
-def _sequences(weights: int) -> int:
-    return max(1, default_tokens(weights) // SEQUENCE_LENGTH)
 
 
 def _windows(folder: Path, options: MeasureOptions, count: int) -> npt.NDArray[np.int32]:
@@ -69,7 +67,7 @@ def _windows(folder: Path, options: MeasureOptions, count: int) -> npt.NDArray[n
     parts = documents(text, tokenizer, where=str(options.text), begin=begin)
     ids = np.asarray(list(chain.from_iterable([begin, *part] for part in parts))[1:], np.int32)
     check_tokens(folder, ids, tokenizer)
-    width = longest_window(folder, SEQUENCE_LENGTH) - 1
+    width = longest_window(folder, EFFORTS[options.effort].window_tokens) - 1
     rows = min(count, ids.size // width)
     if rows == 0:
         raise InvalidRequestError(

@@ -10,6 +10,7 @@ from typing import Final
 
 from bitbudget.app.contract.reports import Evaluation, Recovery
 from bitbudget.app.core.canonical import canonical_json, sha256_of
+from bitbudget.app.core.effort import EFFORTS
 from bitbudget.app.core.errors import InvalidModelError
 from bitbudget.app.core.manifest import Manifest
 from bitbudget.workers import evaluate
@@ -125,6 +126,7 @@ class Judge:
             "text": None if text is None else sha256_of(user_text(text)),
             "rollouts": self.options.rollouts,
             "seed": self.options.seed,
+            "windows": EFFORTS[self.options.effort].evaluated_windows,
         }
         return self.run.home.evaluation(sha256_of(canonical_json(parts))) / "evaluation.json"
 
@@ -137,6 +139,7 @@ class Judge:
                 text=self.options.text,
                 rollouts=self.options.rollouts,
                 seed=self.options.seed,
+                effort=self.options.effort,
                 cache=ReferenceCache(self.run.home.reference(self._reference_digest)),
                 progress=lambda done, total: report.progress(done, total, "tokens"),
             )

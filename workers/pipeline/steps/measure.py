@@ -169,6 +169,7 @@ class _Work:
             inventory=inventory,
             encoder=options.encoder,
             sensitivity=options.sensitivity,
+            effort=options.effort,
             curves=tuple(curves[module.path] for module in inventory.modules),
             text=options.text_identity(),
             tokens=0 if known is None else known.tokens,

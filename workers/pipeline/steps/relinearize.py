@@ -18,6 +18,7 @@ from typing import Final
 
 from bitbudget.app.contract.reports import ModuleErrors, Relinearization, RelinearizationSkipped
 from bitbudget.app.core.allocation import Allocation
+from bitbudget.app.core.effort import EFFORTS
 from bitbudget.app.core.encoders import ENCODERS
 from bitbudget.app.core.errors import InfeasibleBudgetError, InvalidRequestError
 from bitbudget.app.core.manifest import Manifest
@@ -71,7 +72,7 @@ def is_needed(run: Run) -> bool:
     if run.find(GivenMeasurement) is not None and request.deliver is Deliver.MANIFEST:
         return False
     if request.relinearize is None:
-        return _bits(run) < LOW_BITS_PER_WEIGHT
+        return EFFORTS[request.effort].verifies and _bits(run) < LOW_BITS_PER_WEIGHT
     return request.relinearize
 
 

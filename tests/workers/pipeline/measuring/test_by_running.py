@@ -14,13 +14,13 @@ from bitbudget.app.core.formats import parse_format
 from bitbudget.app.core.inventory import Inventory, Module
 from bitbudget.app.core.measurement import Curve, Encoder, Sensitivity
 from bitbudget.app.core.requests import Rotation
+from bitbudget.workers.curves import sampled
 from bitbudget.workers.curves.exact import kl_curve
 from bitbudget.workers.curves.sampled import SampleSize
 from bitbudget.workers.fisher import KroneckerTerm, ModuleStatistics, Statistics
 from bitbudget.workers.models import Checkpoint, build_inventory, open_checkpoint
 from bitbudget.workers.pipeline.journal import Journal
 from bitbudget.workers.pipeline.measuring import by_running as sensitive
-from bitbudget.workers.pipeline.measuring import curve
 from bitbudget.workers.pipeline.measuring.by_running import Sensitivities, verified
 from bitbudget.workers.pipeline.measuring.curves import curves_by_error
 from bitbudget.workers.pipeline.options import MeasureOptions
@@ -84,8 +84,7 @@ def test_only_large_modules_are_estimated_and_that_is_said(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for user in (curve, sensitive):
-        monkeypatch.setattr(user, "SAMPLE", SampleSize(more_than=1 << 20))
+    monkeypatch.setattr(sampled, "SAMPLE", SampleSize(more_than=1 << 20))
     exact = curves(checkpoint, inventory, known, tmp_path / "exact")
     for module in inventory.modules:
         statistics = known.modules[module.path]
@@ -93,8 +92,7 @@ def test_only_large_modules_are_estimated_and_that_is_said(
             module, float32_weight(checkpoint, module), OPTIONS.formats, Encoder.YAQA, statistics
         )
         assert exact[module.path].points == tuple(points)
-    for user in (curve, sensitive):
-        monkeypatch.setattr(user, "SAMPLE", SampleSize(more_than=40_000, anchored=0))
+    monkeypatch.setattr(sampled, "SAMPLE", SampleSize(more_than=40_000, anchored=0))
     found = curves(checkpoint, inventory, known, tmp_path / "sampled")
     assert found[SMALL] == exact[SMALL]
     for point, true in zip(found[LARGE].points[:2], exact[LARGE].points, strict=False):
@@ -103,6 +101,6 @@ def test_only_large_modules_are_estimated_and_that_is_said(
     nothing = replace(known, modules=Statistics(1000))
     variant = Variant(checkpoint, inventory, OPTIONS)
     assert verified(run(tmp_path), variant, found, nothing) == (None, ())
-    assert sensitive._sampled(inventory, found, known)[0].startswith(
+    assert sensitive._sampled(variant, found, known)[0].startswith(
         "the curves of 1 modules are estimated"
     )

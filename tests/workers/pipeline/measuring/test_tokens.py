@@ -13,7 +13,7 @@ from bitbudget.app.core.requests import Rotation
 from bitbudget.workers.models.vocabulary import begin_token
 from bitbudget.workers.pipeline.measuring.tokens import measurement_tokens, unused_text
 from bitbudget.workers.pipeline.options import MeasureOptions
-from bitbudget.workers.running import tokens
+from tests.support.efforts import limit_tokens
 from tests.workers.models.tiny import write_tiny
 
 
@@ -30,7 +30,7 @@ def written(folder: Path, text: str) -> Path:
 def test_a_model_without_tokenizer_writes_its_own_text(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tokens, "_MOST_TOKENS", 512)
+    limit_tokens(monkeypatch, 512)
     model = write_tiny(tmp_path, "llama")
     found, _ = measurement_tokens(model, 1000, options(None))
     assert found.shape == (2, 256)
@@ -72,7 +72,7 @@ def test_a_tokenizer_that_cannot_be_read_is_named(sample_model: Path, tmp_path: 
 def test_what_follows_in_the_text_is_left_for_verifying(
     sample_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tokens, "_MOST_TOKENS", 512)
+    limit_tokens(monkeypatch, 512)
     text = written(tmp_path, "".join(f"There were {i} little dogs. " for i in range(200)))
     used, _ = measurement_tokens(sample_model, 1000, options(text))
     rest = unused_text(sample_model, 1000, options(text), 2)

@@ -13,14 +13,14 @@ from bitbudget.app.core.measurement import Measurement
 from bitbudget.app.core.requests import JobRequest
 from bitbudget.workers.evaluate import reference
 from bitbudget.workers.pipeline.tasks import run_task
-from bitbudget.workers.running import tokens
+from tests.support.efforts import limit_tokens
 
 BUDGET = 130_000
 
 
 @pytest.fixture(autouse=True)
 def little_text(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tokens, "_MOST_TOKENS", 2048)
+    limit_tokens(monkeypatch, 2048)
     monkeypatch.setattr(reference, "PROBING_WINDOWS", 2)
     monkeypatch.setattr(reference, "_MOST_VERIFYING", 6)
 

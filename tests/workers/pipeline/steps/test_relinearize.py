@@ -15,7 +15,7 @@ from bitbudget.app.core.requests import JobRequest
 from bitbudget.workers.evaluate import reference
 from bitbudget.workers.pipeline.steps import relinearize as low_bits
 from bitbudget.workers.pipeline.tasks import run_task
-from bitbudget.workers.running import tokens
+from tests.support.efforts import limit_tokens
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def model(large_errors_model: Path) -> Path:
 @pytest.fixture(scope="module", autouse=True)
 def little_text() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tokens, "_MOST_TOKENS", 2048)
+        limit_tokens(patch, 2048)
         patch.setattr(reference, "PROBING_WINDOWS", 2)
         patch.setattr(reference, "_MOST_VERIFYING", 6)
         yield

@@ -1,0 +1,119 @@
+"""How much work goes into an answer: what is measured, how finely, and what is tried afterwards.
+
+Everything that an effort decides stands in `EFFORTS`; `docs/effort.md` shows it as a table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from bitbudget.app.core.encoders import Encoder
+from bitbudget.app.core.recover import Recover
+
+__all__ = ["EFFORTS", "Effort", "EffortPlan", "calibration_windows", "with_effort"]
+
+
+class Effort(StrEnum):
+    """How much work goes into an answer; members stand from the least to the most."""
+
+    QUICK = "quick"
+    STANDARD = "standard"
+    THOROUGH = "thorough"
+
+
+@dataclass(frozen=True, slots=True)
+class EffortPlan:
+    """What one effort does.
+
+    `encoder` and `recover` are defaults, which a request may state otherwise. Sensitivity is
+    measured on `fewest_tokens` to `most_tokens` calibration tokens in windows of `window_tokens`:
+    on a CPU as many as `weight_tokens` (weights times tokens) allow, on a GPU the most. The curve
+    of a large matrix is estimated from rows with `row_weights` weights; None codes every module
+    whole in every format. `verifies` says whether whole checkpoints are measured, which calibrates
+    the prediction. A finished checkpoint is compared with the original on `evaluated_windows`
+    windows that the original wrote, as long as the others, and generates for `benchmark_seconds` at
+    most where there is no GPU.
+
+        EFFORTS[Effort.QUICK].encoder  # Encoder.CAREFUL
+    """
+
+    summary: str
+    encoder: Encoder
+    fewest_tokens: int
+    most_tokens: int
+    weight_tokens: float
+    window_tokens: int
+    row_weights: int | None
+    verifies: bool
+    recover: Recover
+    evaluated_windows: int
+    benchmark_seconds: float
+
+
+EFFORTS: Final[Mapping[Effort, EffortPlan]] = {
+    Effort.QUICK: EffortPlan(
+        summary="a first answer, whose prediction was checked on no checkpoint",
+        encoder=Encoder.CAREFUL,
+        fewest_tokens=512,
+        most_tokens=2048,
+        weight_tokens=1e10,
+        window_tokens=64,
+        row_weights=1 << 15,
+        verifies=False,
+        recover=Recover.NONE,
+        evaluated_windows=16,
+        benchmark_seconds=4.0,
+    ),
+    Effort.STANDARD: EffortPlan(
+        summary="error feedback, and a prediction calibrated on whole checkpoints",
+        encoder=Encoder.YAQA,
+        fewest_tokens=4096,
+        most_tokens=16_384,
+        weight_tokens=1.2e11,
+        window_tokens=256,
+        row_weights=1 << 20,
+        verifies=True,
+        recover=Recover.NONE,
+        evaluated_windows=32,
+        benchmark_seconds=40.0,
+    ),
+    Effort.THOROUGH: EffortPlan(
+        summary="every module coded in every format, four times the tokens, and recovery",
+        encoder=Encoder.YAQA,
+        fewest_tokens=16_384,
+        most_tokens=65_536,
+        weight_tokens=4.8e11,
+        window_tokens=256,
+        row_weights=None,
+        verifies=True,
+        recover=Recover.SCALES,
+        evaluated_windows=32,
+        benchmark_seconds=40.0,
+    ),
+}
+
+
+def calibration_windows(effort: Effort, weights: int, *, on_gpu: bool = False) -> int:
+    """Return how many windows a model with so many weights is measured on.
+
+    >>> calibration_windows(Effort.QUICK, 135_000_000)
+    8
+    """
+    plan = EFFORTS[effort]
+    affordable = plan.most_tokens if on_gpu else int(plan.weight_tokens / max(weights, 1))
+    tokens = min(plan.most_tokens, max(plan.fewest_tokens, affordable))
+    return max(1, tokens // plan.window_tokens)
+
+
+def with_effort(given: object, names: Collection[str]) -> object:
+    """Return the fields of a request with those of `names` that it leaves out, as its effort says.
+
+    What is no mapping, or has no known effort, is returned as it is: validation names the mistake.
+    """
+    if not isinstance(given, Mapping) or given.get("effort", Effort.STANDARD) not in set(Effort):
+        return given
+    plan = EFFORTS[Effort(given.get("effort", Effort.STANDARD))]
+    return {name: getattr(plan, name) for name in names} | dict(given)

@@ -1,0 +1,33 @@
+"""How fast a machine does what measuring a model consists of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Final
+
+from pydantic import Field
+
+__all__ = ["TYPICAL", "MachineSpeed"]
+
+_Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+@dataclass(frozen=True, slots=True)
+class MachineSpeed:
+    """Rates of one machine, measured in seconds and kept.
+
+    `flops_per_second` are those of a float32 matrix product as models are run. `coded_per_second`
+    are weights that one thread codes in one affine format (encoder `careful`), of `threads`.
+    `disk_bytes_per_second` is what is written and reaches the disk.
+
+        MachineSpeed(1e11, 3e8, 1e9, threads=2)
+    """
+
+    flops_per_second: _Rate
+    coded_per_second: _Rate
+    disk_bytes_per_second: _Rate
+    threads: Annotated[int, Field(ge=1)] = 1
+
+
+TYPICAL: Final = MachineSpeed(1e11, 3e8, 1e9, threads=2)
+"""Two cores of a server of 2024, where nothing was measured."""

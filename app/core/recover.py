@@ -1,0 +1,15 @@
+"""What is trained after quantization."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+__all__ = ["Recover"]
+
+
+class Recover(StrEnum):
+    """What is trained after quantization, in the same bytes: nothing, grids, or weights, too."""
+
+    NONE = "none"
+    SCALES = "scales"
+    QAD = "qad"
