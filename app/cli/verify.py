@@ -8,14 +8,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from bitbudget.app.core.dtypes import Dtype
 from bitbudget.app.core.errors import InvalidModelError
-from bitbudget.app.core.formats import KEEP
+from bitbudget.app.core.formats import KEEP, Format
+from bitbudget.app.core.inventory import StoredArray
+from bitbudget.app.core.layout import header_bytes, planned_bytes
 from bitbudget.app.core.manifest import Manifest
 
 __all__ = ["Check", "check_checkpoint", "check_manifest"]
 
 _MAX_HEADER_BYTES = 100 * 2**20
 _RELATIVE = 1e-9
+_MOST_NAMED = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,33 +55,76 @@ def check_manifest(data: bytes, manifest: Manifest) -> Iterator[Check]:
 
 
 def check_checkpoint(manifest: Manifest, folder: Path) -> Iterator[Check]:
-    """Check that the files in `folder` are what the manifest says.
+    """Check that the files in `folder` hold what the manifest says, by the arrays in them.
+
+    A checkpoint that `bitbudget quantize` wrote has exactly the promised bytes; one that stock
+    mlx-lm made with `bitbudget manifest apply` has the same arrays behind shorter headers.
 
     Raises InvalidModelError when the folder holds no checkpoint or a header cannot be read.
     """
     files = sorted(folder.glob("*.safetensors"))
-    config = _config(folder)
     real = sum(file.stat().st_size for file in files)
+    promised = manifest.file_bytes
+    stored = {array.name: array for file in files for array in _arrays(file)}
+    planned = planned_bytes(stored.values())
+    shards, rest = divmod(promised - planned, header_bytes(()))
     yield Check(
-        "bytes on disk", real == manifest.file_bytes, f"{real:,}, promised {manifest.file_bytes:,}"
+        "bytes of the arrays",
+        shards > 0 and not rest and real <= promised,
+        f"{planned:,} in {len(stored)} arrays and their headers, promised {promised:,} with"
+        f" {header_bytes(())} for each file",
     )
-    expected = manifest.quantization_config()
-    yield Check(
-        "formats in config.json",
-        config.get("quantization") == expected,
-        f"{len(expected) - 3} quantized modules",
-    )
-    stored = {name for file in files for name in _header(file)}
-    wrong = list(_misplaced(manifest, stored))
-    yield Check("stored arrays", not wrong, wrong[0] if wrong else f"{len(stored)} arrays")
+    how = "written by bitbudget" if real == promised else "headers not padded, as stock mlx-lm's"
+    yield Check("bytes on disk", real <= promised, f"{real:,} of {promised:,}: {how}")
+    yield _formats_in_config(manifest, _config(folder))
+    wrong = list(_wrong(manifest, stored))
+    good = f"{len(manifest.modules)} modules hold the formats of the manifest"
+    yield Check("formats in the files", not wrong, "; ".join(wrong[:_MOST_NAMED]) or good)
 
 
-def _misplaced(manifest: Manifest, stored: set[str]) -> Iterator[str]:
+def _formats_in_config(manifest: Manifest, config: dict[str, Any]) -> Check:
+    entries = config.get("quantization") or {}
+    found = {k: {"mode": "affine", **v} for k, v in entries.items() if isinstance(v, dict)}
+    expected = {k: v for k, v in manifest.quantization_config().items() if isinstance(v, dict)}
+    written = [path for path in manifest.modules if found.get(path) != expected.get(path)]
+    said = [f"{path}: {found.get(path)}, not {expected.get(path)}" for path in written[:1]]
+    detail = "".join(said) or f"{len(expected)} quantized modules"
+    return Check("formats in config.json", not written, detail)
+
+
+def _wrong(manifest: Manifest, stored: dict[str, StoredArray]) -> Iterator[str]:
+    """Say of each module that is stored otherwise what was found."""
     for path, choice in manifest.modules.items():
-        if f"{path}.weight" not in stored:
+        names = (f"{path}.weight", f"{path}.scales", f"{path}.biases")
+        found = [stored[name] for name in names if name in stored]
+        if not found or found[0].name != names[0]:
             yield f"{path}.weight is missing"
-        elif (f"{path}.scales" in stored) != (choice.format != KEEP):
-            yield f"{path} is not stored as {choice.format}"
+        elif not _holds(choice.format, found) or planned_bytes(found) != choice.bytes:
+            shapes = ", ".join(f"{a.dtype} {list(a.shape)}" for a in found)
+            yield f"{path} is not {choice.format} in {choice.bytes:,} bytes: it holds {shapes}"
+
+
+def _holds(format_: Format, found: list[StoredArray]) -> bool:
+    """Whether arrays are those of a module in this format, whatever the module's width."""
+    weight, *others = found
+    if format_ == KEEP or not others:
+        return format_ == KEEP and not others
+    shape = (*weight.shape[:-1], others[0].shape[-1] * format_.group_size)
+    wanted = [(a.dtype, a.shape) for a in format_.arrays(shape, others[0].dtype)]
+    return wanted == [(array.dtype, array.shape) for array in found]
+
+
+def _arrays(file: Path) -> Iterator[StoredArray]:
+    for name, entry in _header(file).items():
+        try:
+            yield StoredArray(name, Dtype(entry["dtype"]), tuple(entry["shape"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise InvalidModelError(
+                where=f"{file}, array {name!r}",
+                found=str(entry)[:80],
+                expected="a dtype and a shape of the safetensors format",
+                remedy="write the checkpoint again",
+            ) from error
 
 
 def _config(folder: Path) -> dict[str, Any]:

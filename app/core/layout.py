@@ -29,6 +29,7 @@ __all__ = [
     "module_arrays",
     "module_bytes",
     "plan_checkpoint",
+    "planned_bytes",
 ]
 
 MAX_SHARD_BYTES: Final = 5 * 10**9
@@ -79,10 +80,11 @@ def _stored(path: str, spec: ArraySpec) -> StoredArray:
 
 def module_bytes(module: Module, format_: Format) -> int:
     """Exact bytes that `module` adds to the checkpoint in `format_`, its header room included."""
-    return _total(module_arrays(module, format_))
+    return planned_bytes(module_arrays(module, format_))
 
 
-def _total(arrays: Iterable[StoredArray]) -> int:
+def planned_bytes(arrays: Iterable[StoredArray]) -> int:
+    """Bytes that `arrays` add to a checkpoint: their data and the room kept in a header."""
     return sum(array.nbytes + _reserved_header_bytes(array) for array in arrays)
 
 
@@ -108,7 +110,7 @@ class CheckpointLayout:
     def fixed_bytes(self) -> int:
         """Bytes that no choice of formats changes: empty headers and passthrough arrays."""
         empty = len(self.shards) * header_bytes(())
-        return empty + _total(self.inventory.passthrough)
+        return empty + planned_bytes(self.inventory.passthrough)
 
     def file_bytes(self, formats: Mapping[str, Format]) -> int:
         """Exact sum of the `*.safetensors` files' bytes for one format per module path."""

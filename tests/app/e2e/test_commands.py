@@ -48,7 +48,7 @@ def test_from_a_folder_to_a_checkpoint_whose_formats_stock_mlx_lm_repeats(
     on_disk = sum(file.stat().st_size for file in ours.glob("*.safetensors"))
     assert on_disk == allocated["file_bytes"]
     checks = bitbudget("manifest", "verify", manifest, "--checkpoint", ours)["checks"]
-    assert len(checks) == 7
+    assert len(checks) == 8
     again = bitbudget("quantize", sample_model, "--manifest", manifest, "-o", ours, code=1)
     assert str(ours) in again["detail"]
 
@@ -56,6 +56,7 @@ def test_from_a_folder_to_a_checkpoint_whose_formats_stock_mlx_lm_repeats(
     script = bitbudget(*apply)["python"]
     subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
     assert formats(stock) == formats(ours)
+    assert bitbudget("manifest", "verify", manifest, "--checkpoint", stock)["ok"]
 
 
 def formats(checkpoint: Path) -> dict[str, Any]:
