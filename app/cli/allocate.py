@@ -91,6 +91,7 @@ def manifest_document(manifest: Manifest) -> dict[str, Any]:
     return {
         "file_bytes": manifest.file_bytes,
         "budget_bytes": manifest.budget_bytes,
+        "bits_per_weight": manifest.bits_per_weight,
         **manifest.certificate.model_dump(),
     }
 

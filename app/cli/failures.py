@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from bitbudget.app.cli.output import Document, problem_document
 from bitbudget.app.core.errors import BitbudgetError, InvalidRequestError
+from bitbudget.app.core.wording import expected_words
 from bitbudget.distribution import install_hint
 
 if TYPE_CHECKING:
@@ -96,6 +97,6 @@ def _invalid(first: Any) -> InvalidRequestError:
     return InvalidRequestError(
         where=place,
         found=repr(first.get("input"))[:80] if first["loc"] else "none that fits together",
-        expected=first["msg"].removeprefix("Value error, "),
+        expected=expected_words(first["msg"]),
         remedy="see --help",
     )

@@ -190,6 +190,7 @@ class Answer(Report):
     manifest_sha256: Digest
     file_bytes: Amount
     budget_bytes: Amount
+    bits_per_weight: Quantity
     predicted_kl_nats_per_token: Nats
     bound: Nats
     gap: Real
@@ -205,6 +206,7 @@ class JobResult(Report):
     sha256: Digest
     file_bytes: Amount
     budget_bytes: Amount
+    bits_per_weight: Quantity
     predicted_kl_nats_per_token: Nats
     predicted_kl_interval_95: Interval | None = None
     bound: Nats

@@ -31,6 +31,7 @@ from bitbudget.app.core.measurement import Encoder, Measurement, Sensitivity
 from bitbudget.app.core.memory import element_bytes
 from bitbudget.app.core.requests import AllocationRequest, Recover
 from bitbudget.app.core.sensitivity import Objective, objective_of
+from bitbudget.app.core.wording import expected_words
 
 __all__ = [
     "MAX_MANIFEST_BYTES",
@@ -58,6 +59,7 @@ class ManifestModel(_Part):
     revision: str
     digest: str = Field(description="SHA-256 over the names and digests of the weight files.")
     model_type: str
+    weights: int = Field(ge=0, description="In all modules, quantized or not.")
 
 
 class ModuleChoice(_Part):
@@ -184,6 +186,11 @@ class Manifest(_Part):
             for layer, sides in chosen.items()
         }
 
+    @property
+    def bits_per_weight(self) -> float:
+        """Bits of the files for each weight, headers and unquantized arrays included."""
+        return 8 * self.file_bytes / max(self.model.weights, 1)
+
     def to_bytes(self) -> bytes:
         """Return the canonical bytes, whose SHA-256 is the manifest's identity."""
         return canonical_json(self.model_dump(mode="json"))
@@ -211,7 +218,7 @@ class Manifest(_Part):
             raise InvalidRequestError(
                 where=f"{where}: {place}",
                 found=repr(first.get("input"))[:80],
-                expected=first["msg"],
+                expected=expected_words(first["msg"]),
                 remedy="write it with bitbudget allocate, or check it against the JSON Schema",
             ) from error
 
@@ -264,6 +271,7 @@ class Manifest(_Part):
                 revision=measurement.model.revision,
                 digest=measurement.model.digest,
                 model_type=measurement.inventory.architecture.model_type,
+                weights=measurement.inventory.weights,
             ),
             measurement=measurement.key,
             effort=measurement.effort,

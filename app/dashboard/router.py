@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from bitbudget.app.auth.dependencies import TOKEN_COOKIE, JobsWriter, Keys
 from bitbudget.app.core.errors import BitbudgetError, NotFoundError
 from bitbudget.app.core.requests import JobRequest
+from bitbudget.app.core.wording import expected_words
 from bitbudget.app.dashboard.dependencies import Pages
 from bitbudget.app.dashboard.forms import Form, job_fields
 from bitbudget.app.dashboard.instant_fit import Asked as FitQuestion
@@ -132,8 +133,9 @@ def submit(pages: Pages, principal: JobsWriter, form: Form) -> Response:
 def _first(error: ValidationError) -> str:
     first = error.errors(include_url=False)[0]
     place = ".".join(str(part) for part in first["loc"])
-    message = first["msg"].removeprefix("Value error, ")
-    return f"{place}: {message}" if place else message
+    if not place:
+        return first["msg"].removeprefix("Value error, ")
+    return f"{place}: expected {expected_words(first['msg'])}"
 
 
 @router.get("/fit")

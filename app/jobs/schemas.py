@@ -72,6 +72,7 @@ class AllocationSummary(BaseModel):
 
     file_bytes: int
     budget_bytes: int
+    bits_per_weight: float
     slack_bytes: int
     certificate: Certificate
     formats: dict[str, FormatShare]

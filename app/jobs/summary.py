@@ -20,6 +20,7 @@ def allocation_summary(manifest: Manifest) -> AllocationSummary:
     return AllocationSummary(
         file_bytes=manifest.file_bytes,
         budget_bytes=manifest.budget_bytes,
+        bits_per_weight=manifest.bits_per_weight,
         slack_bytes=manifest.budget_bytes - manifest.file_bytes,
         certificate=manifest.certificate,
         formats={

@@ -51,6 +51,7 @@ def answer_of(manifest: Manifest) -> Answer:
         manifest_sha256=manifest.sha256,
         file_bytes=manifest.file_bytes,
         budget_bytes=manifest.budget_bytes,
+        bits_per_weight=manifest.bits_per_weight,
         predicted_kl_nats_per_token=certificate.predicted_kl_nats_per_token,
         bound=certificate.bound,
         gap=certificate.gap,

@@ -17,6 +17,7 @@ MANIFEST: dict[str, Any] = {
         "revision": "main",
         "digest": "0" * 64,
         "model_type": "llama",
+        "weights": 4096,
     },
     "measurement": "1" * 64,
     "encoder": "careful",

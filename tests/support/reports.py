@@ -86,6 +86,7 @@ def job_result(manifest: Manifest, **more: Any) -> JobResult:
             "sha256": manifest.sha256,
             "file_bytes": manifest.file_bytes,
             "budget_bytes": manifest.budget_bytes,
+            "bits_per_weight": manifest.bits_per_weight,
             **manifest.certificate.model_dump(mode="json"),
             "notes": manifest.notes,
             "manifest": "/out/manifest.json",

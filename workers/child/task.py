@@ -17,6 +17,7 @@ from bitbudget.app.contract.events import Event, Failed, Finished, Problem
 from bitbudget.app.contract.home import Folder
 from bitbudget.app.contract.tasks import Task
 from bitbudget.app.core.errors import NO_ROOM, BitbudgetError, InvalidRequestError
+from bitbudget.app.core.wording import expected_words
 from bitbudget.workers.cluster.parent_watch import end_with_parent
 from bitbudget.workers.models.library import defer_package
 from bitbudget.workers.pipeline.tasks import run_task
@@ -65,7 +66,7 @@ def _read_task() -> Task:
         raise InvalidRequestError(
             where=f"task: {'.'.join(str(part) for part in first['loc'])}",
             found=repr(first.get("input"))[:80],
-            expected=first["msg"],
+            expected=expected_words(first["msg"]),
             remedy="send a task of bitbudget.app.contract.tasks",
         ) from error
 

@@ -94,6 +94,7 @@ def job(run: Run) -> JobResult:
         sha256=manifest.sha256,
         file_bytes=manifest.file_bytes,
         budget_bytes=manifest.budget_bytes,
+        bits_per_weight=manifest.bits_per_weight,
         **manifest.certificate.model_dump(mode="json", by_alias=False),
         notes=manifest.notes,
         manifest=str(folder / "manifest.json"),

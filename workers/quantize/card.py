@@ -68,7 +68,7 @@ def model_card(manifest: Manifest, inventory: Inventory) -> str:
         name=manifest.model.name,
         base_model=_base_model(manifest.model.name),
         model_type=manifest.model.model_type,
-        bits=8 * manifest.file_bytes / max(inventory.weights, 1),
+        bits=manifest.bits_per_weight,
         budget_bytes=manifest.budget_bytes,
         file_bytes=manifest.file_bytes,
         size=format_size(manifest.file_bytes),

@@ -16,6 +16,7 @@ _RESULT: dict[str, Any] = {
     "sha256": _DIGEST,
     "file_bytes": 10,
     "budget_bytes": 12,
+    "bits_per_weight": 4.5,
     "predicted_kl_nats_per_token": 0.5,
     "predicted_kl_interval_95": None,
     "bound": 0.4,

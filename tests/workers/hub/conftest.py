@@ -30,7 +30,9 @@ def hub(server: HubServer) -> Hub:
 @pytest.fixture
 def manifest() -> Manifest:
     return Manifest(
-        model=ManifestModel(name="org/model", revision="1" * 40, digest="0" * 64, model_type="x"),
+        model=ManifestModel(
+            name="org/model", revision="1" * 40, digest="0" * 64, model_type="x", weights=8_000
+        ),
         measurement="0" * 64,
         encoder=Encoder.MINMAX,
         sensitivity=Sensitivity.WEIGHTS,
