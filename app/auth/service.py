@@ -11,7 +11,7 @@ from bitbudget.app.auth import repository
 from bitbudget.app.auth.principal import Principal, Scope
 from bitbudget.app.auth.tables import KeyRow
 from bitbudget.app.auth.tokens import Token, TokenKind, hash_secret, new_secret, parse_token
-from bitbudget.app.core.errors import InvalidRequestError
+from bitbudget.app.core.errors import ConflictError, InvalidRequestError, NotFoundError
 from bitbudget.app.http.errors import UnauthorizedError
 from bitbudget.app.storage.database import Database
 from bitbudget.app.storage.ids import Clock, new_id
@@ -78,6 +78,27 @@ class KeyService:
         """Return every key, newest first."""
         with self.database.read() as session:
             return [_view(row) for row in repository.all_keys(session)]
+
+    def named(self, text: str) -> ApiKey:
+        """Return the key of this id, name or beginning of an id; one in use before revoked ones.
+
+        Raises NotFoundError for none, ConflictError for several.
+        """
+        keys = self.keys()
+        fitting = [key for key in keys if text == key.id] or [
+            key for key in keys if text == key.name or (text and key.id.startswith(text))
+        ]
+        found = [key for key in fitting if key.revoked_at is None] or fitting
+        if not found:
+            raise NotFoundError(what="key", name=text)
+        if len(found) > 1:
+            raise ConflictError(
+                what="Key",
+                name=text,
+                reason=f"{len(found)} keys have this name or beginning",
+                remedy=f"use one of the ids {', '.join(key.id for key in found)}",
+            )
+        return found[0]
 
     def revoke(self, key_id: str) -> ApiKey:
         """Make a key useless from now on; NotFoundError when there is none."""

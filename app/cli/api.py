@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from bitbudget.app.cli.processes import attend
+from bitbudget.app.cli.processes import attend, check_port
 from bitbudget.app.core.errors import InvalidRequestError
 
 __all__ = ["api"]
@@ -39,6 +39,7 @@ def api(
 
     require_extra("worker", "api")
     _check_host(host)
+    check_port(host, port)
     for folder in (checkpoint, draft_model):
         if folder is not None:
             _check_folder(folder)

@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bitbudget.app.cli.options import AllowQuantizedSource, DiskLimit, Json, Model, disk_limit_bytes
+from bitbudget.app.cli.options import (
+    OUTPUT_NAMES,
+    AllowQuantizedSource,
+    DiskLimit,
+    Json,
+    Model,
+    Recover,
+    RecoverSeconds,
+    disk_limit_bytes,
+)
 from bitbudget.app.cli.output import say
 
 if TYPE_CHECKING:
@@ -25,9 +34,9 @@ def quantize(
     model: Model,
     *,
     manifest: Annotated[Path, typer.Option(help="The manifest to apply.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder to write.")],
-    recover: Annotated[str, typer.Option(help="Training after it: none, scales or qad.")] = "none",
-    recover_seconds: Annotated[float, typer.Option(help="The most it may take.")] = 300.0,
+    output: Annotated[Path, typer.Option(*OUTPUT_NAMES, help="Folder to write.")],
+    recover: Recover = "none",
+    recover_seconds: RecoverSeconds = 300.0,
     disk_limit: DiskLimit = None,
     allow_quantized_source: AllowQuantizedSource = False,
     as_json: Json = False,

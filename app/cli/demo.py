@@ -94,7 +94,7 @@ def _absolute(model: str) -> str:
 
 
 def _run(client: Client, place: _Place, budget: str, address: str) -> Job:
-    from bitbudget.app.cli.submit import follow
+    from bitbudget.app.cli.following import follow
     from bitbudget.app.core.requests import Deliver, JobRequest
 
     stated = int(budget) if budget.isdecimal() else budget
@@ -103,7 +103,7 @@ def _run(client: Client, place: _Place, budget: str, address: str) -> Job:
     console = stderr()
     console.print(f"dashboard  {address}/jobs/{job.id} while this runs", soft_wrap=True)
     console.print(f"budget     {request.budget_bytes:,} bytes for {place.model.rsplit('/', 1)[-1]}")
-    return follow(client, job.id)
+    return follow(client, job.id, address)
 
 
 @contextmanager

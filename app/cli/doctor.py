@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bitbudget.app.cli.completion import device_names
 from bitbudget.app.cli.options import Json, Token
 from bitbudget.app.cli.output import say
 from bitbudget.app.core.sizes import format_size
@@ -45,16 +46,29 @@ def doctor(
         str | None, typer.Option(envvar="BITBUDGET_SERVER", help="Also ask this server.")
     ] = None,
     token: Token = None,
+    remember: Annotated[
+        bool,
+        typer.Option("--remember", help="Keep this Mac, or --device, as the one to answer for."),
+    ] = False,
+    device: Annotated[
+        str | None,
+        typer.Option(help="The Mac to keep, such as m4-pro-24gb.", autocompletion=device_names),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Check this machine: Python, packages, MLX, BLAS, memory, disk, database, server."""
+    from bitbudget.app.cli.remembered import detected_device, remember_device
     from bitbudget.app.server.settings import Settings
+
+    if remember:
+        remember_device(device or detected_device())
 
     settings = Settings()
     findings = [
         *_python(),
         *_extras(),
         *_machine(),
+        *_my_mac(),
         *_home(settings.home_folder),
         *_database(settings),
         *_server(server, token),
@@ -96,6 +110,17 @@ def _machine() -> Iterator[Finding]:
     yield Finding("MLX backend", "ok" if apple else "note", kind)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     yield Finding("memory", "ok", f"{format_size(memory)}, {os.cpu_count()} cores")
+
+
+def _my_mac() -> Iterator[Finding]:
+    from bitbudget.app.cli.remembered import remembered_device
+
+    found = remembered_device()
+    if found is None:
+        remedy = "bitbudget doctor --remember, with --device NAME for another one"
+        yield Finding("my Mac", "note", "none kept: pages and bitbudget fit ask for one", remedy)
+    else:
+        yield Finding("my Mac", "ok", f"{found}: pages and bitbudget fit answer for it")
 
 
 def _home(folder: Path) -> Iterator[Finding]:

@@ -1,13 +1,15 @@
-"""`bitbudget fit`: what fits a device, from headers alone."""
+"""`bitbudget fit`: what fits a device or a budget, from headers alone."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bitbudget.app.cli.completion import choices, device_names
 from bitbudget.app.cli.options import Json, Model, RuntimeName
 from bitbudget.app.cli.output import say
 from bitbudget.app.core.runtime import Runtime
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 
     from bitbudget.app.contract.reports import FitResult
     from bitbudget.app.contract.tasks import FitTask
+    from bitbudget.app.core.budget_report import BudgetReport, Sized
     from bitbudget.app.core.fit_report import FitReport, SizedChoice
     from bitbudget.app.core.inventory import Inventory
 
@@ -28,26 +31,68 @@ _DEFAULT_CONTEXT = 8192
 def fit(
     model: Model,
     *,
-    device: Annotated[str, typer.Option(help="Such as m4-pro-24gb.")],
+    device: Annotated[
+        str | None,
+        typer.Option(
+            help="Such as m4-pro-24gb (default: the one that doctor --remember kept).",
+            autocompletion=device_names,
+        ),
+    ] = None,
+    budget: Annotated[str | None, typer.Option(help="Bytes of the files: 5.5GiB.")] = None,
     context: Annotated[
         int | None, typer.Option(help="Tokens of context (default: 8192 or the model's most).")
     ] = None,
-    kv_bits: Annotated[int, typer.Option(help="Bits of the KV cache: 16, 8 or 4.")] = 16,
+    kv_bits: Annotated[
+        int,
+        typer.Option(
+            help="Bits of the KV cache: 16, 8 or 4.", autocompletion=choices("16", "8", "4")
+        ),
+    ] = 16,
     runtime: RuntimeName = Runtime.STOCK,
     as_json: Json = False,
 ) -> None:
-    """Show what fits a device: parts of the memory, smallest size, uniform formats."""
+    """Show what fits a device or a budget: memory, smallest size, uniform formats."""
     from bitbudget.app.core.devices import device as device_named
+    from bitbudget.app.core.sizes import parse_size
 
-    target = device_named(device)
+    name, most_bytes = _asked(device, budget), None if budget is None else parse_size(budget)
+    target = None if name is None else device_named(name)
     inventory = _inventory(model)
+    if target is None:
+        _within(inventory, most_bytes or 0, as_json=as_json)
+        return
 
     from bitbudget.app.core.fit_report import fit as report_of
 
     most = inventory.architecture.max_context or _DEFAULT_CONTEXT
     tokens = context or min(_DEFAULT_CONTEXT, most)
-    report = report_of(inventory, target, tokens, kv_bits, runtime)
+    report = report_of(inventory, target, tokens, kv_bits, runtime, most_bytes=most_bytes)
     say(_document(report), as_json=as_json, render=lambda console: _print(console, report))
+
+
+def _asked(device: str | None, budget: str | None) -> str | None:
+    """Return the device to answer for, None for a budget alone."""
+    from bitbudget.app.cli.remembered import remembered_device
+    from bitbudget.app.core.errors import InvalidRequestError
+
+    found = device or (None if budget is not None else remembered_device())
+    if found is None and budget is None:
+        raise InvalidRequestError(
+            where="fit",
+            found="neither --device nor --budget",
+            expected="one of them",
+            remedy="write --budget 5.5GiB or --device m4-pro-24gb, or keep this Mac with "
+            "bitbudget doctor --remember",
+        )
+    return found
+
+
+def _within(inventory: Inventory, budget_bytes: int, *, as_json: bool) -> None:
+    from bitbudget.app.core.budget_report import within
+
+    report = within(inventory, budget_bytes)
+    document = _document(report)
+    say(document, as_json=as_json, render=lambda console: _print_budget(console, report))
 
 
 def _inventory(model: str) -> Inventory:
@@ -75,15 +120,25 @@ def _result() -> type[FitResult]:
     return FitResult
 
 
-def _document(report: FitReport) -> dict[str, Any]:
+def _document(report: FitReport | BudgetReport) -> dict[str, Any]:
     best = report.best_uniform
     return {**asdict(report), "best_uniform": None if best is None else best.name}
 
 
-def _print(console: Console, report: FitReport) -> None:
-    from rich.table import Table
+def _print_budget(console: Console, report: BudgetReport) -> None:
+    from bitbudget.app.cli.tables import exact, facts, listing
 
-    from bitbudget.app.cli.tables import exact, facts
+    bits = f"{report.bits_per_weight:.2f} bits per weight"
+    console.print(facts({"budget": f"{exact(report.budget_bytes)}, {bits}"}))
+    console.print()
+    shown = _ordered(report.now, report.uniform, report.smallest)
+    columns = ("stored as", "files", "bits/weight", "fits")
+    console.print(listing(columns, [_row(choice) for choice in shown], copied=1))
+    _print_verdict(console, report.budget_bytes, report.smallest.file_bytes)
+
+
+def _print(console: Console, report: FitReport) -> None:
+    from bitbudget.app.cli.tables import exact, facts, listing
 
     memory = report.memory
     console.print(
@@ -100,26 +155,31 @@ def _print(console: Console, report: FitReport) -> None:
             }
         )
     )
-    table = Table(box=None, header_style="dim", pad_edge=False)
-    for name in ("stored as", "files", "fits", "largest context", "tokens/s at most"):
-        table.add_column(name, justify="left" if name == "stored as" else "right")
-    for choice in (report.now, *sorted(report.uniform, key=_size), report.smallest):
-        table.add_row(*_row(choice))
+    columns = ("stored as", "files", "bits/weight", "fits", "largest context", "tokens/s at most")
+    rows = [
+        (*_row(choice), f"{choice.largest_context:,}", f"{choice.tokens_per_second:,.0f}")
+        for choice in _ordered(report.now, report.uniform, report.smallest)
+    ]
     console.print()
-    console.print(table)
+    console.print(listing(columns, rows, copied=1))
+    _print_verdict(console, report.weights_limit_bytes, report.smallest.file_bytes)
 
 
-def _size(choice: SizedChoice) -> int:
-    return -choice.file_bytes
+def _ordered(now: Any, uniform: Iterable[Any], smallest: Any) -> list[Any]:
+    return [now, *sorted(uniform, key=lambda choice: -choice.file_bytes), smallest]
 
 
-def _row(choice: SizedChoice) -> tuple[str, ...]:
+def _row(choice: Sized | SizedChoice) -> tuple[str, ...]:
     from bitbudget.app.cli.tables import exact
 
-    return (
-        choice.name,
-        exact(choice.file_bytes),
-        "[green]yes[/]" if choice.fits else "[red]no[/]",
-        f"{choice.largest_context:,}",
-        f"{choice.tokens_per_second:,.0f}",
-    )
+    fits = "yes" if choice.fits else "no"
+    return (choice.name, exact(choice.file_bytes), f"{choice.bits_per_weight:.2f}", fits)
+
+
+def _print_verdict(console: Console, limit_bytes: int, least_bytes: int) -> None:
+    if limit_bytes < least_bytes:
+        console.print(f"\nDoes not fit: the smallest safe files take {least_bytes:,} bytes.")
+    else:
+        console.print(
+            "\nFits: bitbudget run MODEL finds the best formats within it, and proves it."
+        )

@@ -69,32 +69,35 @@ def create(
 @app.command("list")
 def list_keys(*, as_json: Json = False) -> None:
     """List the keys; their tokens are not stored."""
-    from rich.table import Table
+    from bitbudget.app.cli.tables import listing
 
     keys = _service().keys()
 
     def render(console: Console) -> None:
-        table = Table(box=None, header_style="dim", pad_edge=False)
-        for column in ("id", "name", "scopes", "created", "last used", "revoked"):
-            table.add_column(column)
+        rows = []
         for key in keys:
             moments = (key.created_at, key.last_used_at, key.revoked_at)
             shown = ["-" if m is None else m.strftime("%Y-%m-%d %H:%M") for m in moments]
-            table.add_row(key.id, key.name, " ".join(key.scopes), *shown)
-        console.print(table if keys else "no keys")
+            rows.append((key.id, key.name, " ".join(key.scopes), *shown))
+        columns = ("id", "name", "scopes", "created", "last used", "revoked")
+        console.print(listing(columns, rows, copied=1) if keys else "no keys")
 
     say({"keys": [_document(key) for key in keys]}, as_json=as_json, render=render)
 
 
 @app.command()
 def revoke(
-    key: Annotated[str, typer.Argument(metavar="ID", help="The key's id.")],
+    key: Annotated[
+        str, typer.Argument(metavar="KEY", help="Its id, the beginning of that, or its name.")
+    ],
     *,
     as_json: Json = False,
 ) -> None:
     """Make a key useless from now on."""
-    revoked = _service().revoke(key)
-    say(_document(revoked), as_json=as_json, render=lambda c: c.print(f"revoked {revoked.name}"))
+    service = _service()
+    revoked = service.revoke(service.named(key).id)
+    said = f"revoked {revoked.name} ({revoked.id})"
+    say(_document(revoked), as_json=as_json, render=lambda c: c.print(said, markup=False))
 
 
 def _document(key: ApiKey) -> dict[str, Any]:

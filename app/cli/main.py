@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Annotated
 
 import typer
 from typer.exceptions import TyperException
@@ -12,10 +13,12 @@ from bitbudget.app.cli import (
     api,
     checkpoint,
     demo,
+    devices,
     doctor,
     fit,
     frontier,
     guide,
+    jobs,
     keys,
     manifest,
     measure,
@@ -27,6 +30,7 @@ from bitbudget.app.cli import (
 )
 from bitbudget.app.cli.failures import problem_of
 from bitbudget.app.cli.output import Document, say_problem
+from bitbudget.distribution import installed_version
 
 __all__ = ["build_app", "main"]
 
@@ -41,11 +45,14 @@ def build_app() -> typer.Typer:
         name="bitbudget",
         help="The best mixed-precision quantization of a language model for a memory budget.",
         no_args_is_help=True,
+        invoke_without_command=True,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
+    app.callback()(_root)
     local = (
         fit.fit,
+        devices.devices,
         measure.measure,
         allocate.allocate,
         checkpoint.quantize,
@@ -66,6 +73,8 @@ def build_app() -> typer.Typer:
         serve.worker,
         submit.submit,
         submit.watch,
+        jobs.jobs,
+        jobs.cancel,
         doctor.doctor,
         serve.gc,
         demo.demo,
@@ -74,6 +83,18 @@ def build_app() -> typer.Typer:
         app.command(rich_help_panel=_SERVER)(command)
     app.add_typer(keys.app, name="key", rich_help_panel=_SERVER)
     return app
+
+
+def _root(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", is_eager=True)
+    ] = False,
+) -> None:
+    """Find the best mixed-precision quantization of a language model for a memory budget."""
+    if version:
+        typer.echo(f"bitbudget {installed_version()}")
+        raise typer.Exit
 
 
 def main(arguments: list[str] | None = None) -> None:

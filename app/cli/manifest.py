@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bitbudget.app.cli.options import Json
+from bitbudget.app.cli.options import OUTPUT_NAMES, Json
 from bitbudget.app.cli.output import say
 from bitbudget.app.core.errors import BitbudgetError, InvalidRequestError
 
@@ -164,7 +164,7 @@ def apply(
     file: File,
     *,
     model: Annotated[str | None, typer.Option(help="The model to convert.")] = None,
-    output: Annotated[str, typer.Option("-o", "--output", help="Folder to write.")] = "mlx_model",
+    output: Annotated[str, typer.Option(*OUTPUT_NAMES, help="Folder to write.")] = "mlx_model",
     as_json: Json = False,
 ) -> None:
     """Print the lines of Python that apply a manifest with stock mlx_lm.convert."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bitbudget.app.cli.completion import choices, device_names
 from bitbudget.app.core.errors import InvalidRequestError
 from bitbudget.app.core.runtime import Runtime
 from bitbudget.app.core.sqnr import DEFAULT_SQNR_FLOOR_DB
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from bitbudget.app.core.requests import AllocationRequest, JobRequest
 
 __all__ = [
+    "OUTPUT_NAMES",
     "AllocationOptions",
     "AllowQuantizedSource",
     "DiskLimit",
@@ -23,12 +25,17 @@ __all__ = [
     "MeasureOptions",
     "Model",
     "Overwrite",
+    "Recover",
+    "RecoverSeconds",
     "Relinearize",
     "RuntimeName",
     "Server",
     "Token",
     "disk_limit_bytes",
 ]
+
+OUTPUT_NAMES = ("-o", "--output", "--mlx-path")
+"""mlx-lm calls the folder that it writes `--mlx-path`."""
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help=r"A folder or org/name\[@revision].")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
@@ -41,6 +48,14 @@ Token = Annotated[
     typer.Option("--token", envvar="BITBUDGET_TOKEN", help="Bearer token of the server."),
 ]
 
+Recover = Annotated[
+    str | None,
+    typer.Option(
+        help="Training after it: none, scales or qad; run and submit go by the effort.",
+        autocompletion=choices("none", "scales", "qad"),
+    ),
+]
+RecoverSeconds = Annotated[float, typer.Option(help="The most that training may take.")]
 Relinearize = Annotated[
     bool | None,
     typer.Option(
@@ -123,14 +138,23 @@ class AllocationOptions:
     ] = None
     device: Annotated[
         str | None,
-        typer.Option(help="Fit this device, such as m4-pro-24gb.", rich_help_panel=_BUDGET),
+        typer.Option(
+            help="Fit this device, such as m4-pro-24gb: see bitbudget devices.",
+            rich_help_panel=_BUDGET,
+            autocompletion=device_names,
+        ),
     ] = None
     context: Annotated[
         int | None,
         typer.Option(help="Tokens of context to keep room for.", rich_help_panel=_BUDGET),
     ] = None
     kv_bits: Annotated[
-        int, typer.Option(help="Bits of the KV cache: 16, 8 or 4.", rich_help_panel=_BUDGET)
+        int,
+        typer.Option(
+            help="Bits of the KV cache: 16, 8 or 4.",
+            rich_help_panel=_BUDGET,
+            autocompletion=choices("16", "8", "4"),
+        ),
     ] = 16
     joint_kv: Annotated[
         bool,
@@ -201,19 +225,36 @@ class MeasureOptions:
     """How a model is measured."""
 
     effort: Annotated[
-        str, typer.Option(help="quick, standard or thorough.", rich_help_panel=_MEASURE)
+        str,
+        typer.Option(
+            help="quick, standard or thorough.",
+            rich_help_panel=_MEASURE,
+            autocompletion=choices("quick", "standard", "thorough"),
+        ),
     ] = "standard"
     encoder: Annotated[
         str | None,
         typer.Option(
-            help="minmax, careful, gptq or yaqa (default: the effort's).", rich_help_panel=_MEASURE
+            help="minmax, careful, gptq or yaqa (default: the effort's).",
+            rich_help_panel=_MEASURE,
+            autocompletion=choices("minmax", "careful", "gptq", "yaqa"),
         ),
     ] = None
     sensitivity: Annotated[
-        str, typer.Option(help="fisher, probe or weights.", rich_help_panel=_MEASURE)
+        str,
+        typer.Option(
+            help="fisher, probe or weights.",
+            rich_help_panel=_MEASURE,
+            autocompletion=choices("fisher", "probe", "weights"),
+        ),
     ] = "fisher"
     rotation: Annotated[
-        str, typer.Option(help="none, folded, fused or auto.", rich_help_panel=_MEASURE)
+        str,
+        typer.Option(
+            help="none, folded, fused or auto.",
+            rich_help_panel=_MEASURE,
+            autocompletion=choices("none", "folded", "fused", "auto"),
+        ),
     ] = "none"
     text: Annotated[
         Path | None,

@@ -6,13 +6,15 @@ import json
 import math
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Final
 
 from rich.console import Console
 
 from bitbudget.app.core.errors import BitbudgetError
 
 __all__ = ["Document", "finite", "problem_document", "say", "say_problem", "stderr"]
+
+_PIPE_COLUMNS: Final = 400
 
 Document = Mapping[str, Any]
 """What `--json` prints: plain values for the JSON encoder."""
@@ -31,8 +33,14 @@ def say(
         text = json.dumps(finite(document), indent=None if as_json else 2, allow_nan=False)
         sys.stdout.write(text + "\n")
     else:
-        render(Console(highlight=False))
+        render(_stdout())
     sys.stdout.flush()
+
+
+def _stdout() -> Console:
+    """Return the console for results; lines go on past its edge, and a pipe has none."""
+    wide = None if sys.stdout.isatty() else _PIPE_COLUMNS
+    return Console(highlight=False, soft_wrap=True, width=wide)
 
 
 def finite(value: Any) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from rich.console import Console
 from rich.progress import (
@@ -15,7 +15,6 @@ from rich.progress import (
     Task,
     TaskID,
     TextColumn,
-    TimeRemainingColumn,
 )
 from rich.text import Text
 
@@ -26,6 +25,10 @@ if TYPE_CHECKING:
     from bitbudget.app.contract.steps import Step
 
 __all__ = ["ProgressView", "amount"]
+
+_JUMP: Final = 0.05
+_LEAST_SHARE: Final = 0.005
+_SETTLED_SECONDS: Final = 5.0
 
 
 def amount(done: float, total: float, unit: str) -> str:
@@ -62,7 +65,7 @@ class ProgressView:
             BarColumn(bar_width=24),
             _Amount(),
             _Speed(),
-            TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+            TextColumn("{task.fields[left]}"),
             TextColumn("[dim]{task.fields[detail]}"),
             console=console,
         )
@@ -72,6 +75,7 @@ class ProgressView:
         self._whole: TaskID | None = None
         self._bar: TaskID | None = None
         self._part = _Part("", 0, 0.0)
+        self._pace = _Pace()
 
     def __enter__(self) -> Self:
         if self._console.is_terminal:
@@ -110,7 +114,7 @@ class ProgressView:
     def _new_bar(self, name: str) -> TaskID | None:
         if not self._console.is_terminal:
             return None
-        return self._bars.add_task(name, total=1.0, amount="", speed="", detail="")
+        return self._bars.add_task(name, total=1.0, amount="", speed="", left="", detail="")
 
     def _open_step(self, step: str) -> None:
         self._step, self._began, self._last = step, time.monotonic(), None
@@ -119,8 +123,10 @@ class ProgressView:
     def _tell_whole(self, fraction: float) -> None:
         if self._whole is None:
             self._whole = self._new_bar("in all")
+        left = self._pace.left(fraction, time.monotonic())
         if self._whole is not None:
-            self._bars.update(self._whole, completed=fraction, amount=f"{fraction:.0%}")
+            said = f"{fraction:.0%}"
+            self._bars.update(self._whole, completed=fraction, amount=said, left=left)
 
     def _advance(self, event: Progressed) -> None:
         self._last = event
@@ -153,6 +159,34 @@ class ProgressView:
             seconds = max(seconds, last.seconds)
         done = _size(last.done) if last is not None and last.unit == "bytes" else ""
         return f"{self._step:<11} {seconds:7.1f} s  {done}".rstrip()
+
+
+@dataclass(slots=True)
+class _Pace:
+    """How long a job takes, by the share of it done since this began to watch.
+
+    What an earlier attempt did comes at once and says nothing of the pace: counting begins anew
+    wherever the share jumps by a twentieth.
+    """
+
+    first: float | None = None
+    last: float = 0.0
+    began: float = 0.0
+
+    def left(self, fraction: float, now: float) -> str:
+        """Return `about 3:10 left`, "" while nobody can tell."""
+        if self.first is None or (
+            fraction - self.last > _JUMP and now - self.began < _SETTLED_SECONDS
+        ):
+            self.first, self.began = fraction, now
+        self.last = fraction
+        done, seconds = fraction - self.first, now - self.began
+        if done < _LEAST_SHARE or seconds < _SETTLED_SECONDS:
+            return ""
+        minutes, rest = divmod(round(seconds * (1 - fraction) / done), 60)
+        hours, minutes = divmod(minutes, 60)
+        clock = f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+        return f"about {clock} left"
 
 
 @dataclass(frozen=True, slots=True)

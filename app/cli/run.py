@@ -9,10 +9,13 @@ import typer
 
 from bitbudget.app.cli.grouped import grouped
 from bitbudget.app.cli.options import (
+    OUTPUT_NAMES,
     AllocationOptions,
     Json,
     MeasureOptions,
     Model,
+    Recover,
+    RecoverSeconds,
     Relinearize,
     disk_limit_bytes,
 )
@@ -30,18 +33,18 @@ __all__ = ["run"]
 def run(
     model: Model,
     *,
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder to write.")],
+    output: Annotated[Path, typer.Option(*OUTPUT_NAMES, help="Folder to write.")],
     budget: AllocationOptions,
     measuring: MeasureOptions,
-    recover: Annotated[
-        str | None,
-        typer.Option(help="Training after it: none, scales or qad (default: the effort's)."),
-    ] = None,
-    recover_seconds: Annotated[float, typer.Option(help="The most it may take.")] = 300.0,
+    recover: Recover = None,
+    recover_seconds: RecoverSeconds = 300.0,
     relinearize: Relinearize = None,
     baseline: Annotated[
-        bool, typer.Option("--baseline", help="Also evaluate uniform 4-bit at equal bytes.")
-    ] = False,
+        bool,
+        typer.Option(
+            "--baseline/--no-baseline", help="Also make and evaluate uniform 4-bit at equal bytes."
+        ),
+    ] = True,
     as_json: Json = False,
 ) -> None:
     """Do all of it: the best checkpoint of MODEL within the budget, measured and proven."""
@@ -68,19 +71,22 @@ def run(
     say(
         result.model_dump(mode="json"),
         as_json=as_json,
-        render=lambda console: _print(console, result),
+        render=lambda console: _print(console, result, model),
     )
 
 
-def _print(console: Console, result: JobResult) -> None:
+def _print(console: Console, result: JobResult, model: str) -> None:
     from bitbudget.app.cli.allocate import print_manifest
     from bitbudget.app.cli.checkpoint import print_evaluation, print_recovery
+    from bitbudget.app.cli.ending import print_comparison, print_next
     from bitbudget.app.cli.manifest import load_manifest
 
-    print_manifest(console, load_manifest(Path(result.manifest)))
+    manifest = load_manifest(Path(result.manifest))
+    print_manifest(console, manifest)
     if result.evaluation is not None:
         console.print()
         print_evaluation(console, result.evaluation)
         print_recovery(console, result.recovery)
-    console.print(f"\ncheckpoint: {result.checkpoint}", soft_wrap=True)
-    console.print(f"manifest:   {result.manifest}", soft_wrap=True)
+    if result.baseline is not None:
+        print_comparison(console, result.baseline, manifest.encoder.value)
+    print_next(console, result.checkpoint or "", model)

@@ -11,7 +11,7 @@ import typer
 
 from bitbudget.app.cli.options import DiskLimit, Json, Server, Token, disk_limit_bytes
 from bitbudget.app.cli.output import say, stderr
-from bitbudget.app.cli.processes import attend
+from bitbudget.app.cli.processes import attend, check_port
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -40,7 +40,9 @@ def serve(
         else:
             stderr().print(f"bitbudget listens on {address} (dashboard; API: {address}/docs)")
 
-    run(_settings(host, port), on_listening=on_listening)
+    settings = _settings(host, port)
+    check_port(settings.host, settings.port)
+    run(settings, on_listening=on_listening)
 
 
 def _settings(host: str | None, port: int | None) -> Settings:

@@ -12,6 +12,7 @@ from bitbudget.app.cli.options import (
     Json,
     MeasureOptions,
     Model,
+    Recover,
     Relinearize,
     Server,
     Token,
@@ -21,11 +22,9 @@ from bitbudget.app.cli.output import say, stderr
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from bitbudget.app.client.client import Client
-    from bitbudget.app.contract.events import Event
-    from bitbudget.app.jobs.schemas import Job, JobEvent
+    from bitbudget.app.jobs.schemas import Job
 
-__all__ = ["follow", "raise_if_unfinished", "submit", "watch"]
+__all__ = ["raise_if_unfinished", "submit", "watch"]
 
 
 @grouped
@@ -37,24 +36,22 @@ def submit(
     budget: AllocationOptions,
     measuring: MeasureOptions,
     deliver: Annotated[str, typer.Option(help="manifest or checkpoint.")] = "manifest",
-    recover: Annotated[
-        str | None,
-        typer.Option(help="Training after it: none, scales or qad (default: the effort's)."),
-    ] = None,
+    recover: Recover = None,
     relinearize: Relinearize = None,
     wait: Annotated[bool, typer.Option("--wait", help="Follow the job until it ends.")] = False,
     as_json: Json = False,
 ) -> None:
     """Submit a job to a server; on a model measured before, it is answered at once."""
+    from bitbudget.app.cli.following import follow
     from bitbudget.app.client.client import Client
 
     request = measuring.job(
         model, budget, deliver=deliver, recover=recover, relinearize=relinearize
     )
-    with Client(server, token=token) as client:
+    with Client(server, token=token, told=_say_note) as client:
         job = client.submit(request)
         if wait:
-            job = follow(client, job.id)
+            job = follow(client, job.id, server)
         _tell(job, server, as_json=as_json)
 
 
@@ -66,37 +63,15 @@ def watch(
     as_json: Json = False,
 ) -> None:
     """Follow a job until it ends."""
+    from bitbudget.app.cli.following import follow
     from bitbudget.app.client.client import Client
 
-    with Client(server, token=token) as client:
-        _tell(follow(client, job), server, as_json=as_json)
+    with Client(server, token=token, told=_say_note) as client:
+        _tell(follow(client, job, server), server, as_json=as_json)
 
 
-def follow(client: Client, job_id: str) -> Job:
-    """Draw a job's events until it ends, and return it as it ended."""
-    from bitbudget.app.cli.progress import ProgressView
-
-    with ProgressView(stderr()) as view:
-        for event in client.events(job_id):
-            shown = _as_progress(event)
-            if shown is not None:
-                view(shown)
-    return client.job(job_id)
-
-
-def _as_progress(event: JobEvent) -> Event | None:
-    from bitbudget.app.contract.events import Logged, Progressed
-    from bitbudget.app.jobs.status import EventKind
-
-    if event.kind is EventKind.PROGRESS:
-        return Progressed.model_validate(event.data)
-    if event.kind is EventKind.LOG:
-        return Logged(detail=str(event.data["detail"]))
-    if event.kind is EventKind.REQUEUED:
-        return Logged(detail=f"queued again: {event.data['reason']}")
-    if event.kind is EventKind.CANCEL_REQUESTED:
-        return Logged(detail="cancel requested")
-    return None
+def _say_note(said: str) -> None:
+    stderr().print(said, soft_wrap=True)
 
 
 def raise_if_unfinished(job: Job) -> None:
@@ -129,9 +104,12 @@ def _print(console: Console, job: Job, server: str) -> None:
             "files": exact(job.answer.file_bytes),
             "budget": exact(job.answer.budget_bytes),
             goal.label: f"{job.answer.predicted_kl_nats_per_token:.6f} {goal.unit}",
+            "bits per weight": f"{job.answer.bits_per_weight:.3f}",
             "lower bound": f"{job.answer.bound:.6f}, gap {job.answer.gap:.2e}",
             "manifest": f"{server}/v1/jobs/{job.id}/manifest",
         }
     if job.result is not None and job.result.checkpoint is not None:
         rows["checkpoint"] = job.result.checkpoint
+    if not job.status.is_final:
+        rows["follow it"] = f"bitbudget watch {job.id} --server {server}"
     console.print(facts(rows))

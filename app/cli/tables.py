@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
+from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from bitbudget.app.core.formats import Format
 from bitbudget.app.core.inventory import Inventory
@@ -18,6 +20,7 @@ __all__ = [
     "formats_by_layer",
     "interval_words",
     "kv_by_layer",
+    "listing",
     "manifest_facts",
 ]
 
@@ -32,13 +35,20 @@ def interval_words(interval: tuple[float, float] | None) -> str:
     return "" if interval is None else f", 95 %: {interval[0]:.3g} to {interval[1]:.3g}"
 
 
-def facts(rows: Mapping[str, str], title: str = "") -> Table:
-    """Return a borderless table of names and values."""
-    table = Table(box=None, show_header=False, title=title or None, title_justify="left")
-    table.add_column(style="dim")
-    table.add_column()
-    for name, value in rows.items():
-        table.add_row(name, value)
+def facts(rows: Mapping[str, str]) -> Text:
+    """Return lines of names and values; no value is cut or broken: it can be copied."""
+    width = max(map(len, rows), default=0)
+    lines = [Text.assemble((f"{name:<{width}}", "dim"), "  ", text) for name, text in rows.items()]
+    return Text("\n").join(lines)
+
+
+def listing(columns: Sequence[str], rows: Iterable[Sequence[str]], *, copied: int) -> Table:
+    """Return a table whose first `copied` columns are whole however narrow the terminal is."""
+    table = Table(box=None, header_style="dim", pad_edge=False)
+    for index, name in enumerate(columns):
+        table.add_column(name, no_wrap=index < copied, overflow="fold")
+    for row in rows:
+        table.add_row(*map(escape, row))
     return table
 
 
@@ -93,7 +103,7 @@ def kv_by_layer(choices: Mapping[int, Mapping[KvSide, KvChoice]]) -> str:
     )
 
 
-def manifest_facts(manifest: Manifest) -> Table:
+def manifest_facts(manifest: Manifest) -> Text:
     """Return budget, bytes and certificate."""
     proof, goal = manifest.certificate, manifest.objective
     spare = manifest.budget_bytes - manifest.file_bytes
@@ -105,6 +115,7 @@ def manifest_facts(manifest: Manifest) -> Table:
         "model": f"{manifest.model.name} ({manifest.model.model_type})",
         "budget": exact(manifest.budget_bytes),
         "files": f"{exact(manifest.file_bytes)}, {spare:,} B to spare",
+        "bits per weight": f"{manifest.bits_per_weight:.3f}",
         goal.label: f"{proof.predicted_kl_nats_per_token:.6f} {goal.unit}"
         + interval_words(proof.predicted_kl_interval_95),
         "lower bound": f"{proof.bound:.6f}, gap {proof.gap:.2e} ({proof.status}, {proof.solver})",

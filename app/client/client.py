@@ -15,7 +15,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -54,12 +54,20 @@ __all__ = ["Client"]
 
 
 class Client:
-    """A connection to a server; `token` is an API key, needed unless the server is on loopback."""
+    """A connection to a server; `token` is an API key, needed unless the server is on loopback.
+
+    `told` is told in words when the server does not answer and is asked again.
+    """
 
     def __init__(
-        self, server: str, *, token: str | None = None, timeout_seconds: float = 30.0
+        self,
+        server: str,
+        *,
+        token: str | None = None,
+        timeout_seconds: float = 30.0,
+        told: Callable[[str], None] = lambda _: None,
     ) -> None:
-        self._http = Transport(server, token=token, timeout_seconds=timeout_seconds)
+        self._http = Transport(server, token=token, timeout_seconds=timeout_seconds, told=told)
 
     def __enter__(self) -> Self:
         return self
@@ -102,9 +110,14 @@ class Client:
         answer = self._http.request("POST", f"/v1/jobs/{job_id}/cancel", repeatable=True)
         return Job.model_validate_json(answer.content)
 
-    def events(self, job_id: str, *, after: int = 0) -> Iterator[JobEvent]:
-        """Give the events of a job as they happen, until it ends; reconnects where it stopped."""
-        return read_events(self._http, f"/v1/jobs/{job_id}/events", after)
+    def events(
+        self, job_id: str, *, after: int = 0, told: Callable[[str], None] = lambda _: None
+    ) -> Iterator[JobEvent]:
+        """Give the events of a job as they happen, until it ends; reconnects where it stopped.
+
+        `told` is told in words when the server stops answering.
+        """
+        return read_events(self._http, f"/v1/jobs/{job_id}/events", after, told)
 
     def manifest(self, job_id: str) -> bytes:
         """Return the exact bytes of a job's manifest, checked against their digest."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
 import httpx2
@@ -20,8 +20,13 @@ _MAX_RECONNECTS: Final = 60
 """Reconnections in a row without a single event before the server counts as gone."""
 
 
-def read_events(transport: Transport, path: str, after: int) -> Iterator[JobEvent]:
-    """Give events after the one numbered `after`, until the last of the job."""
+def read_events(
+    transport: Transport, path: str, after: int, told: Callable[[str], None]
+) -> Iterator[JobEvent]:
+    """Give events after the one numbered `after`, until the last of the job.
+
+    `told` is told when the server stops answering.
+    """
     failures = 0
     while True:
         headers = {"Accept": "text/event-stream", "Last-Event-ID": str(after)}
@@ -36,6 +41,8 @@ def read_events(transport: Transport, path: str, after: int) -> Iterator[JobEven
                         return
         except httpx2.TransportError as error:
             failures += 1
+            if failures == 1:
+                told(f"{transport.server} does not answer; asking again for a minute")
             if failures > _MAX_RECONNECTS:
                 raise ServerUnreachableError(server=transport.server, reason=str(error)) from error
         time.sleep(_RECONNECT_SECONDS)

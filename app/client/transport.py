@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
 from typing import Any, Final
@@ -44,9 +44,17 @@ class ServerProblemError(BitbudgetError):
 class Transport:
     """One server, one token, connections kept open."""
 
-    def __init__(self, server: str, *, token: str | None, timeout_seconds: float) -> None:
+    def __init__(
+        self,
+        server: str,
+        *,
+        token: str | None,
+        timeout_seconds: float,
+        told: Callable[[str], None] = lambda _: None,
+    ) -> None:
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         self.server: Final = server.rstrip("/")
+        self._told = told
         self._http = httpx2.Client(base_url=self.server, headers=headers, timeout=timeout_seconds)
 
     def close(self) -> None:
@@ -76,7 +84,7 @@ class Transport:
             return answer
 
         try:
-            answer = _RETRIES.call(send, when=_may_pass) if repeatable else send()
+            answer = _RETRIES.call(send, when=self._may_pass) if repeatable else send()
         except httpx2.TransportError as error:
             raise self._unreachable(str(error) or type(error).__name__) from error
         except httpx2.HTTPStatusError as error:
@@ -95,14 +103,16 @@ class Transport:
                 raise_problem(answer)
             yield answer
 
+    def _may_pass(self, error: Exception) -> bool | float:
+        if isinstance(error, httpx2.HTTPStatusError):
+            return _RETRIES.after(error.response.headers)
+        if isinstance(error, httpx2.TransportError):
+            self._told(f"{self.server} does not answer; asking again")
+            return True
+        return False
+
     def _unreachable(self, reason: str) -> ServerUnreachableError:
         return ServerUnreachableError(server=self.server, reason=reason)
-
-
-def _may_pass(error: Exception) -> bool | float:
-    if isinstance(error, httpx2.HTTPStatusError):
-        return _RETRIES.after(error.response.headers)
-    return isinstance(error, httpx2.TransportError)
 
 
 def raise_problem(answer: httpx2.Response) -> None:

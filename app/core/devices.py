@@ -87,6 +87,6 @@ def device(name: str) -> Device:
     raise InvalidRequestError(
         where="device",
         found=repr(name),
-        expected="a chip and its memory, as GET /v1/devices lists them",
+        expected="a chip and its memory, as bitbudget devices and GET /v1/devices list them",
         remedy=f"write for example {', '.join(near)}",
     )

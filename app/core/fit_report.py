@@ -23,13 +23,14 @@ __all__ = ["FitReport", "SizedChoice", "fit"]
 class SizedChoice:
     """One way to store the whole model.
 
-    `fits` says whether the files are within the plan's `weights_limit_bytes`. `largest_context` is
-    the most tokens at which they are, 0 for none. `tokens_per_second` bounds decoding at the asked
-    context by bandwidth times an estimated efficiency.
+    `fits` says whether the files are within the report's `weights_limit_bytes`. `largest_context`
+    is the most tokens at which the device has room for them, 0 for none. `tokens_per_second` bounds
+    decoding at the asked context by bandwidth times an estimated efficiency.
     """
 
     name: str
     file_bytes: int
+    bits_per_weight: float
     fits: bool
     largest_context: int
     tokens_per_second: float
@@ -66,20 +67,26 @@ def fit(
     context: int,
     kv_bits: int = 16,
     runtime: Runtime = Runtime.STOCK,
+    *,
+    most_bytes: int | None = None,
 ) -> FitReport:
     """Return the sizes of `inventory` against the memory of `device` at `context` tokens.
 
-    Raises InvalidRequestError for a context beyond the model's own limit.
+    The files must also be within `most_bytes`, where that is given. Raises InvalidRequestError for
+    a context beyond the model's own limit.
     """
     plan = plan_memory(inventory, device, context, kv_bits, runtime)
-    sizer = _Sizer(inventory, device, plan, kv_bits, runtime)
+    limit = min(
+        plan.weights_limit_bytes, plan.weights_limit_bytes if most_bytes is None else most_bytes
+    )
+    sizer = _Sizer(inventory, device, plan, kv_bits, runtime, limit_bytes=limit)
     return FitReport(
         device=device.name,
         context=context,
         kv_bits=kv_bits,
         runtime=runtime,
         memory=plan,
-        weights_limit_bytes=plan.weights_limit_bytes,
+        weights_limit_bytes=limit,
         now=sizer.choice("keep", uniform_formats(inventory, KEEP)),
         smallest=sizer.choice("smallest", least_formats(inventory, Rules())),
         uniform=tuple(
@@ -99,11 +106,13 @@ class _Sizer:
         plan: MemoryPlan,
         kv_bits: int,
         runtime: Runtime,
+        *,
+        limit_bytes: int,
     ) -> None:
         self.sizes = ExactSizes()
         self._inventory = inventory
         self._device = device
-        self._plan = plan
+        self._limit_bytes = limit_bytes
         self._kv_bits = kv_bits
         self._runtime = runtime
         self._fixed_bytes = plan_checkpoint(inventory).fixed_bytes
@@ -116,7 +125,8 @@ class _Sizer:
         return SizedChoice(
             name=name,
             file_bytes=nbytes,
-            fits=nbytes <= self._plan.weights_limit_bytes,
+            bits_per_weight=8 * nbytes / max(self._inventory.weights, 1),
+            fits=nbytes <= self._limit_bytes,
             largest_context=largest_context(
                 self._inventory, self._device, nbytes, self._kv_bits, self._runtime
             ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from bitbudget.app.contract.leases import Capabilities
 
@@ -19,4 +19,5 @@ class Worker(BaseModel):
     capabilities: Capabilities
     registered_at: datetime
     seen_at: datetime
+    online: bool = Field(description="Whether it has called within the time that a lease lasts.")
     job_id: str | None

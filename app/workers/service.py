@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Final
 
 from sqlalchemy.orm import Session
@@ -70,16 +71,18 @@ class WorkerService:
             rows = repository.page(session, None if key is None else str(key[0]), limit)
             kept, following = cut_page(rows, limit, lambda row: [row.id])
             open_jobs = self.open_jobs(session, [row.id for row in kept])
-        items = [_view(row, open_jobs.get(row.id)) for row in kept]
+        since = self.clock() - timedelta(seconds=self.intervals.lease_seconds)
+        items = [_view(row, open_jobs.get(row.id), since) for row in kept]
         return Page[Worker](items=items, next_cursor=following)
 
 
-def _view(row: WorkerRow, job_id: str | None) -> Worker:
+def _view(row: WorkerRow, job_id: str | None, since: datetime) -> Worker:
     return Worker(
         id=row.id,
         name=row.name,
         capabilities=read_stored(Capabilities, row.capabilities, f"worker {row.id}") or _UNREADABLE,
         registered_at=row.registered_at,
         seen_at=row.seen_at,
+        online=row.seen_at >= since,
         job_id=job_id,
     )

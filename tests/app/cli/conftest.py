@@ -81,3 +81,11 @@ def manifest_file(measurement: Measurement, tmp_path: Path) -> Path:
     file = tmp_path / "manifest.json"
     file.write_bytes(build_manifest(measurement, "affine4g64").to_bytes())
     return file
+
+
+@pytest.fixture
+def measurement_file(measurement: Measurement, tmp_path: Path) -> Path:
+    """A measurement on disk."""
+    file = tmp_path / "measurement.json"
+    file.write_bytes(measurement.to_json())
+    return file

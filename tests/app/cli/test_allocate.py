@@ -3,18 +3,8 @@ from __future__ import annotations
 from itertools import pairwise
 from pathlib import Path
 
-import pytest
-
 from bitbudget.app.core.manifest import Manifest
-from bitbudget.app.core.measurement import Measurement
 from tests.app.cli.conftest import Run
-
-
-@pytest.fixture
-def measurement_file(measurement: Measurement, tmp_path: Path) -> Path:
-    file = tmp_path / "measurement.json"
-    file.write_bytes(measurement.to_json())
-    return file
 
 
 def test_allocates_on_a_stored_measurement(
