@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import sqlalchemy.exc
 from sqlalchemy.orm import Session
@@ -16,7 +17,12 @@ from bitbudget.app.contract.benchmarks import Benchmark
 from bitbudget.app.contract.messages import Report
 from bitbudget.app.contract.reports import Evaluation
 from bitbudget.app.core.canonical import canonical_json, sha256_of
-from bitbudget.app.core.errors import ConflictError, InvalidRequestError, NotFoundError
+from bitbudget.app.core.errors import (
+    BitbudgetError,
+    ConflictError,
+    InvalidRequestError,
+    NotFoundError,
+)
 from bitbudget.app.core.least import check_feasible
 from bitbudget.app.core.manifest import Manifest
 from bitbudget.app.core.requests import Deliver, JobRequest
@@ -40,6 +46,7 @@ from bitbudget.app.storage.stored import read_stored
 
 __all__ = ["JobService"]
 
+_LOG: Final = logging.getLogger(__name__)
 Document = TypeVar("Document", bound=Report)
 
 
@@ -179,7 +186,13 @@ class JobService:
             return None
         if not found:
             return None
-        measurement, solved = solve_best(found, request)
+        try:
+            measurement, solved = solve_best(found, request)
+        except BitbudgetError:
+            raise
+        except (ValueError, LookupError, ArithmeticError, TypeError):
+            _LOG.exception("measurements %s answer nothing: a worker measures again", names)
+            return None
         return _Ready(measurement.key, measurement.to_json(), solved)
 
     def _refuse_infeasible(self, request: JobRequest) -> None:

@@ -60,6 +60,10 @@ class Transitions:
             told = line.model_dump(mode="json", include={"step", "detail"})
             self._record(job, EventKind.LOG, {"attempt": job.attempt, **told})
 
+    def remarked(self, job: JobRow, detail: str) -> None:
+        """The server noticed something that people should know."""
+        self._record(job, EventKind.LOG, {"attempt": job.attempt, "step": None, "detail": detail})
+
     def cancel_requested(self, job: JobRow) -> None:
         """The user wants the job stopped; one that no worker has stops at once."""
         if job.cancel_requested or JobStatus(job.status).is_final:

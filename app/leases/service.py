@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
@@ -24,15 +26,18 @@ from bitbudget.app.contract.problems import Problem
 from bitbudget.app.contract.reports import Answer, JobResult
 from bitbudget.app.core.canonical import sha256_of
 from bitbudget.app.core.errors import ConflictError, LostLeaseError, NotFoundError
+from bitbudget.app.core.measurement import Measurement
 from bitbudget.app.core.requests import JobRequest, Rotation
 from bitbudget.app.http.errors import DigestMismatchError
 from bitbudget.app.jobs import repository as jobs
 from bitbudget.app.jobs.tables import JobRow
 from bitbudget.app.jobs.transitions import Transitions
 from bitbudget.app.leases import repository
+from bitbudget.app.leases.checks import Assignment, KnownModel
 from bitbudget.app.leases.intake import Intake
 from bitbudget.app.leases.tables import LeaseRow
 from bitbudget.app.measurements import repository as measurements
+from bitbudget.app.measurements.repository import Maker
 from bitbudget.app.storage.database import Database
 from bitbudget.app.storage.ids import Clock, new_id
 from bitbudget.app.storage.stored import read_stored
@@ -42,6 +47,11 @@ from bitbudget.app.workers.tables import WorkerRow
 
 __all__ = ["LeaseService"]
 
+_LOG: Final = logging.getLogger(__name__)
+_CHECKED_AGAINST: Final[Mapping[ArtifactName, tuple[ArtifactName, ...]]] = {
+    ArtifactName.MEASUREMENT: (ArtifactName.INVENTORY,),
+    ArtifactName.MANIFEST: (ArtifactName.MEASUREMENT,),
+}
 _UNREADABLE: Final = Problem.about(
     "unreadable-request",
     "what is stored of this request cannot be read by this version of the server; "
@@ -128,15 +138,23 @@ class LeaseService:
         Raises LostLeaseError, DigestMismatchError, InvalidRequestError.
         """
         with self.database.read() as session:
-            self._check(repository.get(session, lease_id), attempt)
+            lease = repository.get(session, lease_id)
+            self._check(lease, attempt)
+            known = {row.name: row.sha256 for row in artifacts.of_job(session, lease.job_id)}
+            job = jobs.get(session, lease.job_id)
+            request = read_stored(JobRequest, job.request, f"job {job.id}")
+            if request is None:
+                raise _conflict(job, "has a request that this version cannot read")
         found = sha256_of(data)
         if found != expected:
             raise DigestMismatchError(expected=expected, found=found)
         document = self.intake.read(name, data)
+        self.intake.check(document, self._assignment(request, name, known))
         self.store.put(data)
         now = self.clock()
         with self.database.write() as session:
-            _, job = self._hold(session, lease_id, attempt)
+            lease, job = self._hold(session, lease_id, attempt)
+            worker = workers.get(session, lease.worker_id)
             artifacts.save(
                 session,
                 job_id=job.id,
@@ -146,10 +164,32 @@ class LeaseService:
                 attempt=attempt,
                 now=now,
             )
-            self.intake.apply(session, job, document, now)
-            Transitions(session, now).artifact(job, name, found, len(data))
+            maker = Maker(worker.id, worker.owner)
+            remark = self.intake.apply(session, job, document, maker, now)
+            transitions = Transitions(session, now)
+            transitions.artifact(job, name, found, len(data))
+            if remark is not None:
+                _LOG.warning("job %s, worker %s: %s", job.id, worker.id, remark)
+                transitions.remarked(job, remark)
         self.intake.applied(document)
         return StoredArtifact(name=name, sha256=found, bytes=len(data))
+
+    def _assignment(
+        self, request: JobRequest, name: ArtifactName, known: Mapping[str, str]
+    ) -> Assignment:
+        """Return the job with those of its documents that `name` is checked against."""
+        documents = {
+            other: self.intake.read(other, self.store.get(known[other]))
+            for other in _CHECKED_AGAINST.get(name, ())
+            if other in known
+        }
+        inventory = documents.get(ArtifactName.INVENTORY)
+        measurement = documents.get(ArtifactName.MEASUREMENT)
+        return Assignment(
+            request,
+            inventory if isinstance(inventory, KnownModel) else None,
+            measurement if isinstance(measurement, Measurement) else None,
+        )
 
     def get_artifact(self, lease_id: str, attempt: int, name: ArtifactName) -> bytes:
         """Return a file of the leased job."""
@@ -227,31 +267,40 @@ def _stored(session: Session, job_id: str) -> tuple[StoredArtifact, ...]:
     )
 
 
-def _check_same_answer(job: JobRow, result: JobResult) -> None:
+def _check_same_answer(job: JobRow, answer: Answer, result: JobResult) -> None:
     """Raise ConflictError for a result that is not of the manifest that was uploaded."""
-    answer = read_stored(Answer, job.summary, f"job {job.id}")
-    if answer is None or answer.manifest_sha256 != result.sha256:
-        raise ConflictError(
-            what="Job",
-            name=job.id,
-            reason=f"holds another manifest than that of the result, {result.sha256}",
-            remedy="upload the result's manifest.json last",
-        )
+    if answer.manifest_sha256 != result.sha256:
+        raise _conflict(job, f"holds another manifest than that of the result, {result.sha256}")
+    for name in ("file_bytes", "budget_bytes", "predicted_kl_nats_per_token", "bound", "gap"):
+        found, expected = getattr(result, name), getattr(answer, name)
+        if found != expected:
+            raise _conflict(job, f"has a manifest with {name} {expected}, the result says {found}")
+    if result.measurement_key != job.measurement_id:
+        raise _conflict(job, f"has measurement {job.measurement_id}, the result says another")
+
+
+def _check_budget(job: JobRow, answer: Answer) -> None:
+    """Raise ConflictError for more bytes than were asked for, whatever was checked before."""
+    budget = JobRequest.model_validate(job.request).budget_bytes
+    if budget is not None and answer.file_bytes > budget:
+        raise _conflict(job, f"has a budget of {budget} bytes, the manifest {answer.file_bytes}")
+
+
+def _conflict(job: JobRow, reason: str) -> ConflictError:
+    remedy = "upload measurement.json and the result's manifest.json before the result"
+    return ConflictError(what="Job", name=job.id, reason=reason, remedy=remedy)
 
 
 def _end(session: Session, job: JobRow, result: LeaseResult, now: datetime) -> None:
     transitions = Transitions(session, now)
     match result.outcome:
         case LeaseOutcome.SUCCEEDED:
-            if job.summary is None:
-                raise ConflictError(
-                    what="Job",
-                    name=job.id,
-                    reason="has no manifest.json",
-                    remedy="upload it before the result",
-                )
+            answer = read_stored(Answer, job.summary, f"job {job.id}")
+            if answer is None:
+                raise _conflict(job, "has no manifest.json")
+            _check_budget(job, answer)
             if result.result is not None:
-                _check_same_answer(job, result.result)
+                _check_same_answer(job, answer, result.result)
             transitions.succeeded(job, result.result)
             request = JobRequest.model_validate(job.request)
             if request.rotation is Rotation.AUTO and job.measurement_id is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import datetime
 
 import sqlalchemy as sa
@@ -17,7 +18,17 @@ from bitbudget.app.measurements.rows import measurement_from_rows, measurement_r
 from bitbudget.app.measurements.schemas import Order, TensorSort
 from bitbudget.app.measurements.tables import MeasurementNameRow, MeasurementRow, TensorRow
 
-__all__ = ["find_for", "get", "load", "name_digest", "of_models", "remember", "save", "tensor_page"]
+__all__ = [
+    "Maker",
+    "find_for",
+    "get",
+    "load",
+    "name_digest",
+    "of_models",
+    "remember",
+    "save",
+    "tensor_page",
+]
 
 
 def name_digest(request: JobRequest) -> str:
@@ -28,17 +39,45 @@ def name_digest(request: JobRequest) -> str:
     return sha256_of(canonical_json(parts))
 
 
-def save(session: Session, measurement: Measurement, now: datetime) -> None:
-    """Store a measurement; one made anew replaces the stored one."""
+@dataclass(frozen=True, slots=True)
+class Maker:
+    """The worker that made a measurement, and the key it registered with."""
+
+    worker_id: str
+    owner: str
+
+
+def save(session: Session, measurement: Measurement, maker: Maker, now: datetime) -> bool:
+    """Store a measurement; return False where another worker's, of other curves, stays.
+
+    What was stored first stays: its own worker alone replaces it. Where curves are the same,
+    workers of the same key replace its calibration, which grows with every finished checkpoint.
+    """
     stored = session.get(MeasurementRow, measurement.key)
     if stored is None:
-        session.add(measurement_row(measurement, now))
-    else:
+        row = measurement_row(measurement, now)
+        row.worker_id, row.owner = maker.worker_id, maker.owner
+        session.add(row)
+    elif stored.worker_id == maker.worker_id:
         stored.head = measurement_row(measurement, now).head
         session.execute(sa.delete(TensorRow).where(TensorRow.measurement_id == measurement.key))
+    else:
+        is_same = _what_was_measured(load(session, measurement.key)) == _what_was_measured(
+            measurement
+        )
+        if is_same and stored.owner == maker.owner:
+            stored.head = measurement_row(measurement, now).head
+        return is_same
     session.flush()
     session.add_all(tensor_rows(measurement))
     session.flush()
+    return True
+
+
+def _what_was_measured(measurement: Measurement) -> tuple[object, ...]:
+    """Return inventory and curves, without the features that tell people more of them."""
+    curves = [(c.path, c.alpha_nats, c.points, c.digest) for c in measurement.curves]
+    return measurement.inventory, curves, measurement.kv_curves, measurement.rotation_kl_nats
 
 
 def remember(session: Session, request: JobRequest, measurement_id: str, now: datetime) -> None:

@@ -14,7 +14,10 @@ __all__ = ["MeasurementNameRow", "MeasurementRow", "TensorRow"]
 
 
 class MeasurementRow(Base):
-    """A measurement without its curves; `id` is the measurement's key."""
+    """A measurement without its curves; `id` is the measurement's key.
+
+    `worker_id` is the worker that made it, `owner` the key which that worker registered with.
+    """
 
     __tablename__ = "measurements"
 
@@ -25,6 +28,8 @@ class MeasurementRow(Base):
     rotation: Mapped[str] = mapped_column(sa.String(16))
     text: Mapped[str] = mapped_column(sa.String(64))
     head: Mapped[dict[str, Any]] = mapped_column(sa.JSON)
+    worker_id: Mapped[str] = mapped_column(sa.String(32), default="")
+    owner: Mapped[str] = mapped_column(sa.String(32), default="")
     created_at: Mapped[datetime] = mapped_column(Moment)
 
     __table_args__ = (sa.Index("ix_measurements_model_digest", "model_digest"),)

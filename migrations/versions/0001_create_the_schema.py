@@ -59,6 +59,8 @@ def upgrade() -> None:
         sa.Column("rotation", sa.String(length=16), nullable=False),
         sa.Column("text", sa.String(length=64), nullable=False),
         sa.Column("head", sa.JSON(), nullable=False),
+        sa.Column("worker_id", sa.String(length=32), nullable=False),
+        sa.Column("owner", sa.String(length=32), nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.ForeignKeyConstraint(
             ["model_digest"], ["models.digest"], name=op.f("fk_measurements_model_digest_models")

@@ -93,7 +93,7 @@ def measurement(inventory: Inventory) -> Measurement:
     return Measurement(
         model=ModelIdentity("org/model", "main", "0" * 64),
         inventory=inventory,
-        encoder=Encoder.MINMAX,
+        encoder=Encoder.YAQA,
         sensitivity=Sensitivity.FISHER,
         curves=tuple(curves),
         text="self",

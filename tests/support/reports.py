@@ -91,7 +91,7 @@ def job_result(manifest: Manifest, **more: Any) -> JobResult:
             "notes": manifest.notes,
             "manifest": "/out/manifest.json",
             "measurement": "/state/measurement.json",
-            "measurement_key": "0" * 64,
+            "measurement_key": manifest.measurement,
             "checkpoint": "/out",
             **more,
         }

@@ -1,16 +1,25 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from pydantic import TypeAdapter
 from sqlalchemy.exc import IntegrityError
 
-from bitbudget.app.core.measurement import Measurement
+from bitbudget.app.core.allocate import allocate
+from bitbudget.app.core.inventory import Inventory
+from bitbudget.app.core.layout import plan_checkpoint
+from bitbudget.app.core.manifest import Manifest
+from bitbudget.app.core.measurement import Encoder, Measurement
+from bitbudget.app.core.requests import AllocationRequest
 from bitbudget.app.leases.tables import LeaseRow
 from tests.support.http import FakeWorker, Server
+from tests.support.reports import job_result
 
 PROBLEM = {"type": "urn:x", "title": "Bad", "status": 422, "detail": "the shard is truncated"}
 PROGRESS = {"step": "measure", "done": 5, "total": 10, "unit": "bytes"}
@@ -222,3 +231,107 @@ def test_many_workers_never_share_a_job(server: Server) -> None:
     with ThreadPoolExecutor(len(workers)) as pool:
         taken = [job_id for part in pool.map(drain, workers) for job_id in part]
     assert sorted(taken) == sorted(made)
+
+
+def lied(measurement: Measurement, **changes: Any) -> Measurement:
+    return replace(measurement, model=replace(measurement.model, **changes))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda m: lied(m, name="org/other"),
+        lambda m: lied(m, digest="nothing"),
+        lambda m: lied(m, revision="r" * 300),
+        lambda m: replace(m, encoder=Encoder.MINMAX),
+        lambda m: replace(m, rotation="fused"),
+        lambda m: replace(m, text="f" * 64),
+        lambda m: replace(m, tokens=10**100),
+        lambda m: replace(m, curves=m.curves[1:]),
+        lambda m: replace(m, inventory=replace(m.inventory, modules=(), passthrough=()), curves=()),
+    ],
+    ids=["name", "digest", "revision", "encoder", "rotation", "text", "tokens", "curves", "empty"],
+)
+def test_a_measurement_of_another_job_is_refused(
+    server: Server, measurement: Measurement, make: Callable[[Measurement], Measurement]
+) -> None:
+    job_id, worker = working(server)
+    answer = worker.upload("measurement.json", make(measurement).to_json())
+    assert answer.status_code == 422, answer.text
+    assert server.job(job_id)["measurement_id"] is None
+    assert "artifact" not in server.kinds(job_id)
+    later = server.submit()
+    assert later["status"] == "queued"
+
+
+def test_a_measurement_is_of_the_inventory_that_was_uploaded(
+    server: Server, measurement: Measurement
+) -> None:
+    _, worker = working(server)
+    other = replace(measurement.inventory, passthrough=())
+    head = json.loads(measurement.to_json())["model"]
+    inventory = {"model": head, "inventory": TypeAdapter(Inventory).dump_python(other, mode="json")}
+    assert worker.upload("inventory.json", json.dumps(inventory).encode()).is_success
+    answer = worker.upload("measurement.json", measurement.to_json())
+    assert answer.status_code == 422
+    assert "inventory" in answer.json()["detail"]
+
+
+def scaled(measurement: Measurement, factor: float) -> Measurement:
+    curves = [
+        replace(curve, points=tuple(replace(p, kl_nats=p.kl_nats * factor) for p in curve.points))
+        for curve in measurement.curves
+    ]
+    return replace(measurement, curves=tuple(curves))
+
+
+def test_a_stored_measurement_is_not_replaced_by_another_worker(
+    server: Server, measurement: Measurement, caplog: pytest.LogCaptureFixture
+) -> None:
+    _, first = working(server)
+    honest = first.do(measurement)
+    later = server.submit(encoder="yaqa", rotation="auto")
+    other = server.worker("other")
+    assert other.claim() is not None
+    made = scaled(measurement, 1e-6).to_json()
+    assert other.upload("measurement.json", made).is_success
+    events, _ = server.services.jobs.events(later["id"], 0)
+    told = [str(event.data["detail"]) for event in events if event.kind == "log"]
+    assert any("other curves" in line for line in told)
+    assert "other curves" in caplog.text
+    again = server.submit()
+    assert again["answer"]["manifest_sha256"] == honest
+
+
+def test_a_false_manifest_is_not_stored_and_the_job_does_not_succeed(
+    server: Server, measurement: Measurement
+) -> None:
+    job = server.submit(budget=1000)
+    worker = server.worker()
+    worker.claim()
+    assert worker.upload("measurement.json", measurement.to_json()).is_success
+    request = AllocationRequest(budget=10**12)
+    layout = plan_checkpoint(measurement.inventory)
+    honest = Manifest.build(measurement, layout, request, allocate(measurement, request))
+    document = json.loads(honest.to_bytes())
+    document["request"]["budget"] = document["budget_bytes"] = 1000
+    lie = Manifest.from_bytes(json.dumps(document).encode())
+    for manifest in (honest, lie):
+        assert worker.upload("manifest.json", manifest.to_bytes()).status_code == 422
+        result = job_result(manifest).model_dump(mode="json")
+        assert worker.finish("succeeded", result=result).status_code == 409
+    assert server.job(job["id"])["status"] == "running"
+    assert server.job(job["id"])["answer"] is None
+
+
+def test_a_result_says_what_its_manifest_says(server: Server, measurement: Measurement) -> None:
+    job_id, worker = working(server)
+    request = AllocationRequest(budget="1GiB")
+    layout = plan_checkpoint(measurement.inventory)
+    manifest = Manifest.build(measurement, layout, request, allocate(measurement, request))
+    assert worker.upload("measurement.json", measurement.to_json()).is_success
+    assert worker.upload("manifest.json", manifest.to_bytes()).is_success
+    for lie in ({"file_bytes": 1}, {"bound": 1.0}, {"measurement_key": "f" * 64}):
+        told = job_result(manifest).model_dump(mode="json") | lie
+        assert worker.finish("succeeded", result=told).status_code == 409
+    assert server.job(job_id)["status"] == "running"

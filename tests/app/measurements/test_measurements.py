@@ -34,7 +34,7 @@ def test_nothing_is_lost_on_the_way_through_the_database(
     for _ in range(2):
         with database.write() as session:
             models.save(session, "org/model", full.model, full.inventory, now)
-            repository.save(session, full, now)
+            repository.save(session, full, repository.Maker("", ""), now)
     with database.read() as session:
         found = repository.load(session, full.key)
     assert found.to_json() == full.to_json()
