@@ -24,7 +24,7 @@ from bitbudget.app.core.formats import FormatName
 from bitbudget.app.core.recover import Recover
 from bitbudget.app.core.runtime import Runtime
 from bitbudget.app.core.sensitivity import Sensitivity
-from bitbudget.app.core.sizes import parse_size
+from bitbudget.app.core.sizes import MAX_SIZE, parse_size
 from bitbudget.app.core.sqnr import DEFAULT_SQNR_FLOOR_DB
 
 __all__ = [
@@ -65,7 +65,10 @@ def _number(value: object) -> object:
 Number: Final = BeforeValidator(_number)
 """Stands last, so that the bounds before it stay in the JSON Schema."""
 
-Count = Annotated[int, Field(ge=0), Number]
+_MOST_ENTRIES: Final = 1024
+"""Globs and formats that a request may name."""
+Count = Annotated[int, Field(ge=0, le=MAX_SIZE), Number]
+Glob = Annotated[str, Field(max_length=512, pattern=r"^[^\x00-\x1f\x7f]*$")]
 Size = Annotated[
     Annotated[str, Field(max_length=64)] | Count,
     WithJsonSchema(
@@ -76,7 +79,7 @@ Size = Annotated[
                     "maxLength": 64,
                     "pattern": r"^[0-9]+(\.[0-9]+)? ?[KMGT]i?B$|^[0-9]+ ?B?$",
                 },
-                {"type": "integer", "minimum": 0},
+                {"type": "integer", "minimum": 0, "maximum": MAX_SIZE},
             ]
         }
     ),
@@ -125,7 +128,7 @@ class AllocationRequest(BaseModel):
     device: DeviceName | None = Field(
         None, description="A device of GET /v1/devices, such as m4-pro-24gb."
     )
-    context: Annotated[int, Field(ge=1), Number] | None = Field(
+    context: Annotated[int, Field(ge=1, le=2**31), Number] | None = Field(
         None, description="Tokens of context to keep room for."
     )
     kv_bits: Literal[16, 8, 4] = Field(16, description="Bits of the KV cache: 16, 8 or 4.")
@@ -136,13 +139,23 @@ class AllocationRequest(BaseModel):
         Runtime.STOCK,
         description="What runs the result: mlx-lm as it is, or with models from bitbudget.load.",
     )
-    min_tokens_per_second: Annotated[float, Field(gt=0), Number] | None = None
-    formats: tuple[FormatName, ...] | None = Field(None, description="Candidates; default: all.")
-    sqnr_floor_db: float = Field(
-        DEFAULT_SQNR_FLOOR_DB, ge=0, strict=True, description="Formats below it are not offered."
+    min_tokens_per_second: Annotated[float, Field(gt=0, le=1e12), Number] | None = None
+    formats: tuple[FormatName, ...] | None = Field(
+        None, max_length=_MOST_ENTRIES, description="Candidates; default: all."
     )
-    pins: dict[str, FormatName] = Field(default_factory=dict, description="Glob of paths: format.")
-    floors: dict[str, Count] = Field(default_factory=dict, description="Glob of paths: least bits.")
+    sqnr_floor_db: float = Field(
+        DEFAULT_SQNR_FLOOR_DB,
+        ge=0,
+        le=1e6,
+        strict=True,
+        description="Formats below it are not offered.",
+    )
+    pins: dict[Glob, FormatName] = Field(
+        default_factory=dict, max_length=_MOST_ENTRIES, description="Glob of paths: format."
+    )
+    floors: dict[Glob, Count] = Field(
+        default_factory=dict, max_length=_MOST_ENTRIES, description="Glob of paths: least bits."
+    )
     max_low_bit_per_block: Count | None = None
     min_safe: bool = Field(
         default=False, strict=True, description="The smallest size we stand behind."
@@ -204,9 +217,19 @@ class JobRequest(AllocationRequest):
         description="Measure together what errors cost at this budget, and solve again; default:"
         " below 3.5 bits per weight, where the model is small enough.",
     )
-    text: str | None = Field(None, description="A text file of the worker's for sensitivity.")
+    text: str | None = Field(
+        None,
+        min_length=1,
+        max_length=4096,
+        pattern=r"^[^\x00-\x1f\x7f]+$",
+        description="A text file of the worker's for sensitivity.",
+    )
     name: str | None = Field(
-        None, min_length=1, max_length=256, description="What manifest and card call the model."
+        None,
+        min_length=1,
+        max_length=256,
+        pattern=r"^[^\x00-\x1f\x7f]+$",
+        description="What manifest and card call the model.",
     )
     allow_quantized_source: bool = Field(
         default=False,

@@ -8,7 +8,10 @@ from typing import Final
 
 from bitbudget.app.core.errors import InvalidRequestError
 
-__all__ = ["format_size", "parse_size"]
+__all__ = ["MAX_SIZE", "format_size", "parse_size"]
+
+MAX_SIZE: Final = 2**60
+"""No size is larger: what a knapsack counts in 64 bits."""
 
 _UNITS: Final = {
     "": 1,
@@ -22,6 +25,7 @@ _UNITS: Final = {
     "GIB": 2**30,
     "TIB": 2**40,
 }
+_LONGEST: Final = 64
 _PATTERN: Final = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*")
 
 
@@ -31,11 +35,11 @@ def parse_size(text: str | int, where: str = "budget") -> int:
     Raises InvalidRequestError for anything but a non-negative number with a known unit, and for a
     part of a byte.
     """
-    match = _PATTERN.fullmatch(str(text))
+    match = _PATTERN.fullmatch(_as_text(text))
     if match is None or match[2].upper() not in _UNITS:
         raise InvalidRequestError(
             where=where,
-            found=repr(text),
+            found=repr(text)[:80] if isinstance(text, str) else "a number",
             expected="a number with MB, MiB, GB, GiB or plain bytes",
             remedy="write for example 5.5GiB",
         )
@@ -43,11 +47,26 @@ def parse_size(text: str | int, where: str = "budget") -> int:
     if unit_bytes == 1 and "." in number:
         raise InvalidRequestError(
             where=where,
-            found=repr(text),
+            found=repr(text)[:80],
             expected="whole bytes, or a unit",
             remedy=f"{number} of what? Write {number}GiB or {number}GB",
         )
-    return int(Decimal(number) * unit_bytes)
+    nbytes = int(Decimal(number) * unit_bytes)
+    if nbytes > MAX_SIZE:
+        raise InvalidRequestError(
+            where=where,
+            found=f"{str(text)[:40]!r}",
+            expected=f"at most {MAX_SIZE} bytes",
+            remedy="write for example 5.5GiB",
+        )
+    return nbytes
+
+
+def _as_text(text: str | int) -> str:
+    """Return the digits of a number; one of more digits than any size has is no size."""
+    if isinstance(text, int) and abs(text) > MAX_SIZE:
+        return f"{MAX_SIZE + 1}"
+    return str(text)[:_LONGEST]
 
 
 def format_size(nbytes: int) -> str:

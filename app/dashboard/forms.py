@@ -14,6 +14,7 @@ __all__ = ["Form", "job_fields"]
 
 _SAME = ("same-origin", "none")
 _MAX_FIELDS = 64
+_MOST_DIGITS = 18
 
 
 async def _form(request: Request) -> dict[str, str]:
@@ -46,4 +47,5 @@ def job_fields(form: dict[str, str]) -> dict[str, Any]:
     names = ("model", "budget", "device", "context", "deliver", "effort")
     given = {name: form[name].strip() for name in names if form.get(name, "").strip()}
     context = given.get("context", "")
-    return {**given, "context": int(context)} if context.isdecimal() else dict(given)
+    is_number = context.isdecimal() and len(context) <= _MOST_DIGITS
+    return {**given, "context": int(context)} if is_number else dict(given)

@@ -18,6 +18,7 @@ from bitbudget.app.dashboard.sources import Sources
 __all__ = ["Asked", "fit_words"]
 
 _DEFAULT_CONTEXT = 8192
+_MOST_DIGITS = 9
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +106,8 @@ def _within(known: _Known, nbytes: int) -> dict[str, str]:
 
 def _on_device(known: _Known, asked: Asked) -> dict[str, str]:
     inventory = known.inventory
-    context = int(asked.context) if asked.context.isdecimal() else _DEFAULT_CONTEXT
+    is_number = asked.context.isdecimal() and len(asked.context) <= _MOST_DIGITS
+    context = int(asked.context) if is_number else _DEFAULT_CONTEXT
     most = inventory.architecture.max_context or context
     report = fit(inventory, device(asked.device), min(context, most))
     room = f"{format_size(report.weights_limit_bytes)} for weights at {report.context:,} tokens"

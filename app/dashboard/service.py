@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -160,7 +161,8 @@ class Dashboard:
 
     def _reports(self) -> Iterator[JobReport]:
         for job in self._finished():
-            yield self.sources.jobs.report(job.id)
+            with suppress(BitbudgetError):  # one whose files are gone takes no page down
+                yield self.sources.jobs.report(job.id)
 
     def _finished(self) -> list[Job]:
         return self.sources.jobs.page(None, _LISTED, JobStatus.SUCCEEDED, None).items

@@ -38,7 +38,7 @@ def decode_cursor(cursor: str | None, types: tuple[type, ...]) -> Key | None:
     try:
         padded = cursor.encode("ascii") + b"=" * (-len(cursor) % 4)
         key = json.loads(base64.b64decode(padded, altchars=b"-_", validate=True))
-    except (ValueError, binascii.Error) as error:
+    except (ValueError, RecursionError, binascii.Error) as error:
         raise _unknown(cursor) from error
     if not isinstance(key, list) or len(key) != len(types):
         raise _unknown(cursor)
@@ -51,7 +51,7 @@ def _is_of(part: object, type_: type) -> bool:
     if isinstance(part, bool):
         return False
     if isinstance(part, str):
-        return type_ is str and "\x00" not in part and part.isascii()
+        return type_ is str and part.isascii() and part.isprintable()
     if isinstance(part, int):
         return type_ in (int, float) and abs(part) < 2**63
     return isinstance(part, float) and type_ is float

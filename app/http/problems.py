@@ -11,7 +11,7 @@ from typing import Any, Final
 import sqlalchemy.exc
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
@@ -22,6 +22,9 @@ from bitbudget.app.http.errors import UnavailableError
 __all__ = ["ProblemDetails", "Responses", "install", "problem_response", "problems"]
 
 MEDIA_TYPE: Final = "application/problem+json"
+_MOST_SHOWN: Final = 1000
+_MOST_NAME: Final = 100
+_MOST_ERRORS: Final = 100
 Responses = dict[int | str, dict[str, Any]]
 """What FastAPI takes as the documented responses of an operation."""
 _log: Final = logging.getLogger(__name__)
@@ -73,9 +76,12 @@ def problem_response(
         "detail": detail,
         "instance": request.url.path,
     }
-    return JSONResponse(
-        json.loads(json.dumps(body, default=str)), status, headers, media_type=MEDIA_TYPE
-    )
+    text = json.dumps(body, default=_shown)  # ASCII: a lone surrogate has no bytes of its own
+    return Response(text, status, headers, media_type=MEDIA_TYPE)
+
+
+def _shown(value: object) -> str:
+    return str(value)[:_MOST_SHOWN]
 
 
 def install(app: FastAPI) -> None:
@@ -108,8 +114,12 @@ async def _validation(request: Request, error: Exception) -> Response:
     if not isinstance(error, RequestValidationError):
         raise error
     errors = [
-        {"loc": list(entry["loc"]), "msg": entry["msg"], "type": entry["type"]}
-        for entry in error.errors()
+        {
+            "loc": [part if isinstance(part, int) else part[:_MOST_NAME] for part in entry["loc"]],
+            "msg": entry["msg"][:_MOST_SHOWN],
+            "type": entry["type"],
+        }
+        for entry in error.errors()[:_MOST_ERRORS]
     ]
     first = errors[0] if errors else {"loc": ["request"], "msg": "cannot be read"}
     place = ".".join(str(part) for part in first["loc"])
@@ -118,7 +128,7 @@ async def _validation(request: Request, error: Exception) -> Response:
         status=422,
         slug="invalid-request",
         title="Invalid request",
-        detail=f"{place}: {first['msg']}",
+        detail=f"{place}: {first['msg']}"[:_MOST_SHOWN],
         fields={"errors": errors},
     )
 

@@ -19,10 +19,12 @@ class ModelGate:
 
     def check(self, model: str) -> None:
         """Raise InvalidRequestError unless a job may name `model`."""
-        if HubId.matches(model) or self.roots is None:
+        if HubId.matches(model):
             return
-        folder = Path(model).expanduser().resolve()
-        if any(folder.is_relative_to(root) for root in self.roots):
+        if self.roots is None and _resolved(model) is not None:
+            return
+        folder = _resolved(model)
+        if folder is not None and any(folder.is_relative_to(root) for root in self.roots):
             return
         raise InvalidRequestError(
             where="model",
@@ -30,3 +32,11 @@ class ModelGate:
             expected="a Hub id org/name[@revision], or a folder in an allowed root",
             remedy="ask the server's owner to add its folder to BITBUDGET_MODEL_ROOTS",
         )
+
+
+def _resolved(model: str) -> Path | None:
+    """Return the folder behind links and `~user`; None where there can be none."""
+    try:
+        return Path(model).expanduser().resolve()
+    except (OSError, RuntimeError, ValueError):  # a loop of links, no such user, a path too long
+        return None

@@ -29,6 +29,8 @@ def save(
 
 def by_name(session: Session, name: str) -> ModelRow | None:
     """Return the model that `name`, or a digest, stands for."""
+    if not name.isprintable():  # NUL is no text for PostgreSQL
+        return None
     named = session.get(ModelNameRow, name)
     return session.get(ModelRow, name if named is None else named.digest)
 

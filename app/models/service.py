@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 
 from sqlalchemy.orm import Session
 
@@ -61,9 +61,10 @@ def _position(key: Key | None) -> tuple[datetime, str] | None:
     if key is None:
         return None
     try:
-        return datetime.fromisoformat(str(key[0])), str(key[1])
-    except ValueError as error:
-        raise NotFoundError(what="page of this list at", name=str(key[0])) from error
+        moment = datetime.fromisoformat(str(key[0]))
+        return moment.astimezone(UTC), str(key[1])
+    except (ValueError, OverflowError) as error:
+        raise NotFoundError(what="page of this list at", name=str(key[0])[:40]) from error
 
 
 def _view(row: ModelRow, names: list[str], measured: list[MeasurementRow]) -> Model:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,7 +34,7 @@ from bitbudget.app.server.settings import Settings
 from bitbudget.app.storage.database import Database
 from bitbudget.app.storage.migrate import upgrade
 from tests.support.http import FakeClock, Server
-from tests.support.postgres import Cluster, can_run
+from tests.support.postgres import Cluster, running
 
 
 def _module(path: str, shape: tuple[int, ...], kind: ModuleKind = ModuleKind.LINEAR) -> Module:
@@ -118,17 +117,9 @@ def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def postgres_cluster() -> Iterator[Cluster]:
     """A real PostgreSQL with a migrated database called `migrated`."""
-    if not can_run():
-        pytest.skip("no PostgreSQL server: apt-get install postgresql (and a user other than root)")
-    with tempfile.TemporaryDirectory(prefix="bitbudget-pg-") as folder:
-        Path(folder).chmod(0o755)
-        cluster = Cluster(Path(folder) / "cluster")
-        cluster.start()
-        try:
-            _migrated(cluster.create_database("migrated"))
-            yield cluster
-        finally:
-            cluster.stop()
+    with running() as cluster:
+        _migrated(cluster.create_database("migrated"))
+        yield cluster
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import time
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from bitbudget.app.storage.migrate import upgrade
 from tests.hostile import manifest_cases, measurement_cases, request_cases
 from tests.hostile.conftest import LIMIT_SECONDS
 from tests.support.http import FakeClock, FakeWorker, Server
+from tests.support.postgres import Cluster, running
 
 pytestmark = pytest.mark.hostile
 
@@ -26,10 +28,26 @@ JSON = {"Content-Type": "application/json"}
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def hostile_cluster() -> Iterator[Cluster]:
+    with running() as cluster:
+        yield cluster
+
+
+@pytest.fixture(
+    scope="module", params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)]
+)
+def server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
     home = tmp_path_factory.mktemp("home")
     (home / "models").mkdir()
-    settings = Settings(home=home, sweep_seconds=3600, model_roots=str(home / "models"))
+    url = ""
+    if request.param == "postgres":
+        cluster: Cluster = request.getfixturevalue("hostile_cluster")
+        url = cluster.create_database("hostile")
+    settings = Settings(
+        home=home, database_url=url, sweep_seconds=3600, model_roots=str(home / "models")
+    )
     database = Database(settings.resolved_database_url)
     upgrade(database)
     database.dispose()
@@ -87,6 +105,8 @@ def test_a_hostile_job_is_a_problem(server: Server, body: bytes) -> None:
         "a\x00b",
         "\u202e/etc",
         "C:\\Windows",
+        "~nobody-of-this-name/x",
+        "/" + "x/" * 500,
         "//host/share",
     ],
 )
@@ -95,6 +115,53 @@ def test_a_model_outside_the_roots_is_a_problem(server: Server, model: str) -> N
     body = {"model": model, "budget": "1GiB"}
     problem = _refused(server.http.post("/v1/jobs", json=body), started)
     assert problem["type"].startswith("urn:bitbudget:problem:invalid")
+
+
+CURSORS = {
+    "deep": "[" * 3000,
+    "another-zone": ["2026-01-02T03:04:05+23:59", "0"],
+    "first-moment": ["0001-01-01T00:00:00+14:00", "0"],
+    "last-moment": ["9999-12-31T23:59:59-14:00", "0"],
+    "digits": [10**400],
+    "surrogate": ["\ud800", "\ud800"],
+}
+
+
+@pytest.mark.parametrize("cursor", CURSORS.values(), ids=CURSORS.keys())
+@pytest.mark.parametrize("path", ["/v1/jobs", "/v1/models", "/v1/workers", "/", "/models"])
+def test_a_hostile_cursor_is_a_page_or_a_problem(server: Server, path: str, cursor: object) -> None:
+    text = cursor if isinstance(cursor, str) else json.dumps(cursor)
+    told = base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+    answer = server.http.get(path, params={"cursor": told})
+    assert answer.status_code < 500, answer.text[:300]
+
+
+FITS = {
+    "context": {"context": "9" * 500, "device": "m4-16gb"},
+    "budget": {"budget": "9" * 500},
+    "nobody": {"model": "~nobody-of-this-name/x"},
+    "surrogate": {"model": "\udcff/\udcff".encode("utf-8", "surrogatepass")},
+    "nul": {"model": "\x00"},
+    "long": {"model": "/" + "x" * 500},
+}
+
+
+@pytest.mark.parametrize("fields", FITS.values(), ids=FITS.keys())
+def test_a_hostile_question_of_the_form_is_answered(server: Server, fields: dict[str, Any]) -> None:
+    asked = {"model": "org/model", **fields}
+    assert server.http.get("/fit", params=asked).status_code < 500
+
+
+def test_a_form_with_a_context_of_5000_digits_is_shown_again(server: Server) -> None:
+    form = {"model": "org/model", "budget": "1GiB", "context": "9" * 5000}
+    assert server.http.post("/submit", data=form).status_code == 422
+
+
+def test_a_loop_of_links_is_a_problem(server: Server) -> None:
+    loop = server.services.settings.home_folder / "models" / "loop"
+    loop.symlink_to(loop)
+    body = {"model": str(loop), "budget": "1GiB"}
+    _refused(server.http.post("/v1/jobs", json=body), time.process_time())
 
 
 def test_a_link_out_of_a_root_is_a_problem(server: Server, tmp_path: Path) -> None:

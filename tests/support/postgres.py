@@ -6,12 +6,16 @@ import os
 import pwd
 import shutil
 import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
 import sqlalchemy as sa
 
-__all__ = ["Cluster", "can_run", "find_binaries"]
+__all__ = ["Cluster", "can_run", "find_binaries", "running"]
 
 
 def find_binaries() -> Path | None:
@@ -118,3 +122,18 @@ class Cluster:
             stdin=subprocess.DEVNULL,
             cwd="/",
         )
+
+
+@contextmanager
+def running() -> Iterator[Cluster]:
+    """Give a cluster for as long as the block runs; the test is skipped where there can be none."""
+    if not can_run():
+        pytest.skip("no PostgreSQL server: apt-get install postgresql (and a user other than root)")
+    with tempfile.TemporaryDirectory(prefix="bitbudget-pg-") as folder:
+        Path(folder).chmod(0o755)
+        cluster = Cluster(Path(folder) / "cluster")
+        cluster.start()
+        try:
+            yield cluster
+        finally:
+            cluster.stop()
