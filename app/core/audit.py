@@ -20,9 +20,9 @@ from bitbudget.app.core.constraints import Conditions, conditions_of
 from bitbudget.app.core.errors import InfeasibleBudgetError, InvalidRequestError
 from bitbudget.app.core.formats import Format
 from bitbudget.app.core.inventory import Module
-from bitbudget.app.core.kv import KvFormat
+from bitbudget.app.core.kv import KvSide
 from bitbudget.app.core.layout import plan_checkpoint
-from bitbudget.app.core.manifest import Manifest
+from bitbudget.app.core.manifest import KvChoice, Manifest
 from bitbudget.app.core.measurement import Measurement, Sensitivity
 from bitbudget.app.core.relinearization import LOW_BITS_PER_WEIGHT, bits_per_weight
 from bitbudget.app.core.requests import AllocationRequest, Recover
@@ -34,6 +34,8 @@ _ROUNDING: Final = 1e-9
 _OPTIMAL: Final = 1e-5
 """Relative distance to the optimum of what may be called optimal, over the solver's own 1e-6."""
 _Choice = TypeVar("_Choice")
+_Cache = tuple[int, KvSide]
+"""A layer's cache, or its keys or values."""
 
 
 def audit(
@@ -91,6 +93,7 @@ def _check_identity(
     _same("model revision", manifest.model.revision, measurement.model.revision)
     architecture = measurement.inventory.architecture
     _same("model type", manifest.model.model_type, architecture.model_type)
+    _same("effort", manifest.effort, measurement.effort)
     _same("encoder", manifest.encoder, measurement.encoder)
     _same("sensitivity", manifest.sensitivity, measurement.sensitivity)
     _same("rotation", manifest.rotation, measurement.rotation)
@@ -129,7 +132,7 @@ class _Chosen:
 
     modules: Mapping[str, tuple[Module, ...]]
     costs: Mapping[str, float]
-    kv_costs: Mapping[int, float]
+    kv_costs: Mapping[_Cache, float]
 
     @property
     def cost(self) -> float:
@@ -147,8 +150,8 @@ def _chosen(
     Where no KV cache is quantized it may be within those of either case of joint KV.
     """
     fixed = plan_checkpoint(measurement.inventory).fixed_bytes
-    kv = manifest.kv_cache or {}
-    cases = [True] if any(choice.group_size for choice in kv.values()) else [False, True]
+    formats = [format_ for sides in manifest.kv_formats.values() for format_ in sides.values()]
+    cases = [False, True] if all(format_.is_own_type for format_ in formats) else [True]
     for number, may_quantize in enumerate(cases, start=1):
         conditions = conditions_of(
             measurement, request, groups, fixed, may_quantize_kv=may_quantize
@@ -166,16 +169,17 @@ def _within(
 ) -> _Chosen:
     formats = [manifest.modules[group.modules[0].path].format for group in groups]
     indices = [0, *(_index(g.formats, f, g.name) for g, f in zip(groups, formats, strict=True))]
-    kv = manifest.kv_cache or {}
-    _same("kv_cache", sorted(kv), sorted(group.layer for group in conditions.kv))
-    kv_bytes, kv_costs = 0, {}
+    kv = _kv_choices(manifest)
+    _same("kv_cache", sorted(kv), sorted((group.layer, group.side) for group in conditions.kv))
+    kv_bytes = 0
+    kv_costs: dict[_Cache, float] = {}
     for group in conditions.kv:
-        choice = kv[group.layer]
-        where = f"kv_cache.{group.layer}"
-        index = _index(group.formats, KvFormat(choice.bits, choice.group_size), where)
+        choice = kv[group.layer, group.side]
+        where = f"kv_cache.{group.layer}.{group.side}"
+        index = _index(group.formats, choice.format, where)
         _same(f"{where}.bytes", choice.bytes, group.bytes[index])
         kv_bytes += group.bytes[index]
-        kv_costs[group.layer] = group.costs[index]
+        kv_costs[group.layer, group.side] = group.costs[index]
         indices.append(index)
     problem = conditions.problem
     taken = problem.offsets[:-1] + indices
@@ -226,7 +230,7 @@ def _check_prediction(
     holds = interval is None or (interval[0] <= high and predicted <= interval[1] * (1 + _ROUNDING))
     _require(holds, "interval", interval, f"one around {predicted}")
     shares = [choice.kl_nats for choice in manifest.modules.values()]
-    shares += [choice.kl_nats for choice in (manifest.kv_cache or {}).values()]
+    shares += [choice.kl_nats for choice in _kv_choices(manifest).values()]
     told = math.fsum(shares)
     _require(_near(told, predicted, 1e-6), "predicted KL", predicted, f"the sum of parts, {told}")
     if _follows_curves(manifest, measurement, chosen):
@@ -244,10 +248,18 @@ def _follows_curves(manifest: Manifest, measurement: Measurement, chosen: _Chose
         _near(choice.kl_nats, share * curves[path].point(choice.format).kl_nats, 1e-6)
         for path, choice in manifest.modules.items()
     )
-    caches = manifest.kv_cache or {}
+    caches = _kv_choices(manifest)
     return modules and all(
-        _near(caches[layer].kl_nats, share * cost, 1e-6) for layer, cost in chosen.kv_costs.items()
+        _near(caches[cache].kl_nats, share * cost, 1e-6) for cache, cost in chosen.kv_costs.items()
     )
+
+
+def _kv_choices(manifest: Manifest) -> dict[_Cache, KvChoice]:
+    return {
+        (layer, side): choice
+        for layer, sides in (manifest.kv_cache or {}).items()
+        for side, choice in sides.items()
+    }
 
 
 def _check_law(

@@ -55,7 +55,7 @@ def parse_size(text: str | int, where: str = "budget") -> int:
     if nbytes > MAX_SIZE:
         raise InvalidRequestError(
             where=where,
-            found=f"{str(text)[:40]!r}",
+            found=_as_text(text)[:40],
             expected=f"at most {MAX_SIZE} bytes",
             remedy="write for example 5.5GiB",
         )

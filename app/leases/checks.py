@@ -181,6 +181,7 @@ def _check_numbers(where: str, numbers: Iterable[int], largest: int = _LARGEST) 
 
 def _check_way(measurement: Measurement, request: JobRequest) -> None:
     """Check encoder, sensitivity, rotation and text; a file's digest is known to its worker."""
+    _require("effort", measurement.effort, request.effort)
     _require("encoder", measurement.encoder, request.encoder)
     _require("sensitivity", measurement.sensitivity, request.sensitivity)
     rotation = request.rotation

@@ -21,10 +21,10 @@ class ModelGate:
         """Raise InvalidRequestError unless a job may name `model`."""
         if HubId.matches(model):
             return
-        if self.roots is None and _resolved(model) is not None:
-            return
         folder = _resolved(model)
-        if folder is not None and any(folder.is_relative_to(root) for root in self.roots):
+        if folder is not None and (
+            self.roots is None or any(folder.is_relative_to(root) for root in self.roots)
+        ):
             return
         raise InvalidRequestError(
             where="model",

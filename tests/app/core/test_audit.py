@@ -86,7 +86,7 @@ CHANGES: dict[str, Change] = {
     "a negative prediction": certificate(predicted_kl_nats_per_token=-1.0, bound=-1.0),
     "a gap that is not the bound's": certificate(gap=0.5),
     "a cache that nobody asked for": lambda d: d.update(
-        kv_cache={"0": {"bits": 16, "group_size": 0, "bytes": 0, "kl_nats": 0.0}}
+        kv_cache={"0": {"both": {"bits": 16, "group_size": 0, "bytes": 0, "kl_nats": 0.0}}}
     ),
 }
 
