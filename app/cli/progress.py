@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Self
 
 from rich.console import Console
 from rich.progress import (
@@ -18,6 +18,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from bitbudget.app.core.duration import duration_words
 from bitbudget.app.core.sizes import format_size
 
 if TYPE_CHECKING:
@@ -25,10 +26,6 @@ if TYPE_CHECKING:
     from bitbudget.app.contract.steps import Step
 
 __all__ = ["ProgressView", "amount"]
-
-_JUMP: Final = 0.05
-_LEAST_SHARE: Final = 0.005
-_SETTLED_SECONDS: Final = 5.0
 
 
 def amount(done: float, total: float, unit: str) -> str:
@@ -75,7 +72,7 @@ class ProgressView:
         self._whole: TaskID | None = None
         self._bar: TaskID | None = None
         self._part = _Part("", 0, 0.0)
-        self._pace = _Pace()
+        self._tenths = 0
 
     def __enter__(self) -> Self:
         if self._console.is_terminal:
@@ -100,7 +97,7 @@ class ProgressView:
             case "progress":
                 self._enter_step(event.step)
                 if event.job_fraction:
-                    self._tell_whole(event.job_fraction)
+                    self._tell_whole(event)
                 self._advance(event)
             case "log":
                 note = Text.assemble(("note: ", "yellow"), event.detail)
@@ -120,13 +117,19 @@ class ProgressView:
         self._step, self._began, self._last = step, time.monotonic(), None
         self._bar = self._new_bar(step)
 
-    def _tell_whole(self, fraction: float) -> None:
+    def _tell_whole(self, event: Progressed) -> None:
+        """Show the whole job: a bar on a terminal, else a line for each tenth."""
+        fraction = event.job_fraction
+        left = (
+            "" if event.seconds_left is None else f"about {duration_words(event.seconds_left)} left"
+        )
         if self._whole is None:
             self._whole = self._new_bar("in all")
-        left = self._pace.left(fraction, time.monotonic())
         if self._whole is not None:
-            said = f"{fraction:.0%}"
-            self._bars.update(self._whole, completed=fraction, amount=said, left=left)
+            self._bars.update(self._whole, completed=fraction, amount=f"{fraction:.0%}", left=left)
+        elif int(10 * fraction) > self._tenths:
+            self._tenths = int(10 * fraction)
+            self._console.print(f"{'in all':<11} {fraction:7.0%}    {left}".rstrip())
 
     def _advance(self, event: Progressed) -> None:
         self._last = event
@@ -159,34 +162,6 @@ class ProgressView:
             seconds = max(seconds, last.seconds)
         done = _size(last.done) if last is not None and last.unit == "bytes" else ""
         return f"{self._step:<11} {seconds:7.1f} s  {done}".rstrip()
-
-
-@dataclass(slots=True)
-class _Pace:
-    """How long a job takes, by the share of it done since this began to watch.
-
-    What an earlier attempt did comes at once and says nothing of the pace: counting begins anew
-    wherever the share jumps by a twentieth.
-    """
-
-    first: float | None = None
-    last: float = 0.0
-    began: float = 0.0
-
-    def left(self, fraction: float, now: float) -> str:
-        """Return `about 3:10 left`, "" while nobody can tell."""
-        if self.first is None or (
-            fraction - self.last > _JUMP and now - self.began < _SETTLED_SECONDS
-        ):
-            self.first, self.began = fraction, now
-        self.last = fraction
-        done, seconds = fraction - self.first, now - self.began
-        if done < _LEAST_SHARE or seconds < _SETTLED_SECONDS:
-            return ""
-        minutes, rest = divmod(round(seconds * (1 - fraction) / done), 60)
-        hours, minutes = divmod(minutes, 60)
-        clock = f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-        return f"about {clock} left"
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,6 +50,9 @@ class Progress(Message):
     unit: Annotated[Line, Field(max_length=32)] = "bytes"
     detail: Line = ""
     seconds: Quantity = Field(0.0, description="Time in this step so far.")
+    seconds_left: Quantity | None = Field(
+        None, description="Until the whole job is done, estimated."
+    )
     step_fraction: Share = Field(0.0, description="Of this step, by the parts it has.")
     job_fraction: Share = Field(0.0, description="Of the whole job, by the weight of its steps.")
 

@@ -27,6 +27,7 @@ class MachineSpeed:
     coded_per_second: _Rate
     disk_bytes_per_second: _Rate
     threads: Annotated[int, Field(ge=1)] = 1
+    on_gpu: bool = False
 
 
 TYPICAL: Final = MachineSpeed(1e11, 3e8, 1e9, threads=2)

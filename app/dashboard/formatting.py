@@ -7,6 +7,7 @@ import re
 from datetime import UTC, datetime
 
 from bitbudget.app.contract.events import Progress
+from bitbudget.app.core.duration import duration_words
 from bitbudget.app.core.formats import parse_format
 from bitbudget.app.core.requests import AllocationRequest
 from bitbudget.app.core.sizes import format_size
@@ -121,8 +122,8 @@ def progress_words(progress: Progress) -> str:
         if speed >= 1:
             rate = f"{format_size(int(speed))}/s" if is_bytes else f"{speed:,.0f} {progress.unit}/s"
             parts.append(rate)
-        if progress.total > progress.done:
-            parts.append(f"{(progress.total - progress.done) / speed:.0f} s left")
+    if progress.seconds_left is not None:
+        parts.append(f"{duration_words(progress.seconds_left)} left of the job")
     if progress.detail:
         parts.append(progress.detail)
     return " · ".join(parts)

@@ -1,4 +1,4 @@
-"""How far a task is as a whole, by the weights of its steps and the parts of each step."""
+"""How far a task is as a whole, by its steps' estimated seconds and the parts of each."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["Fractions"]
 class Fractions:
     """What is done of the step at work and of the whole task, each from 0 to 1 and never falling.
 
-    What is left of the task is divided among the steps to come by their weights; when more is known
+    What is left of the task is divided among the steps to come by their seconds; when more is known
     of the work, or a step turns out not to be needed, the rest is divided anew.
 
         fractions = Fractions([Step.FETCH, Step.MEASURE], Work())
@@ -25,6 +25,8 @@ class Fractions:
         self.work = work
         self.of_step = 0.0
         self._to_come = list(steps)
+        self._now: Step | None = None
+        self._finished_s = 0.0
         self._span = (0.0, 0.0)
         self._part = (0.0, 1.0)
 
@@ -41,10 +43,10 @@ class Fractions:
             msg = f"the step {step} begins, and those to come are {planned}"
             raise ValueError(msg)
         self._to_come = self._to_come[self._to_come.index(step) :]
-        weights = [each.weight(self.work) for each in self._to_come]
+        seconds = [each.seconds(self.work) for each in self._to_come]
         before = self._span[1]
-        self._span = before, before + (1 - before) * weights[0] / sum(weights)
-        self._to_come = self._to_come[1:]
+        self._span = before, before + (1 - before) * seconds[0] / sum(seconds)
+        self._to_come, self._now = self._to_come[1:], step
         self._part, self.of_step = (0.0, 1.0), 0.0
 
     def advance(self, done: float, total: float) -> None:
@@ -56,6 +58,20 @@ class Fractions:
     def end(self) -> None:
         """Let the step at work be done."""
         self.of_step = 1.0
+        self._finished_s += 0.0 if self._now is None else self._now.seconds(self.work)
+        self._now = None
+
+    @property
+    def seconds_done(self) -> float:
+        """What is done of the task, in seconds as they were estimated."""
+        now = 0.0 if self._now is None else self._now.seconds(self.work) * self.of_step
+        return self._finished_s + now
+
+    @property
+    def seconds_left(self) -> float:
+        """What is left of the task, in seconds as they are estimated."""
+        now = 0.0 if self._now is None else self._now.seconds(self.work) * (1 - self.of_step)
+        return now + sum(step.seconds(self.work) for step in self._to_come)
 
     @contextmanager
     def part(self, share: float) -> Iterator[None]:

@@ -14,6 +14,7 @@ from bitbudget.app.contract.messages import storable_text
 from bitbudget.app.contract.steps import Step, Work
 from bitbudget.app.core.canonical import sha256_of
 from bitbudget.workers.pipeline.fractions import Fractions
+from bitbudget.workers.pipeline.pace import Pace
 
 __all__ = ["Reporter"]
 
@@ -41,6 +42,7 @@ class Reporter:
         self._fractions = Fractions(steps, work or Work())
         self._step: Step | None = None
         self._began = self._told = 0.0
+        self._pace = Pace()
 
     def begin(self, step: Step) -> Self:
         """Announce that `step` begins; ValueError when it is not one of those to come."""
@@ -61,9 +63,20 @@ class Reporter:
         """Let the step at work be done."""
         self._fractions.end()
 
+    @property
+    def work(self) -> Work:
+        """What is known of the whole work."""
+        return self._fractions.work
+
+    def seconds_left(self) -> float:
+        """Return how long the rest of the task will take, at the pace so far."""
+        self._pace.see(self._fractions.seconds_done, time.monotonic())
+        return self._pace.seconds_left(self._fractions.seconds_left)
+
     def weigh(self, **known: Any) -> None:
         """Divide what is left of the whole anew, with what became known of its `Work`."""
         self._fractions.work = replace(self._fractions.work, **known)
+        self._pace = Pace()
 
     def part(self, share: float) -> AbstractContextManager[None]:
         """Return a block whose progress is `share` of the step, or of the part around it."""
@@ -84,6 +97,7 @@ class Reporter:
                 unit=unit,
                 detail=storable_text(detail, 512),
                 seconds=now - self._began,
+                seconds_left=self.seconds_left(),
                 step_fraction=self._fractions.of_step,
                 job_fraction=self._fractions.of_job,
             )

@@ -44,8 +44,6 @@ from bitbudget.workers.pipeline.run import Run
 
 __all__ = ["run_task"]
 
-_TOKENS: Final = 16_384
-"""Calibration tokens of a model that is not too slow for them: to weigh the steps by."""
 _UNKNOWN_DOWNLOAD_BYTES: Final = 200_000_000
 
 
@@ -160,6 +158,7 @@ def _job(task: JobTask) -> _Plan:
             options,
             baseline=task.baseline,
             recover_seconds=request.recover_seconds,
+            relinearizes=request.relinearize is True,
         ),
         output,
     )
@@ -234,15 +233,23 @@ def _stated(budget: AllocationRequest | None, *, is_quantized: bool) -> tuple[St
 
 
 def _work(
-    model: str, options: MeasureOptions, *, baseline: bool = False, recover_seconds: float = 0.0
+    model: str,
+    options: MeasureOptions,
+    *,
+    baseline: bool = False,
+    recover_seconds: float = 0.0,
+    relinearizes: bool = False,
 ) -> Work:
     """Return what is known of the work before anything is done."""
     is_here = Path(model).expanduser().is_dir()
     return Work(
         download_bytes=0 if is_here else _UNKNOWN_DOWNLOAD_BYTES,
-        tokens=0 if options.sensitivity is Sensitivity.WEIGHTS else _TOKENS,
+        runs=options.sensitivity is not Sensitivity.WEIGHTS,
+        effort=options.effort,
+        encoder=options.encoder,
         baseline=baseline,
         recover_seconds=recover_seconds,
+        relinearizes=relinearizes,
     )
 
 

@@ -165,6 +165,11 @@ function size(bytes) {
   return `${bytes} B`;
 }
 
+function duration(seconds) {
+  if (seconds < 60) return `${Math.max(Math.round(seconds), 1)} s`;
+  return seconds < 3600 ? `${Math.round(seconds / 60)} min` : `${(seconds / 3600).toFixed(1)} h`;
+}
+
 function amount(progress) {
   const seconds = progress.seconds || 0;
   const speed = seconds > 0 ? progress.done / seconds : 0;
@@ -172,7 +177,7 @@ function amount(progress) {
   const say = (value) => (bytes ? size(value) : value.toLocaleString("en"));
   const parts = [`${say(progress.done)}${progress.total ? ` of ${say(progress.total)}` : ""}${bytes ? "" : ` ${progress.unit}`}`];
   if (speed >= 1) parts.push(bytes ? `${size(speed)}/s` : `${speed.toFixed(0)} ${progress.unit}/s`);
-  if (speed > 0 && progress.total > progress.done) parts.push(`${Math.ceil((progress.total - progress.done) / speed)} s left`);
+  if (progress.seconds_left != null) parts.push(`${duration(progress.seconds_left)} left of the job`);
   if (progress.detail) parts.push(progress.detail);
   return parts.join(" · ");
 }

@@ -11,14 +11,14 @@ from bitbudget.workers.pipeline.fractions import Fractions
 
 
 def test_steps_share_the_whole_by_their_weights() -> None:
-    work = Work(weights=10**9, tokens=2**14)
+    work = Work(weights=10**9)
     fractions = Fractions([Step.INVENTORY, Step.MEASURE, Step.ALLOCATE], work)
     fractions.begin(Step.INVENTORY)
     fractions.advance(1, 1)
     small = fractions.of_job
     assert small == pytest.approx(
-        Step.INVENTORY.weight(work)
-        / sum(step.weight(work) for step in (Step.INVENTORY, Step.MEASURE, Step.ALLOCATE))
+        Step.INVENTORY.seconds(work)
+        / sum(step.seconds(work) for step in (Step.INVENTORY, Step.MEASURE, Step.ALLOCATE))
     )
     fractions.begin(Step.MEASURE)
     assert fractions.of_job == small

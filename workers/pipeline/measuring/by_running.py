@@ -12,6 +12,7 @@ from typing import Final
 
 import numpy as np
 
+from bitbudget.app.contract.durations import rollouts_s, share, verification_s
 from bitbudget.app.core.effort import EFFORTS
 from bitbudget.app.core.measurement import Curve, KvCurve, Sensitivity
 from bitbudget.workers.curves.sampled import sample_size
@@ -104,7 +105,7 @@ def verified(
         return None, (*sampled, _UNCHECKED)
     if not fits_whole(checkpoint.folder):
         report.log(_STREAMED)
-    with report.part(0.3):
+    with report.part(share(rollouts_s(report.work), verification_s(report.work))):
         reference = verifying_reference(run, variant)
     found = verify(
         Coding(checkpoint, inventory, options.encoder, known.modules, scratch=run.home.scratch),

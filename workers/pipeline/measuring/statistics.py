@@ -11,6 +11,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from bitbudget.app.contract.durations import share, statistics_s, text_s
 from bitbudget.app.contract.home import Folder, Home
 from bitbudget.app.core.canonical import canonical_json, sha256_of
 from bitbudget.app.core.encoders import ENCODERS, Encoder, usable_encoder
@@ -45,7 +46,7 @@ def take_statistics(run: Run, variant: Variant) -> Statistics:
     write_whole(pointer, str(options.seed).encode())
     if options.text is not None:
         write_whole(pointer.with_suffix(".text"), options.text_bytes())
-    with report.part(0.4):
+    with report.part(share(text_s(report.work), statistics_s(report.work))):
         tokens = _tokens(run, variant, folder)
     try:
         return collect_statistics(

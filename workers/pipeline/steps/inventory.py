@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pydantic import BaseModel
 
+from bitbudget.app.contract.stored_speed import read_speed, write_speed
 from bitbudget.app.core.canonical import canonical_json
 from bitbudget.app.core.inventory import Inventory
 from bitbudget.app.core.least import check_feasible
+from bitbudget.app.core.machine_speed import MachineSpeed
 from bitbudget.app.core.measurement import ModelIdentity
 from bitbudget.app.core.requests import Rotation
 from bitbudget.workers.models import Checkpoint, build_inventory
@@ -35,13 +37,24 @@ def run_step(run: Run) -> Variants:
     if variant.options.rotation in {Rotation.NONE, Rotation.AUTO}:
         check_budget(run, variant)
     count = len(variant.inventory.modules)
-    run.report.weigh(weights=variant.inventory.weights)
+    run.report.weigh(weights=variant.inventory.weights, **_speed(run))
     if not run[FetchOptions].headers_only:
         _survey(run, variant)
         announce(run, variant)
     run.report.progress(count, count, "modules")
     run.keep(variant)
     return Variants((variant,))
+
+
+def _speed(run: Run) -> dict[str, MachineSpeed]:
+    """Return the speed of this machine, measured now if it is to run a model and never was."""
+    known = read_speed(run.home.folder)
+    if known is None and not run[FetchOptions].headers_only and run.report.work.runs:
+        from bitbudget.workers.benchmark.machine_speed import measure_machine_speed  # noqa: PLC0415, MLX
+
+        known = measure_machine_speed(run.home.folder)
+        write_speed(run.home.folder, known)
+    return {} if known is None else {"speed": known}
 
 
 def check_budget(run: Run, variant: Variant) -> None:

@@ -7,6 +7,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bitbudget.app.contract.durations import (
+    curves_s,
+    rollouts_s,
+    share,
+    statistics_s,
+    text_s,
+    verification_s,
+)
+from bitbudget.app.core.duration import duration_words
 from bitbudget.app.core.inventory import Inventory, Module
 from bitbudget.app.core.measurement import Curve, Measurement, ModelIdentity, Sensitivity
 from bitbudget.app.core.requests import Rotation
@@ -26,11 +35,19 @@ __all__ = ["measurement_path", "run_step"]
 def run_step(run: Run) -> Measurements:
     """Return the measurement of every variant, each announced as measurement.json."""
     variants = run[Variants].all
+    _tell_duration(run, variants[0])
     found = []
     for variant in variants:
         with run.report.part(1 / len(variants)):
             found.append(_measured(run, variant))
     return Measurements(tuple(found))
+
+
+def _tell_duration(run: Run, first: Variant) -> None:
+    """Say how long the rest of the task will take, before it begins."""
+    run.report.weigh(is_measured=measurement_path(run, first).is_file())
+    effort, left = first.options.effort.value, duration_words(run.report.seconds_left())
+    run.report.log(f"effort {effort}: about {left} on this machine, if it does nothing else")
 
 
 def measurement_path(run: Run, variant: Variant) -> Path:
@@ -109,10 +126,12 @@ class _Work:
         from bitbudget.workers.pipeline.measuring.by_running import take_sensitivities, verified  # noqa: PLC0415, as above
 
         self._check_cluster()
-        report = self.run.report
-        with report.part(0.4):
+        report, work = self.run.report, self.run.report.work
+        begun, coded = text_s(work) + statistics_s(work), curves_s(work)
+        checking = rollouts_s(work) + verification_s(work) if work.verifies else 0.0
+        with report.part(share(begun, coded, checking)):
             known = take_sensitivities(self.run, self.variant)
-        with report.part(0.4):
+        with report.part(share(coded, begun, checking)):
             made = {curve.path: curve for curve in self._curves(known)}
         curves = {module.path: made[module.path] for module in self.variant.inventory.modules}
         checked, doubts = verified(self.run, self.variant, curves, known)

@@ -1,0 +1,211 @@
+"""How long each piece of the work takes, from the model's size and the machine's speed.
+
+Costs are counted in what `MachineSpeed` measures, so that they hold on other machines: operations
+of a float32 matrix product, and weights that one thread codes with `careful`. The constants are
+processor seconds of SmolLM2-135M (docs/performance.md) over the rates of the machine they are from
+(125 GFLOP/s, 3.0 ns for a weight).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from bitbudget.app.core.effort import EFFORTS, Effort, EffortPlan, calibration_windows
+from bitbudget.app.core.encoders import ENCODERS, Encoder
+from bitbudget.app.core.machine_speed import TYPICAL, MachineSpeed
+
+__all__ = [
+    "Work",
+    "curves_s",
+    "evaluation_s",
+    "quantizing_s",
+    "relinearizing_s",
+    "rollouts_s",
+    "share",
+    "statistics_s",
+    "sweep_s",
+    "text_s",
+    "verification_s",
+]
+
+_POSITION: Final = 110.0
+"""Operations per weight to write one position of all rows: products of few rows are bound by
+reading and packing the weights."""
+_ROW: Final = 4.4
+"""The same for each row."""
+_ROWS_AT_ONCE: Final = 64
+_FORWARD: Final = 6.5
+"""Operations per weight and token of a forward pass, attention and activations counted."""
+_STATISTICS: Final = 26.0
+"""The same of the backward pass with the second moments; the writing left the forward pass."""
+_SWEEP: Final = 8.0
+"""Coded weights per weight that measure its errors in all formats without statistics."""
+_SAMPLED: Final = 57.0
+"""The same for curves of an encoder by weights alone, where a quarter of the rows is drawn."""
+_COUPLED: Final = 354.0
+"""The same with error feedback, of rows in all formats and the whole in two."""
+_WHOLE: Final = 1890.0
+"""The same of all rows in all formats."""
+_DESCENT: Final = 55.0
+"""The same in one format."""
+_IN_SEQUENCE: Final = 470.0
+"""Coded weights per weight that code layers one after the other, on one thread."""
+_ROWS_OF_A_QUARTER: Final = 1 << 17
+"""`row_weights` from which a quarter of the rows of most modules is drawn."""
+_GROUPS: Final = 100
+"""Decision groups of a usual model that is relinearized."""
+_SIZES, _ALLOCATIONS, _PARTS, _PROBING = 3, 8, 2, 8
+_LARGE_WEIGHTS: Final = 50_000_000
+_VERIFYING, _VERIFYING_LARGE = 32, 16
+_EVALUATED_AT_ONCE: Final = 2.0
+"""Forward passes of a checkpoint that take as long as one of the original."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """How much there is to do, as far as it is known, and on what machine.
+
+    `weights` are those of all modules. `runs` says whether the model is run to measure it, and
+    `variants` as how many: as it is, and rotated. `is_measured` says that the curves
+    are there, `relinearizes` that errors are measured together.
+
+        Work(135_000_000, effort=Effort.QUICK).tokens  # 512
+    """
+
+    weights: int = 100_000_000
+    download_bytes: int = 0
+    runs: bool = True
+    variants: int = 1
+    baseline: bool = False
+    recover_seconds: float = 0.0
+    effort: Effort = Effort.STANDARD
+    encoder: Encoder = Encoder.YAQA
+    is_measured: bool = False
+    relinearizes: bool = False
+    speed: MachineSpeed = TYPICAL
+
+    @property
+    def plan(self) -> EffortPlan:
+        """What the effort does."""
+        return EFFORTS[self.effort]
+
+    @property
+    def windows(self) -> int:
+        """Windows of the calibration tokens."""
+        return calibration_windows(self.effort, self.weights, on_gpu=self.speed.on_gpu)
+
+    @property
+    def tokens(self) -> int:
+        """Calibration tokens; none where weights alone are measured."""
+        return self.windows * self.plan.window_tokens if self.runs else 0
+
+    @property
+    def compensates(self) -> bool:
+        """Whether the encoder feeds errors back, which needs statistics."""
+        return self.runs and ENCODERS[self.encoder].needs_statistics
+
+    @property
+    def verifies(self) -> bool:
+        """Whether whole checkpoints are measured."""
+        return self.runs and self.plan.verifies
+
+    @property
+    def _is_large(self) -> bool:
+        return self.weights > _LARGE_WEIGHTS
+
+    @property
+    def verifying_windows(self) -> int:
+        """Windows that whole checkpoints are measured on."""
+        return _VERIFYING_LARGE if self._is_large else _VERIFYING
+
+    def operations_s(self, per_weight: float) -> float:
+        """Return the seconds of so many operations for each weight."""
+        return self.weights * per_weight / self.speed.flops_per_second
+
+    def coding_s(self, per_weight: float, *, threads: int = 1) -> float:
+        """Return the seconds in which each weight is coded so many times."""
+        return self.weights * per_weight / self.speed.coded_per_second / threads
+
+
+def share(part: float, *others: float) -> float:
+    """Return what part of the sum of all of them `part` is."""
+    total = part + sum(others)
+    return part / total if total > 0 else 1.0
+
+
+def text_s(work: Work) -> float:
+    """Return how long the model writes its calibration tokens."""
+    return _writing_s(work, work.windows) if work.runs else 0.0
+
+
+def _writing_s(work: Work, rows: int) -> float:
+    batches = -(-rows // _ROWS_AT_ONCE)
+    return work.plan.window_tokens * work.operations_s(batches * _POSITION + rows * _ROW)
+
+
+def statistics_s(work: Work) -> float:
+    """Return how long the Fisher statistics take."""
+    return work.operations_s(_STATISTICS * work.tokens)
+
+
+def curves_s(work: Work) -> float:
+    """Return how long the curves of all modules take."""
+    if not work.runs:
+        return sweep_s(work)
+    rows, threads = work.plan.row_weights, work.speed.threads
+    if work.compensates:
+        return work.coding_s(_WHOLE if rows is None else _COUPLED, threads=threads)
+    part = 4.0 if rows is None else min(1.0, rows / _ROWS_OF_A_QUARTER)
+    return work.coding_s(_SAMPLED * part, threads=threads)
+
+
+def sweep_s(work: Work) -> float:
+    """Return how long weights alone are measured in all formats."""
+    return work.coding_s(_SWEEP, threads=work.speed.threads)
+
+
+def rollouts_s(work: Work) -> float:
+    """Return how long the original writes, and predicts, the windows that checkpoints are on."""
+    rows = work.plan.evaluated_windows + (work.verifying_windows if work.verifies else 0)
+    return _writing_s(work, rows)
+
+
+def verification_s(work: Work) -> float:
+    """Return how long whole checkpoints and random allocations are coded and run."""
+    if not work.verifies:
+        return 0.0
+    windows = work.verifying_windows
+    written = 1 if windows == _VERIFYING_LARGE else _SIZES
+    passes = (1 + _SIZES + written) * windows + (_ALLOCATIONS + _PARTS) * _PROBING
+    return (
+        _forward_s(work, passes)
+        + work.coding_s(_SIZES * _DESCENT, threads=work.speed.threads)
+        + written * work.coding_s(_IN_SEQUENCE)
+    )
+
+
+def _forward_s(work: Work, windows: float) -> float:
+    return work.operations_s(_FORWARD * windows * work.plan.window_tokens)
+
+
+def relinearizing_s(work: Work) -> float:
+    """Return how long errors are measured together, where bits are few or a request asks."""
+    passes = 2 * _GROUPS * _PROBING + 4 * work.verifying_windows
+    return _forward_s(work, passes) if work.relinearizes else 0.0
+
+
+def quantizing_s(work: Work) -> float:
+    """Return how long the checkpoint of an allocation is coded and written."""
+    written = work.weights / work.speed.disk_bytes_per_second
+    coded = work.coding_s(_IN_SEQUENCE) if work.compensates else work.coding_s(2.0)
+    return coded + written
+
+
+def evaluation_s(work: Work) -> float:
+    """Return how long a checkpoint, or three with a baseline, is compared with the original."""
+    checkpoints = 3 if work.baseline else 1
+    original = _forward_s(work, work.plan.evaluated_windows)
+    rollouts = 0.0 if work.verifies and not work.is_measured else rollouts_s(work)
+    coded = (checkpoints - 1) * quantizing_s(work)
+    return rollouts + original * (1 + checkpoints * _EVALUATED_AT_ONCE) + coded

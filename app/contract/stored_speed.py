@@ -1,0 +1,33 @@
+"""The speed of this machine as it is kept under BITBUDGET_HOME."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from pydantic import TypeAdapter, ValidationError
+
+from bitbudget.app.core.machine_speed import MachineSpeed
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["read_speed", "write_speed"]
+
+_SPEED: Final = TypeAdapter(MachineSpeed)
+_NAME: Final = "speed.json"
+
+
+def read_speed(home: Path) -> MachineSpeed | None:
+    """Return what was measured before, None where nothing was or it cannot be read."""
+    try:
+        return _SPEED.validate_json((home / _NAME).read_bytes())
+    except (OSError, ValidationError):
+        return None
+
+
+def write_speed(home: Path, speed: MachineSpeed) -> None:
+    """Keep `speed`: a temporary file, then a rename."""
+    home.mkdir(parents=True, exist_ok=True)
+    draft = home / f".{_NAME}.part"
+    draft.write_bytes(_SPEED.dump_json(speed))
+    draft.replace(home / _NAME)
