@@ -21,6 +21,9 @@ def effort_table() -> str:
             for plan in plans
         ],
         "training afterwards": [f"`{plan.recover}`" for plan in plans],
+        "speed of a checkpoint": [
+            "timed" if plan.benchmark_seconds else "not timed" for plan in plans
+        ],
         "windows a checkpoint is evaluated on": [str(plan.evaluated_windows) for plan in plans],
     }
     head = ["", *(f"`{effort}`" for effort in EFFORTS)]

@@ -37,8 +37,10 @@ _ROW: Final = 4.4
 _ROWS_AT_ONCE: Final = 64
 _FORWARD: Final = 6.5
 """Operations per weight and token of a forward pass, attention and activations counted."""
-_STATISTICS: Final = 26.0
+_STATISTICS: Final = 17.0
 """The same of the backward pass with the second moments; the writing left the forward pass."""
+_MOMENTS: Final = 9_000.0
+"""Operations per weight to finish and keep the statistics, however many tokens there were."""
 _SWEEP: Final = 8.0
 """Coded weights per weight that measure its errors in all formats without statistics."""
 _SAMPLED: Final = 57.0
@@ -146,7 +148,7 @@ def _writing_s(work: Work, rows: int) -> float:
 
 def statistics_s(work: Work) -> float:
     """Return how long the Fisher statistics take."""
-    return work.operations_s(_STATISTICS * work.tokens)
+    return work.operations_s(_MOMENTS + _STATISTICS * work.tokens) if work.runs else 0.0
 
 
 def curves_s(work: Work) -> float:

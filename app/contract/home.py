@@ -32,6 +32,7 @@ class Folder(Enum):
     RIVALS = ("rivals", True)
     ROTATED = ("rotated", True)
     SCRATCH = ("scratch", True)
+    SPEED = ("speed", False)
     STATISTICS = ("statistics", True)
     TRACES = ("traces", True)
     UNFINISHED = ("unfinished", True)

@@ -22,6 +22,7 @@ from bitbudget.app.contract.durations import (
     text_s,
     verification_s,
 )
+from bitbudget.app.core.effort import EFFORTS
 from bitbudget.app.core.requests import Deliver, JobRequest, Recover, Rotation
 
 __all__ = ["Step", "Work", "possible_steps", "steps_of"]
@@ -155,7 +156,9 @@ class Step(StrEnum):
         "time the checkpoint",
         ("checkpoint",),
         ("benchmark.json",),
-        lambda request: request.deliver is Deliver.CHECKPOINT,
+        lambda request: (
+            request.deliver is Deliver.CHECKPOINT and EFFORTS[request.effort].benchmark_seconds > 0
+        ),
         lambda work: work.plan.benchmark_seconds,
     )
 

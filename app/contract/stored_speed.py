@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from pydantic import TypeAdapter, ValidationError
 
+from bitbudget.app.contract.home import Folder
 from bitbudget.app.core.machine_speed import MachineSpeed
 
 if TYPE_CHECKING:
@@ -14,20 +15,24 @@ if TYPE_CHECKING:
 __all__ = ["read_speed", "write_speed"]
 
 _SPEED: Final = TypeAdapter(MachineSpeed)
-_NAME: Final = "speed.json"
 
 
 def read_speed(home: Path) -> MachineSpeed | None:
     """Return what was measured before, None where nothing was or it cannot be read."""
     try:
-        return _SPEED.validate_json((home / _NAME).read_bytes())
+        return _SPEED.validate_json(_path(home).read_bytes())
     except (OSError, ValidationError):
         return None
 
 
 def write_speed(home: Path, speed: MachineSpeed) -> None:
     """Keep `speed`: a temporary file, then a rename."""
-    home.mkdir(parents=True, exist_ok=True)
-    draft = home / f".{_NAME}.part"
+    path = _path(home)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.part")
     draft.write_bytes(_SPEED.dump_json(speed))
-    draft.replace(home / _NAME)
+    draft.replace(path)
+
+
+def _path(home: Path) -> Path:
+    return Folder.SPEED.under(home) / "speed.json"

@@ -21,6 +21,10 @@ def test_every_step_finds_what_it_needs() -> None:
     [
         ({}, "fetch inventory measure allocate"),
         ({"rotation": "auto"}, "fetch inventory rotate measure allocate"),
+        (
+            {"effort": "quick", "deliver": "checkpoint"},
+            "fetch inventory measure allocate quantize evaluate",
+        ),
         ({"relinearize": True}, "fetch inventory measure allocate relinearize"),
         ({"recover": "qad"}, "fetch inventory measure allocate"),
         (

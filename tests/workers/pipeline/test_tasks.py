@@ -14,6 +14,10 @@ from bitbudget.app.contract.home import Folder
 from bitbudget.app.contract.reports import JobResult, Relinearization
 from bitbudget.app.contract.steps import Step
 from bitbudget.app.contract.tasks import FitTask, JobTask
+from bitbudget.app.core.effort import EFFORTS, Effort
+from bitbudget.app.core.encoders import Encoder
+from bitbudget.app.core.manifest import Manifest
+from bitbudget.app.core.measurement import Measurement
 from bitbudget.app.core.requests import JobRequest
 from bitbudget.workers.evaluate import reference
 from bitbudget.workers.pipeline.tasks import run_task
@@ -91,6 +95,40 @@ def test_every_event_is_of_its_step_and_none_runs_backwards(
     assert result.benchmark is not None
     known = {folder.directory for folder in Folder}
     assert {entry.name for entry in (tmp_path / "home").iterdir()} <= known
+
+
+def test_a_quick_job_measures_no_checkpoint_and_tells_its_duration(
+    model: Path, tmp_path: Path
+) -> None:
+    nbytes = sum(file.stat().st_size for file in model.glob("*.safetensors"))
+    request = JobRequest.model_validate(
+        {
+            "model": str(model),
+            "budget": int(nbytes * 0.6),
+            "effort": "quick",
+            "deliver": "checkpoint",
+        }
+    )
+    events: list[Event] = []
+    result = run_task(JobTask(home=str(tmp_path / "home"), request=request), events.append)
+    assert isinstance(result, JobResult)
+    assert result.file_bytes <= result.budget_bytes
+    assert result.benchmark is None
+    assert result.evaluation is not None
+    assert result.evaluation.windows == EFFORTS[Effort.QUICK].evaluated_windows
+    manifest = Manifest.from_bytes(Path(result.manifest).read_bytes())
+    assert (manifest.effort, manifest.encoder) == (Effort.QUICK, Encoder.CAREFUL)
+    assert "| effort | quick |" in (Path(result.checkpoint or "") / "README.md").read_text()
+    measurement = Measurement.from_json(Path(result.measurement).read_bytes())
+    assert measurement.verification is None
+    assert any("no checkpoint is measured" in warning for warning in measurement.warnings)
+
+    told = [event.detail for event in events if event.kind == "log"]
+    assert any(detail.startswith("effort quick: about") for detail in told)
+    progress = [event for event in events if event.kind == "progress"]
+    assert any(event.job_fraction > 0.5 for event in progress[:-1])
+    assert all(event.seconds_left is not None for event in progress)
+    assert (progress[-1].seconds_left or 0) < (progress[0].seconds_left or 0)
 
 
 def test_a_step_that_is_not_needed_is_not_told(model: Path, tmp_path: Path) -> None:
