@@ -43,8 +43,10 @@ _MOMENTS: Final = 9_000.0
 """Operations per weight to finish and keep the statistics, however many tokens there were."""
 _SWEEP: Final = 8.0
 """Coded weights per weight that measure its errors in all formats without statistics."""
-_SAMPLED: Final = 57.0
-"""The same for curves of an encoder by weights alone, where a quarter of the rows is drawn."""
+_SAMPLING: Final = 33.0
+"""The same to draw rows, with what is predicted of all."""
+_SAMPLED: Final = 24.0
+"""The same to code a quarter of the rows in all formats by their weights alone."""
 _COUPLED: Final = 354.0
 """The same with error feedback, of rows in all formats and the whole in two."""
 _WHOLE: Final = 1890.0
@@ -159,7 +161,7 @@ def curves_s(work: Work) -> float:
     if work.compensates:
         return work.coding_s(_WHOLE if rows is None else _COUPLED, threads=threads)
     part = 4.0 if rows is None else min(1.0, rows / _ROWS_OF_A_QUARTER)
-    return work.coding_s(_SAMPLED * part, threads=threads)
+    return work.coding_s(_SAMPLING + _SAMPLED * part, threads=threads)
 
 
 def sweep_s(work: Work) -> float:

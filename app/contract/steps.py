@@ -31,8 +31,8 @@ __all__ = ["Step", "Work", "possible_steps", "steps_of"]
 _OVERHEAD_S: Final = 1.0
 """Of any step: imports, opening files, a look into caches."""
 _DOWNLOAD_BYTES_PER_SECOND: Final = 5e7
-_READING: Final = 2.0
-"""Bytes per weight that are hashed and read."""
+_HASHED: Final = 1.0
+"""Coded weights in the time that a weight is read and hashed."""
 
 
 def _measure(work: Work) -> float:
@@ -82,10 +82,7 @@ class Step(StrEnum):
         (),
         ("model",),
         lambda _: True,
-        lambda work: (
-            work.download_bytes / _DOWNLOAD_BYTES_PER_SECOND
-            + _READING * work.weights / work.speed.disk_bytes_per_second
-        ),
+        lambda work: work.download_bytes / _DOWNLOAD_BYTES_PER_SECOND + work.coding_s(_HASHED),
     )
     INVENTORY = (
         "inventory",
