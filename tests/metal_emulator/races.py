@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import struct
 import subprocess
 import tempfile
@@ -17,6 +18,14 @@ from tests.metal_emulator.toolchain import compile_kernel
 __all__ = ["racing_lines"]
 
 _OPTIONS = "exitcode=0:report_signal_unsafe=0:history_size=7"
+_SYMBOLIZERS = ("llvm-symbolizer-19", "llvm-symbolizer", "addr2line")
+
+
+def _options() -> str:
+    """Return ThreadSanitizer's options, with a program of this machine that finds lines."""
+    found = next(filter(None, map(shutil.which, _SYMBOLIZERS)), None)
+    named = f":external_symbolizer_path={found}:allow_addr2line=1" if found else ""
+    return _OPTIONS + named
 
 
 def racing_lines(launch: Launch) -> set[int]:
@@ -36,10 +45,13 @@ def racing_lines(launch: Launch) -> set[int]:
             capture_output=True,
             text=True,
             check=False,
-            env=os.environ | {"TSAN_OPTIONS": _OPTIONS, "LD_PRELOAD": ""},
+            env=os.environ | {"TSAN_OPTIONS": _options(), "LD_PRELOAD": ""},
         )
     if done.stdout.strip() != "ran":
         raise RuntimeError(f"the race detector did not run: {done.stdout}{done.stderr[-2000:]}")
     reports = done.stderr.split("WARNING: ThreadSanitizer:")[1:]
-    found = re.findall(r"kernel\.metal:(\d+)", "".join(r for r in reports if "data race" in r))
+    races = [report for report in reports if "data race" in report]
+    found = re.findall(r"kernel\.metal:(\d+)", "".join(races))
+    if races and not found:
+        raise RuntimeError(f"data races without lines: is one of {_SYMBOLIZERS} installed?")
     return {int(line) for line in found}
