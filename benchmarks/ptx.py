@@ -49,6 +49,7 @@ ATTRIBUTES = {
     "thread_index_in_threadgroup": "INDEX",
     "thread_position_in_grid": "VECTOR(ctaid) * VECTOR(ntid) + VECTOR(tid)",
     "threadgroup_position_in_grid": "VECTOR(ctaid)",
+    "threads_per_grid": "VECTOR(nctaid) * VECTOR(ntid)",
     "threads_per_threadgroup": "VECTOR(ntid)",
 }
 

@@ -7,6 +7,7 @@ from bitbudget.metal_kernels.rht32 import rht32
 from bitbudget.metal_kernels.rht_matmul import rht_qmm, rht_qmv
 from bitbudget.metal_kernels.rms_norm_rht import residual_rms_norm_rht, rms_norm_rht
 from bitbudget.metal_kernels.swiglu_rht import swiglu_rht
+from bitbudget.metal_kernels.turbo_attend import turbo_attend
 
 __all__ = [
     "KERNELS",
@@ -22,6 +23,7 @@ __all__ = [
     "rms_norm_rht",
     "self_test",
     "swiglu_rht",
+    "turbo_attend",
 ]
 
 KERNELS = (
@@ -32,5 +34,6 @@ KERNELS = (
     rht_qmv,
     rht_qmm,
     rd_sweep,
+    turbo_attend,
 )
 """Every kernel of the package."""

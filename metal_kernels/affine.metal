@@ -1,7 +1,7 @@
 // Eight consecutive codes of BITS bits: BITS bytes of MLX's little-endian bit stream, read in the
 // widest words that their alignment allows.
 template <int BITS>
-METAL_FUNC void unpack8(const device uint8_t* from, thread float* codes) {
+METAL_FUNC uint2 packed8(const device uint8_t* from) {
   uint low = 0, high = 0;
   if (BITS == 4 || BITS == 8) {
     low = reinterpret_cast<const device uint*>(from)[0];
@@ -20,11 +20,23 @@ METAL_FUNC void unpack8(const device uint8_t* from, thread float* codes) {
       high = from[4];
     }
   }
+  return uint2(low, high);
+}
+
+// The i-th of the codes that packed8 read.
+template <int BITS>
+METAL_FUNC uint code_of(uint2 packed, int i) {
+  const int at = i * BITS;
+  uint code = at < 32 ? packed.x >> (at & 31) : packed.y >> (at & 31);
+  if (at < 32 && at + BITS > 32) code |= packed.y << (32 - at);
+  return code & ((1u << BITS) - 1u);
+}
+
+template <int BITS>
+METAL_FUNC void unpack8(const device uint8_t* from, thread float* codes) {
+  const uint2 packed = packed8<BITS>(from);
 #pragma clang loop unroll(full)
   for (int i = 0; i < 8; i++) {
-    const int at = i * BITS;
-    uint code = at < 32 ? low >> (at & 31) : high >> (at & 31);
-    if (at < 32 && at + BITS > 32) code |= high << (32 - at);
-    codes[i] = static_cast<float>(code & ((1u << BITS) - 1u));
+    codes[i] = static_cast<float>(code_of<BITS>(packed, i));
   }
 }

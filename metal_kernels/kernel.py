@@ -125,9 +125,14 @@ class Kernel:
     def __hash__(self) -> int:
         return hash(self.name)
 
+    @property
+    def runs(self) -> bool:
+        """Whether a call runs the kernel: on a GPU, and its self-test passed."""
+        return _on_gpu() and self_test(self).passed
+
     def __call__(self, *arguments: Any, **options: Any) -> tuple[mx.array, ...]:
         """Return the outputs; KernelInputError for arrays the kernel is not made for."""
-        if not (_on_gpu() and self_test(self).passed):
+        if not self.runs:
             return self.reference(*arguments, **options)
         return differentiable(
             lambda *arrays: tuple(self.launch(*arrays, **options).run()),

@@ -7,6 +7,8 @@ from typing import Final
 
 import mlx.core as mx
 
+from bitbudget.metal_kernels.attention_cases import attention_case
+from bitbudget.metal_kernels.codes import CODE_BITS
 from bitbudget.metal_kernels.kernel import TOLERANCE, Case, Kernel
 from bitbudget.metal_kernels.rht_matmul import BITS, GROUP_SIZES, product_case
 
@@ -73,6 +75,30 @@ def _sweep() -> Iterator[Case]:
         yield Case(f"{dtype}", (_random(dtype, 4, 256),), tolerance=TOLERANCE[mx.bfloat16])
 
 
+def _attention() -> Iterator[Case]:
+    for keys in CODE_BITS:
+        for values in CODE_BITS:
+            yield attention_case(mx.bfloat16, (keys, values), (128, 128), context=40, capacity=64)
+    for width in (32, 64, 96, 160, 256, 512):
+        for bits in CODE_BITS:
+            yield attention_case(
+                mx.float32, (bits, bits), (width, width), context=33, capacity=48, queries=2
+            )
+    for heads in ((1, 1), (5, 1), (8, 4), (32, 2)):
+        for causal in (False, True):
+            yield attention_case(
+                mx.float32,
+                (3, 4),
+                (64, 32),
+                heads=heads,
+                queries=3,
+                context=300,
+                capacity=512,
+                batch=2,
+                causal=causal,
+            )
+
+
 _MAKERS: Final[dict[str, Callable[[], Iterator[Case]]]] = {
     "rht32": _transform,
     "rms_norm_rht": _norm,
@@ -81,4 +107,5 @@ _MAKERS: Final[dict[str, Callable[[], Iterator[Case]]]] = {
     "rht_qmv": _product,
     "rht_qmm": _product,
     "rd_sweep": _sweep,
+    "turbo_attend": _attention,
 }

@@ -15,7 +15,9 @@ from bitbudget.app.core.inventory import Architecture, CacheKind, CacheLayer, In
 from bitbudget.app.core.runtime import Runtime
 
 __all__ = [
+    "FUSED_WIDTHS",
     "KV_BITS",
+    "QUERY_TILE",
     "MemoryPlan",
     "attention_bytes",
     "cache_layer_bytes",
@@ -45,12 +47,12 @@ _KV_GROUP_SIZES: Final = (64, 32)
 _PREFILL_TOKENS: Final = 2048
 """Tokens per prefill step of mlx-lm's generate_step."""
 
-_QUERY_TILE: Final = 512
-"""Queries of one fused call of `bitbudget.kv.attention`."""
+QUERY_TILE: Final = 512
+"""Queries that `bitbudget.kv.attention` attends for at once where MLX holds their scores."""
 
-_FUSED_WIDTHS: Final = (64, 80, 128)
-"""Head widths whose attention MLX fuses at prefill (mlx 0.32, scaled_dot_product_attention.cpp);
-at others a tile's scores are held."""
+FUSED_WIDTHS: Final = (64, 80, 128)
+"""Head widths whose attention MLX's GPU backend fuses at prefill, so that no scores are held (mlx
+0.32, scaled_dot_product_attention.cpp)."""
 
 _LIVE_HIDDEN: Final = 6
 """Arrays of the hidden size that live at once in a block: residual, norm, q, k, v, output."""
@@ -161,17 +163,22 @@ def attention_bytes(
 ) -> int:
     """Return what attention of `tokens` queries holds over one layer's quantized cache.
 
-    mlx-lm multiplies packed keys, so the scores, heads x tokens x context, are held whole
-    (mlx_lm/models/base.py, quantized_scaled_dot_product_attention). `bitbudget.kv.attention` holds
-    one layer's keys and values dequantized, and a tile of scores where MLX has no fused kernel.
+    mlx-lm multiplies packed keys, so scores, heads x tokens x context, and the causal mask, a byte
+    for tokens x context, are held whole (mlx_lm/models/base.py,
+    quantized_scaled_dot_product_attention). `bitbudget.kv.attention` holds one layer's keys and
+    values dequantized, with a byte for each code on the way, and scores and mask of a tile of
+    queries where MLX has no fused kernel. Queries and outputs are counted with the block's other
+    activations. MLX's CPU build, which fuses nothing, allocates what this says within 10 %
+    (tests/bitbudget/kv/test_memory.py); on Metal it has not been measured.
     """
+    row = context * (architecture.attention_heads * itemsize + 1)
     if runtime is Runtime.STOCK:
-        return architecture.attention_heads * tokens * context * itemsize
+        return tokens * row
     full = [layer for layer in architecture.cache if layer.kind is CacheKind.FULL]
-    dense = max((layer.elements_per_token for layer in full), default=0) * context
-    unfused = any(layer.head_width not in _FUSED_WIDTHS for layer in full)
-    tile = architecture.attention_heads * min(tokens, _QUERY_TILE) * context if unfused else 0
-    return (dense + tile) * itemsize
+    elements = max((layer.elements_per_token for layer in full), default=0) * context
+    unfused = any(layer.head_width not in FUSED_WIDTHS for layer in full)
+    tile = min(tokens, QUERY_TILE) * row if unfused else 0
+    return elements * (itemsize + 1) + tile
 
 
 def plan_memory(

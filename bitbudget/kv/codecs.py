@@ -17,6 +17,8 @@ from typing import Any, Final, Protocol
 import mlx.core as mx
 import numpy as np
 
+from bitbudget.metal_kernels.codes import CODE_BITS, CODE_GROUP
+
 __all__ = [
     "ROTATED_BITS",
     "AffineCodec",
@@ -33,9 +35,8 @@ Arrays = tuple[mx.array, ...]
 """What is stored of vectors (..., tokens, width): arrays of the same leading axes."""
 
 _WORD_BITS: Final = 32
-_CODE_GROUP: Final = 32
-"""Codes that `mx.dequantize` unpacks together; a multiple of the codes in a whole word."""
-ROTATED_BITS: Final = (2, 3, 4)
+ROTATED_BITS: Final = CODE_BITS
+_AFFINE_ARRAYS: Final = 3
 _ROUNDS: Final = 3
 """Times that codes and scale are chosen, each given the other; neither can raise the error."""
 _LARGEST_SCALE: Final = 65504.0
@@ -65,6 +66,12 @@ class Codec(Protocol):
     def leave(self, x: mx.array) -> mx.array:
         """Take vectors from the space of `decode` back to the model's."""
 
+    def takes(self, width: int) -> bool:
+        """Whether vectors of `width` channels can be stored so."""
+
+    def fits(self, stored: Arrays) -> bool:
+        """Whether `stored` has the arrays, shapes and types that `encode` gives."""
+
 
 @dataclass(frozen=True)
 class PlainCodec:
@@ -92,6 +99,14 @@ class PlainCodec:
     def leave(self, x: mx.array) -> mx.array:
         """Return `x`: nothing is rotated."""
         return x
+
+    def takes(self, width: int) -> bool:
+        """Return True for every width."""
+        return width > 0
+
+    def fits(self, stored: Arrays) -> bool:
+        """Return whether it is one array of floats."""
+        return len(stored) == 1 and mx.issubdtype(stored[0].dtype, mx.floating)
 
 
 @dataclass(frozen=True)
@@ -129,6 +144,18 @@ class AffineCodec:
         """Return `x`: nothing is rotated."""
         return x
 
+    def takes(self, width: int) -> bool:
+        """Return whether groups divide `width`."""
+        return width > 0 and not width % self.group_size
+
+    def fits(self, stored: Arrays) -> bool:
+        """Return whether it is codes, and a scale and a bias for each group of them."""
+        if len(stored) != _AFFINE_ARRAYS or stored[0].dtype != mx.uint32:
+            return False
+        groups = stored[0].shape[-1] * _WORD_BITS // self.bits // self.group_size
+        shape = (*stored[0].shape[:-1], groups)
+        return groups > 0 and stored[1].shape == stored[2].shape == shape
+
 
 @dataclass(frozen=True)
 class RotatedCodec:
@@ -144,10 +171,10 @@ class RotatedCodec:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be packed: ValueError names the width."""
-        if self.bits not in ROTATED_BITS or self.width <= 0 or self.width % _CODE_GROUP:
+        if self.bits not in ROTATED_BITS or self.width <= 0 or self.width % CODE_GROUP:
             msg = (
                 f"heads of {self.width} channels in {self.bits} bits: rotated KV codecs have"
-                f" {', '.join(map(str, ROTATED_BITS))} bits and widths that {_CODE_GROUP} divides"
+                f" {', '.join(map(str, ROTATED_BITS))} bits and widths that {CODE_GROUP} divides"
             )
             raise ValueError(msg)
 
@@ -161,7 +188,8 @@ class RotatedCodec:
         return mx.array(rotation(self.width, self.seed))
 
     @cached_property
-    def _book(self) -> mx.array:
+    def book(self) -> mx.array:
+        """The codebook's entries, rising, float32."""
         return mx.array(codebook(self.bits, self.width))
 
     def encode(self, x: mx.array) -> Arrays:
@@ -169,8 +197,8 @@ class RotatedCodec:
         y = x.astype(mx.float32) @ self._rotation
         scale = mx.sqrt(mx.square(y).mean(axis=-1, keepdims=True))
         for _ in range(_ROUNDS):
-            codes = _nearest(y / mx.maximum(scale, 1e-30), self._book)
-            entries = self._book[codes]
+            codes = _nearest(y / mx.maximum(scale, 1e-30), self.book)
+            entries = self.book[codes]
             fitted = (y * entries).sum(axis=-1, keepdims=True)
             scale = fitted / mx.square(entries).sum(axis=-1, keepdims=True)
         return _pack(codes, self.bits), mx.minimum(scale, _LARGEST_SCALE).astype(mx.float16)
@@ -178,8 +206,7 @@ class RotatedCodec:
     def decode(self, stored: Arrays, dtype: mx.Dtype) -> mx.array:
         """Return scale x codebook entry: vectors (..., tokens, width) in rotated space."""
         words, scales = stored
-        entries = self._book.astype(dtype)[_unpack(words, self.bits)]
-        return entries * scales.astype(dtype)
+        return _entries(words, self.bits, self.book.astype(dtype)) * scales.astype(dtype)
 
     def enter(self, x: mx.array) -> mx.array:
         """Return x R."""
@@ -188,6 +215,18 @@ class RotatedCodec:
     def leave(self, x: mx.array) -> mx.array:
         """Return x R^T."""
         return x @ self._rotation.T.astype(x.dtype)
+
+    def takes(self, width: int) -> bool:
+        """Return whether it is the width that the codec was made for."""
+        return width == self.width
+
+    def fits(self, stored: Arrays) -> bool:
+        """Return whether it is codes of the width, and a scale for each vector."""
+        if [x.dtype for x in stored] != [mx.uint32, mx.float16]:
+            return False
+        leading = stored[0].shape[:-1]
+        words = self.width * self.bits // _WORD_BITS
+        return stored[0].shape == (*leading, words) and stored[1].shape == (*leading, 1)
 
 
 def parse_codec(name: str) -> Codec:
@@ -264,9 +303,9 @@ def _nearest(y: mx.array, book: mx.array) -> mx.array:
 
 def _pack(codes: mx.array, bits: int) -> mx.array:
     """Pack codes (..., width), uint32, as MLX does: a little-endian stream in 32-bit words."""
-    lanes = codes.reshape(*codes.shape[:-1], -1, _CODE_GROUP)
+    lanes = codes.reshape(*codes.shape[:-1], -1, CODE_GROUP)
     words: list[Any] = [mx.zeros(lanes.shape[:-1], mx.uint32) for _ in range(bits)]
-    for lane in range(_CODE_GROUP):
+    for lane in range(CODE_GROUP):
         word, shift = divmod(lane * bits, _WORD_BITS)
         words[word] = words[word] | (lanes[..., lane] << shift)
         if shift + bits > _WORD_BITS:
@@ -274,9 +313,17 @@ def _pack(codes: mx.array, bits: int) -> mx.array:
     return mx.stack(words, axis=-1).reshape(*codes.shape[:-1], -1)
 
 
-def _unpack(words: mx.array, bits: int) -> mx.array:
-    """Return the codes of `_pack`; `mx.dequantize` with scale 1 and bias 0 unpacks them."""
-    width = words.shape[-1] * _WORD_BITS // bits
-    ones = mx.ones((*words.shape[:-1], width // _CODE_GROUP), mx.float32)
-    codes = mx.dequantize(words, ones, mx.zeros_like(ones), group_size=_CODE_GROUP, bits=bits)
-    return codes.astype(mx.uint32)
+def _entries(words: mx.array, bits: int, book: mx.array) -> mx.array:
+    """Return the codebook entries (..., width) of packed codes.
+
+    They are looked up several at once, by the byte (for 3 bits by 12 bits), so that no code takes a
+    number of its own on the way: with long contexts those would be as large as the result.
+    """
+    stream = words.view(mx.uint8)
+    if bits == 3:  # noqa: PLR2004 - eight codes in three bytes
+        low, middle, high = (stream[..., i::3].astype(mx.uint16) for i in range(3))
+        stream = mx.stack([low | (middle & 15) << 8, middle >> 4 | high << 4], axis=-1)
+    index_bits = 12 if bits == 3 else 8  # noqa: PLR2004 - as above
+    index = mx.arange(1 << index_bits)[:, None] >> mx.arange(0, index_bits, bits)
+    table = book[index & ((1 << bits) - 1)]
+    return table[stream].reshape(*words.shape[:-1], -1)

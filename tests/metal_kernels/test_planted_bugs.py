@@ -14,7 +14,9 @@ from bitbudget.metal_kernels import (
     rht_qmv,
     rms_norm_rht,
     swiglu_rht,
+    turbo_attend,
 )
+from bitbudget.metal_kernels.attention_cases import attention_case
 from bitbudget.metal_kernels.kernel import relative_error
 from bitbudget.metal_kernels.launch import Launch
 from tests.metal_emulator.emulate import ORDERS, emulate, to_numpy
@@ -38,7 +40,12 @@ RESIDUAL = residual_rms_norm_rht.launch(*ADDED, eps=1e-5)
 SIGNS = mx.where(mx.arange(256) % 3 == 0, -0.25, 0.25)
 RHT = rht32.launch(X, SIGNS)
 SWEEP = rd_sweep.launch(NARROW)
+ASKED = attention_case(
+    mx.bfloat16, (4, 3), (64, 96), heads=(10, 2), queries=2, context=290, capacity=520, causal=True
+)
+ATTEND = turbo_attend.launch(*ASKED.arguments, **ASKED.options)
 EXPECTED = {
+    ATTEND.source.name: turbo_attend.reference(*ASKED.arguments, **ASKED.options),
     RESIDUAL.source.name: residual_rms_norm_rht.reference(*ADDED, eps=1e-5),
     RHT.source.name: rht32.reference(X, SIGNS),
     SWEEP.source.name: rd_sweep.reference(NARROW),
@@ -103,6 +110,44 @@ BUGS = {
     ),
     "one lane's share of the sum": mutate(SWEEP, "simd_sum(sums[f])", "sums[f]"),
     "codes above the last level": mutate(SWEEP, "0.0f, levels)", "0.0f, levels + 1)"),
+    "scores of a token in another lane": mutate(ATTEND, "lane % KEY_TOKENS * KEY_LANES", "0"),
+    "scores of the first tokens alone": mutate(
+        ATTEND, "lane / KEY_TOKENS == step", "lane / KEY_TOKENS == 0"
+    ),
+    "a stage of the scores' sum is missing": mutate(
+        ATTEND, "mask < KEY_LANES", "mask < KEY_LANES / 2"
+    ),
+    "values read with the codebook of keys": mutate(ATTEND, "16 + code_of", "code_of"),
+    "scales of keys forgotten": mutate(ATTEND, "scores[r] * key_scale", "scores[r]"),
+    "scales of values forgotten": mutate(ATTEND, "weight * value_scale", "weight"),
+    "scales of values in the sum of weights": mutate(
+        ATTEND, "simd_sum(weight)", "simd_sum(weight * value_scale)"
+    ),
+    "factor forgotten": mutate(ATTEND, "* factor", "+ 0.0f * factor"),
+    "sums not rescaled when the largest score grows": mutate(
+        ATTEND, "masses[r] * shrink", "masses[r]"
+    ),
+    "outputs not rescaled when the largest score grows": mutate(
+        ATTEND, "totals[r][i] *= shrink", "totals[r][i] *= 1"
+    ),
+    "the last token forgotten": mutate(
+        ATTEND, "(split + 1) * length, tokens", "(split + 1) * length, tokens - 1"
+    ),
+    "a split that takes a token of the next": mutate(
+        ATTEND, "(split + 1) * length, tokens", "(split + 1) * length + 1, tokens"
+    ),
+    "the query itself is hidden": mutate(ATTEND, "token <= last", "token < last"),
+    "one mask for all queries": mutate(ATTEND, "(first_row + r) % QUERIES", "0"),
+    "another head's codes": mutate(ATTEND, "(head * capacity + token)", "(token)"),
+    "lanes beyond the width": mutate(
+        ATTEND, "lane < VALUE_LANES && unit < VALUE_UNITS", "lane < VALUE_LANES"
+    ),
+    "rows beyond the last": mutate(ATTEND, "first_row + r < rows;", "true;"),
+    "shares of a token in another lane": mutate(ATTEND, "[r], within)", "[r], lane)"),
+    "outputs of some tokens only": mutate(
+        ATTEND, "mask = VALUE_LANES; mask < 32", "mask = VALUE_LANES; mask < 16"
+    ),
+    "outputs of another split": mutate(ATTEND, "(head * splits + split)", "(head + split)"),
     "double precision": mutate(SWIGLU, "float values[4];", "double values[4];"),
 }
 
@@ -124,7 +169,7 @@ def symptom(launch: Launch) -> str:
 
 
 @pytest.mark.parametrize(
-    "launch", [NORM, SWIGLU, QMV, QMM, RESIDUAL, RHT, SWEEP], ids=lambda x: x.source.name
+    "launch", [NORM, SWIGLU, QMV, QMM, RESIDUAL, RHT, SWEEP, ATTEND], ids=lambda x: x.source.name
 )
 def test_the_kernels_themselves_have_no_symptom(launch: Launch) -> None:
     assert not symptom(launch)

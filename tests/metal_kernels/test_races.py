@@ -13,7 +13,9 @@ from bitbudget.metal_kernels import (
     rht_qmv,
     rms_norm_rht,
     swiglu_rht,
+    turbo_attend,
 )
+from bitbudget.metal_kernels.attention_cases import attention_case
 from bitbudget.metal_kernels.launch import Launch
 from tests.metal_emulator.races import racing_lines
 from tests.metal_kernels.mutants import BARRIER, mutate
@@ -25,6 +27,7 @@ PACKED = mx.quantize(mx.ones((8, 64)), group_size=64, bits=4)
 QMM = rht_qmm.launch(mx.ones((8, 64)), *PACKED, bits=4, group_size=64)
 
 
+ATTENTION = attention_case(mx.float32, (3, 2), (64, 32), context=40, capacity=600)
 SMALL = mx.ones((2, 64))
 LAUNCHES = (
     NORM,
@@ -34,6 +37,7 @@ LAUNCHES = (
     rht_qmv.launch(SMALL, *PACKED, bits=4, group_size=64),
     swiglu_rht.launch(SMALL, SMALL),
     rd_sweep.launch(SMALL),
+    turbo_attend.launch(*ATTENTION.arguments, **ATTENTION.options),
 )
 
 

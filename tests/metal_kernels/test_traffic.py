@@ -13,7 +13,9 @@ from bitbudget.metal_kernels import (
     rht_qmv,
     rms_norm_rht,
     swiglu_rht,
+    turbo_attend,
 )
+from bitbudget.metal_kernels.attention_cases import attention_case
 from bitbudget.metal_kernels.launch import Launch
 from tests.metal_emulator.emulate import Traffic, emulate
 
@@ -78,3 +80,29 @@ def test_the_sweep_reads_every_weight_once(width: int) -> None:
     found = traffic(rd_sweep.launch(weight))
     assert found.read == (weight.nbytes,)
     assert found.written == (5 * 22 * 4,)
+
+
+@pytest.mark.parametrize("bits", [(4, 4), (3, 2), (2, 3)])
+@pytest.mark.parametrize("widths", [(64, 64), (96, 128), (256, 32)])
+@pytest.mark.parametrize(("queries", "heads"), [(1, (4, 2)), (2, (2, 1))])
+def test_attention_reads_codes_and_scales_of_the_context_once(
+    bits: tuple[int, int], widths: tuple[int, int], queries: int, heads: tuple[int, int]
+) -> None:
+    context, splits = 300, 2
+    case = attention_case(
+        mx.bfloat16, bits, widths, heads=heads, queries=queries, context=context, capacity=512
+    )
+    found = traffic(turbo_attend.launch(*case.arguments, **case.options))
+    tokens = heads[1] * context
+    codes = [tokens * width * b // 8 for width, b in zip(widths, bits, strict=True)]
+    asked = splits * case.arguments[0].nbytes
+    books = splits * heads[1] * 2 * 16 * 4
+    assert found.read[:6] == (asked, codes[0], tokens * 2, codes[1], tokens * 2, books)
+    rows = splits * heads[0] * queries * 4
+    assert found.written == (rows * widths[1], rows, rows)
+
+
+def test_more_query_rows_than_registers_hold_read_the_codes_again() -> None:
+    case = attention_case(mx.float32, (4, 4), (64, 64), heads=(10, 2), context=50)
+    found = traffic(turbo_attend.launch(*case.arguments, **case.options))
+    assert found.read[1] == 2 * 2 * 50 * 64 * 4 // 8

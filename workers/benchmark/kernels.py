@@ -18,8 +18,11 @@ from bitbudget.metal_kernels import (
     rht_qmm,
     rht_qmv,
     swiglu_rht,
+    turbo_attend,
 )
+from bitbudget.metal_kernels.attention_cases import attention_case
 from bitbudget.metal_kernels.thorough import thorough_cases
+from bitbudget.metal_kernels.turbo_attend import dequantized, joined
 
 __all__ = ["benchmark_kernels"]
 
@@ -27,6 +30,7 @@ _COLD_BYTES: Final = 256 * 2**20
 _ROUNDS: Final = 20
 _WIDTH: Final = 4096
 _EPS: Final = 1e-6
+_CONTEXT: Final = 8192
 
 Inputs = tuple[mx.array, ...]
 Engine = Callable[..., Any]
@@ -94,6 +98,33 @@ def _stock_activation(gate: mx.array, up: mx.array) -> mx.array:
     return gate * mx.sigmoid(gate) * up
 
 
+def _attention(seed: int) -> Inputs:
+    """Return 4-bit codes of 8 key heads of 128 channels at 8,192 tokens, and 32 queries."""
+    case = attention_case(
+        mx.bfloat16,
+        (4, 4),
+        (128, 128),
+        heads=(32, 8),
+        context=_CONTEXT,
+        capacity=_CONTEXT,
+        seed=seed,
+    )
+    return case.arguments
+
+
+def _packed_attention(*inputs: mx.array) -> mx.array:
+    return joined(*turbo_attend(*inputs, key_bits=4, value_bits=4, scale=128**-0.5))
+
+
+def _stock_attention(queries: mx.array, *stored: mx.array) -> mx.array:
+    keys, key_scales, values, value_scales, books, _ = stored
+    dense = (
+        dequantized(codes, scales, book, 4).astype(queries.dtype)
+        for codes, scales, book in ((keys, key_scales, books[0]), (values, value_scales, books[1]))
+    )
+    return mx.fast.scaled_dot_product_attention(queries, *dense, scale=128**-0.5)
+
+
 _CONTESTS: Final = (
     _Contest(
         "rht_qmv",
@@ -114,6 +145,7 @@ _CONTESTS: Final = (
         lambda seed: _rows(seed, 3),
     ),
     _Contest("swiglu_rht", swiglu_rht, _stock_activation, lambda seed: _rows(seed, 2)),
+    _Contest("turbo_attend", _packed_attention, _stock_attention, _attention),
 )
 
 

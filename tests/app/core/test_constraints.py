@@ -252,7 +252,7 @@ def with_kv_sides(measurement: Measurement) -> Measurement:
 
 
 def test_a_manifest_of_our_runtime_names_codecs_and_seeds(measurement: Measurement) -> None:
-    context = 65_000
+    context = 60_000
     long = long_context(with_kv_sides(measurement), context)
     asked = request(device=CHIP, context=context, joint_kv=True, runtime="bitbudget")
     manifest = Manifest.build(long, plan_checkpoint(long.inventory), asked, allocate(long, asked))

@@ -57,7 +57,7 @@ def test_parts_add_up_and_the_largest_context_is_the_last_that_fits(
     assert largest_context(long, chip, chip.working_set_bytes, 16) == 0
     unfused = plan_memory(long, chip, 8192, 8)
     assert unfused.kv_cache_bytes < plan.kv_cache_bytes
-    assert unfused.prefill_bytes == plan.prefill_bytes + 4 * 2048 * 8192 * 2
+    assert unfused.prefill_bytes == plan.prefill_bytes + 2048 * 8192 * (4 * 2 + 1)
 
 
 def test_impossible_requests_are_named(inventory: Inventory) -> None:

@@ -13,6 +13,7 @@ from mlx_lm.models.cache import QuantizedKVCache
 from bitbudget.kv import attention
 from bitbudget.kv.cache import CodecKVCache, register
 from bitbudget.kv.codecs import AffineCodec, Codec, RotatedCodec
+from bitbudget.kv.packed import attend_packed, is_packed
 
 base: Any = importlib.import_module("mlx_lm.models.base")
 
@@ -123,3 +124,34 @@ def test_installing_twice_wraps_once() -> None:
     before = base.quantized_scaled_dot_product_attention
     attention.install()
     assert base.quantized_scaled_dot_product_attention is before
+
+
+@pytest.mark.parametrize(("queries", "mask"), [(1, None), (3, None), (8, "causal")])
+@pytest.mark.parametrize("bits", [(4, 4), (3, 2)])
+def test_packed_attention_gives_what_dequantized_attention_gives(
+    bits: tuple[int, int], queries: int, mask: str | None
+) -> None:
+    cache = CodecKVCache(*(RotatedCodec(b, WIDTH, seed) for seed, b in enumerate(bits)))
+    asked = draw(BATCH, 4, queries, WIDTH, seed=6)
+    expected = attend(asked, cache, mask)
+    keys, values = cache.keys_and_values()
+    assert is_packed(keys, values, mask)
+    assert keys.held[0].shape[-2] == 256, "the arrays of the cache, whole"
+    mx.disable_compile()  # on CPUs MLX would start a C++ compiler
+    try:
+        found = attend_packed(asked, keys, values, scale=0.125, causal=mask is not None)
+    finally:
+        mx.enable_compile()
+    assert np.allclose(np.array(found), expected, atol=2e-6)
+
+
+def test_packed_attention_takes_rotated_codes_and_plain_masks_only() -> None:
+    rotated, affine = RotatedCodec(4, WIDTH, 1), AffineCodec(8, 64)
+    for codecs, mask in (
+        ((rotated, affine), None),
+        ((affine, rotated), None),
+        ((rotated, rotated), mx.ones((1, CONTEXT), mx.bool_)),
+    ):
+        cache = CodecKVCache(*codecs)
+        attend(draw(BATCH, 4, 1, WIDTH, seed=6), cache, None)
+        assert not is_packed(*cache.keys_and_values(), mask)

@@ -6,8 +6,9 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from bitbudget.kv.codecs import AffineCodec, RotatedCodec, _pack, _unpack, codebook, parse_codec
+from bitbudget.kv.codecs import AffineCodec, RotatedCodec, _pack, codebook, parse_codec
 from bitbudget.kv.codecs import rotation as rotation_of
+from bitbudget.metal_kernels.codes import unpacked
 
 WIDTHS = (64, 96, 128, 160, 256)
 
@@ -46,7 +47,7 @@ def test_codes_are_packed_as_mlx_packs_them(bits: int) -> None:
     stream = np.unpackbits(np.array(words).view(np.uint8), axis=-1, bitorder="little")
     weights = 1 << np.arange(bits)
     assert np.array_equal(stream.reshape(3, 5, 96, bits) @ weights, codes)
-    assert np.array_equal(np.array(_unpack(words, bits)), codes)
+    assert np.array_equal(np.array(unpacked(words, bits)), codes)
 
 
 @pytest.mark.parametrize("width", WIDTHS)
@@ -56,7 +57,7 @@ def test_decoding_is_scale_times_entry_rotated_back(bits: int, width: int) -> No
     x = vectors(width)
     words, scales = codec.encode(mx.array(x))
     assert words.nbytes + scales.nbytes == x.size * bits // 8 + 2 * len(x)
-    codes = np.array(_unpack(words, bits))
+    codes = np.array(unpacked(words, bits))
     entries = codebook(bits, width).astype(np.float64)[codes]
     expected = entries * np.array(scales, np.float64) @ rotation_of(width, 3).astype(np.float64).T
     found = codec.leave(codec.decode((words, scales), mx.float32))
@@ -67,7 +68,7 @@ def test_the_stored_scale_is_the_least_squares_one() -> None:
     codec, x = RotatedCodec(3, 64, seed=1), vectors(64)
     words, scales = codec.encode(mx.array(x))
     y = x.astype(np.float64) @ rotation_of(64, 1)
-    entries = codebook(3, 64).astype(np.float64)[np.array(_unpack(words, 3))]
+    entries = codebook(3, 64).astype(np.float64)[np.array(unpacked(words, 3))]
     best = (y * entries).sum(1) / np.square(entries).sum(1)
     assert np.allclose(np.array(scales, np.float64)[:, 0], best, rtol=1e-3)
 
