@@ -37,9 +37,12 @@ def load_model(path: str | Path) -> tuple[Any, dict[str, Any]]:
 
 def make_cache(model: Any, manifest: str | Path) -> list[Any]:
     """Return prompt caches for `model` as `manifest` chose them, layer by layer; needs mlx-lm."""
-    from bitbudget.kv import cache  # noqa: PLC0415 - as above
+    from bitbudget.kv import cache, fitting  # noqa: PLC0415 - as above
+    from bitbudget.kv.manifest import chosen_caches  # noqa: PLC0415 - as above
 
-    return cache.make_cache(model, cache.chosen_caches(Path(manifest)))
+    chosen = chosen_caches(Path(manifest))
+    fitting.check_fits(model, chosen)
+    return cache.make_cache(model, chosen)
 
 
 def shared_noise(

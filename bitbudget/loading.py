@@ -10,7 +10,9 @@ import mlx.core as mx
 
 from bitbudget import rotated_model
 from bitbudget.app.core.errors import InvalidModelError
-from bitbudget.kv.cache import MANIFEST_NAME, chosen_caches, make_cache
+from bitbudget.kv.cache import make_cache
+from bitbudget.kv.fitting import check_fits
+from bitbudget.kv.manifest import MANIFEST_NAME, chosen_caches
 from bitbudget.rotated_model import RotationError
 
 __all__ = ["load", "load_model", "model_classes"]
@@ -40,6 +42,8 @@ def load_model(path: Path) -> tuple[Any, dict[str, Any]]:
     Where the folder's manifest chose a format for each layer's KV cache, every prompt cache that
     mlx-lm makes for the model has them. On a CPU a model with dense stacked experts runs in
     float32: MLX has no other gather there.
+
+    InvalidModelError for a manifest of KV formats that the model cannot have.
     """
     utilities = importlib.import_module("mlx_lm.utils")
     model, config = utilities.load_model(
@@ -50,6 +54,7 @@ def load_model(path: Path) -> tuple[Any, dict[str, Any]]:
     mx.eval(model.parameters())
     chosen = chosen_caches(path / MANIFEST_NAME)
     if chosen.codecs:
+        check_fits(model, chosen)
         model.make_cache = lambda: make_cache(model, chosen)
     return model, config
 

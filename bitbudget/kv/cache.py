@@ -8,36 +8,23 @@ stock code. `CodecKVCache` takes any two codecs, and its attention holds no scor
 from __future__ import annotations
 
 import importlib
-import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final, Self
 
 import mlx.core as mx
 from mlx.utils import tree_reduce
 
 from bitbudget.kv.attention import Stored, install
-from bitbudget.kv.codecs import (
-    AffineCodec,
-    Arrays,
-    Codec,
-    PlainCodec,
-    RotatedCodec,
-    parse_codec,
-)
+from bitbudget.kv.codecs import AffineCodec, Arrays, Codec, PlainCodec, parse_codec
+from bitbudget.kv.manifest import ChosenCaches
 
 __all__ = [
-    "MANIFEST_NAME",
-    "ChosenCaches",
     "CodecKVCache",
-    "chosen_caches",
     "make_cache",
+    "own_caches",
     "register",
 ]
 
 _STOCK: Final[Any] = importlib.import_module("mlx_lm.models.cache")
-MANIFEST_NAME: Final = "manifest.json"
 
 
 class CodecKVCache:
@@ -75,10 +62,7 @@ class CodecKVCache:
     def keys_and_values(self) -> tuple[Stored, Stored]:
         """Return what is stored, with the codecs."""
         stored = (self.keys, self.key_codec), (self.values, self.value_codec)
-        keys, values = (
-            Stored(tuple(x[..., : self.offset, :] for x in arrays or ()), codec)
-            for arrays, codec in stored
-        )
+        keys, values = (Stored(arrays or (), codec, self.offset) for arrays, codec in stored)
         return keys, values
 
     def _extended(self, held: Arrays | None, new: Arrays, start: int) -> Arrays:
@@ -104,12 +88,15 @@ class CodecKVCache:
     def state(self, state: Any) -> None:
         keys, values, self.offset, key_codec, value_codec = state
         self.key_codec, self.value_codec = parse_codec(key_codec), parse_codec(value_codec)
-        self.keys = None if keys is None else tuple(keys)
-        self.values = None if values is None else tuple(values)
+        self.keys = _checked(keys, self.key_codec)
+        self.values = _checked(values, self.value_codec)
 
     @classmethod
     def from_state(cls, state: Any) -> Self:
-        """Return the cache of a saved `state`; ValueError for a codec of another version."""
+        """Return the cache of a saved `state`.
+
+        ValueError for a codec of another version, and for arrays that are not their codec's.
+        """
         cache = cls.__new__(cls)
         cache.state = state
         return cache
@@ -143,38 +130,15 @@ class CodecKVCache:
         return total
 
 
-@dataclass(frozen=True, slots=True)
-class ChosenCaches:
-    """The caches that a manifest chose: codecs of keys and values by cache layer.
-
-    `is_stock` says that mlx-lm's own quantized cache is to hold them, without our attention.
-    """
-
-    codecs: Mapping[int, tuple[Codec, Codec]] = field(default_factory=dict)
-    is_stock: bool = True
-
-
-def chosen_caches(manifest: Path) -> ChosenCaches:
-    """Return what a manifest chose; no codecs where it leaves the caches alone.
-
-    Raises ValueError for a codec that this version does not know.
-    """
-    if not manifest.is_file():
-        return ChosenCaches()
-    document = json.loads(manifest.read_bytes())
-    codecs = {}
-    for layer, sides in (document.get("kv_cache") or {}).items():
-        keys, values = (sides.get(side) or sides["both"] for side in ("keys", "values"))
-        codecs[int(layer)] = (_codec_of(keys), _codec_of(values))
-    is_stock = document.get("request", {}).get("runtime", "stock") == "stock"
-    return ChosenCaches(codecs, is_stock)
-
-
-def _codec_of(choice: Mapping[str, Any]) -> Codec:
-    if choice.get("rotated"):
-        return RotatedCodec(choice["bits"], choice["width"], choice["seed"])
-    group_size = choice["group_size"]
-    return AffineCodec(choice["bits"], group_size) if group_size else PlainCodec()
+def _checked(arrays: Any, codec: Codec) -> Arrays | None:
+    if arrays is None:
+        return None
+    found = tuple(arrays)
+    if not codec.fits(found):
+        shapes = ", ".join(f"{x.dtype} {tuple(x.shape)}" for x in found)
+        msg = f"KV codec {codec.name} did not store arrays of {shapes}: make the prompt cache again"
+        raise ValueError(msg)
+    return found
 
 
 def make_cache(model: Any, chosen: ChosenCaches) -> list[Any]:
@@ -183,8 +147,7 @@ def make_cache(model: Any, chosen: ChosenCaches) -> list[Any]:
     Pass it as `prompt_cache` to `mlx_lm.generate` or `stream_generate`, without `kv_bits`.
     """
     register()
-    stock = type(model).make_cache if hasattr(type(model), "make_cache") else None
-    caches = list(stock(model)) if stock else [_STOCK.KVCache() for _ in model.layers]
+    caches = own_caches(model)
     for layer, (keys, values) in chosen.codecs.items():
         if isinstance(keys, PlainCodec) and isinstance(values, PlainCodec):
             continue
@@ -193,6 +156,12 @@ def make_cache(model: Any, chosen: ChosenCaches) -> list[Any]:
         else:
             caches[layer] = CodecKVCache(keys, values)
     return caches
+
+
+def own_caches(model: Any) -> list[Any]:
+    """Return the caches of the model's class, whatever was chosen for the model."""
+    stock = type(model).make_cache if hasattr(type(model), "make_cache") else None
+    return list(stock(model)) if stock else [_STOCK.KVCache() for _ in model.layers]
 
 
 def register() -> None:

@@ -13,8 +13,9 @@ from mlx_lm.models.cache import QuantizedKVCache
 import bitbudget
 from bitbudget.app.core.kv import KvFormat, KvSide
 from bitbudget.app.core.measurement import KvCurve
-from bitbudget.kv.cache import ChosenCaches, make_cache
+from bitbudget.kv.cache import make_cache
 from bitbudget.kv.codecs import AffineCodec
+from bitbudget.kv.manifest import ChosenCaches
 from bitbudget.workers.fisher import collect_statistics
 from bitbudget.workers.fisher.kv import KvTaps
 from bitbudget.workers.probe.kv import Choice, _logits, kv_kl, probe_kv
