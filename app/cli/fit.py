@@ -17,6 +17,7 @@ from bitbudget.app.core.runtime import Runtime
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from bitbudget.app.contract.estimate import EffortTime
     from bitbudget.app.contract.reports import FitResult
     from bitbudget.app.contract.tasks import FitTask
     from bitbudget.app.core.budget_report import BudgetReport, Sized
@@ -67,7 +68,38 @@ def fit(
     most = inventory.architecture.max_context or _DEFAULT_CONTEXT
     tokens = context or min(_DEFAULT_CONTEXT, most)
     report = report_of(inventory, target, tokens, kv_bits, runtime, most_bytes=most_bytes)
-    say(_document(report), as_json=as_json, render=lambda console: _print(console, report))
+    times = _times(inventory)
+    document = {**_document(report), "efforts": [time.model_dump(mode="json") for time in times]}
+
+    def render(console: Console) -> None:
+        _print(console, report)
+        _print_times(console, times)
+
+    say(document, as_json=as_json, render=render)
+
+
+def _times(inventory: Inventory) -> tuple[EffortTime, ...]:
+    """Return how long each effort takes here; the machine's speed is measured if it never was."""
+    from bitbudget.app.cli.child import home, run_with_progress
+    from bitbudget.app.contract.estimate import effort_times
+    from bitbudget.app.contract.reports import SpeedResult
+    from bitbudget.app.contract.stored_speed import read_speed
+    from bitbudget.app.contract.tasks import SpeedTask
+
+    known = read_speed(Path(home()))
+    speed = known or run_with_progress(SpeedTask(home=home()), SpeedResult, "fit").speed
+    return effort_times(inventory.weights, speed)
+
+
+def _print_times(console: Console, times: tuple[EffortTime, ...]) -> None:
+    from bitbudget.app.core.duration import duration_words
+
+    said = [
+        f"{time.effort} {duration_words(time.manifest_seconds)}"
+        f" ({duration_words(time.checkpoint_seconds)} with the checkpoint)"
+        for time in times
+    ]
+    console.print(f"\ntime here: {', '.join(said)}", soft_wrap=True)
 
 
 def _asked(device: str | None, budget: str | None) -> str | None:

@@ -18,6 +18,7 @@ from bitbudget.app.contract.reports import (
     JobResult,
     MeasureResult,
     QuantizeResult,
+    SpeedResult,
     UploadResult,
 )
 from bitbudget.app.contract.steps import Step
@@ -91,7 +92,14 @@ class Logged(Message):
 
 
 TaskResult = (
-    FitResult | MeasureResult | QuantizeResult | UploadResult | JobResult | Evaluation | Benchmark
+    FitResult
+    | MeasureResult
+    | QuantizeResult
+    | SpeedResult
+    | UploadResult
+    | JobResult
+    | Evaluation
+    | Benchmark
 )
 """What a task comes to: the result of its kind, told apart by the fields that each must have."""
 

@@ -13,6 +13,7 @@ from bitbudget.app.contract.events import Problem, Progress
 from bitbudget.app.contract.messages import Amount, Attempt, Line, Message, Text
 from bitbudget.app.contract.reports import JobResult
 from bitbudget.app.contract.steps import Step
+from bitbudget.app.core.machine_speed import MachineSpeed
 from bitbudget.app.core.requests import JobRequest, Number
 
 __all__ = [
@@ -41,6 +42,7 @@ class Capabilities(Message):
     mlx_version: Annotated[Line, Field(max_length=64)]
     mlx_lm_version: Annotated[Line, Field(max_length=64)] = ""
     platform: Annotated[Line, Field(max_length=128)] = ""
+    speed: MachineSpeed | None = Field(None, description="Where it was measured.")
 
 
 class WorkerRegistration(Message):

@@ -29,6 +29,7 @@ from bitbudget.app.contract.messages import (
     is_none,
 )
 from bitbudget.app.core.inventory import Inventory
+from bitbudget.app.core.machine_speed import MachineSpeed
 from bitbudget.app.core.requests import Recover
 
 __all__ = [
@@ -239,6 +240,12 @@ class FitResult(Report):
 
     model: FitModel
     inventory: Inventory
+
+
+class SpeedResult(Report):
+    """How fast the machine is."""
+
+    speed: MachineSpeed
 
 
 class MeasuredModel(Report):

@@ -20,6 +20,7 @@ __all__ = [
     "JobTask",
     "MeasureTask",
     "QuantizeTask",
+    "SpeedTask",
     "Task",
     "UploadTask",
 ]
@@ -116,6 +117,12 @@ class BenchmarkTask(_Task):
     kernels: bool = False
 
 
+class SpeedTask(_Task):
+    """Measure how fast this machine is, unless that is known. Result: {"speed": {...}}."""
+
+    kind: Literal["speed"] = "speed"
+
+
 class UploadTask(_Task):
     """Publish a finished checkpoint on the Hub, as HF_ENDPOINT and HF_TOKEN say.
 
@@ -147,6 +154,13 @@ class JobTask(_Task):
 
 
 Task = Annotated[
-    FitTask | MeasureTask | QuantizeTask | EvaluateTask | BenchmarkTask | UploadTask | JobTask,
+    FitTask
+    | MeasureTask
+    | QuantizeTask
+    | EvaluateTask
+    | BenchmarkTask
+    | SpeedTask
+    | UploadTask
+    | JobTask,
     Field(discriminator="kind"),
 ]

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
 
+from bitbudget.app.contract.estimate import effort_times
+from bitbudget.app.contract.stored_speed import read_speed
 from bitbudget.app.core.devices import device
 from bitbudget.app.core.fit_report import fit
 from bitbudget.app.core.inventory import Inventory
+from bitbudget.app.core.machine_speed import TYPICAL, MachineSpeed
 from bitbudget.app.fit.headers import HeaderReader
 from bitbudget.app.fit.schemas import Fit, FitRequest
 from bitbudget.app.models.service import ModelService
+from bitbudget.app.workers.service import WorkerService
 
 __all__ = ["FitService"]
+
+_REPORTED: Final = Fit.model_fields.keys() - {"efforts", "timed_on"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,13 +28,27 @@ class FitService:
 
     models: ModelService
     headers: HeaderReader
+    workers: WorkerService
+    home: Path
 
     def report(self, request: FitRequest) -> Fit:
         """Tell which sizes of a model fit a device; raises what `inventory` does."""
         inventory = self.inventory(request.model)
         target = device(request.device)
         report = fit(inventory, target, request.context, request.kv_bits, request.runtime)
-        return Fit.model_validate(report)
+        timed_on, speed = self.speed()
+        return Fit(
+            **{name: getattr(report, name) for name in _REPORTED},
+            efforts=effort_times(inventory.weights, speed),
+            timed_on=timed_on,
+        )
+
+    def speed(self) -> tuple[str, MachineSpeed]:
+        """Return the machine that a job would run on, and its speed."""
+        here = read_speed(self.home)
+        return self.workers.newest_speed() or (
+            ("a typical machine", TYPICAL) if here is None else ("this machine", here)
+        )
 
     def inventory(self, model: str) -> Inventory:
         """Return a model's inventory: the stored one, else from its headers."""

@@ -71,6 +71,7 @@ class Services:
         headers = HeaderReader(settings.home_folder, gate, settings.header_readers)
         intervals = Intervals(settings.lease_seconds, settings.renew_seconds, settings.poll_seconds)
         keys = KeyService(database, clock)
+        workers = WorkerService(database, clock, intervals, leases.open_jobs)
         quota = RequestQuota(settings.requests_per_minute_per_key)
         pulse = Pulse(database, settings.event_poll_seconds)
         jobs = JobService(
@@ -100,10 +101,10 @@ class Services:
                 intervals=intervals,
             ),
             lease_access=LeaseAccess(database, settings.needs_keys),
-            workers=WorkerService(database, clock, intervals, leases.open_jobs),
+            workers=workers,
             models=models,
             measurements=MeasurementService(database, library),
-            fit=FitService(models, headers),
+            fit=FitService(models, headers, workers, settings.home_folder),
             polls=JobPolls(database),
             pulse=pulse,
             streams=EventStreams(pulse, jobs, settings.heartbeat_seconds),

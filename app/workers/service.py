@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from bitbudget.app.auth.principal import Principal
 from bitbudget.app.auth.tokens import Token, TokenKind, hash_secret, new_secret
 from bitbudget.app.contract.leases import Capabilities, WorkerRegistration, WorkerWelcome
+from bitbudget.app.core.machine_speed import MachineSpeed
 from bitbudget.app.http.pages import Page, cut_page, decode_cursor
 from bitbudget.app.storage.database import Database
 from bitbudget.app.storage.ids import Clock, new_id
@@ -27,6 +28,8 @@ __all__ = ["OpenJobs", "WorkerService"]
 OpenJobs = Callable[[Session, Iterable[str]], dict[str, str]]
 """Returns the job that each of these workers has now, by the worker's id."""
 
+_LOOKED_AT: Final = 20
+"""Newest workers among which one with a known speed is looked for."""
 _UNREADABLE: Final = Capabilities(
     chip="unreadable", memory_bytes=0, backend="cpu", mlx_version="unreadable"
 )
@@ -74,6 +77,16 @@ class WorkerService:
         since = self.clock() - timedelta(seconds=self.intervals.lease_seconds)
         items = [_view(row, open_jobs.get(row.id), since) for row in kept]
         return Page[Worker](items=items, next_cursor=following)
+
+    def newest_speed(self) -> tuple[str, MachineSpeed] | None:
+        """Return the newest worker whose machine's speed is known, with that speed."""
+        with self.database.read() as session:
+            rows = repository.page(session, None, _LOOKED_AT)
+        for row in rows:
+            found = read_stored(Capabilities, row.capabilities, f"worker {row.id}")
+            if found is not None and found.speed is not None:
+                return row.name, found.speed
+        return None
 
 
 def _view(row: WorkerRow, job_id: str | None, since: datetime) -> Worker:

@@ -12,12 +12,13 @@ from typing import Literal
 import psutil
 
 from bitbudget.app.contract.leases import Capabilities
+from bitbudget.app.contract.stored_speed import read_speed
 
 __all__ = ["capabilities"]
 
 
-def capabilities() -> Capabilities:
-    """Return chip, memory, backend and versions of this machine."""
+def capabilities(home: Path) -> Capabilities:
+    """Return chip, memory, backend and versions of this machine, and its speed if that is kept."""
     return Capabilities(
         chip=_chip()[:128],
         memory_bytes=psutil.virtual_memory().total,
@@ -25,6 +26,7 @@ def capabilities() -> Capabilities:
         mlx_version=_version("mlx"),
         mlx_lm_version=_version("mlx-lm"),
         platform=platform.platform()[:128],
+        speed=read_speed(home),
     )
 
 

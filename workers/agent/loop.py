@@ -64,7 +64,9 @@ class Agent:
                     self._work(client, lease, welcome.poll_seconds)
 
     def _register(self, client: Client) -> WorkerWelcome:
-        welcome = client.register(WorkerRegistration(name=self.name, capabilities=capabilities()))
+        welcome = client.register(
+            WorkerRegistration(name=self.name, capabilities=capabilities(self.home))
+        )
         _LOG.info("registered at %s as %s", self.server, welcome.worker_id)
         return welcome
 

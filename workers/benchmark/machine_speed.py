@@ -11,6 +11,7 @@ from typing import Final
 import mlx.core as mx
 import numpy as np
 
+from bitbudget.app.contract.stored_speed import read_speed, write_speed
 from bitbudget.app.core.dtypes import Dtype
 from bitbudget.app.core.encoders import Encoder
 from bitbudget.app.core.formats import parse_format
@@ -18,7 +19,7 @@ from bitbudget.app.core.machine_speed import MachineSpeed
 from bitbudget.workers.encoders.registry import encode
 from bitbudget.workers.native.threads import default_threads
 
-__all__ = ["measure_machine_speed"]
+__all__ = ["machine_speed", "measure_machine_speed"]
 
 _ROUNDS: Final = 40
 """Of two milliseconds each: on a busy machine some of them are not interrupted."""
@@ -27,6 +28,15 @@ _SIDE: Final = 512
 _CODED: Final = (512, 1024)
 _WRITTEN_BYTES: Final = 1 << 25
 _FORMAT: Final = parse_format("affine4g64")
+
+
+def machine_speed(home: Path) -> MachineSpeed:
+    """Return the rates that are kept under `home`, measured now if none are."""
+    found = read_speed(home)
+    if found is None:
+        found = measure_machine_speed(home)
+        write_speed(home, found)
+    return found
 
 
 def measure_machine_speed(folder: Path) -> MachineSpeed:

@@ -17,13 +17,14 @@ from bitbudget.app.contract.reports import (
     Recovery,
     Relinearization,
     RelinearizationSkipped,
+    SpeedResult,
     UploadResult,
 )
 from bitbudget.app.contract.tasks import UploadTask
 from bitbudget.app.core.manifest import Manifest
 from bitbudget.workers.pipeline.run import Delivered, Measured, Measurements, Run, Variant
 
-__all__ = ["benchmark", "evaluate", "fit", "job", "measure", "quantize", "upload"]
+__all__ = ["benchmark", "evaluate", "fit", "job", "measure", "quantize", "speed", "upload"]
 
 
 def fit(run: Run) -> FitResult:
@@ -69,6 +70,13 @@ def evaluate(run: Run) -> Evaluation:
 def benchmark(run: Run) -> Benchmark:
     """Return the report of the benchmark."""
     return run[Benchmark]
+
+
+def speed(run: Run) -> SpeedResult:
+    """Return how fast this machine is, measured now if that is not known."""
+    from bitbudget.workers.benchmark.machine_speed import machine_speed  # noqa: PLC0415, it imports MLX
+
+    return SpeedResult(speed=machine_speed(run.home.folder))
 
 
 def upload(task: UploadTask) -> UploadResult:

@@ -19,6 +19,7 @@ from bitbudget.app.contract.tasks import (
     JobTask,
     MeasureTask,
     QuantizeTask,
+    SpeedTask,
     Task,
     UploadTask,
 )
@@ -101,6 +102,8 @@ def _plan(task: Task) -> _Plan:  # noqa: PLR0911 - one line for each kind of tas
             return _evaluating(task)
         case BenchmarkTask():
             return _benchmarking(task)
+        case SpeedTask():
+            return _Plan((), results.speed)
         case UploadTask():
             return _Plan((), lambda _: results.upload(task))
         case JobTask():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel
 
-from bitbudget.app.contract.stored_speed import read_speed, write_speed
+from bitbudget.app.contract.stored_speed import read_speed
 from bitbudget.app.core.canonical import canonical_json
 from bitbudget.app.core.inventory import Inventory
 from bitbudget.app.core.least import check_feasible
@@ -50,10 +50,9 @@ def _speed(run: Run) -> dict[str, MachineSpeed]:
     """Return the speed of this machine, measured now if it is to run a model and never was."""
     known = read_speed(run.home.folder)
     if known is None and not run[FetchOptions].headers_only and run.report.work.runs:
-        from bitbudget.workers.benchmark.machine_speed import measure_machine_speed  # noqa: PLC0415, MLX
+        from bitbudget.workers.benchmark.machine_speed import machine_speed  # noqa: PLC0415, MLX
 
-        known = measure_machine_speed(run.home.folder)
-        write_speed(run.home.folder, known)
+        known = machine_speed(run.home.folder)
     return {} if known is None else {"speed": known}
 
 
