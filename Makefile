@@ -16,7 +16,7 @@ $(STAMP): pyproject.toml constraints.txt setup.py
 	touch $(STAMP)
 
 demo: install  ## start a server and a worker here and fit the sample model
-	$(BIN)/bitbudget demo $(if $(MODEL),--model "$(MODEL)") $(if $(BUDGET),--budget "$(BUDGET)")
+	$(BIN)/bitbudget demo $(if $(MODEL),--model "$(MODEL)") $(if $(BUDGET),--budget "$(BUDGET)") $(if $(EFFORT),--effort "$(EFFORT)")
 
 serve: install  ## start the server with its dashboard
 	$(BIN)/bitbudget serve

@@ -17,6 +17,7 @@ import typer
 
 from bitbudget.app.cli.options import Json
 from bitbudget.app.cli.output import say, stderr
+from bitbudget.app.core.effort import Effort
 
 if TYPE_CHECKING:
     from bitbudget.app.client.client import Client
@@ -57,6 +58,9 @@ def demo(
     budget: Annotated[
         str, typer.Option(help="Bytes of the files (default: the sample's in uniform 4-bit g64).")
     ] = str(UNIFORM_BYTES),
+    effort: Annotated[
+        Effort, typer.Option(help="quick, standard or thorough: minutes instead of seconds.")
+    ] = Effort.QUICK,
     as_json: Json = False,
 ) -> None:
     """Start a server and a worker here, submit a model, and show what comes of it."""
@@ -72,7 +76,7 @@ def demo(
         address = stack.enter_context(_server(place))
         stack.enter_context(_worker(place, address))
         client = stack.enter_context(Client(address))
-        job = _run(client, place, budget, address)
+        job = _run(client, place, budget, effort, address)
         raise_if_unfinished(job)
         manifest = client.manifest(job.id)
     document = report_document(job, manifest)
@@ -93,12 +97,14 @@ def _absolute(model: str) -> str:
     return str(Path(model).resolve()) if Path(model).is_dir() else model
 
 
-def _run(client: Client, place: _Place, budget: str, address: str) -> Job:
+def _run(client: Client, place: _Place, budget: str, effort: Effort, address: str) -> Job:
     from bitbudget.app.cli.following import follow
     from bitbudget.app.core.requests import Deliver, JobRequest
 
     stated = int(budget) if budget.isdecimal() else budget
-    request = JobRequest(model=place.model, budget=stated, deliver=Deliver.CHECKPOINT)
+    request = JobRequest(
+        model=place.model, budget=stated, deliver=Deliver.CHECKPOINT, effort=effort
+    )
     job = client.submit(request)
     console = stderr()
     console.print(f"dashboard  {address}/jobs/{job.id} while this runs", soft_wrap=True)

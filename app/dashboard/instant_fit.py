@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from bitbudget.app.contract.estimate import effort_times
 from bitbudget.app.core.allocate import smallest_bytes
 from bitbudget.app.core.candidates import Rules
 from bitbudget.app.core.devices import device
+from bitbudget.app.core.duration import duration_words
 from bitbudget.app.core.errors import BitbudgetError
 from bitbudget.app.core.fit_report import fit
 from bitbudget.app.core.inventory import Inventory
@@ -38,6 +40,8 @@ class _Known:
 
     inventory: Inventory
     measurement: Measurement | None = None
+    times: str = ""
+    """How long each effort takes, in words, where curves are not stored."""
 
     @property
     def is_measured(self) -> bool:
@@ -52,7 +56,7 @@ class _Known:
 
     @property
     def then(self) -> str:
-        return "answered at once" if self.is_measured else "measured first, by a worker"
+        return "answered at once" if self.is_measured else f"measured first ({self.times})"
 
     @property
     def span(self) -> str:
@@ -83,9 +87,18 @@ def _find(sources: Sources, asked: Asked) -> _Known | None:
         stored = sources.measurements.library.get(model.measurements[0].id)
         return _Known(stored.inventory, stored)
     if asked.is_settled and sources.fit.headers.can_read:
-        return _Known(sources.fit.inventory(asked.model))
+        return _new(sources, sources.fit.inventory(asked.model))
     met = sources.models.inventory(asked.model)
-    return None if met is None else _Known(met)
+    return None if met is None else _new(sources, met)
+
+
+def _new(sources: Sources, inventory: Inventory) -> _Known:
+    timed_on, speed = sources.fit.speed()
+    times = ", ".join(
+        f"{time.effort} {duration_words(time.manifest_seconds)}"
+        for time in effort_times(inventory.weights, speed)
+    )
+    return _Known(inventory, times=f"{times} on {timed_on}")
 
 
 def _unmet(sources: Sources) -> dict[str, str]:

@@ -29,6 +29,31 @@ def test_a_known_model_fits_at_once(server: Server, met: str) -> None:
     assert report["now"]["fits"]
     assert report["best_uniform"]["file_bytes"] <= report["weights_limit_bytes"]
     assert report["smallest"]["file_bytes"] < report["now"]["file_bytes"]
+    assert [time["effort"] for time in report["efforts"]] == ["quick", "standard", "thorough"]
+    for time in report["efforts"]:
+        assert 0 < time["manifest_seconds"] < time["checkpoint_seconds"]
+    assert report["timed_on"] == "a typical machine"
+
+
+def test_a_worker_whose_speed_is_known_is_what_efforts_are_timed_on(
+    server: Server, met: str
+) -> None:
+    body = {"model": met, "device": "m4-pro-24gb", "context": 128}
+    before = server.http.post("/v1/fit", json=body).json()["efforts"]
+    slow = {"flops_per_second": 1e9, "coded_per_second": 1e6, "disk_bytes_per_second": 1e7}
+    capabilities = {
+        "chip": "slow",
+        "memory_bytes": 1,
+        "backend": "cpu",
+        "mlx_version": "1",
+        "speed": slow,
+    }
+    registered = {"name": "slow one", "capabilities": capabilities}
+    assert server.http.post("/v1/workers", json=registered).status_code == 201
+    report = server.http.post("/v1/fit", json=body).json()
+    assert report["timed_on"] == "slow one"
+    for then, now in zip(before, report["efforts"], strict=True):
+        assert now["manifest_seconds"] > then["manifest_seconds"]
 
 
 def test_an_unknown_model_says_what_to_do(server: Server) -> None:
