@@ -12,6 +12,7 @@ from bitbudget.app.auth.access import Access
 from bitbudget.app.auth.principal import Principal, Scope
 from bitbudget.app.auth.service import KeyService
 from bitbudget.app.http.dependencies import provided
+from bitbudget.app.http.origin import SAFE_METHODS, says_same_origin
 
 __all__ = [
     "TOKEN_COOKIE",
@@ -36,7 +37,10 @@ async def _bearer_token(
 ) -> str | None:
     if credentials is not None:
         return credentials.credentials
-    return request.cookies.get(TOKEN_COOKIE)
+    cookie = request.cookies.get(TOKEN_COOKIE)
+    if cookie is not None and request.method not in SAFE_METHODS and not says_same_origin(request):
+        return None  # a browser says where a form or a script comes from
+    return cookie
 
 
 BearerToken = Annotated[str | None, Depends(_bearer_token)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Final
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -12,7 +13,10 @@ from bitbudget.app.auth.tables import KeyRow
 from bitbudget.app.core.errors import NotFoundError
 from bitbudget.app.storage.ids import is_id
 
-__all__ = ["all_keys", "find", "get", "has_usable"]
+__all__ = ["REVOKED", "all_keys", "find", "get", "has_usable", "is_usable"]
+
+REVOKED: Final = sa.text("SELECT count(*) FROM api_keys WHERE revoked_at IS NOT NULL")
+"""A number that differs once another key was revoked."""
 
 
 def find(session: Session, key_id: str) -> KeyRow | None:
@@ -31,6 +35,14 @@ def get(session: Session, key_id: str) -> KeyRow:
 def all_keys(session: Session) -> Sequence[KeyRow]:
     """Return every key, newest first."""
     return session.scalars(sa.select(KeyRow).order_by(KeyRow.id.desc())).all()
+
+
+def is_usable(session: Session, key_id: str, now: datetime) -> bool:
+    """Whether this key is neither revoked nor out of date."""
+    key = find(session, key_id)
+    if key is None or key.revoked_at is not None:
+        return False
+    return key.expires_at is None or key.expires_at > now
 
 
 def has_usable(session: Session, now: datetime) -> bool:

@@ -112,6 +112,11 @@ class KeyService:
         with self.database.read() as session:
             return repository.has_usable(session, self.clock())
 
+    def is_usable(self, key_id: str) -> bool:
+        """Whether this key would be accepted now."""
+        with self.database.read() as session:
+            return repository.is_usable(session, key_id, self.clock())
+
     def principal(self, text: str) -> Principal:
         """Return whose key this is; UnauthorizedError when it is no one's."""
         token = parse_token(text, TokenKind.KEY)

@@ -1,32 +1,22 @@
-"""Forms: read without a library, taken from this site's own pages only."""
+"""Forms, read without a library."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl
 
 from fastapi import Depends, Request
 
 from bitbudget.app.core.errors import InvalidRequestError
-from bitbudget.app.http.errors import ForbiddenError
 
 __all__ = ["Form", "job_fields"]
 
-_SAME = ("same-origin", "none")
 _MAX_FIELDS = 64
 _MOST_DIGITS = 18
 
 
 async def _form(request: Request) -> dict[str, str]:
-    """Return the fields; ForbiddenError when another site's page sent them."""
-    site = request.headers.get("sec-fetch-site")
-    origin = request.headers.get("origin")
-    if site is not None:
-        foreign = site not in _SAME
-    else:
-        foreign = origin is not None and urlsplit(origin).netloc != request.url.netloc
-    if foreign:
-        raise ForbiddenError(scope="a page of this server")
+    """Return the fields of the form."""
     text = (await request.body()).decode("utf-8", "replace")
     try:
         return dict(parse_qsl(text, max_num_fields=_MAX_FIELDS))

@@ -172,9 +172,9 @@ def job_csv(pages: Pages, job_id: str, name: str) -> Response:
 
 
 @router.post("/jobs/{job_id}/cancel")
-def cancel(pages: Pages, _: JobsWriter, form: Form, job_id: str) -> Response:  # noqa: ARG001 - read for its origin
+def cancel(pages: Pages, principal: JobsWriter, job_id: str) -> Response:
     """Ask for a job to be stopped."""
-    pages.sources.jobs.cancel(job_id)
+    pages.sources.jobs.cancel(job_id, principal)
     return RedirectResponse(f"/jobs/{job_id}", status.HTTP_303_SEE_OTHER)
 
 
@@ -271,6 +271,6 @@ def sign_in(request: Request, keys: Keys, form: Form) -> Response:
     except UnauthorizedError as error:
         return _sign_in_page(str(error))
     answer = RedirectResponse("/", status.HTTP_303_SEE_OTHER)
-    secure = request.url.scheme == "https"
+    secure = "https" in {request.url.scheme, request.headers.get("x-forwarded-proto")}
     answer.set_cookie(TOKEN_COOKIE, key, httponly=True, samesite="strict", secure=secure)
     return answer

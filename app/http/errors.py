@@ -34,7 +34,7 @@ class UnauthorizedError(BitbudgetError):
 class ForbiddenError(BitbudgetError):
     """A bearer token is valid but may not do this."""
 
-    template = "This token has no scope '{scope}'."
+    template = "This token may not do this: it has no scope {scope}."
     status = 403
 
 

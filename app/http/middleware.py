@@ -9,11 +9,12 @@ import time
 from typing import Any, Final
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from bitbudget.app.http.logs import log_fields
 from bitbudget.app.http.metrics import Metrics
+from bitbudget.app.http.origin import is_cross_site
 from bitbudget.app.http.problems import problem_response
 
 __all__ = ["RequestMiddleware"]
@@ -27,10 +28,46 @@ _HEADERS: Final = {
 }
 
 
+_FORWARDED: Final = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto")
+_WRONG_HOST: Final[dict[str, Any]] = {
+    "status": 421,
+    "slug": "misdirected-request",
+    "title": "Misdirected request",
+    "detail": "This server does not answer to that Host; see BITBUDGET_ALLOWED_HOSTS.",
+}
+_REPEATED_HOST: Final[dict[str, Any]] = {
+    "status": 400,
+    "slug": "bad-request",
+    "title": "Bad request",
+    "detail": "A request has one Host.",
+}
+_FORWARDED_WITHOUT_KEYS: Final[dict[str, Any]] = {
+    "status": 421,
+    "slug": "misdirected-request",
+    "title": "Misdirected request",
+    "detail": "This server asks for no key and answers this machine only; "
+    "behind a proxy set BITBUDGET_REQUIRE_KEYS=true and make a key.",
+}
+_CROSS_SITE: Final[dict[str, Any]] = {
+    "status": 403,
+    "slug": "forbidden",
+    "title": "Forbidden",
+    "detail": "A page of another site sent this; open this server's own pages.",
+}
+
+
 class RequestMiddleware:
     """Plain ASGI, so that event streams pass through untouched."""
 
-    def __init__(self, app: ASGIApp, *, metrics: Metrics, hosts: frozenset[str] | None) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        metrics: Metrics,
+        hosts: frozenset[str] | None,
+        takes_forwarded: bool = True,
+    ) -> None:
+        self._takes_forwarded = takes_forwarded
         self._app = app
         self._metrics = metrics
         self._hosts = hosts
@@ -45,13 +82,25 @@ class RequestMiddleware:
         token = log_fields.set({"request_id": request_id})
         exchange = _Exchange(request_id, send)
         try:
-            if self._hosts is not None and _host(headers) not in self._hosts:
-                await _wrong_host(scope, receive, exchange.send)
+            refusal = self._refusal(scope, headers)
+            if refusal is not None:
+                response = problem_response(Request(scope), **refusal)
+                await response(scope, receive, exchange.send)
             else:
                 await self._app(scope, receive, exchange.send)
         finally:
             self._note(scope, exchange)
             log_fields.reset(token)
+
+    def _refusal(self, scope: Scope, headers: Headers) -> dict[str, Any] | None:
+        """Return the problem of a request that goes no further."""
+        if len(headers.getlist("host")) > 1:
+            return _REPEATED_HOST
+        if self._hosts is not None and _host(headers) not in self._hosts:
+            return _WRONG_HOST
+        if not self._takes_forwarded and any(name in headers for name in _FORWARDED):
+            return _FORWARDED_WITHOUT_KEYS
+        return _CROSS_SITE if is_cross_site(HTTPConnection(scope)) else None
 
     def _note(self, scope: Scope, exchange: _Exchange) -> None:
         route = getattr(scope.get("route"), "path_format", "unknown")
@@ -100,15 +149,3 @@ def _request_id(headers: Headers) -> str:
 def _host(headers: Headers) -> str:
     host = headers.get("host", "").lower()
     return host if host.endswith("]") else re.sub(r":\d+$", "", host)
-
-
-async def _wrong_host(scope: Scope, receive: Receive, send: Send) -> None:
-    request = Request(scope)
-    response = problem_response(
-        request,
-        status=421,
-        slug="misdirected-request",
-        title="Misdirected request",
-        detail="This server does not answer to that Host; see BITBUDGET_ALLOWED_HOSTS.",
-    )
-    await response(scope, receive, send)

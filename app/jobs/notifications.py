@@ -12,6 +12,7 @@ import anyio
 from anyio import to_thread
 from sqlalchemy.exc import SQLAlchemyError
 
+from bitbudget.app.auth.repository import REVOKED
 from bitbudget.app.jobs import repository
 from bitbudget.app.storage.database import Database
 
@@ -52,6 +53,7 @@ class Pulse:
         self._listeners: set[Listener] = set()
         self._seen: frozenset[int] = frozenset()
         self._sign: str | None = None
+        self._revoked: int | None = None
         self.is_stopped = False
 
     @property
@@ -86,6 +88,7 @@ class Pulse:
 
     async def _look(self) -> None:
         """Wake the streams of jobs with new events; to see that there are none costs little."""
+        await self._look_at_keys()
         sign = await self._database.glance(repository.NEWS, after=self._floor)
         if sign == self._sign:
             return
@@ -96,6 +99,14 @@ class Pulse:
         self._sign = f"{max(near)}:{len(near)}" if near else None
         for listener in self._listeners:
             if listener.job_id in jobs:
+                listener.wake()
+
+    async def _look_at_keys(self) -> None:
+        """Wake every stream when a key was revoked: one of them may be its own."""
+        revoked = await self._database.glance(REVOKED)
+        if revoked != self._revoked:
+            self._revoked = revoked
+            for listener in self._listeners:
                 listener.wake()
 
     @property

@@ -115,9 +115,9 @@ async def get_job(
     operation_id="cancelJob",
     responses=problems(401, 403, 404, 422, 429, 503),
 )
-def cancel_job(job_id: str, jobs: Jobs, _: JobsWriter) -> Job:
-    """Ask for a job to be stopped; a finished one stays as it is."""
-    return jobs.cancel(job_id)
+def cancel_job(job_id: str, jobs: Jobs, principal: JobsWriter) -> Job:
+    """Ask for a job of one's own to be stopped (any, for admins); a finished one stays as it is."""
+    return jobs.cancel(job_id, principal)
 
 
 @router.get(
@@ -127,10 +127,11 @@ def cancel_job(job_id: str, jobs: Jobs, _: JobsWriter) -> Job:
     responses={**_EVENTS, **problems(401, 403, 404, 422, 429, 503)},
 )
 async def stream_job_events(
+    *,
     job_id: str,
     jobs: Jobs,
     streams: Streams,
-    _: JobsReader,
+    principal: JobsReader,
     last_event_id: Annotated[EventNumber, Header()] = None,
     after: Annotated[int, Query(ge=0, le=_MAX_EVENT_ID)] = 0,
 ) -> Response:
@@ -139,7 +140,7 @@ async def stream_job_events(
     if not any(await to_thread.run_sync(jobs.events, job_id, seen)):
         return Response(status_code=204)
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    lines = streams.lines(job_id, seen)
+    lines = streams.lines(job_id, seen, principal.owner)
     return StreamingResponse(lines, media_type="text/event-stream", headers=headers)
 
 

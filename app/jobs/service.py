@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from bitbudget.app.artifacts import repository as artifacts
 from bitbudget.app.artifacts.names import ArtifactName
 from bitbudget.app.artifacts.store import ArtifactStore
-from bitbudget.app.auth.principal import Principal
+from bitbudget.app.auth.principal import Principal, Scope
 from bitbudget.app.contract.benchmarks import Benchmark
 from bitbudget.app.contract.messages import Report
 from bitbudget.app.contract.reports import Evaluation
@@ -26,7 +26,7 @@ from bitbudget.app.core.errors import (
 from bitbudget.app.core.least import check_feasible
 from bitbudget.app.core.manifest import Manifest
 from bitbudget.app.core.requests import Deliver, JobRequest
-from bitbudget.app.http.errors import KeyMismatchError, QuotaExceededError
+from bitbudget.app.http.errors import ForbiddenError, KeyMismatchError, QuotaExceededError
 from bitbudget.app.http.pages import Page, cut_page, decode_cursor
 from bitbudget.app.jobs import repository
 from bitbudget.app.jobs.schemas import AllocationSummary, Job, JobEvent, JobReport
@@ -107,10 +107,15 @@ class JobService:
             kept, following = cut_page(rows, limit, lambda row: [row.id])
             return Page[Job](items=job_views(session, kept), next_cursor=following)
 
-    def cancel(self, job_id: str) -> Job:
-        """Ask for a job to be stopped; a finished one stays as it is."""
+    def cancel(self, job_id: str, principal: Principal) -> Job:
+        """Ask for a job to be stopped; a finished one stays as it is.
+
+        ForbiddenError unless the caller submitted it, or is an admin.
+        """
         with self.database.write() as session:
             row = repository.lock(session, job_id)
+            if row.owner != principal.owner and not principal.may(Scope.ADMIN):
+                raise ForbiddenError(scope=f"{Scope.ADMIN}, and the job is another key's")
             Transitions(session, self.clock()).cancel_requested(row)
             return job_view(session, row)
 

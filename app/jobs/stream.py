@@ -9,6 +9,7 @@ from typing import Final
 from anyio import to_thread
 from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 
+from bitbudget.app.auth.service import KeyService
 from bitbudget.app.jobs.notifications import Listener, Pulse
 from bitbudget.app.jobs.schemas import JobEvent
 from bitbudget.app.jobs.service import JobService
@@ -24,32 +25,31 @@ class EventStreams:
 
     pulse: Pulse
     jobs: JobService
+    keys: KeyService
     heartbeat_seconds: float
 
-    async def lines(self, job_id: str, after: int) -> AsyncIterator[bytes]:
-        """Give the stream's text until the job ends or the server stops."""
+    async def lines(self, job_id: str, after: int, owner: str) -> AsyncIterator[bytes]:
+        """Give the stream's text until the job, the key `owner` or the server ends."""
         yield format_sse_event(retry=_RECONNECT_MILLISECONDS)
         with self.pulse.listen(job_id) as listener:
-            async for text in self._events(listener, job_id, after):
+            async for text in self._events(listener, job_id, after, owner):
                 yield text
 
-    async def _events(self, listener: Listener, job_id: str, after: int) -> AsyncIterator[bytes]:
+    async def _events(
+        self, listener: Listener, job_id: str, after: int, owner: str
+    ) -> AsyncIterator[bytes]:
         while not self.pulse.is_stopped:
             listener.hold()
+            if owner and not await to_thread.run_sync(self.keys.is_usable, owner):
+                return
             events, has_more = await to_thread.run_sync(self.jobs.events, job_id, after)
             if events:
                 yield b"".join(map(_encoded, events))
                 after = events[-1].id
             elif not has_more:
                 return
-            else:
-                async for comment in self._until_woken(listener):
-                    yield comment
-
-    async def _until_woken(self, listener: Listener) -> AsyncIterator[bytes]:
-        """Give comments, which keep the connection open, while nothing happens to the job."""
-        while not await listener.wait(self.heartbeat_seconds):
-            yield KEEPALIVE_COMMENT
+            elif not await listener.wait(self.heartbeat_seconds):
+                yield KEEPALIVE_COMMENT  # keeps the connection open while nothing happens
 
 
 def _encoded(event: JobEvent) -> bytes:

@@ -4,21 +4,31 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sqlalchemy.orm import Session
+
+from bitbudget.app.auth import repository as keys
 from bitbudget.app.auth.tokens import TokenKind, parse_token
 from bitbudget.app.http.errors import UnauthorizedError
 from bitbudget.app.leases import repository
 from bitbudget.app.storage.database import Database
+from bitbudget.app.storage.ids import Clock
 from bitbudget.app.workers import repository as workers
+from bitbudget.app.workers.tables import WorkerRow
 
 __all__ = ["LeaseAccess"]
 
 
 @dataclass(frozen=True, slots=True)
 class LeaseAccess:
-    """Tokens of workers and of leases; without `needs_keys`, none must be sent."""
+    """Tokens of workers and of leases; without `needs_keys`, none must be sent.
+
+    A token is good for as long as the key that its worker registered with: revoking the key, or its
+    last day, ends them all at once.
+    """
 
     database: Database
     needs_keys: bool
+    clock: Clock
 
     def check_worker(self, text: str | None, worker_id: str) -> None:
         """Raise UnauthorizedError unless this is the worker's own token."""
@@ -26,9 +36,10 @@ class LeaseAccess:
             return
         token = parse_token(text or "", TokenKind.WORKER)
         with self.database.read() as session:
-            stored = workers.get(session, worker_id).token_hash
-        if not token.proves(worker_id, stored):
-            raise UnauthorizedError(reason="this one is not the worker's")
+            worker = workers.get(session, worker_id)
+            if not token.proves(worker_id, worker.token_hash):
+                raise UnauthorizedError(reason="this one is not the worker's")
+            self._check_key(session, worker)
 
     def check_lease(self, text: str | None, lease_id: str) -> None:
         """Raise UnauthorizedError unless this is the lease's own token."""
@@ -36,9 +47,16 @@ class LeaseAccess:
             return
         token = parse_token(text or "", TokenKind.LEASE)
         with self.database.read() as session:
-            stored = repository.get(session, lease_id).token_hash
-        if not token.proves(lease_id, stored):
-            raise UnauthorizedError(reason="this one is not the lease's")
+            lease = repository.get(session, lease_id)
+            if not token.proves(lease_id, lease.token_hash):
+                raise UnauthorizedError(reason="this one is not the lease's")
+            self._check_key(session, workers.get(session, lease.worker_id))
+
+    def _check_key(self, session: Session, worker: WorkerRow) -> None:
+        if not worker.owner and not self.needs_keys:
+            return
+        if not keys.is_usable(session, worker.owner, self.clock()):
+            raise UnauthorizedError(reason="the key that its worker registered with has ended")
 
     def _may_omit(self, text: str | None, reason: str) -> bool:
         if text is None and self.needs_keys:

@@ -70,7 +70,12 @@ def create_app(settings: Settings, *, clock: Clock = utc_now) -> FastAPI:
         max_bytes=settings.max_body_bytes,
         max_artifact_bytes=settings.max_artifact_bytes,
     )
-    app.add_middleware(RequestMiddleware, metrics=services.metrics, hosts=settings.answered_hosts)
+    app.add_middleware(
+        RequestMiddleware,
+        metrics=services.metrics,
+        hosts=settings.answered_hosts,
+        takes_forwarded=settings.needs_keys,
+    )
     return app
 
 

@@ -1,20 +1,24 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import replace
 
+import anyio
 import pytest
 from fastapi.testclient import TestClient
 
+from bitbudget.app.auth.dependencies import TOKEN_COOKIE
 from bitbudget.app.auth.principal import Scope
 from bitbudget.app.auth.quota import RequestQuota
 from bitbudget.app.auth.service import NewKey
 from bitbudget.app.auth.tokens import Token, TokenKind, hash_secret, new_secret
 from bitbudget.app.core.errors import InvalidRequestError, NotFoundError
 from bitbudget.app.http.errors import QuotaExceededError
+from bitbudget.app.jobs.notifications import Pulse
 from bitbudget.app.server.main import create_app
 from bitbudget.app.server.settings import Settings
-from tests.support.http import FakeClock, Server, bearer
+from tests.support.http import FakeClock, FakeWorker, Server, bearer
 
 JOB = {"model": "org/model", "budget": "1GiB"}
 WORKER = {
@@ -202,3 +206,118 @@ def test_tokens_compare_by_hash() -> None:
     assert not token.proves("b" * 32, hash_secret(secret))
     for wrong in ("", "bbk", f"bbx_{'a' * 32}_s", f"bbk_{'A' * 32}_s", f"bbk_{'a' * 32}_ü"):
         assert Token.parse(wrong) is None
+
+
+def registered(server: Server, token: str) -> FakeWorker:
+    welcome = server.http.post("/v1/workers", json=WORKER, headers=bearer(token)).json()
+    return FakeWorker(server, welcome)
+
+
+def test_what_a_revoked_key_let_in_is_out_at_once(closed: Server) -> None:
+    submitter, made = key(closed, Scope.JOBS_WRITE), key(closed, Scope.WORKER)
+    for _ in range(2):
+        assert closed.http.post("/v1/jobs", json=JOB, headers=bearer(submitter.token)).is_success
+    worker = registered(closed, made.token)
+    assert worker.claim() is not None
+    assert worker.renew().status_code == 200
+    closed.services.keys.revoke(made.key.id)
+    assert worker.renew().status_code == 401
+    assert worker.upload("evaluation.json", b"{}").status_code == 401
+    assert worker.finish("released").status_code == 401
+    claim = {"worker_id": worker.welcome["worker_id"]}
+    answer = closed.http.post("/v1/leases", json=claim, headers=bearer(worker.welcome["token"]))
+    assert answer.status_code == 401
+
+
+def test_an_event_stream_ends_with_its_key(closed: Server) -> None:
+    made = key(closed, Scope.JOBS_WRITE, Scope.JOBS_READ)
+    job = closed.http.post("/v1/jobs", json=JOB, headers=bearer(made.token)).json()
+
+    async def follow() -> int:
+        services, count = closed.services, 0
+        with anyio.fail_after(10):
+            async for _ in services.streams.lines(job["id"], 0, made.key.id):
+                count += 1
+                if count == 2:  # the events so far
+                    services.keys.revoke(made.key.id)
+        return count
+
+    assert anyio.run(_beside_the_pulse, closed, follow) >= 2
+
+
+async def _beside_the_pulse(server: Server, follow: Callable[[], Awaitable[int]]) -> int:
+    pulse = Pulse(server.services.database, 0.05)
+    streams = replace(server.services.streams, pulse=pulse)
+    object.__setattr__(server.services, "streams", streams)
+    async with anyio.create_task_group() as background:
+        background.start_soon(pulse.run)
+        count = await follow()
+        background.cancel_scope.cancel()
+    return count
+
+
+def test_a_job_is_cancelled_by_its_owner_or_an_admin(closed: Server) -> None:
+    mine, other = key(closed, Scope.JOBS_WRITE), key(closed, Scope.JOBS_WRITE)
+    admin = key(closed, Scope.ADMIN)
+    jobs = [
+        closed.http.post("/v1/jobs", json=JOB, headers=bearer(mine.token)).json()["id"]
+        for _ in range(2)
+    ]
+    path = f"/v1/jobs/{jobs[0]}/cancel"
+    assert closed.http.post(path, headers=bearer(other.token)).status_code == 403
+    assert closed.http.post(path, headers=bearer(mine.token)).json()["status"] == "cancelled"
+    path = f"/v1/jobs/{jobs[1]}/cancel"
+    assert closed.http.post(path, headers=bearer(admin.token)).json()["status"] == "cancelled"
+
+
+CROSS_SITE = [
+    {"Sec-Fetch-Site": "cross-site"},
+    {"Sec-Fetch-Site": "same-site"},
+    {"Origin": "https://evil.example"},
+    {"Origin": "null"},
+]
+
+
+@pytest.mark.parametrize("said", [*CROSS_SITE, {}])
+def test_the_cookie_is_taken_from_our_own_pages_only(closed: Server, said: dict[str, str]) -> None:
+    made = key(closed, Scope.ADMIN)
+    closed.http.cookies.set(TOKEN_COOKIE, made.token)
+    refused = closed.http.post("/v1/jobs", json=JOB, headers=said)
+    assert refused.status_code in {401, 403}
+    ours = {"Origin": "https://bitbudget.example"}
+    job = closed.http.post("/v1/jobs", json=JOB, headers=ours)
+    assert job.status_code == 202
+    path = f"/v1/jobs/{job.json()['id']}/cancel"
+    assert closed.http.post(path, headers=said).status_code in {401, 403}
+    assert closed.http.post(path, headers={"Sec-Fetch-Site": "same-origin"}).is_success
+
+
+@pytest.mark.parametrize("said", CROSS_SITE)
+def test_an_open_server_does_nothing_for_another_sites_page(
+    server: Server, said: dict[str, str]
+) -> None:
+    job = server.submit()
+    path = f"/v1/jobs/{job['id']}/cancel"
+    assert server.http.post(path, headers=said).status_code == 403
+    asked = {"model": "/somewhere", "settled": "true"}
+    for mode in ("no-cors", "navigate"):
+        headers = {**said, "Sec-Fetch-Mode": mode}
+        assert server.http.get("/fit", params=asked, headers=headers).status_code == 403
+    link = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
+    assert server.http.get("/", headers=link).status_code == 200
+    assert server.job(job["id"])["status"] == "queued"
+
+
+@pytest.mark.parametrize(
+    "name", ["Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto"]
+)
+def test_an_open_server_answers_nobody_behind_a_proxy(
+    server: Server, closed: Server, name: str
+) -> None:
+    assert server.http.get("/v1/jobs", headers={name: "for=192.0.2.1"}).status_code == 421
+    assert closed.http.get("/livez", headers={name: "for=192.0.2.1"}).status_code == 200
+
+
+def test_a_request_has_one_host(server: Server) -> None:
+    hosts = [("Host", "127.0.0.1"), ("Host", "evil.example")]
+    assert server.http.get("/v1/jobs", headers=hosts).status_code == 400
