@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Protocol, TypeVar
 
-from fastapi import Depends
+from fastapi import Depends, Request
 
 from bitbudget.app.auth.dependencies import JobsReader
 from bitbudget.app.dashboard.service import Dashboard
 from bitbudget.app.dashboard.sources import Sources
 from bitbudget.app.fit.dependencies import Fits
 from bitbudget.app.jobs.dependencies import Jobs
-from bitbudget.app.measurements.dependencies import Measurements
+from bitbudget.app.measurements.dependencies import Measurements, Solving
 from bitbudget.app.models.dependencies import Models
 from bitbudget.app.workers.dependencies import Workers
 
-__all__ = ["Pages"]
+__all__ = ["Pages", "Solve"]
 
 
 def _dashboard(
@@ -32,3 +33,21 @@ def _dashboard(
 
 Pages = Annotated[Dashboard, Depends(_dashboard)]
 """The pages, for whoever may read jobs."""
+
+Result = TypeVar("Result")
+
+
+class _Solve(Protocol):
+    async def __call__(self, work: Callable[[], Result]) -> Result:
+        """Return what `work` does in a thread of the solvers."""
+
+
+def _solve(request: Request, pool: Solving, principal: JobsReader) -> _Solve:
+    async def solve(work: Callable[[], Result]) -> Result:
+        return await pool.run(request, principal.owner, work)
+
+    return solve
+
+
+Solve = Annotated[_Solve, Depends(_solve)]
+"""Runs what solves where nothing else waits for it."""

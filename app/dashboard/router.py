@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from typing import Annotated, Any, Final
 
+from anyio import to_thread
 from fastapi import APIRouter, Depends, Query, Request, Response, status
 from fastapi.responses import FileResponse, RedirectResponse
 from fastapi.routing import APIRoute
@@ -14,7 +15,7 @@ from bitbudget.app.auth.dependencies import TOKEN_COOKIE, JobsWriter, Keys
 from bitbudget.app.core.errors import BitbudgetError, NotFoundError
 from bitbudget.app.core.requests import JobRequest
 from bitbudget.app.core.wording import expected_words
-from bitbudget.app.dashboard.dependencies import Pages
+from bitbudget.app.dashboard.dependencies import Pages, Solve
 from bitbudget.app.dashboard.forms import Form, job_fields
 from bitbudget.app.dashboard.instant_fit import Asked as FitQuestion
 from bitbudget.app.dashboard.instant_fit import fit_words
@@ -119,14 +120,15 @@ def jobs_json(pages: Pages, cursor: Cursor = None) -> Response:
 
 
 @router.post("/submit")
-def submit(pages: Pages, principal: JobsWriter, form: Form) -> Response:
+async def submit(pages: Pages, solve: Solve, principal: JobsWriter, form: Form) -> Response:
     """Take the form; what is wrong with it is shown beside it."""
     try:
         request = JobRequest.model_validate(job_fields(form))
-        job = pages.sources.jobs.submit(request, principal, None)
+        job = await solve(lambda: pages.sources.jobs.submit(request, principal, None))
     except (BitbudgetError, ValidationError) as error:
         said = str(error) if isinstance(error, BitbudgetError) else _first(error)
-        return html("jobs.html", pages.jobs(form=form, error=said), 422)
+        page = await to_thread.run_sync(lambda: pages.jobs(form=form, error=said))
+        return html("jobs.html", page, 422)
     return RedirectResponse(f"/jobs/{job.id}", status.HTTP_303_SEE_OTHER)
 
 
@@ -191,39 +193,39 @@ def models_json(pages: Pages, cursor: Cursor = None) -> Response:
 
 
 @router.get("/models/{digest}.json")
-def model_json(pages: Pages, digest: str, asked: Asked) -> Response:
+async def model_json(pages: Pages, solve: Solve, digest: str, asked: Asked) -> Response:
     """Show a model as JSON."""
-    return twin(pages.model(digest, asked))
+    return await solve(lambda: twin(pages.model(digest, asked)))
 
 
 @router.get("/models/{digest}")
-def model(pages: Pages, digest: str, asked: Asked) -> Response:
+async def model(pages: Pages, solve: Solve, digest: str, asked: Asked) -> Response:
     """Show a model at one budget."""
-    return html("model.html", pages.model(digest, asked))
+    return await solve(lambda: html("model.html", pages.model(digest, asked)))
 
 
 @router.get("/models/{digest}/{name}.csv")
-def model_csv(pages: Pages, digest: str, name: str, asked: Asked) -> Response:
+async def model_csv(pages: Pages, solve: Solve, digest: str, name: str, asked: Asked) -> Response:
     """Give the table behind a model's figure."""
-    return _csv(pages.model(digest, asked), name)
+    return await solve(lambda: _csv(pages.model(digest, asked), name))
 
 
 @router.get("/compare")
-def compare(pages: Pages, chosen: Side) -> Response:
+async def compare(pages: Pages, solve: Solve, chosen: Side) -> Response:
     """Show answers side by side."""
-    return html("compare.html", pages.compare(chosen))
+    return await solve(lambda: html("compare.html", pages.compare(chosen)))
 
 
 @router.get("/compare.json")
-def compare_json(pages: Pages, chosen: Side) -> Response:
+async def compare_json(pages: Pages, solve: Solve, chosen: Side) -> Response:
     """Show answers side by side as JSON."""
-    return twin(pages.compare(chosen))
+    return await solve(lambda: twin(pages.compare(chosen)))
 
 
 @router.get("/compare/{name}.csv")
-def compare_csv(pages: Pages, name: str, chosen: Side) -> Response:
+async def compare_csv(pages: Pages, solve: Solve, name: str, chosen: Side) -> Response:
     """Give the table behind a comparison's figure."""
-    return _csv(pages.compare(chosen), name)
+    return await solve(lambda: _csv(pages.compare(chosen), name))
 
 
 @router.get("/benchmarks")

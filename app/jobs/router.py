@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Final
 
 from anyio import to_thread
-from fastapi import APIRouter, Header, Query, Response, status
+from fastapi import APIRouter, Header, Query, Request, Response, status
 from fastapi.responses import StreamingResponse
 from pydantic import Field
 from pydantic.json_schema import SkipJsonSchema
@@ -19,6 +20,7 @@ from bitbudget.app.http.problems import Responses, problems
 from bitbudget.app.jobs.dependencies import Jobs, Polls, Streams
 from bitbudget.app.jobs.schemas import Job, JobReport
 from bitbudget.app.jobs.status import JobStatus
+from bitbudget.app.measurements.dependencies import Solving
 
 __all__ = ["router"]
 
@@ -70,15 +72,22 @@ ModelName = Annotated[str, Field(max_length=1024)] | SkipJsonSchema[None]
     status_code=status.HTTP_202_ACCEPTED,
     responses={202: {"headers": _LOCATION}, **problems(400, 401, 403, 413, 422, 429, 503)},
 )
-def submit_job(
+async def submit_job(
+    *,
     request: JobRequest,
+    http: Request,
     response: Response,
     jobs: Jobs,
+    solving: Solving,
     principal: JobsWriter,
     idempotency_key: IdempotencyKey = None,
 ) -> Job:
     """Queue a job; on a model measured before, its manifest is there at once."""
-    job = jobs.submit(request, principal, idempotency_key)
+    work = partial(jobs.submit, request, principal, idempotency_key)
+    if await to_thread.run_sync(jobs.is_answerable, request):
+        job = await solving.run(http, principal.owner, work)
+    else:
+        job = await to_thread.run_sync(work)
     response.headers["Location"] = f"/v1/jobs/{job.id}"
     return job
 

@@ -47,6 +47,7 @@ from bitbudget.app.storage.stored import read_stored
 __all__ = ["JobService"]
 
 _LOG: Final = logging.getLogger(__name__)
+_MOST_REQUEST_BYTES: Final = 2**16
 Document = TypeVar("Document", bound=Report)
 
 
@@ -75,7 +76,9 @@ class JobService:
 
         Raises InfeasibleBudgetError, KeyMismatchError, QuotaExceededError, InvalidRequestError.
         """
-        digest = sha256_of(canonical_json(request.model_dump(mode="json")))
+        body = canonical_json(request.model_dump(mode="json"))
+        _check_length(body)
+        digest = sha256_of(body)
         earlier = self._earlier(principal, key, digest)
         if earlier is not None:
             return earlier
@@ -182,6 +185,11 @@ class JobService:
                 raise KeyMismatchError(key=key)
             return job_view(session, row)
 
+    def is_answerable(self, request: JobRequest) -> bool:
+        """Whether stored curves may answer a request, which then is solved."""
+        with self.database.read() as session:
+            return bool(measurements.find_for(session, request))
+
     def _solve_stored(self, request: JobRequest) -> _Ready | None:
         with self.database.read() as session:
             names = measurements.find_for(session, request)
@@ -259,3 +267,14 @@ class JobService:
                 now=row.created_at,
             )
             transitions.artifact(row, name, digest, len(data))
+
+
+def _check_length(body: bytes) -> None:
+    """Refuse a request too long for lists, which show every job's."""
+    if len(body) > _MOST_REQUEST_BYTES:
+        raise InvalidRequestError(
+            where="request",
+            found=f"{len(body)} bytes",
+            expected=f"at most {_MOST_REQUEST_BYTES}",
+            remedy="pin modules by globs instead of one by one",
+        )

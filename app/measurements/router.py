@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Final
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import Field
 from pydantic.json_schema import SkipJsonSchema
@@ -16,7 +17,7 @@ from bitbudget.app.core.sqnr import DEFAULT_SQNR_FLOOR_DB
 from bitbudget.app.http.pages import Page
 from bitbudget.app.http.parameters import Cursor, Limit, storable
 from bitbudget.app.http.problems import Responses, problems
-from bitbudget.app.measurements.dependencies import Measurements
+from bitbudget.app.measurements.dependencies import Measurements, Solving
 from bitbudget.app.measurements.schemas import (
     AllocationAnswer,
     Frontier,
@@ -87,15 +88,19 @@ def download_tensors(measurement_id: str, measurements: Measurements, _: JobsRea
     operation_id="getFrontier",
     responses=problems(401, 403, 404, 422, 429, 503),
 )
-def get_frontier(
+async def get_frontier(
+    *,
     measurement_id: str,
+    http: Request,
     measurements: Measurements,
-    _: JobsReader,
+    solving: Solving,
+    principal: JobsReader,
     sqnr_floor_db: Annotated[float, Query(ge=0, le=200)] = DEFAULT_SQNR_FLOOR_DB,
     points: Annotated[int, Query(ge=2, le=20_000, description="Thinned to this many.")] = 2_000,
 ) -> Frontier:
     """Return every budget at once: exact bytes against predicted KL."""
-    return measurements.frontier(measurement_id, sqnr_floor_db, points)
+    work = partial(measurements.frontier, measurement_id, sqnr_floor_db, points)
+    return await solving.run(http, principal.owner, work)
 
 
 @router.get(
@@ -121,11 +126,15 @@ def get_guide(
     operation_id="allocate",
     responses=problems(400, 401, 403, 404, 413, 422, 429, 503),
 )
-def allocate(
+async def allocate(
+    *,
     measurement_id: str,
     request: AllocationRequest,
+    http: Request,
     measurements: Measurements,
-    _: JobsReader,
+    solving: Solving,
+    principal: JobsReader,
 ) -> AllocationAnswer:
     """Solve another budget on stored curves: no worker, nothing stored."""
-    return measurements.allocate(measurement_id, request)
+    work = partial(measurements.allocate, measurement_id, request)
+    return await solving.run(http, principal.owner, work)

@@ -16,6 +16,7 @@ from bitbudget.app.http.errors import UnsafeBindError
 from bitbudget.app.http.logs import configure_logging
 from bitbudget.app.jobs.notifications import Pulse
 from bitbudget.app.server.main import create_app
+from bitbudget.app.server.protocol import MOST_HEAD_BYTES, BoundedProtocol
 from bitbudget.app.server.services import Services
 from bitbudget.app.server.settings import Settings
 from bitbudget.app.storage import migrate
@@ -24,6 +25,8 @@ __all__ = ["prepare", "serve"]
 
 _KEEP_ALIVE_SECONDS: Final = 75
 """Longer than clients pause between polls, and than most proxies keep a connection themselves."""
+_MOST_CONNECTIONS: Final = 2048
+"""Open at once, event streams included; more are told to come back."""
 _SWITCH_SECONDS: Final = 0.0005
 """How long a thread that computes may keep the event loop waiting; Python's own is ten times it."""
 
@@ -45,6 +48,9 @@ def serve(settings: Settings, *, on_listening: Listener | None = None) -> None:
         log_config=None,
         access_log=False,
         server_header=False,
+        http=BoundedProtocol,
+        h11_max_incomplete_event_size=MOST_HEAD_BYTES,
+        limit_concurrency=_MOST_CONNECTIONS,
         ws="none",
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=settings.shutdown_seconds,

@@ -21,6 +21,7 @@ from bitbudget.app.leases.access import LeaseAccess
 from bitbudget.app.leases.intake import Intake
 from bitbudget.app.leases.service import LeaseService
 from bitbudget.app.measurements.cache import MeasurementLibrary
+from bitbudget.app.measurements.pool import SolverPool
 from bitbudget.app.measurements.service import MeasurementService
 from bitbudget.app.models.allowed_paths import ModelGate
 from bitbudget.app.models.service import ModelService
@@ -52,6 +53,7 @@ class Services:
     measurements: MeasurementService
     fit: FitService
     polls: JobPolls
+    solving: SolverPool
     pulse: Pulse
     streams: EventStreams
     metrics: Metrics
@@ -106,6 +108,12 @@ class Services:
             measurements=MeasurementService(database, library),
             fit=FitService(models, headers, workers, settings.home_folder),
             polls=JobPolls(database),
+            solving=SolverPool(
+                threads=settings.solver_threads,
+                per_key=max(settings.solver_threads // 2, 1),
+                waiting=settings.solver_waiting_per_key,
+                most_seconds=settings.solver_seconds,
+            ),
             pulse=pulse,
             streams=EventStreams(pulse, jobs, keys, settings.heartbeat_seconds),
             metrics=metrics,

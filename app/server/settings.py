@@ -57,6 +57,15 @@ class Settings(BaseSettings):
         description="Processes that may read the headers of unknown models for `fit` at once; "
         "0: none. They need the worker extra.",
     )
+    solver_threads: int = Field(
+        2, ge=1, description="Requests that are solved at once; one key has half of them."
+    )
+    solver_waiting_per_key: int = Field(
+        64, ge=1, description="Requests of one key that may wait for a solver or have one."
+    )
+    solver_seconds: float = Field(
+        10.0, gt=0, description="Most time of one search, whatever a request asks for."
+    )
     lease_seconds: float = Field(
         60.0, gt=0, description="How long a lease lasts without a renewal."
     )
@@ -73,7 +82,7 @@ class Settings(BaseSettings):
         5, ge=1, description="How long open requests may take to end at shutdown."
     )
     max_body_bytes: int = Field(2**20, ge=1, description="Largest request body but for artifacts.")
-    max_artifact_bytes: int = Field(256 * 2**20, ge=1, description="Largest uploaded artifact.")
+    max_artifact_bytes: int = Field(16 * 2**20, ge=1, description="Largest uploaded artifact.")
     max_open_jobs_per_key: int = Field(
         1000, ge=1, description="Jobs that one key may have queued or running."
     )

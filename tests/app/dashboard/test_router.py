@@ -196,4 +196,6 @@ def test_a_server_with_keys_asks_for_one_and_keeps_it_in_a_cookie(settings: Sett
         assert "HttpOnly" in cookie
         assert "samesite=strict" in cookie.lower()
         assert http.get("/").status_code == 200
-        assert http.post("/submit", data={"model": "a/b", "budget": "1GB"}).status_code == 403
+        form = {"model": "a/b", "budget": "1GB"}
+        ours = {"Sec-Fetch-Site": "same-origin"}
+        assert http.post("/submit", data=form, headers=ours).status_code == 403
