@@ -17,7 +17,14 @@ from bitbudget.app.core.devices import Device, device
 from bitbudget.app.core.errors import InvalidRequestError
 from bitbudget.app.core.formats import KEEP, Format
 from bitbudget.app.core.inventory import CacheKind, Module
-from bitbudget.app.core.kv import KvFormat, KvSide, kv_format_bytes, kv_options, kv_sides
+from bitbudget.app.core.kv import (
+    KvFormat,
+    KvSide,
+    kv_format_bytes,
+    kv_options,
+    kv_sides,
+    untaken_widths,
+)
 from bitbudget.app.core.mckp import Problem, Row
 from bitbudget.app.core.measurement import Measurement
 from bitbudget.app.core.memory import (
@@ -112,6 +119,8 @@ def conditions_of(
     budget = file_limit
     if kv and plan is not None:
         rows.append(Row("checkpoint", file_limit, file_bytes))
+        untaken = untaken_widths(measurement.inventory.architecture.cache)
+        notes += [untaken] if untaken else []
         budget = _memory_limit(measurement, request, plan, kv)
     problem = Problem(
         offsets=flat.offsets,

@@ -7,7 +7,7 @@ values each in a format of its own, and has rotated codebook formats of 4, 3 and
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
@@ -39,6 +39,7 @@ __all__ = [
     "quantized_formats",
     "rotated_formats",
     "rotation_seed",
+    "untaken_widths",
 ]
 
 KV_WIDTHS: Final = (8, 4)
@@ -134,6 +135,23 @@ def legal_kv_formats(cache: CacheLayer, side: KvSide) -> tuple[KvFormat, ...]:
         return affine
     width = cache.head_width if side is KvSide.KEYS else cache.value_width
     return (*affine, *rotated_formats(width))
+
+
+def untaken_widths(caches: Iterable[CacheLayer]) -> str:
+    """Return a note naming the heads of plain caches that no format takes; empty without any."""
+    widths = {
+        width
+        for cache in caches
+        if cache.kind is CacheKind.FULL and not quantized_formats(cache)
+        for width in (cache.head_width, cache.value_width or cache.head_width)
+    }
+    if not widths:
+        return ""
+    named = " and ".join(map(str, sorted(widths)))
+    return (
+        f"heads of {named} channels take no KV format, since {min(KV_GROUP_SIZES)} does not divide"
+        " them: their caches keep the model's own type"
+    )
 
 
 def kv_format_bytes(

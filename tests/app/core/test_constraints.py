@@ -266,6 +266,22 @@ def test_a_manifest_of_our_runtime_names_codecs_and_seeds(measurement: Measureme
     assert Manifest.from_bytes(manifest.to_bytes()) == manifest
 
 
+@pytest.mark.parametrize("runtime", ["stock", "bitbudget"])
+def test_heads_that_no_format_takes_are_named(measurement: Measurement, runtime: str) -> None:
+    context = 256
+    long = long_context(with_kv_sides(measurement), context)
+    first, *others = long.inventory.architecture.cache
+    narrow = replace(first, head_width=24, value_width=16, elements_per_token=40)
+    architecture = replace(long.inventory.architecture, cache=(narrow, *others))
+    odd = replace(long, inventory=replace(long.inventory, architecture=architecture))
+    asked = request(device=CHIP, context=context, joint_kv=True, runtime=runtime)
+    found = allocate(odd, asked)
+    assert any("heads of 16 and 24 channels take no KV format" in note for note in found.notes)
+    assert not any("no KV format" in note for note in allocate(long, asked).notes)
+    assert found.kv_formats is not None
+    assert all(f.is_own_type for f in found.kv_formats[first.layer].values())
+
+
 def test_one_width_of_all_caches_is_stock_s(measurement: Measurement) -> None:
     with pytest.raises(InvalidRequestError, match="--joint-kv"):
         allocate(measurement, request(device=CHIP, context=256, kv_bits=8, runtime="bitbudget"))
