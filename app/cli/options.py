@@ -225,13 +225,19 @@ class MeasureOptions:
     """How a model is measured."""
 
     effort: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="quick, standard or thorough.",
+            help="quick, standard or thorough (default: standard, or what --max-minutes allows).",
             rich_help_panel=_MEASURE,
             autocompletion=choices("quick", "standard", "thorough"),
         ),
-    ] = "standard"
+    ] = None
+    max_minutes: Annotated[
+        float | None,
+        typer.Option(
+            help="Choose the best effort that takes no longer here.", rich_help_panel=_MEASURE
+        ),
+    ] = None
     encoder: Annotated[
         str | None,
         typer.Option(
@@ -277,6 +283,7 @@ class MeasureOptions:
         """Return the stated fields that tasks and job requests share; they know the defaults."""
         stated = {
             "effort": self.effort,
+            "max_minutes": self.max_minutes,
             "encoder": self.encoder,
             "sensitivity": self.sensitivity,
             "rotation": self.rotation,

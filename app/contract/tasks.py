@@ -43,6 +43,9 @@ class _SourceTask(_Task):
 class _ModelTask(_SourceTask):
     model: str
     effort: Effort = Effort.STANDARD
+    max_minutes: float | None = Field(
+        None, gt=0, description="Time that the best effort up to the stated one is chosen for."
+    )
     encoder: Encoder = Field(Encoder.YAQA, description="Default: the effort's.")
     sensitivity: Sensitivity = Sensitivity.FISHER
     rotation: Rotation = Rotation.NONE

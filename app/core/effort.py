@@ -13,7 +13,7 @@ from typing import Final
 from bitbudget.app.core.encoders import Encoder
 from bitbudget.app.core.recover import Recover
 
-__all__ = ["EFFORTS", "Effort", "EffortPlan", "calibration_windows", "with_effort"]
+__all__ = ["EFFORTS", "Effort", "EffortPlan", "calibration_windows", "efforts_up_to", "with_effort"]
 
 
 class Effort(StrEnum):
@@ -112,9 +112,21 @@ def calibration_windows(effort: Effort, weights: int, *, on_gpu: bool = False) -
 def with_effort(given: object, names: Collection[str]) -> object:
     """Return the fields of a request with those of `names` that it leaves out, as its effort says.
 
-    What is no mapping, or has no known effort, is returned as it is: validation names the mistake.
+    With `max_minutes` and no effort stated it is the most there is, of which the time may allow
+    less. What is no mapping, or has no known effort, is returned as it is: validation names the
+    mistake.
     """
-    if not isinstance(given, Mapping) or given.get("effort", Effort.STANDARD) not in set(Effort):
+    if not isinstance(given, Mapping):
         return given
-    plan = EFFORTS[Effort(given.get("effort", Effort.STANDARD))]
-    return {name: getattr(plan, name) for name in names} | dict(given)
+    limited = given.get("max_minutes") is not None
+    effort = given.get("effort", Effort.THOROUGH if limited else Effort.STANDARD)
+    if effort not in set(Effort):
+        return given
+    plan = EFFORTS[Effort(effort)]
+    return {name: getattr(plan, name) for name in names} | dict(given) | {"effort": effort}
+
+
+def efforts_up_to(most: Effort) -> tuple[Effort, ...]:
+    """Return the efforts that are no more work than `most`, the most first."""
+    efforts = tuple(Effort)
+    return efforts[efforts.index(most) :: -1]

@@ -7,6 +7,7 @@
     |   `-- UnsupportedModelError               a model mlx-lm has no class for
     |-- AlreadyQuantizedError         1 / 422   weights that somebody quantized before
     |-- InfeasibleBudgetError         3 / 422   names the smallest feasible size
+    |-- TooLittleTimeError            3 / 422   names the minutes of the least effort
     |-- NotFoundError                 1 / 404
     |-- ConflictError                 1 / 409
     |-- DiskFullError                 1 / 507
@@ -39,6 +40,7 @@ __all__ = [
     "InvalidRequestError",
     "LostLeaseError",
     "NotFoundError",
+    "TooLittleTimeError",
     "UnsupportedModelError",
 ]
 
@@ -145,6 +147,20 @@ class InfeasibleBudgetError(BitbudgetError):
         super().__init__(budget_bytes=budget_bytes, minimum_bytes=minimum_bytes, binding=binding)
         self.budget_bytes = budget_bytes
         self.minimum_bytes = minimum_bytes
+
+
+class TooLittleTimeError(BitbudgetError):
+    """No effort fits the time that a request allows."""
+
+    template = (
+        "{max_minutes:.3g} minutes: too few, effort {effort} takes about {needed_minutes:.1f} on"
+        " this machine; allow as many, or measure on a faster one."
+    )
+    status = 422
+    exit_code = 3
+
+    def __init__(self, *, max_minutes: float, needed_minutes: float, effort: str) -> None:
+        super().__init__(max_minutes=max_minutes, needed_minutes=needed_minutes, effort=effort)
 
 
 class NotFoundError(BitbudgetError):

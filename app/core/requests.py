@@ -17,7 +17,7 @@ from pydantic import (
 from pydantic.config import JsonDict
 
 from bitbudget.app.core.devices import DEVICES, device
-from bitbudget.app.core.effort import Effort, with_effort
+from bitbudget.app.core.effort import EFFORTS, Effort, with_effort
 from bitbudget.app.core.encoders import Encoder, usable_encoder
 from bitbudget.app.core.errors import InvalidRequestError
 from bitbudget.app.core.formats import FormatName
@@ -196,6 +196,11 @@ class JobRequest(AllocationRequest):
     effort: Effort = Field(
         Effort.STANDARD, description="How much work goes into the answer; see docs/effort.md."
     )
+    max_minutes: Annotated[float, Field(gt=0, le=525_600), Number] | None = Field(
+        None,
+        description="The most that the work may take on the worker's machine, as it is estimated:"
+        " the best effort that fits is taken, up to the one that is stated.",
+    )
     encoder: Encoder = Field(
         Encoder.YAQA,
         description="Default: the effort's. gptq and yaqa need statistics: without fisher"
@@ -242,6 +247,16 @@ class JobRequest(AllocationRequest):
     @classmethod
     def _follows_its_effort(cls, given: object) -> object:
         return with_effort(given, ("encoder", "recover"))
+
+    def at_effort(self, effort: Effort) -> JobRequest:
+        """Return the same without a limit of time; encoder and recovery follow as by default."""
+        before, after = EFFORTS[self.effort], EFFORTS[effort]
+        change: dict[str, object] = {"effort": effort, "max_minutes": None}
+        if self.encoder is usable_encoder(before.encoder, self.sensitivity):
+            change["encoder"] = usable_encoder(after.encoder, self.sensitivity)
+        if self.recover is before.recover:
+            change["recover"] = after.recover
+        return self.model_copy(update=change)
 
     @model_validator(mode="after")
     def _has_what_its_encoder_needs(self) -> JobRequest:

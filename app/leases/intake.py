@@ -127,6 +127,8 @@ def _keep_measurement(
             " those stay, this job goes on with its own"
         )
     request = JobRequest.model_validate(job.request)
+    if request.max_minutes is not None:  # as one of the effort that was chosen
+        request = request.at_effort(document.effort)
     if request.rotation is Rotation.AUTO:  # as `auto` once the job is done
         found = next((r for r in Rotation if r == document.rotation), Rotation.NONE)
         request = request.model_copy(update={"rotation": found})

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from bitbudget.app.core.canonical import canonical_json, sha256_of
+from bitbudget.app.core.effort import efforts_up_to
 from bitbudget.app.core.errors import NotFoundError
 from bitbudget.app.core.measurement import Measurement
 from bitbudget.app.core.requests import JobRequest, Rotation
@@ -93,8 +94,12 @@ def find_for(session: Session, request: JobRequest) -> list[str]:
     """Return the measurements that answer this kind of request for this model; often none.
 
     For `auto` they are those of the model as it is and folded, or the one that an earlier `auto`
-    job ended with where the model cannot be folded.
+    job ended with where the model cannot be folded. For a limited time they are those of the most
+    effort that was made up to the stated one.
     """
+    if request.max_minutes is not None:
+        at = (request.at_effort(effort) for effort in efforts_up_to(request.effort))
+        return next(filter(None, (find_for(session, one) for one in at)), [])
     if request.rotation is not Rotation.AUTO:
         return _named(session, request)
     plain, folded = (

@@ -28,7 +28,7 @@ from bitbudget.app.core.encoders import ENCODERS
 from bitbudget.app.core.errors import InvalidRequestError
 from bitbudget.app.core.manifest import Manifest
 from bitbudget.app.core.measurement import Sensitivity
-from bitbudget.app.core.requests import AllocationRequest, Deliver, Recover, Rotation
+from bitbudget.app.core.requests import AllocationRequest, Deliver, JobRequest, Recover, Rotation
 from bitbudget.workers.pipeline import results
 from bitbudget.workers.pipeline.options import (
     BenchmarkOptions,
@@ -42,6 +42,7 @@ from bitbudget.workers.pipeline.options import (
 )
 from bitbudget.workers.pipeline.report import Reporter
 from bitbudget.workers.pipeline.run import Run
+from bitbudget.workers.pipeline.time_limit import TimeLimit
 
 __all__ = ["run_task"]
 
@@ -72,6 +73,9 @@ def run_task(task: Task, emit: Callable[[Event], None]) -> TaskResult:
 
 def _run_step(step: Step, run: Run) -> None:
     """Run `step` unless it is not needed; its module is imported now, so that others need not."""
+    request = run.find(JobRequest)
+    if request is not None and step.is_asked_for(request) is False:
+        return
     module = import_module(f"bitbudget.workers.pipeline.steps.{step.value}")
     if hasattr(module, "is_needed") and not module.is_needed(run):
         return
@@ -124,7 +128,12 @@ def _measuring(task: MeasureTask) -> _Plan:
     return _Plan(
         (Step.FETCH, Step.INVENTORY, *rotate, Step.MEASURE),
         results.measure,
-        (fetched, options, *_stated(task.budget, is_quantized=task.allow_quantized_source)),
+        (
+            fetched,
+            options,
+            *_limit(task.max_minutes),
+            *_stated(task.budget, is_quantized=task.allow_quantized_source),
+        ),
         _work(task.model, options),
     )
 
@@ -149,6 +158,7 @@ def _job(task: JobTask) -> _Plan:
             request,
             fetched,
             options,
+            *_limit(request.max_minutes),
             *given,
             *_stated(request, is_quantized=request.allow_quantized_source),
             QuantizeOptions(output),
@@ -165,6 +175,10 @@ def _job(task: JobTask) -> _Plan:
         ),
         output,
     )
+
+
+def _limit(max_minutes: float | None) -> tuple[TimeLimit, ...]:
+    return () if max_minutes is None else (TimeLimit(max_minutes),)
 
 
 def _quantizing(task: QuantizeTask) -> _Plan:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bitbudget.app.contract.tasks import MeasureTask
-from bitbudget.app.core.effort import EFFORTS, Effort, calibration_windows
+from bitbudget.app.core.effort import EFFORTS, Effort, calibration_windows, efforts_up_to
 from bitbudget.app.core.encoders import Encoder
 from bitbudget.app.core.measurement import measurement_key
 from bitbudget.app.core.recover import Recover
@@ -30,6 +30,16 @@ def test_what_a_request_states_counts_more_than_its_effort() -> None:
     made = request(effort="thorough", encoder="gptq", recover="none")
     assert (made.encoder, made.recover) == (Encoder.GPTQ, Recover.NONE)
     assert JobRequest.model_validate_json(made.model_dump_json()) == made
+
+
+def test_a_limit_of_time_asks_for_all_efforts_unless_one_is_stated() -> None:
+    assert request(max_minutes=5).effort is Effort.THOROUGH
+    capped = request(max_minutes=5, effort="standard")
+    assert capped.effort is Effort.STANDARD
+    quick = capped.at_effort(Effort.QUICK)
+    assert (quick.encoder, quick.max_minutes) == (Encoder.CAREFUL, None)
+    assert request(max_minutes=5, encoder="gptq").at_effort(Effort.QUICK).encoder is Encoder.GPTQ
+    assert efforts_up_to(Effort.STANDARD) == (Effort.STANDARD, Effort.QUICK)
 
 
 def test_an_unknown_effort_is_named() -> None:

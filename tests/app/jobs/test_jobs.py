@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from bitbudget.app.core.effort import Effort
+from bitbudget.app.core.encoders import Encoder
 from bitbudget.app.core.manifest import Manifest
 from bitbudget.app.core.measurement import Measurement
 from tests.support.http import Server
@@ -77,6 +79,20 @@ def test_auto_takes_the_better_of_two_stored_measurements(
     assert job["measurement_id"] == stored.key
     manifest = Manifest.from_bytes(server.http.get(f"/v1/jobs/{job['id']}/manifest").content)
     assert manifest.rotation == chosen
+
+
+def test_a_limit_of_time_takes_what_was_measured(server: Server, measurement: Measurement) -> None:
+    server.submit()
+    worker = server.worker()
+    worker.claim()
+    worker.do(measurement)
+    assert server.submit(budget=200_000, max_minutes=0.5)["status"] == "succeeded"
+    assert server.submit(budget=200_000, max_minutes=0.5, effort="quick")["status"] == "queued"
+    quick = replace(measurement, effort=Effort.QUICK, encoder=Encoder.CAREFUL)
+    worker.claim()
+    worker.do(quick)
+    answer = server.submit(budget=200_000, max_minutes=0.5, effort="quick")
+    assert (answer["status"], answer["measurement_id"]) == ("succeeded", quick.key)
 
 
 def test_a_second_budget_of_auto_needs_no_worker(server: Server, measurement: Measurement) -> None:

@@ -15,6 +15,7 @@ from bitbudget.workers.models import Checkpoint, build_inventory
 from bitbudget.workers.pipeline.files import write_whole
 from bitbudget.workers.pipeline.options import FetchOptions, MeasureOptions, StatedBudget
 from bitbudget.workers.pipeline.run import Run, Variant, Variants
+from bitbudget.workers.pipeline.time_limit import keep_within
 
 __all__ = ["announce", "check_budget", "run_step"]
 
@@ -29,15 +30,19 @@ class _Document(BaseModel):
 def run_step(run: Run) -> Variants:
     """Return the model with its inventory, announced as inventory.json.
 
-    Raises InfeasibleBudgetError where the budget is below anything that the model can be stored in.
+    Where the task has a limit of time, the best effort that fits it is taken from here on.
+    Raises InfeasibleBudgetError where the budget is below anything that the model can be stored in,
+    and TooLittleTimeError where no effort fits.
     Files that are seen for the first time are read here, once, for all that weights alone tell.
     """
     checkpoint = run[Checkpoint]
-    variant = Variant(checkpoint, build_inventory(checkpoint), run[MeasureOptions])
+    inventory = build_inventory(checkpoint)
+    run.report.weigh(weights=inventory.weights, **_speed(run))
+    keep_within(run)
+    variant = Variant(checkpoint, inventory, run[MeasureOptions])
     if variant.options.rotation in {Rotation.NONE, Rotation.AUTO}:
         check_budget(run, variant)
     count = len(variant.inventory.modules)
-    run.report.weigh(weights=variant.inventory.weights, **_speed(run))
     if not run[FetchOptions].headers_only:
         _survey(run, variant)
         announce(run, variant)
