@@ -43,8 +43,14 @@ _MOMENTS: Final = 9_000.0
 """Operations per weight to finish and keep the statistics, however many tokens there were."""
 _SWEEP: Final = 8.0
 """Coded weights per weight that measure its errors in all formats without statistics."""
-_SAMPLING: Final = 33.0
+_SAMPLING: Final = 19.0
 """The same to draw rows, with what is predicted of all."""
+_MODULE_S: Final = 0.027
+"""Seconds of a module's curve, however small it is."""
+_TOKEN_S: Final = 1.2e-3
+"""Seconds of a token in the backward pass, however small the model is."""
+_POSITION_S: Final = 0.012
+"""Seconds to write a position, however small the model is."""
 _SAMPLED: Final = 24.0
 """The same to code a quarter of the rows in all formats by their weights alone."""
 _COUPLED: Final = 354.0
@@ -70,7 +76,7 @@ _EVALUATED_AT_ONCE: Final = 2.0
 class Work:
     """How much there is to do, as far as it is known, and on what machine.
 
-    `weights` are those of all modules. `runs` says whether the model is run to measure it, and
+    `weights` are those of all `modules`. `runs` says whether the model is run to measure it, and
     `variants` as how many: as it is, and rotated. `is_measured` says that the curves
     are there, `relinearizes` that errors are measured together.
 
@@ -78,6 +84,7 @@ class Work:
     """
 
     weights: int = 100_000_000
+    modules: int = 200
     download_bytes: int = 0
     runs: bool = True
     variants: int = 1
@@ -145,12 +152,15 @@ def text_s(work: Work) -> float:
 
 def _writing_s(work: Work, rows: int) -> float:
     batches = -(-rows // _ROWS_AT_ONCE)
-    return work.plan.window_tokens * work.operations_s(batches * _POSITION + rows * _ROW)
+    position = _POSITION_S * batches + work.operations_s(batches * _POSITION + rows * _ROW)
+    return work.plan.window_tokens * position
 
 
 def statistics_s(work: Work) -> float:
     """Return how long the Fisher statistics take."""
-    return work.operations_s(_MOMENTS + _STATISTICS * work.tokens) if work.runs else 0.0
+    if not work.runs:
+        return 0.0
+    return work.operations_s(_MOMENTS + _STATISTICS * work.tokens) + _TOKEN_S * work.tokens
 
 
 def curves_s(work: Work) -> float:
@@ -161,7 +171,8 @@ def curves_s(work: Work) -> float:
     if work.compensates:
         return work.coding_s(_WHOLE if rows is None else _COUPLED, threads=threads)
     part = 4.0 if rows is None else min(1.0, rows / _ROWS_OF_A_QUARTER)
-    return work.coding_s(_SAMPLING + _SAMPLED * part, threads=threads)
+    coded = work.coding_s(_SAMPLING + _SAMPLED * part, threads=threads)
+    return coded + _MODULE_S * work.modules / threads
 
 
 def sweep_s(work: Work) -> float:

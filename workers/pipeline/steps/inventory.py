@@ -37,16 +37,16 @@ def run_step(run: Run) -> Variants:
     """
     checkpoint = run[Checkpoint]
     inventory = build_inventory(checkpoint)
-    run.report.weigh(weights=inventory.weights, **_speed(run))
+    modules = len(inventory.modules)
+    run.report.weigh(weights=inventory.weights, modules=modules, **_speed(run))
     keep_within(run)
     variant = Variant(checkpoint, inventory, run[MeasureOptions])
     if variant.options.rotation in {Rotation.NONE, Rotation.AUTO}:
         check_budget(run, variant)
-    count = len(variant.inventory.modules)
     if not run[FetchOptions].headers_only:
         _survey(run, variant)
         announce(run, variant)
-    run.report.progress(count, count, "modules")
+    run.report.progress(modules, modules, "modules")
     run.keep(variant)
     return Variants((variant,))
 
