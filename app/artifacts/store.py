@@ -18,6 +18,8 @@ from bitbudget.app.core.errors import NotFoundError
 
 __all__ = ["ArtifactStore", "Blob"]
 
+_PROBE_BYTES: Final = 4096
+
 
 @dataclass(frozen=True, slots=True)
 class Blob:
@@ -83,8 +85,11 @@ class ArtifactStore:
         """Raise OSError when nothing can be written."""
         self._files.makedirs(self._root, exist_ok=True)
         probe = f"{self._root}/.probe-{secrets.token_hex(4)}"
-        self._files.pipe_file(probe, b"")
-        self._files.rm_file(probe)
+        try:
+            self._files.pipe_file(probe, bytes(_PROBE_BYTES))  # a full disk takes empty files
+        finally:
+            if self._files.exists(probe):
+                self._files.rm_file(probe)
 
     def _path(self, digest: str) -> str:
         return f"{self._root}/{digest[:2]}/{digest}"
@@ -102,9 +107,19 @@ class ArtifactStore:
                 file.flush()
                 os.fsync(file.fileno())
             partial.replace(path)
+            _sync_folder(folder)
         except OSError:
             partial.unlink(missing_ok=True)
             raise
+
+
+def _sync_folder(folder: str) -> None:
+    """Wait until the disk knows the folder's new entry: a rename alone may be lost."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _aware(moment: datetime) -> datetime:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from typing import Annotated, Final
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool, StringConstraints
 
 from bitbudget.app.core.requests import Number
 
@@ -43,6 +43,12 @@ _LARGEST_NATS: Final = 1e30
 _STORABLE: Final = r"^[^\x00]*$"
 """PostgreSQL stores every character but NUL; pydantic itself refuses lone surrogates."""
 
+
+def _shown(text: str) -> str:
+    """Return text that does nothing but be read: no escape sequence reaches a terminal."""
+    return storable_text(text)
+
+
 Amount = Annotated[int, Field(ge=0, le=_LARGEST_INTEGER), Number]
 """A count or a number of bytes."""
 Attempt = Annotated[int, Field(ge=1, le=2**31 - 1), Number]
@@ -55,10 +61,10 @@ Nats = Annotated[float, Field(ge=-_LARGEST_NATS, le=_LARGEST_NATS, allow_inf_nan
 """A KL in nats per token; rounding may leave one of zero a little below it."""
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False), Number]
 Flag = StrictBool
-Line = Annotated[str, StringConstraints(max_length=512, pattern=_STORABLE)]
+Line = Annotated[str, StringConstraints(max_length=512, pattern=_STORABLE), AfterValidator(_shown)]
 """A name or a short description."""
 Path = Annotated[str, StringConstraints(max_length=8192, pattern=_STORABLE)]
-Text = Annotated[str, StringConstraints(max_length=8192, pattern=_STORABLE)]
+Text = Annotated[str, StringConstraints(max_length=8192, pattern=_STORABLE), AfterValidator(_shown)]
 """A sentence or a paragraph."""
 
 

@@ -8,12 +8,15 @@ from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
+from bitbudget.app.contract.messages import storable_text
+
 __all__ = ["configure_logging", "log_fields"]
 
 log_fields: ContextVar[dict[str, Any]] = ContextVar("log_fields", default={})  # noqa: B039 - never changed in place
 """What the current request is about: request_id, job_id, ..."""
 
 _EXTRA: Final = "fields"
+_LONGEST: Final = 16_384
 
 
 class _JsonFormatter(logging.Formatter):
@@ -37,7 +40,7 @@ class _TextFormatter(logging.Formatter):
         """Return one line for people."""
         fields = {**log_fields.get(), **getattr(record, _EXTRA, {})}
         shown = " ".join(f"{name}={value}" for name, value in fields.items())
-        return f"{super().format(record)} {shown}".rstrip()
+        return storable_text(f"{super().format(record)} {shown}".rstrip(), _LONGEST)
 
 
 def configure_logging(level: str, form: Literal["json", "text"]) -> None:

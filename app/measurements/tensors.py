@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Final
 
 from bitbudget.app.core.inventory import Module
 from bitbudget.app.core.layout import module_bytes
 from bitbudget.app.core.measurement import Curve, Measurement
+from bitbudget.app.http.csv_lines import csv_line
 from bitbudget.app.measurements.schemas import Tensor, TensorPoint
 
 __all__ = ["tensor_csv", "tensor_view"]
@@ -68,16 +67,10 @@ _COLUMNS: Final = (
 def tensor_csv(measurement: Measurement) -> Iterator[str]:
     """Give one line per tensor and format, after a line of names; features come last, by name."""
     features = sorted({name for curve in measurement.curves for name in curve.features})
-    yield _csv_line((*_COLUMNS, *features))
+    yield csv_line((*_COLUMNS, *features))
     for position in range(len(measurement.curves)):
         tensor = tensor_view(measurement, position)
         known = [tensor.features.get(name) for name in features]
         for point in tensor.points:
             values = {**tensor.model_dump(), **point.model_dump()}
-            yield _csv_line([*(values[name] for name in _COLUMNS), *known])
-
-
-def _csv_line(values: Iterable[object]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerow(values)
-    return text.getvalue()
+            yield csv_line([*(values[name] for name in _COLUMNS), *known])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import os
 import socket
 import sys
 from collections.abc import Callable
@@ -73,6 +74,7 @@ def _answer_evenly() -> None:
 
 def prepare(settings: Settings) -> FastAPI:
     """Return the application on a migrated database; UnsafeBindError if it must not listen."""
+    _keep_to_oneself(settings)
     app = create_app(settings)
     services: Services = app.state.services
     migrate.upgrade(services.database)
@@ -80,6 +82,16 @@ def prepare(settings: Settings) -> FastAPI:
         services.database.dispose()
         raise UnsafeBindError(host=settings.host)
     return app
+
+
+def _keep_to_oneself(settings: Settings) -> None:
+    """Keep other users of the machine from the home and what is written from now on."""
+    os.umask(0o077)
+    settings.home_folder.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(OSError):  # somebody else's folder
+        settings.home_folder.chmod(0o700)
+        for name in ("bitbudget.db", "bitbudget.db-wal", "bitbudget.db-shm"):
+            (settings.home_folder / name).chmod(0o600)
 
 
 class _Server(uvicorn.Server):

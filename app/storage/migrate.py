@@ -11,10 +11,11 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import MetaData
+from sqlalchemy import MetaData, inspect
 
 from bitbudget import migrations
 from bitbudget.app.storage.database import Database, one_at_a_time
+from bitbudget.app.storage.schema import Base
 
 __all__ = ["downgrade", "head_revision", "is_current", "schema_differences", "upgrade"]
 
@@ -54,10 +55,12 @@ def head_revision() -> str:
 
 
 def is_current(database: Database) -> bool:
-    """Whether the database has the schema this version needs."""
+    """Whether the database says that it has the schema this version needs, and has its tables."""
     with database.read() as session:
         context = MigrationContext.configure(session.connection())
-        return context.get_current_revision() == head_revision()
+        tables = set(inspect(session.connection()).get_table_names())
+        is_whole = tables.issuperset(Base.metadata.tables)
+        return is_whole and context.get_current_revision() == head_revision()
 
 
 def schema_differences(database: Database, metadata: MetaData) -> list[object]:

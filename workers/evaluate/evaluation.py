@@ -32,6 +32,7 @@ from bitbudget.workers.evaluate.teacher import (
     teach,
 )
 from bitbudget.workers.evaluate.windows import WINDOW, digest, rollout_windows, text_windows
+from bitbudget.workers.models.given import read_given
 from bitbudget.workers.running.float32 import load_float32
 from bitbudget.workers.running.streaming_forward import (
     Forward,
@@ -244,8 +245,8 @@ def _joined(scores: list[TokenScores]) -> TokenScores:
 
 def _read_text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        return read_given(path).decode("utf-8")
+    except UnicodeDecodeError as error:
         raise InvalidRequestError(
             where=str(path),
             found=f"{type(error).__name__}: {error}",

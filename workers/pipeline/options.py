@@ -8,11 +8,11 @@ from pathlib import Path
 from bitbudget.app.contract.tasks import MeasureTask
 from bitbudget.app.core.canonical import canonical_json, sha256_of
 from bitbudget.app.core.effort import Effort
-from bitbudget.app.core.errors import InvalidRequestError
 from bitbudget.app.core.formats import ALL_FORMATS, Format
 from bitbudget.app.core.manifest import Manifest
 from bitbudget.app.core.measurement import Encoder, ModelIdentity, Sensitivity, measurement_key
 from bitbudget.app.core.requests import AllocationRequest, JobRequest, Recover, Rotation
+from bitbudget.workers.models.given import read_given
 
 __all__ = [
     "BenchmarkOptions",
@@ -197,12 +197,4 @@ class BenchmarkOptions:
 
 def user_text(path: Path) -> bytes:
     """Return the text a user named; InvalidRequestError when it cannot be read."""
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise InvalidRequestError(
-            where="text",
-            found=f"{path}: {error.strerror}",
-            expected="a text file on the worker's machine",
-            remedy="check the path",
-        ) from error
+    return read_given(path)

@@ -16,6 +16,7 @@ from bitbudget.app.core.manifest import Manifest
 from bitbudget.rotated_model import KEY
 from bitbudget.workers.models import Checkpoint
 from bitbudget.workers.models.folder import INDEX_NAME, encode_floats
+from bitbudget.workers.models.given import belongs_to
 from bitbudget.workers.models.tokenizer import write_fast_tokenizer
 from bitbudget.workers.quantize.card import model_card
 
@@ -74,7 +75,8 @@ def write_companions(
 def _kept_files(folder: Path) -> list[Path]:
     found = [path for pattern in COPIED for path in sorted(folder.glob(pattern))]
     plain = [path for path in found if path.suffix not in _NEVER]
-    return [path for path in (*plain, *_tokenizer_code(folder)) if path.is_file()]
+    found = [*plain, *_tokenizer_code(folder)]
+    return [path for path in found if belongs_to(path, folder)]
 
 
 def _tokenizer_code(folder: Path) -> list[Path]:

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import mlx.core as mx
 
+from bitbudget.workers.models.given import belongs_to
 from bitbudget.workers.rotate.transform import Edits
 
 __all__ = ["copy_companions", "write_config", "write_weights"]
@@ -67,5 +68,5 @@ def copy_companions(source: Path, folder: Path) -> None:
     """Copy tokenizer and other small files that stand beside the weights."""
     for pattern in _COMPANIONS:
         for path in source.glob(pattern):
-            if path.is_file() and path.name not in _NOT_COPIED:
+            if belongs_to(path, source) and path.name not in _NOT_COPIED:
                 shutil.copyfile(path, folder / path.name)

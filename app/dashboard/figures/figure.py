@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+from bitbudget.app.http.csv_lines import csv_line
 
 __all__ = ["Cell", "Figure", "Series"]
 
@@ -57,11 +57,7 @@ class Figure:
 
     def csv(self) -> str:
         """Return the table as RFC 4180 text."""
-        text = io.StringIO()
-        writer = csv.writer(text)
-        writer.writerow(self.columns)
-        writer.writerows(self.rows)
-        return text.getvalue()
+        return "".join(csv_line(row, end="\r\n") for row in (self.columns, *self.rows))
 
     def plot(self) -> dict[str, Any]:
         """Return what the page's script draws."""
