@@ -57,18 +57,17 @@ def doctor(
     as_json: Json = False,
 ) -> None:
     """Check this machine: Python, packages, MLX, BLAS, memory, disk, database, server."""
-    from bitbudget.app.cli.remembered import detected_device, remember_device
+    from bitbudget.app.fit.remembered import detected_device, remember_device
     from bitbudget.app.server.settings import Settings
 
-    if remember:
-        remember_device(device or detected_device())
-
     settings = Settings()
+    if remember:
+        remember_device(device or detected_device(), settings.home_folder)
     findings = [
         *_python(),
         *_extras(),
         *_machine(),
-        *_my_mac(),
+        *_my_mac(settings.home_folder),
         *_home(settings.home_folder),
         *_database(settings),
         *_server(server, token),
@@ -112,10 +111,10 @@ def _machine() -> Iterator[Finding]:
     yield Finding("memory", "ok", f"{format_size(memory)}, {os.cpu_count()} cores")
 
 
-def _my_mac() -> Iterator[Finding]:
-    from bitbudget.app.cli.remembered import remembered_device
+def _my_mac(home: Path) -> Iterator[Finding]:
+    from bitbudget.app.fit.remembered import remembered_device
 
-    found = remembered_device()
+    found = remembered_device(home)
     if found is None:
         remedy = "bitbudget doctor --remember, with --device NAME for another one"
         yield Finding("my Mac", "note", "none kept: pages and bitbudget fit ask for one", remedy)

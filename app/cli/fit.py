@@ -104,10 +104,11 @@ def _print_times(console: Console, times: tuple[EffortTime, ...]) -> None:
 
 def _asked(device: str | None, budget: str | None) -> str | None:
     """Return the device to answer for, None for a budget alone."""
-    from bitbudget.app.cli.remembered import remembered_device
+    from bitbudget.app.cli.child import home
     from bitbudget.app.core.errors import InvalidRequestError
+    from bitbudget.app.fit.remembered import remembered_device
 
-    found = device or (None if budget is not None else remembered_device())
+    found = device or (None if budget is not None else remembered_device(Path(home())))
     if found is None and budget is None:
         raise InvalidRequestError(
             where="fit",

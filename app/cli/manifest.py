@@ -168,7 +168,7 @@ def apply(
     as_json: Json = False,
 ) -> None:
     """Print the lines of Python that apply a manifest with stock mlx_lm.convert."""
-    from bitbudget.app.cli.recipe import stock_recipe
+    from bitbudget.app.core.recipe import stock_recipe
 
     manifest = load_manifest(file)
     script = stock_recipe(manifest, str(file), model or manifest.model.name, output)

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Protocol, TypeVar
+from typing import Annotated, Final, Protocol, TypeVar
 
 from fastapi import Depends, Request
 
 from bitbudget.app.auth.dependencies import JobsReader
+from bitbudget.app.core.devices import DEVICES
 from bitbudget.app.dashboard.service import Dashboard
 from bitbudget.app.dashboard.sources import Sources
 from bitbudget.app.fit.dependencies import Fits
+from bitbudget.app.fit.remembered import remembered_device
 from bitbudget.app.jobs.dependencies import Jobs
 from bitbudget.app.measurements.dependencies import Measurements, Solving
 from bitbudget.app.models.dependencies import Models
 from bitbudget.app.workers.dependencies import Workers
 
-__all__ = ["Pages", "Solve"]
+__all__ = ["DEVICE_COOKIE", "Pages", "Solve"]
+
+DEVICE_COOKIE: Final = "bitbudget_device"
+"""Keeps the device that a reader chose."""
 
 
 def _dashboard(
@@ -26,9 +31,12 @@ def _dashboard(
     measurements: Measurements,
     workers: Workers,
     fits: Fits,
+    request: Request,
     _: JobsReader,
 ) -> Dashboard:
-    return Dashboard(Sources(jobs, models, measurements, workers, fits))
+    chosen = request.cookies.get(DEVICE_COOKIE)
+    mine = chosen if chosen in DEVICES else remembered_device(fits.headers.home)
+    return Dashboard(Sources(jobs, models, measurements, workers, fits), mine)
 
 
 Pages = Annotated[Dashboard, Depends(_dashboard)]

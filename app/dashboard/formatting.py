@@ -8,17 +8,19 @@ from datetime import UTC, datetime
 
 from bitbudget.app.contract.events import Progress
 from bitbudget.app.core.duration import duration_words
-from bitbudget.app.core.formats import parse_format
+from bitbudget.app.core.formats import Mode, parse_format
 from bitbudget.app.core.requests import AllocationRequest
 from bitbudget.app.core.sizes import format_size
 
 __all__ = [
     "budget_words",
     "cell",
+    "format_words",
     "gap_words",
     "kl",
     "module_words",
     "name_of",
+    "role_words",
     "short",
     "size_unit",
     "when",
@@ -29,6 +31,22 @@ _ROLES = {
     "attention": "attn",
     "switch_mlp": "experts",
     "shared_expert": "shared",
+    "shared_experts": "shared",
+}
+_MODULES = {
+    "embed_tokens": "Token embeddings: a vector for every token",
+    "lm_head": "Output head: a score for every token",
+    "q_proj": "Queries of attention",
+    "k_proj": "Keys of attention: stored in the KV cache",
+    "v_proj": "Values of attention: stored in the KV cache",
+    "o_proj": "Output of attention",
+    "shared_expert": "Expert that every token goes through",
+    "switch_mlp": "Experts: each token goes through a few of them",
+    "mlp.gate_proj": "Gate of the feed-forward network",
+    "mlp.up_proj": "Input of the feed-forward network",
+    "mlp.down_proj": "Output of the feed-forward network",
+    "mlp.gate": "Router: chooses the experts of a token",
+    "block_sparse_moe.gate": "Router: chooses the experts of a token",
 }
 _HUGE = 10_000
 _LARGE = 10
@@ -72,8 +90,27 @@ def short(name: str) -> str:
 
 def module_words(column: str) -> str:
     """Return a module's place in its layer in words: `self_attn.q_proj` -> `attn q`."""
+    if column.endswith((".gate", ".router")):
+        return "router"
     parts = [_ROLES.get(part, part) for part in column.split(".")]
     return " ".join(re.sub(r"_proj$", "", part).replace("_", " ") for part in parts)
+
+
+def role_words(path: str) -> str:
+    """Return what a module does, in words of the field; "" where its name does not tell."""
+    layer = next((part for part in path.split(".") if part.isdecimal()), None)
+    where = f" of layer {layer}" if layer is not None else ""
+    found = next((said for name, said in _MODULES.items() if name in path), "")
+    return f"{found}{where}." if found else ""
+
+
+def format_words(name: str) -> str:
+    """Return how a format stores weights, in words."""
+    format_ = parse_format(name)
+    if format_.mode is Mode.KEEP:
+        return "not quantized"
+    kind = "integers" if format_.mode is Mode.AFFINE else "floats"
+    return f"{format_.bits}-bit {kind}, one scale for {format_.group_size} weights"
 
 
 def name_of(model: str) -> str:

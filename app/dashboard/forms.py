@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 from urllib.parse import parse_qsl
 
 from fastapi import Depends, Request
 
 from bitbudget.app.core.errors import InvalidRequestError
+from bitbudget.app.core.requests import JobRequest
 
-__all__ = ["Form", "job_fields"]
+__all__ = ["FORM_FIELDS", "Form", "form_of", "job_fields"]
 
 _MAX_FIELDS = 64
 _MOST_DIGITS = 18
+_TEXTS = (
+    "model",
+    "budget",
+    "device",
+    "deliver",
+    "effort",
+    "encoder",
+    "sensitivity",
+    "rotation",
+    "recover",
+    "runtime",
+)
+_NUMBERS = ("context", "kv_bits")
+_SWITCHES = ("joint_kv", "min_safe")
+FORM_FIELDS: Final = (*_TEXTS, *_NUMBERS, *_SWITCHES, "formats")
+"""What the form of a new job can hold."""
 
 
 async def _form(request: Request) -> dict[str, str]:
@@ -34,8 +51,21 @@ Form = Annotated[dict[str, str], Depends(_form)]
 
 def job_fields(form: dict[str, str]) -> dict[str, Any]:
     """Return the fields of a JobRequest; empty ones are left out."""
-    names = ("model", "budget", "device", "context", "deliver", "effort")
-    given = {name: form[name].strip() for name in names if form.get(name, "").strip()}
-    context = given.get("context", "")
-    is_number = context.isdecimal() and len(context) <= _MOST_DIGITS
-    return {**given, "context": int(context)} if is_number else dict(given)
+    given: dict[str, Any] = {
+        name: form[name].strip() for name in _TEXTS if form.get(name, "").strip()
+    }
+    for name in _NUMBERS:
+        text = form.get(name, "").strip()
+        if text:
+            given[name] = int(text) if text.isdecimal() and len(text) <= _MOST_DIGITS else text
+    given |= {name: True for name in _SWITCHES if form.get(name)}
+    formats = [name.strip() for name in form.get("formats", "").split(",") if name.strip()]
+    return given | ({"formats": formats} if formats else {})
+
+
+def form_of(request: JobRequest) -> dict[str, str]:
+    """Return the fields of the form that would send this request again."""
+    values = request.model_dump(mode="json", exclude_none=True)
+    form = {name: str(values[name]) for name in (*_TEXTS, *_NUMBERS) if name in values}
+    form |= {name: "on" for name in _SWITCHES if values[name]}
+    return form | ({"formats": ",".join(values["formats"])} if "formats" in values else {})

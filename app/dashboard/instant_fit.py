@@ -11,9 +11,11 @@ from bitbudget.app.core.devices import device
 from bitbudget.app.core.duration import duration_words
 from bitbudget.app.core.errors import BitbudgetError
 from bitbudget.app.core.fit_report import fit
+from bitbudget.app.core.formats import parse_format
 from bitbudget.app.core.inventory import Inventory
 from bitbudget.app.core.least import kept_bytes, least_bytes
 from bitbudget.app.core.measurement import Measurement
+from bitbudget.app.core.runtime import Runtime
 from bitbudget.app.core.sizes import format_size, parse_size
 from bitbudget.app.dashboard.sources import Sources
 
@@ -31,7 +33,16 @@ class Asked:
     budget: str
     device: str
     context: str
+    formats: str = ""
+    kv_bits: int = 16
+    runtime: Runtime = Runtime.STOCK
     is_settled: bool = False
+
+    @property
+    def rules(self) -> Rules:
+        """What the form says of candidates; InvalidRequestError for a name that is no format."""
+        names = [name.strip() for name in self.formats.split(",") if name.strip()]
+        return Rules(formats=tuple(map(parse_format, names)) if names else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +50,7 @@ class _Known:
     """What the model is made of, and its curves where they are stored."""
 
     inventory: Inventory
+    rules: Rules
     measurement: Measurement | None = None
     times: str = ""
     """How long each effort takes, in words, where curves are not stored."""
@@ -51,8 +63,8 @@ class _Known:
     def least(self) -> int:
         """Bytes of the smallest files: what the curves allow, else what is expected of them."""
         if self.measurement is not None:
-            return smallest_bytes(self.measurement, Rules())
-        return least_bytes(self.inventory, Rules())
+            return smallest_bytes(self.measurement, self.rules)
+        return least_bytes(self.inventory, self.rules)
 
     @property
     def then(self) -> str:
@@ -85,20 +97,20 @@ def _find(sources: Sources, asked: Asked) -> _Known | None:
     model = sources.models.find(asked.model)
     if model is not None and model.measurements:
         stored = sources.measurements.library.get(model.measurements[0].id)
-        return _Known(stored.inventory, stored)
+        return _Known(stored.inventory, asked.rules, stored)
     if asked.is_settled and sources.fit.headers.can_read:
-        return _new(sources, sources.fit.inventory(asked.model))
+        return _new(sources, asked, sources.fit.inventory(asked.model))
     met = sources.models.inventory(asked.model)
-    return None if met is None else _new(sources, met)
+    return None if met is None else _new(sources, asked, met)
 
 
-def _new(sources: Sources, inventory: Inventory) -> _Known:
+def _new(sources: Sources, asked: Asked, inventory: Inventory) -> _Known:
     timed_on, speed = sources.fit.speed()
     times = ", ".join(
         f"{time.effort} {duration_words(time.manifest_seconds)}"
         for time in effort_times(inventory.weights, speed)
     )
-    return _Known(inventory, times=f"{times} on {timed_on}")
+    return _Known(inventory, asked.rules, times=f"{times} on {timed_on}")
 
 
 def _unmet(sources: Sources) -> dict[str, str]:
@@ -122,7 +134,8 @@ def _on_device(known: _Known, asked: Asked) -> dict[str, str]:
     is_number = asked.context.isdecimal() and len(asked.context) <= _MOST_DIGITS
     context = int(asked.context) if is_number else _DEFAULT_CONTEXT
     most = inventory.architecture.max_context or context
-    report = fit(inventory, device(asked.device), min(context, most))
+    tokens = min(context, most)
+    report = fit(inventory, device(asked.device), tokens, asked.kv_bits, asked.runtime)
     room = f"{format_size(report.weights_limit_bytes)} for weights at {report.context:,} tokens"
     if report.weights_limit_bytes < known.least:
         return _answer(f"Does not fit: {room}, this model takes {known.span}.", "tight")

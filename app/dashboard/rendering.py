@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 from collections.abc import Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass
 from enum import Enum
 from functools import cache
@@ -26,12 +27,16 @@ from bitbudget.app.dashboard.figures.figure import Figure
 
 __all__ = [
     "CONTENT_SECURITY_POLICY",
+    "IS_SIGNED_IN",
     "asset_file",
     "asset_names",
     "check_installation",
     "html",
     "twin",
 ]
+
+IS_SIGNED_IN: Final[ContextVar[bool]] = ContextVar("is_signed_in", default=False)
+"""Whether the browser that is answered sent a key: only then can it sign out."""
 
 CONTENT_SECURITY_POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
@@ -117,14 +122,15 @@ def check_installation() -> None:
 
     Renders the sign-in page, which needs no data, and reads what every page may ask for.
     """
-    html("signin.html", {"title": "", "twin": "", "section": "", "error": ""})
+    html("signin.html", {"title": "", "twin": "", "section": "", "error": "", "to": "/"})
     for name in asset_names():
         asset_file(name)
 
 
 def html(template: str, page: Mapping[str, Any], status: int = 200) -> Response:
     """Render a page; its scripts come from this server only."""
-    text = _environment().get_template(template).render(page)
+    shown = {"is_signed_in": IS_SIGNED_IN.get(), **page}
+    text = _environment().get_template(template).render(shown)
     headers = {
         "Content-Security-Policy": CONTENT_SECURITY_POLICY,
         "Referrer-Policy": "same-origin",

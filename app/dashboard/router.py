@@ -12,21 +12,27 @@ from fastapi.routing import APIRoute
 from pydantic import ValidationError
 
 from bitbudget.app.auth.dependencies import TOKEN_COOKIE, JobsWriter, Keys
+from bitbudget.app.core.devices import device as known_device
 from bitbudget.app.core.errors import BitbudgetError, NotFoundError
-from bitbudget.app.core.requests import JobRequest
+from bitbudget.app.core.requests import Deliver, JobRequest
+from bitbudget.app.core.runtime import Runtime
+from bitbudget.app.core.sizes import parse_size
 from bitbudget.app.core.wording import expected_words
-from bitbudget.app.dashboard.dependencies import Pages, Solve
+from bitbudget.app.dashboard.dependencies import DEVICE_COOKIE, Pages, Solve
 from bitbudget.app.dashboard.forms import Form, job_fields
 from bitbudget.app.dashboard.instant_fit import Asked as FitQuestion
 from bitbudget.app.dashboard.instant_fit import fit_words
-from bitbudget.app.dashboard.rendering import asset_file, asset_names, html, twin
+from bitbudget.app.dashboard.pages.jobs import Listed
+from bitbudget.app.dashboard.rendering import IS_SIGNED_IN, asset_file, asset_names, html, twin
 from bitbudget.app.dashboard.service import CompareQuery, WhatIfQuery, figure_named
 from bitbudget.app.http.errors import UnauthorizedError
+from bitbudget.app.jobs.schemas import Job
+from bitbudget.app.jobs.status import JobStatus
 
-__all__ = ["router"]
+__all__ = ["missing_page", "router"]
 
+_YEAR_SECONDS: Final = 365 * 86_400
 _FOREVER: Final = {"Cache-Control": "public, max-age=31536000, immutable"}
-_MAX_BYTES: Final = 2**62
 
 
 class _PageRoute(APIRoute):
@@ -39,11 +45,12 @@ class _PageRoute(APIRoute):
         async def handle_page(request: Request) -> Response:
             if request.url.path.endswith((".json", ".csv")):
                 return await handle(request)
+            IS_SIGNED_IN.set(TOKEN_COOKIE in request.cookies)
             try:
                 return await handle(request)
             except UnauthorizedError as error:
                 said = "" if TOKEN_COOKIE not in request.cookies else str(error)
-                return _sign_in_page(said)
+                return _sign_in_page(said, _here(request))
             except BitbudgetError as error:
                 return _problem_page(error)
 
@@ -55,19 +62,19 @@ router = APIRouter(route_class=_PageRoute, include_in_schema=False)
 
 Cursor = Annotated[str | None, Query(max_length=4096)]
 Name = Annotated[str, Query(max_length=512)]
-Bytes = Annotated[int | None, Query(ge=0, le=_MAX_BYTES)]
 Several = Annotated[list[str] | None, Query(max_length=16)]
 Context = Annotated[str, Query(pattern=r"^[0-9]{0,9}$")]
 
 
 def _asked(
     measurement: Name = "",
-    budget: Bytes = None,
+    budget: Name = "",
     module: Name = "",
-    device: Name = "",
+    device: Annotated[str | None, Query(max_length=512)] = None,
     context: Context = "",
 ) -> WhatIfQuery:
-    return WhatIfQuery(measurement, budget, module, device, int(context) if context else None)
+    tokens = int(context) if context else None
+    return WhatIfQuery(measurement, budget.strip(), module, device, tokens)
 
 
 def _compared(
@@ -89,8 +96,26 @@ def _problem_page(error: BitbudgetError) -> Response:
     return html("problem.html", page, error.status)
 
 
-def _sign_in_page(error: str) -> Response:
-    page = {"title": "Sign in", "section": "", "twin": "/index.json", "error": error}
+def missing_page(path: str) -> Response:
+    """Return the page for an address that leads nowhere."""
+    return _problem_page(NotFoundError(what="page", name=path))
+
+
+def _here(request: Request) -> str:
+    """Return the address to come back to: the page that was asked for, else the first."""
+    if request.method != "GET":
+        return "/"
+    return request.url.path + (f"?{request.url.query}" if request.url.query else "")
+
+
+def _own(address: str) -> str:
+    """Return an address on this server; the first page for any other."""
+    is_own = address.startswith("/") and not address.startswith(("//", "/\\"))
+    return address if is_own and address.isprintable() else "/"
+
+
+def _sign_in_page(error: str, to: str) -> Response:
+    page = {"title": "Sign in", "section": "", "twin": "/index.json", "error": error, "to": to}
     return html("signin.html", page, status.HTTP_401_UNAUTHORIZED)
 
 
@@ -107,16 +132,24 @@ def static(name: str) -> Response:
     return FileResponse(asset.path, media_type=asset.media_type, headers=_FOREVER)
 
 
+def _listed(cursor: Cursor = None, state: Name = "", model: Name = "") -> Listed:
+    known = state in set(JobStatus)
+    return Listed(cursor, JobStatus(state) if known else None, model.strip())
+
+
+Shown = Annotated[Listed, Depends(_listed)]
+
+
 @router.get("/")
-def jobs(pages: Pages, cursor: Cursor = None) -> Response:
-    """List the jobs."""
-    return html("jobs.html", pages.jobs(cursor))
+def jobs(pages: Pages, listed: Shown, like: Name = "") -> Response:
+    """List the jobs; `like` fills the form with what another job asked for."""
+    return html("jobs.html", pages.jobs(listed, pages.form_like(like) if like else None))
 
 
 @router.get("/index.json")
-def jobs_json(pages: Pages, cursor: Cursor = None) -> Response:
+def jobs_json(pages: Pages, listed: Shown) -> Response:
     """List the jobs as JSON."""
-    return twin(pages.jobs(cursor))
+    return twin(pages.jobs(listed))
 
 
 @router.post("/submit")
@@ -127,7 +160,7 @@ async def submit(pages: Pages, solve: Solve, principal: JobsWriter, form: Form) 
         job = await solve(lambda: pages.sources.jobs.submit(request, principal, None))
     except (BitbudgetError, ValidationError) as error:
         said = str(error) if isinstance(error, BitbudgetError) else _first(error)
-        page = await to_thread.run_sync(lambda: pages.jobs(form=form, error=said))
+        page = await to_thread.run_sync(lambda: pages.jobs(Listed(), form, said))
         return html("jobs.html", page, 422)
     return RedirectResponse(f"/jobs/{job.id}", status.HTTP_303_SEE_OTHER)
 
@@ -148,10 +181,22 @@ def fit(
     budget: Name = "",
     device: Name = "",
     context: Name = "",
+    kv_bits: Annotated[str, Query(pattern="^(16|8|4)?$")] = "",
+    runtime: Annotated[Runtime, Query()] = Runtime.STOCK,
+    formats: Name = "",
     settled: bool = False,
 ) -> Response:
     """Say at once whether the form's model fits; `settled` lets a new one be read."""
-    asked = FitQuestion(model.strip(), budget.strip(), device.strip(), context.strip(), settled)
+    asked = FitQuestion(
+        model=model.strip(),
+        budget=budget.strip(),
+        device=device.strip(),
+        context=context.strip(),
+        formats=formats,
+        kv_bits=int(kv_bits or 16),
+        runtime=runtime,
+        is_settled=settled,
+    )
     return twin(fit_words(pages.sources, asked))
 
 
@@ -180,6 +225,22 @@ def cancel(pages: Pages, principal: JobsWriter, job_id: str) -> Response:
     return RedirectResponse(f"/jobs/{job_id}", status.HTTP_303_SEE_OTHER)
 
 
+@router.post("/jobs/{job_id}/again")
+async def again(
+    pages: Pages, solve: Solve, principal: JobsWriter, form: Form, job_id: str
+) -> Response:
+    """Submit what a job asked for once more, with its checkpoint where the form says so."""
+
+    def submitted() -> Job:
+        request = pages.sources.jobs.get(job_id).request
+        if form.get("deliver") == Deliver.CHECKPOINT:
+            request = request.model_copy(update={"deliver": Deliver.CHECKPOINT})
+        return pages.sources.jobs.submit(request, principal, None)
+
+    job = await solve(submitted)
+    return RedirectResponse(f"/jobs/{job.id}", status.HTTP_303_SEE_OTHER)
+
+
 @router.get("/models")
 def models(pages: Pages, cursor: Cursor = None) -> Response:
     """List the measured models."""
@@ -202,6 +263,29 @@ async def model_json(pages: Pages, solve: Solve, digest: str, asked: Asked) -> R
 async def model(pages: Pages, solve: Solve, digest: str, asked: Asked) -> Response:
     """Show a model at one budget."""
     return await solve(lambda: html("model.html", pages.model(digest, asked)))
+
+
+@router.get("/models/{digest}/manifest")
+async def model_manifest(pages: Pages, solve: Solve, digest: str, asked: Asked) -> Response:
+    """Download the manifest of a budget: canonical bytes."""
+    data = await solve(lambda: pages.manifest_at(digest, asked))
+    headers = {"Content-Disposition": 'attachment; filename="manifest.json"'}
+    return Response(data, media_type="application/json", headers=headers)
+
+
+@router.post("/models/{digest}/checkpoint")
+async def model_checkpoint(
+    pages: Pages, solve: Solve, principal: JobsWriter, form: Form, digest: str
+) -> Response:
+    """Submit the job that makes the checkpoint of a budget."""
+    budget = parse_size(form.get("budget", ""))
+
+    def submitted() -> Job:
+        request = pages.job_for(digest, form.get("measurement", ""), budget)
+        return pages.sources.jobs.submit(request, principal, None)
+
+    job = await solve(submitted)
+    return RedirectResponse(f"/jobs/{job.id}", status.HTTP_303_SEE_OTHER)
 
 
 @router.get("/models/{digest}/{name}.csv")
@@ -267,12 +351,33 @@ def machines_csv(pages: Pages, name: str) -> Response:
 @router.post("/sign-in")
 def sign_in(request: Request, keys: Keys, form: Form) -> Response:
     """Keep a key in a cookie that scripts cannot read and other sites cannot send."""
-    key = form.get("key", "").strip()
+    key, to = form.get("key", "").strip(), _own(form.get("to", "/"))
     try:
         keys.principal(key)
     except UnauthorizedError as error:
-        return _sign_in_page(str(error))
-    answer = RedirectResponse("/", status.HTTP_303_SEE_OTHER)
+        return _sign_in_page(str(error), to)
+    answer = RedirectResponse(to, status.HTTP_303_SEE_OTHER)
     secure = "https" in {request.url.scheme, request.headers.get("x-forwarded-proto")}
     answer.set_cookie(TOKEN_COOKIE, key, httponly=True, samesite="strict", secure=secure)
+    return answer
+
+
+@router.post("/sign-out")
+def sign_out(form: Form) -> Response:  # noqa: ARG001 - read for its origin
+    """Forget the key."""
+    answer = RedirectResponse("/", status.HTTP_303_SEE_OTHER)
+    answer.delete_cookie(TOKEN_COOKIE, httponly=True, samesite="strict")
+    return answer
+
+
+@router.post("/my-mac")
+def my_mac(form: Form) -> Response:
+    """Keep the device that pages answer for in this browser; an empty one forgets it."""
+    name = form.get("device", "")
+    answer = RedirectResponse(_own(form.get("to", "/")), status.HTTP_303_SEE_OTHER)
+    if not name:
+        answer.delete_cookie(DEVICE_COOKIE, samesite="lax")
+        return answer
+    chosen = known_device(name).name
+    answer.set_cookie(DEVICE_COOKIE, chosen, max_age=_YEAR_SECONDS, httponly=True, samesite="lax")
     return answer

@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from bitbudget.app.core.devices import DEVICES, device
+from bitbudget.app.core.devices import device
 from bitbudget.app.core.errors import (
     BitbudgetError,
     InfeasibleBudgetError,
@@ -18,20 +18,23 @@ from bitbudget.app.core.kv import plan_with_caches
 from bitbudget.app.core.manifest import Manifest
 from bitbudget.app.core.measurement import Measurement
 from bitbudget.app.core.memory import plan_memory
-from bitbudget.app.core.requests import AllocationRequest
+from bitbudget.app.core.requests import AllocationRequest, Deliver, JobRequest, Rotation
 from bitbudget.app.core.runtime import Runtime
 from bitbudget.app.core.sizes import parse_size
 from bitbudget.app.core.sqnr import DEFAULT_SQNR_FLOOR_DB
 from bitbudget.app.dashboard.figures.figure import Figure
 from bitbudget.app.dashboard.figures.parts import Bar, memory_parts
+from bitbudget.app.dashboard.forms import form_of
 from bitbudget.app.dashboard.frontier_view import trade_of
 from bitbudget.app.dashboard.pages.answer import Solved, Trade
 from bitbudget.app.dashboard.pages.compare import Compared, compare_page
 from bitbudget.app.dashboard.pages.job import job_page
-from bitbudget.app.dashboard.pages.jobs import jobs_page
+from bitbudget.app.dashboard.pages.jobs import Listed, jobs_page
+from bitbudget.app.dashboard.pages.mac import MacCard, mac_cards
 from bitbudget.app.dashboard.pages.machines import benchmarks_page, machines_page
 from bitbudget.app.dashboard.pages.models import WhatIf, model_page, models_page
 from bitbudget.app.dashboard.sources import Sources
+from bitbudget.app.dashboard.taking import taking
 from bitbudget.app.jobs.schemas import Job, JobReport
 from bitbudget.app.jobs.status import JobStatus
 
@@ -50,9 +53,9 @@ class WhatIfQuery:
     """What a model's page is asked to show; empty fields are chosen for the reader."""
 
     measurement: str
-    budget: int | None
+    budget: str
     module: str
-    device: str = ""
+    device: str | None = None
     context: int | None = None
 
 
@@ -69,19 +72,25 @@ class Dashboard:
     """The pages of one server."""
 
     sources: Sources
+    mine: str | None = None
+    """The device that pages answer for where none is chosen."""
 
-    def jobs(
-        self, cursor: str | None = None, form: Mapping[str, str] | None = None, error: str = ""
-    ) -> Page:
+    def jobs(self, listed: Listed, form: Mapping[str, str] | None = None, error: str = "") -> Page:
         """Return the list of jobs with the form."""
         models = self.sources.models.page(None, _MODELS).items
+        jobs = self.sources.jobs.page(listed.cursor, _LISTED, listed.state, listed.model or None)
         return jobs_page(
-            self.sources.jobs.page(cursor, _LISTED, None, None),
+            jobs,
             models=(name for model in models for name in model.names),
-            devices=tuple(DEVICES),
+            mine=self.mine,
+            listed=listed,
             form=form,
             error=error,
         )
+
+    def form_like(self, job_id: str) -> Mapping[str, str]:
+        """Return the form that a job would be sent with again."""
+        return form_of(self.sources.jobs.get(job_id).request)
 
     def job(self, job_id: str) -> Page:
         """Return one job; NotFoundError when there is none."""
@@ -114,16 +123,61 @@ class Dashboard:
         chosen = asked.measurement or self._measurement_of(digest)
         measurement = self.sources.measurements.library.get(chosen)
         trade = self._trade(measurement)
-        budget = _default(trade) if asked.budget is None else asked.budget
-        at = WhatIf(digest, chosen, budget, asked.module, asked.device, asked.context)
+        wrong = ""
+        try:
+            budget = parse_size(asked.budget) if asked.budget else _default(trade)
+        except InvalidRequestError as error:
+            budget, wrong = _default(trade), str(error)
+        on = asked.device if asked.device is not None else self.mine or ""
+        at = WhatIf(digest, chosen, budget, asked.module, on, asked.context)
+        if wrong:
+            return model_page(measurement, trade.line, at, None, error=wrong)
         try:
             request = AllocationRequest(budget=at.budget)
             answer = self.sources.measurements.allocate(chosen, request)
             solved = Solved(measurement, trade, answer.manifest)
-            memory = _memory_on(solved, asked.device, asked.context)
+            memory = _memory_on(solved, on, asked.context)
         except (InfeasibleBudgetError, InvalidRequestError) as error:
             return model_page(measurement, trade.line, at, None, error=str(error))
-        return model_page(measurement, trade.line, at, solved, memory)
+        request = self.job_for(digest, chosen, budget)
+        text = taking(answer.manifest, request)
+        return model_page(
+            measurement,
+            trade.line,
+            at,
+            solved,
+            memory,
+            text=text,
+            cards=self._cards(solved, at),
+            mine=self.mine,
+        )
+
+    def manifest_at(self, digest: str, asked: WhatIfQuery) -> bytes:
+        """Return the manifest of a budget on stored curves."""
+        measurement = asked.measurement or self._measurement_of(digest)
+        request = AllocationRequest(budget=parse_size(asked.budget))
+        return self.sources.measurements.allocate(measurement, request).manifest.to_bytes()
+
+    def job_for(self, digest: str, measurement: str, budget: int) -> JobRequest:
+        """Return the request whose job makes the checkpoint of a budget on stored curves."""
+        found = self.sources.measurements.library.get(measurement)
+        model = self.sources.models.find(digest)
+        names = [] if model is None else model.names
+        return JobRequest(
+            model=names[0] if names else found.model.name,
+            budget=budget,
+            effort=found.effort,
+            encoder=found.encoder,
+            sensitivity=found.sensitivity,
+            rotation=Rotation(found.rotation),
+            deliver=Deliver.CHECKPOINT,
+        )
+
+    def _cards(self, solved: Solved, at: WhatIf) -> list[MacCard]:
+        """Return the best answer of the chosen device at a few contexts."""
+        if not at.device:
+            return []
+        return mac_cards(solved.measurement, solved.trade.line, device(at.device))
 
     def _measurement_of(self, digest: str) -> str:
         model = self.sources.models.find(digest)

@@ -42,6 +42,11 @@ class HeaderReader:
         self._kept: OrderedDict[str, tuple[float, Inventory]] = OrderedDict()
 
     @property
+    def home(self) -> Path:
+        """The folder for state: BITBUDGET_HOME."""
+        return self._home
+
+    @property
     def can_read(self) -> bool:
         """Whether this installation can read models at all."""
         return self._free is not None

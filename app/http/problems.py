@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -84,8 +84,19 @@ def _shown(value: object) -> str:
     return str(value)[:_MOST_SHOWN]
 
 
-def install(app: FastAPI) -> None:
-    """Answer every error of `app` with a problem."""
+def install(app: FastAPI, *, missing_page: Callable[[str], Response]) -> None:
+    """Answer every error of `app` with a problem.
+
+    `missing_page` is what a browser is shown at an address outside the API that leads nowhere.
+    """
+
+    async def _http(request: Request, error: Exception) -> Response:
+        missing = isinstance(error, HTTPException) and error.status_code == HTTPStatus.NOT_FOUND
+        wants_page = "text/html" in request.headers.get("Accept", "")
+        if missing and wants_page and not request.url.path.startswith("/v1/"):
+            return missing_page(request.url.path)
+        return _http_problem(request, error)
+
     app.add_exception_handler(BitbudgetError, _bitbudget)
     app.add_exception_handler(RequestValidationError, _validation)
     app.add_exception_handler(HTTPException, _http)
@@ -133,7 +144,7 @@ async def _validation(request: Request, error: Exception) -> Response:
     )
 
 
-async def _http(request: Request, error: Exception) -> Response:
+def _http_problem(request: Request, error: Exception) -> Response:
     if not isinstance(error, HTTPException):
         raise error
     phrase = HTTPStatus(error.status_code).phrase

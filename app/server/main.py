@@ -13,6 +13,7 @@ from fastapi import FastAPI
 from sqlalchemy.exc import SQLAlchemyError
 
 from bitbudget.app.core.manifest import Manifest
+from bitbudget.app.dashboard.router import missing_page
 from bitbudget.app.dashboard.router import router as dashboard_router
 from bitbudget.app.fit.router import router as fit_router
 from bitbudget.app.http import docs, problems
@@ -50,7 +51,7 @@ def create_app(settings: Settings, *, clock: Clock = utc_now) -> FastAPI:
     )
     app.state.services = services
     provide(app, services, *services.parts())
-    problems.install(app)
+    problems.install(app, missing_page=missing_page)
     for router in (
         jobs_router,
         leases_router,

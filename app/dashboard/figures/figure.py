@@ -17,7 +17,8 @@ Cell = str | int | float | None
 class Series:
     """One set of points of a figure; `kind` is `line` or `points`.
 
-    `role` picks the colour from the style sheet: `main`, `ours`, `other` or `faint`.
+    `role` picks the colour from the style sheet: `main`, `ours`, `other` or `faint`. `named` draws
+    the labels beside the points.
     """
 
     name: str
@@ -26,6 +27,7 @@ class Series:
     kind: str = "points"
     role: str = "main"
     labels: Sequence[str] = ()
+    named: bool = False
 
     def document(self) -> dict[str, Any]:
         """Return the series for the page's script."""
@@ -36,12 +38,16 @@ class Series:
             "kind": self.kind,
             "role": self.role,
             "labels": list(self.labels),
+            "named": self.named,
         }
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A drawing with its text summary and its table; `name` is its CSV's file name."""
+    """A drawing with its text summary and its table; `name` is its CSV's file name.
+
+    A range is what is drawn at first; without one all points are.
+    """
 
     name: str
     title: str
@@ -53,6 +59,8 @@ class Figure:
     y_title: str = ""
     x_scale: str = "linear"
     y_scale: str = "linear"
+    x_range: tuple[float, float] | None = None
+    y_range: tuple[float, float] | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def csv(self) -> str:
@@ -63,8 +71,8 @@ class Figure:
         """Return what the page's script draws."""
         return {
             "series": [series.document() for series in self.series],
-            "x": {"title": self.x_title, "scale": self.x_scale},
-            "y": {"title": self.y_title, "scale": self.y_scale},
+            "x": {"title": self.x_title, "scale": self.x_scale, "range": self.x_range},
+            "y": {"title": self.y_title, "scale": self.y_scale, "range": self.y_range},
         }
 
     def document(self) -> dict[str, Any]:

@@ -9,7 +9,9 @@ from urllib.parse import urlencode
 from bitbudget.app.contract.benchmarks import Benchmark
 from bitbudget.app.contract.reports import Evaluation
 from bitbudget.app.contract.steps import Step, steps_of
+from bitbudget.app.core.duration import duration_words
 from bitbudget.app.core.manifest import Manifest
+from bitbudget.app.core.requests import Deliver
 from bitbudget.app.core.sensitivity import objective_of
 from bitbudget.app.dashboard import formatting as words
 from bitbudget.app.dashboard.figures.figure import Cell, Figure
@@ -19,6 +21,7 @@ from bitbudget.app.dashboard.figures.rivals import equal_bytes
 from bitbudget.app.dashboard.pages.answer import Solved, answer_figures
 from bitbudget.app.dashboard.pages.jobs import job_line
 from bitbudget.app.dashboard.pages.tiles import answer_tiles, evaluation_tiles
+from bitbudget.app.dashboard.taking import taking
 from bitbudget.app.jobs.schemas import Job, JobEvent, JobReport
 from bitbudget.app.jobs.status import EventKind, JobStatus
 
@@ -52,6 +55,7 @@ def job_page(
         "problem": _problem(job),
         "checkpoint": None if job.result is None else job.result.checkpoint,
         "answer": None,
+        "taking": None,
         "memory": memory,
         "tables": list(_tables(report)),
         "unreadable": list(job.unreadable),
@@ -65,6 +69,7 @@ def job_page(
             "manifest_sha256": solved.manifest.sha256,
             "notes": list(solved.manifest.notes),
         }
+        page["taking"] = taking(solved.manifest, job.request, page["checkpoint"])
         page["tables"] += list(_kv_cache(solved.manifest))
         page["cell_link"] = lambda path: _what_if(solved, path)
     return page
@@ -109,9 +114,20 @@ def _head(job: Job) -> dict[str, Any]:
         if progress is None
         else {"fraction": progress.job_fraction, "words": words.progress_words(progress)},
         "waiting": "Starting." if job.status is JobStatus.RUNNING else "Waiting for a worker.",
+        "took": _took(job),
+        "can_make": job.answer is not None and job.request.deliver is Deliver.MANIFEST,
         "cancel_requested": job.cancel_requested,
         "attempt": job.attempt,
     }
+
+
+def _took(job: Job) -> str:
+    """Return how long an ended job was worked on."""
+    if job.finished_at is None:
+        return ""
+    if job.started_at is None:
+        return "never started"
+    return f"took {duration_words((job.finished_at - job.started_at).total_seconds())}"
 
 
 def _worker(job: Job) -> str:

@@ -26,24 +26,26 @@ _MACHINE = ("MLX", "system")
 
 def machines_page(workers: Iterable[Worker]) -> dict[str, Any]:
     """Return the registered workers."""
+    known = list(workers)
     rows = tuple(
         (
             worker.name,
+            _state(worker),
             worker.capabilities.chip,
             format_size(worker.capabilities.memory_bytes),
             worker.capabilities.backend,
             worker.capabilities.mlx_version,
             words.when(worker.seen_at),
-            worker.job_id or "idle",
         )
-        for worker in workers
+        for worker in known
     )
-    busy = sum(1 for row in rows if row[-1] != "idle")
+    online = sum(worker.online for worker in known)
+    busy = sum(worker.job_id is not None for worker in known)
     figure = Figure(
         name="machines",
         title="Workers",
-        summary=f"{len(rows)} registered, {busy} at work.",
-        columns=("name", "chip", "memory", "backend", "MLX", "last seen", "job"),
+        summary=f"{len(rows)} registered, {online} online, {busy} at work.",
+        columns=("name", "state", "chip", "memory", "backend", "MLX", "last seen"),
         rows=rows,
     )
     return {
@@ -52,6 +54,12 @@ def machines_page(workers: Iterable[Worker]) -> dict[str, Any]:
         "twin": "/machines.json",
         "machines": figure,
     }
+
+
+def _state(worker: Worker) -> str:
+    if worker.job_id is not None:
+        return f"at work on job {worker.job_id}"
+    return "online, idle" if worker.online else "offline"
 
 
 def benchmarks_page(reports: Sequence[JobReport]) -> dict[str, Any]:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlencode
 
-from bitbudget.app.core.devices import DEVICES
 from bitbudget.app.core.measurement import Measurement
 from bitbudget.app.core.sensitivity import Objective
 from bitbudget.app.core.sizes import format_size
@@ -17,7 +16,10 @@ from bitbudget.app.dashboard.figures.parts import Bar
 from bitbudget.app.dashboard.figures.tensor import Tensor, tensor
 from bitbudget.app.dashboard.figures.verification import verification_figure
 from bitbudget.app.dashboard.pages.answer import Solved, answer_figures
+from bitbudget.app.dashboard.pages.jobs import device_options
+from bitbudget.app.dashboard.pages.mac import MacCard
 from bitbudget.app.dashboard.pages.tiles import Tile, answer_tiles
+from bitbudget.app.dashboard.taking import Taking
 from bitbudget.app.http.pages import Page
 from bitbudget.app.models.schemas import Model
 
@@ -60,6 +62,10 @@ class WhatIf:
     device: str = ""
     context: int | None = None
 
+    def moved(self, budget: int, context: int) -> str:
+        """Return the page's address at another budget and context on the same device."""
+        return replace(self, budget=budget, context=context).address()
+
     def address(self, *, module: str | None = None, suffix: str = "") -> str:
         """Return the page's address, or that of its twin or of a figure's CSV."""
         query = {
@@ -79,6 +85,9 @@ def model_page(
     solved: Solved | None,
     memory: Bar | None = None,
     *,
+    text: Taking | None = None,
+    cards: Sequence[MacCard] = (),
+    mine: str | None = None,
     error: str = "",
 ) -> dict[str, Any]:
     """Return a model's page at one budget; without `solved`, `error` says why."""
@@ -95,11 +104,17 @@ def model_page(
         "error": error,
         "answer": None,
         "memory": memory,
-        "devices": tuple(DEVICES.values()),
+        "devices": device_options(),
+        "taking": text,
+        "mine": mine,
+        "cards": list(cards),
+        "manifest": at.address(suffix="/manifest"),
+        "at": at,
         "device": at.device,
         "context": at.context,
         "compare": f"/compare?{urlencode({'allocations': f'{measurement.key}@{at.budget}'})}",
         "tensor": None,
+        "tensor_words": "",
         "tensor_tiles": [],
         "verification": verification_figure(measurement),
     }
@@ -124,16 +139,24 @@ def _tensor(solved: Solved, path: str) -> dict[str, Any]:
     )
     unit = solved.measurement.objective.unit
     tiles = _tensor_tiles(shown, choice.bytes, choice.kl_nats, unit)
-    return {"tensor": shown, "tensor_tiles": tiles}
+    return {"tensor": shown, "tensor_words": words.role_words(path), "tensor_tiles": tiles}
 
 
 def _tensor_tiles(shown: Tensor, nbytes: int, cost: float, unit: str) -> list[Tile]:
     shape = " x ".join(str(size) for size in shown.shape)
     return [
-        Tile("Stored as", words.short(shown.format), note=f"{nbytes:,} bytes, shape {shape}"),
-        Tile("SQNR", f"{shown.sqnr_db:.1f}", "dB"),
-        Tile("Costs", words.kl(cost), unit, mark="ours"),
-        Tile("Sensitivity alpha", words.kl(shown.alpha_nats), f"{unit} per unit of t2"),
+        Tile(
+            "Stored as",
+            words.short(shown.format),
+            note=f"{words.format_words(shown.format)}; {nbytes:,} bytes, shape {shape}",
+        ),
+        Tile("Signal over error", f"{shown.sqnr_db:.1f}", "dB", note="SQNR: more is closer"),
+        Tile("Its part of the loss", words.kl(cost), unit, mark="ours"),
+        Tile(
+            "How much errors here matter",
+            words.kl(shown.alpha_nats),
+            note=f"sensitivity alpha, {unit} per unit of relative squared error (t2)",
+        ),
     ]
 
 
@@ -154,7 +177,7 @@ def _head(measurement: Measurement) -> dict[str, Any]:
 def _slider(
     line: Sequence[Point], budget: int, solved: Solved | None, objective: Objective
 ) -> dict[str, Any]:
-    smallest, largest = line[0].file_bytes, line[-1].file_bytes
+    smallest, largest, steps = line[0].file_bytes, line[-1].file_bytes, thinned(line)
     said = format_size(budget)
     if solved is not None:
         cost = solved.manifest.certificate.predicted_kl_nats_per_token
@@ -162,8 +185,9 @@ def _slider(
     return {
         "minimum": smallest,
         "maximum": largest,
-        "value": min(max(budget, smallest), largest),
+        "value": budget,
+        "index": max(sum(p.file_bytes <= budget for p in steps) - 1, 0),
         "words": said,
         "objective": objective.name,
-        "frontier": [[p.file_bytes, p.kl_nats] for p in thinned(line)],
+        "frontier": [[p.file_bytes, p.kl_nats] for p in steps],
     }

@@ -35,6 +35,7 @@ def answer_tiles(manifest: Manifest) -> list[Tile]:
         Tile(
             "Files",
             format_size(manifest.file_bytes),
+            f"{manifest.bits_per_weight:.2f} bits per weight",
             note=f"{manifest.file_bytes:,} bytes, {spare:,} to spare",
         ),
         Tile(

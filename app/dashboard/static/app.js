@@ -19,7 +19,8 @@ function trace(series) {
   const shape = series.name === "measured" ? "star" : "circle";
   const symbol = ours ? "diamond" : series.role === "other" ? "circle-open" : shape;
   const marker = { color: color(ink), size: ours ? 13 : shape === "star" ? 12 : 8, symbol, line: { width: ours ? 0 : 1.5 } };
-  return { ...shared, mode: "markers", marker, hovertemplate: hover };
+  const named = series.named && text ? { mode: "markers+text", textposition: "top right", textfont: { size: 11, color: color(ink) }, cliponaxis: false } : { mode: "markers" };
+  return { ...shared, ...named, marker, hovertemplate: hover };
 }
 
 // A log axis of few decades is marked at 1, 2 and 5, a longer one at powers of ten.
@@ -39,6 +40,7 @@ function axis(spec, values) {
     zeroline: false,
     automargin: true,
     exponentformat: "power",
+    ...(spec.range ? { range: spec.scale === "log" ? spec.range.map(Math.log10) : spec.range } : {}),
     ...marks(spec, values),
   };
 }
@@ -102,6 +104,7 @@ function swap(id, from) {
   const link = active && old.contains(active) ? active.getAttribute("href") : null;
   old.replaceWith(fresh);
   draw(fresh);
+  offer(fresh);
   const again = link && [...fresh.querySelectorAll(".heat a, a.chip")].find((a) => moduleOf(a) === moduleOf({ href: new URL(link, location).href }));
   if (again) again.focus({ preventScroll: true });
 }
@@ -110,7 +113,8 @@ const moduleOf = (anchor) => new URL(anchor.href, location).searchParams.get("mo
 
 // The slider answers from the frontier at once, and from the solver when it rests.
 function whatIf(form) {
-  const slider = form.elements.budget;
+  const slider = document.getElementById("step");
+  const typed = form.elements.budget;
   const words = document.getElementById("budget-words");
   const frontier = JSON.parse(document.getElementById(form.dataset.frontier).textContent);
   let timer = 0;
@@ -125,21 +129,31 @@ function whatIf(form) {
     asking = new AbortController();
     history.replaceState(null, "", url);
     try {
-      swap("answer", await page(url, asking.signal));
+      const fresh = await page(url, asking.signal);
+      swap("answer", fresh);
+      const said = fresh.getElementById("budget-words");
+      if (said) words.textContent = said.textContent;
+      const at = fresh.getElementById("step");
+      if (at) slider.value = at.value;
     } catch (error) {
       if (error.name !== "AbortError") words.textContent = "The server did not answer; move again.";
     }
   };
   slider.addEventListener("input", () => {
-    const budget = Number(slider.value);
-    words.textContent = `${size(budget)}: ${slider.dataset.objective} about ${Number(between(frontier, budget).toPrecision(3))}`;
+    const [bytes, cost] = frontier[Number(slider.value)];
+    typed.value = bytes;
+    words.textContent = `${size(bytes)}: ${slider.dataset.objective} ${Number(cost.toPrecision(3))}`;
     slider.setAttribute("aria-valuetext", words.textContent);
     clearTimeout(timer);
     timer = setTimeout(() => show(address()), 180);
   });
-  for (const field of [form.elements.device, form.elements.context]) {
+  for (const field of [typed, form.elements.device, form.elements.context]) {
     field.addEventListener("change", () => show(address()));
   }
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    show(address());
+  });
   document.addEventListener("click", (event) => {
     const cell = event.target.closest(".heat a, a.chip");
     if (!cell || event.ctrlKey || event.metaKey || event.shiftKey) return;
@@ -150,13 +164,6 @@ function whatIf(form) {
       if (detail) detail.scrollIntoView({ block: "nearest" });
     });
   });
-}
-
-function between(frontier, budget) {
-  const above = frontier.findIndex((point) => point[0] >= budget);
-  if (above <= 0) return above ? frontier.at(-1)[1] : frontier[0][1];
-  const [[x0, y0], [x1, y1]] = [frontier[above - 1], frontier[above]];
-  return y0 + ((y1 - y0) * (budget - x0)) / (x1 - x0);
 }
 
 function size(bytes) {
@@ -246,8 +253,64 @@ function instantFit(form) {
   if (form.elements.model.value) ask(false);
 }
 
+// A list with open jobs is fetched anew every few seconds.
+function live() {
+  const list = document.querySelector("[data-live]");
+  if (!list) return;
+  setTimeout(async () => {
+    try {
+      if (!document.hidden && !list.contains(document.activeElement)) swap("jobs", await page(location.href));
+    } finally {
+      sortable(document);
+      live();
+    }
+  }, 1000 * Number(list.dataset.live));
+}
+
+// A click on the head of a column sorts the rows of this page.
+function sortable(root) {
+  for (const head of root.querySelectorAll("table.sortable thead th:not([data-sorts])")) {
+    head.dataset.sorts = "";
+    const button = document.createElement("button");
+    button.className = "link";
+    button.textContent = head.textContent;
+    head.replaceChildren(button);
+    button.addEventListener("click", () => {
+      const body = head.closest("table").tBodies[0];
+      const sign = head.getAttribute("aria-sort") === "ascending" ? -1 : 1;
+      const key = (row) => row.cells[head.cellIndex].dataset.sort ?? row.cells[head.cellIndex].textContent.trim();
+      const order = new Intl.Collator("en", { numeric: true });
+      body.append(...[...body.rows].sort((a, b) => sign * order.compare(key(a), key(b))));
+      for (const other of head.parentElement.cells) other.removeAttribute("aria-sort");
+      head.setAttribute("aria-sort", sign > 0 ? "ascending" : "descending");
+    });
+  }
+}
+
+// Texts to copy; without a clipboard the text can still be selected.
+function copying() {
+  document.addEventListener("click", async (event) => {
+    const button = event.target.closest("button.copy");
+    if (!button) return;
+    const text = button.dataset.copy ?? button.previousElementSibling.textContent;
+    await navigator.clipboard.writeText(text);
+    const said = button.innerHTML;
+    button.textContent = "Copied";
+    setTimeout(() => { button.innerHTML = said; }, 1500);
+  });
+}
+
+function offer(root) {
+  if (!navigator.clipboard) return;
+  for (const button of root.querySelectorAll("button.copy[hidden]")) button.hidden = false;
+}
+
 document.addEventListener("DOMContentLoaded", () => {
   draw(document);
+  offer(document);
+  copying();
+  sortable(document);
+  live();
   const job = document.querySelector("[data-events]");
   if (job) follow(job);
   const form = document.getElementById("what-if");

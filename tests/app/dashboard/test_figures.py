@@ -110,7 +110,10 @@ def test_the_frontier_figure_speaks_of_the_nearest_uniform(measurement: Measurem
     assert smallest >= plan_checkpoint(measurement.inventory).fixed_bytes
     middle = trade.line[len(trade.line) // 2]
     figure = frontier_figure(trade.line, [middle], trade.uniform)
-    assert "Nearest uniform" in figure.summary
+    assert "times less KL than uniform 5-bit" in figure.summary
+    named = next(series for series in figure.series if series.name == "uniform")
+    assert named.named
+    assert "5-bit" in named.labels
     kinds = {row[0] for row in figure.rows}
     assert kinds == {"answer", "uniform", "frontier"}
     assert all(y > 0 for series in figure.series for y in series.y)  # the axis is logarithmic

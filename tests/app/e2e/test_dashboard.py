@@ -37,6 +37,7 @@ class Visitor:
     page: Page
     address: str
     scheme: str
+    width: int = 1440
     faults: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -57,7 +58,10 @@ class Visitor:
         """Take a screenshot, run axe, and fail on anything remembered."""
         self.page.wait_for_load_state("networkidle")
         SHOTS.mkdir(parents=True, exist_ok=True)
-        self.page.screenshot(path=SHOTS / f"{name}-{self.scheme}.png", full_page=True)
+        file = SHOTS / f"{name}-{self.scheme}-{self.width}.png"
+        self.page.screenshot(path=file, full_page=True)
+        reach = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+        assert self.page.evaluate(reach) <= 0, "the page is wider than the screen"
         found = Axe().run(self.page).response["violations"]
         broken = [(v["id"], [node["html"] for node in v["nodes"]]) for v in found]
         assert broken == []
@@ -112,14 +116,15 @@ def machine(address: str, measurement: Measurement) -> Iterator[Machine]:
         yield Machine(client, client.register(registration), measurement)
 
 
-@pytest.fixture(params=["light", "dark"])
+@pytest.fixture(params=[("light", 1440), ("dark", 1440), ("light", 390), ("dark", 390)])
 def visitor(request: pytest.FixtureRequest, browser: Browser, address: str) -> Iterator[Visitor]:
-    """Somebody who prefers light or dark."""
-    scheme: Literal["light", "dark"] = request.param
+    """Somebody who prefers light or dark, at a desk or with a phone."""
+    scheme: Literal["light", "dark"] = request.param[0]
+    width: int = request.param[1]
     context = browser.new_context(
-        color_scheme=scheme, reduced_motion="reduce", viewport={"width": 1280, "height": 900}
+        color_scheme=scheme, reduced_motion="reduce", viewport={"width": width, "height": 900}
     )
-    yield Visitor(context.new_page(), address, scheme)
+    yield Visitor(context.new_page(), address, scheme, width)
     context.close()
 
 
@@ -140,8 +145,11 @@ def test_the_whole_path_from_the_form_to_the_compared_answers(
 ) -> None:
     page = visitor.page
     visitor.open("/")
-    visitor.check("empty" if visitor.scheme == "light" else "list")
-    address = submit(visitor, f"{180 if visitor.scheme == 'light' else 190}kB")
+    is_first = (visitor.scheme, visitor.width) == ("light", 1440)
+    visitor.check("empty" if is_first else "list")
+    address = submit(
+        visitor, f"{(180 if visitor.scheme == 'light' else 190) + visitor.width % 7}kB"
+    )
     expect(page.get_by_text("queued")).to_be_visible()
     visitor.check("queued")
 
@@ -162,6 +170,7 @@ def test_the_whole_path_from_the_form_to_the_compared_answers(
     page.get_by_role("link", name="Move the budget").click()
     expect(page.get_by_role("slider")).to_be_visible()
     walk_the_slider(visitor)
+    take_it(visitor)
 
     second = submit(visitor, "230kB")
     machine.finish(machine.claim())
@@ -190,6 +199,27 @@ def walk_the_slider(visitor: Visitor) -> None:
     visitor.check("model")
     visitor.open(shared.removeprefix(visitor.address))
     expect(page.locator(".heat td").first).not_to_contain_text("keep")
+
+
+def take_it(visitor: Visitor) -> None:
+    """Type a budget, choose a Mac, and make the checkpoint."""
+    page = visitor.page
+    typed = page.get_by_label("Budget of the files")
+    typed.fill("150kB")
+    typed.press("Enter")
+    expect(page.locator("#budget-words")).to_contain_text("146.48 KiB")
+    page.get_by_label("On a device").select_option("m4-pro-24gb")
+    expect(page.get_by_role("heading", name="256 tokens")).to_be_visible()
+    expect(page.get_by_role("button", name="Copy command")).to_be_visible()
+    visitor.check("take")
+    page.get_by_role("button", name="Make this checkpoint").click()
+    expect(page.get_by_text("queued")).to_be_visible()
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.get_by_role("heading", name="Cancelled", exact=True)).to_be_visible()
+    expect(page.get_by_role("button", name="Try again")).to_be_visible()
+    visitor.check("cancelled")
+    page.get_by_role("link", name="Duplicate with changes").click()
+    expect(page.get_by_label("Budget of the files")).to_have_value("150000")
 
 
 @pytest.mark.parametrize("name", ["models", "machines", "benchmarks", "compare"])

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from bitbudget.app.cli.recipe import STOCK_LINES, stock_recipe
 from bitbudget.app.core.errors import ConflictError
 from bitbudget.app.core.formats import KEEP, Format, parse_format
 from bitbudget.app.core.inventory import Inventory
 from bitbudget.app.core.layout import module_bytes, plan_checkpoint
 from bitbudget.app.core.manifest import Manifest
+from bitbudget.app.core.recipe import STOCK_LINES, stock_recipe
 from bitbudget.workers.models import build_inventory, open_checkpoint
 from bitbudget.workers.models.headers import read_header
 from tests.conftest import REPOSITORY
