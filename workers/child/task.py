@@ -15,9 +15,10 @@ from pydantic import TypeAdapter, ValidationError
 
 from bitbudget.app.contract.events import Event, Failed, Finished, Problem
 from bitbudget.app.contract.home import Folder
-from bitbudget.app.contract.tasks import Task
+from bitbudget.app.contract.tasks import FitTask, Task
 from bitbudget.app.core.errors import NO_ROOM, BitbudgetError, InvalidRequestError
 from bitbudget.app.core.wording import expected_words
+from bitbudget.workers.child.limits import limit_reading
 from bitbudget.workers.cluster.parent_watch import end_with_parent
 from bitbudget.workers.models.library import defer_package
 from bitbudget.workers.pipeline.tasks import run_task
@@ -36,6 +37,8 @@ def answer() -> int:
     try:
         task = _read_task()
         home = Path(task.home)
+        if isinstance(task, FitTask):
+            limit_reading()
         emit(Finished(result=run_task(task, emit)))
     except BrokenPipeError:
         return 1
@@ -80,6 +83,13 @@ def problem_of(error: Exception, home: Path) -> Problem:
             status=error.status,
             fields=error.fields,
             exit_code=error.exit_code,
+        )
+    if isinstance(error, MemoryError):
+        return Problem.about(
+            "too-large",
+            "there is not the memory that this takes: a configuration that does not belong to the"
+            " weights, or a machine that is too small",
+            status=422,
         )
     if isinstance(error, OSError) and error.errno in NO_ROOM:
         return Problem.about(
