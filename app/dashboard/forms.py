@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Final
 from urllib.parse import parse_qsl
 
@@ -14,6 +15,7 @@ __all__ = ["FORM_FIELDS", "Form", "form_of", "job_fields"]
 
 _MAX_FIELDS = 64
 _MOST_DIGITS = 18
+_MINUTES: Final = re.compile(r"\d{1,6}(\.\d{1,3})?")
 _TEXTS = (
     "model",
     "budget",
@@ -28,7 +30,7 @@ _TEXTS = (
 )
 _NUMBERS = ("context", "kv_bits")
 _SWITCHES = ("joint_kv", "min_safe")
-FORM_FIELDS: Final = (*_TEXTS, *_NUMBERS, *_SWITCHES, "formats")
+FORM_FIELDS: Final = (*_TEXTS, *_NUMBERS, *_SWITCHES, "max_minutes", "formats")
 """What the form of a new job can hold."""
 
 
@@ -58,6 +60,9 @@ def job_fields(form: dict[str, str]) -> dict[str, Any]:
         text = form.get(name, "").strip()
         if text:
             given[name] = int(text) if text.isdecimal() and len(text) <= _MOST_DIGITS else text
+    minutes = form.get("max_minutes", "").strip()
+    if minutes:
+        given["max_minutes"] = float(minutes) if _MINUTES.fullmatch(minutes) else minutes
     given |= {name: True for name in _SWITCHES if form.get(name)}
     formats = [name.strip() for name in form.get("formats", "").split(",") if name.strip()]
     return given | ({"formats": formats} if formats else {})
@@ -67,5 +72,7 @@ def form_of(request: JobRequest) -> dict[str, str]:
     """Return the fields of the form that would send this request again."""
     values = request.model_dump(mode="json", exclude_none=True)
     form = {name: str(values[name]) for name in (*_TEXTS, *_NUMBERS) if name in values}
+    if "max_minutes" in values:
+        form["max_minutes"] = f"{values['max_minutes']:g}"
     form |= {name: "on" for name in _SWITCHES if values[name]}
     return form | ({"formats": ",".join(values["formats"])} if "formats" in values else {})

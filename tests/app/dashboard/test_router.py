@@ -105,13 +105,17 @@ def test_a_missing_page_is_a_page_and_a_missing_twin_a_problem(server: Server) -
 
 def test_forms_are_taken_from_our_own_pages_only(server: Server) -> None:
     form = {"model": "org/model", "budget": "1GiB", "context": "4096"}
+    form |= {"effort": "quick", "max_minutes": "2.5"}
     for headers in ({"Sec-Fetch-Site": "cross-site"}, {"Origin": "https://evil.example"}):
         assert server.http.post("/submit", data=form, headers=headers).status_code == 403
     taken = server.http.post("/submit", data=form, follow_redirects=False)
     assert taken.status_code == 303
     job = taken.headers["Location"].removeprefix("/jobs/")
     assert server.job(job)["status"] == "queued"
-    assert server.job(job)["request"]["context"] == 4096
+    request = server.job(job)["request"]
+    assert request["context"] == 4096
+    assert (request["effort"], request["encoder"]) == ("quick", "careful")
+    assert request["max_minutes"] == 2.5
     stopped = server.http.post(f"/jobs/{job}/cancel", follow_redirects=False)
     assert stopped.status_code == 303
     assert server.job(job)["status"] == "cancelled"
