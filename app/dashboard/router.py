@@ -52,7 +52,7 @@ class _PageRoute(APIRoute):
                 said = "" if TOKEN_COOKIE not in request.cookies else str(error)
                 return _sign_in_page(said, _here(request))
             except BitbudgetError as error:
-                return _problem_page(error)
+                return _problem_page(error, request.url.path)
 
         return handle_page
 
@@ -91,14 +91,15 @@ Asked = Annotated[WhatIfQuery, Depends(_asked)]
 Side = Annotated[CompareQuery, Depends(_compared)]
 
 
-def _problem_page(error: BitbudgetError) -> Response:
-    page = {"title": error.title(), "section": "", "twin": "/index.json", "detail": str(error)}
+def _problem_page(error: BitbudgetError, path: str) -> Response:
+    twin_of = "/index.json" if path == "/" else f"{path.rstrip('/')}.json"
+    page = {"title": error.title(), "section": "", "twin": twin_of, "detail": str(error)}
     return html("problem.html", page, error.status)
 
 
 def missing_page(path: str) -> Response:
     """Return the page for an address that leads nowhere."""
-    return _problem_page(NotFoundError(what="page", name=path))
+    return _problem_page(NotFoundError(what="page", name=path), path)
 
 
 def _here(request: Request) -> str:

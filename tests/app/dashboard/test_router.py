@@ -98,6 +98,7 @@ def test_another_budget_is_another_address(server: Server, measurement: Measurem
 def test_a_missing_page_is_a_page_and_a_missing_twin_a_problem(server: Server) -> None:
     page = server.http.get("/jobs/none")
     assert (page.status_code, "Not found" in page.text) == (404, True)
+    assert 'href="/jobs/none.json"' in page.text
     twin = server.http.get("/jobs/none.json")
     assert twin.status_code == 404
     assert twin.json()["type"] == "urn:bitbudget:problem:not-found"

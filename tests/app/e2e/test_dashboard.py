@@ -226,6 +226,9 @@ def take_it(visitor: Visitor) -> None:
 def test_the_other_pages(visitor: Visitor, name: str) -> None:
     visitor.open(f"/{name}")
     expect(visitor.page.get_by_role("heading", level=1)).to_have_text(name.capitalize())
+    reach = "[...document.querySelectorAll('.scroll')].filter((e) => e.scrollWidth > e.clientWidth)"
+    if visitor.width < 400:
+        assert visitor.page.evaluate(f"{reach}.length") == 0, "a table is cut"
     visitor.check(name)
     twin = visitor.page.request.get(f"{visitor.address}/{name}.json")
     assert twin.json()["title"] == name.capitalize()
