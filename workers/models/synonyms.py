@@ -38,7 +38,8 @@ def filled(model_type: str, config: Mapping[str, Any], accepted: Collection[str]
         if stated and len(wanted) == 1 and not set(stated) & (set(accepted) - _ALSO):
             found[wanted[0]] = config[stated[0]]
     heads, width = config.get("num_attention_heads"), config.get("hidden_size")
-    if "head_dim" in accepted and config.get("head_dim") is None and heads and width:
+    lacks_width = "head_dim" in accepted and config.get("head_dim") is None
+    if lacks_width and isinstance(heads, int) and isinstance(width, int) and heads > 0:
         found["head_dim"] = width // heads
     pattern = sliding_pattern(config.get("layer_types"))
     if pattern and "sliding_window_pattern" in accepted and "layer_types" not in accepted:

@@ -48,6 +48,6 @@ def test_a_large_index_takes_less_than_a_second(inventory: Inventory) -> None:
         replace(base, path=f"model.layers.{i}.mlp.up_proj", decision_group=str(i))
         for i in range(600)
     )
-    started = time.perf_counter()
+    started = time.process_time()
     fit(replace(inventory, modules=modules), device("m4-pro-24gb"), 128)
-    assert time.perf_counter() - started < 1
+    assert time.process_time() - started < 1

@@ -44,6 +44,7 @@ def test_operation_ids_are_stable(server: Server) -> None:
         "fit",
         "getArtifact",
         "getFrontier",
+        "getGuide",
         "getJob",
         "getManifest",
         "getMeasurement",

@@ -35,7 +35,7 @@ def manifest() -> Manifest:
         ),
         measurement="0" * 64,
         encoder=Encoder.MINMAX,
-        sensitivity=Sensitivity.WEIGHTS,
+        sensitivity=Sensitivity.FISHER,
         request=AllocationRequest(budget=10_000),
         budget_bytes=10_000,
         file_bytes=5_000,
