@@ -63,7 +63,7 @@ def print_report(console: Console, job: Job, data: bytes) -> None:
     console.print(_proof(manifest), soft_wrap=True)
     checkpoint = "" if job.result is None else job.result.checkpoint or ""
     page = f"{_DEFAULT_ADDRESS}/jobs/{job.id}"
-    print_next(console, checkpoint, job.request.model, page=page)
+    print_next(console, checkpoint, job.request, page=page)
 
 
 def _budget(manifest: Manifest) -> Table:

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Final
 
 from rich.table import Table
 
+from bitbudget.app.core.commands import other_budget_command
 from bitbudget.app.core.formats import parse_format
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from bitbudget.app.contract.reports import Baseline
+    from bitbudget.app.core.requests import JobRequest
 
 __all__ = ["print_comparison", "print_next"]
 
@@ -53,7 +55,7 @@ def _gain(baseline: Baseline, uniform: str) -> str:
     return f"{theirs / ours:.1f} times less KL than {uniform} in no more bytes."
 
 
-def print_next(console: Console, checkpoint: str, model: str, *, page: str = "") -> None:
+def print_next(console: Console, checkpoint: str, request: JobRequest, *, page: str = "") -> None:
     """Say where the checkpoint is, and the commands that use it."""
     folder = shlex.quote(checkpoint)
     console.print(f"\nCheckpoint:     {checkpoint}", markup=False)
@@ -62,5 +64,5 @@ def print_next(console: Console, checkpoint: str, model: str, *, page: str = "")
         console.print(f"Dashboard:      bitbudget serve, then {page}", markup=False)
     console.print(f"Try it:         mlx_lm.generate --model {folder} --prompt 'Once'", markup=False)
     console.print(f"Serve it:       bitbudget api {folder}", markup=False)
-    another = f"bitbudget allocate {shlex.quote(model)} --budget ..."
-    console.print(f"Another budget: {another}, nothing is measured again", markup=False)
+    another = other_budget_command(request)
+    console.print(f"Another budget: {another}  (nothing is measured again)", markup=False)

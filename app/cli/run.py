@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from bitbudget.app.contract.reports import JobResult
+    from bitbudget.app.core.requests import JobRequest
 
 __all__ = ["run"]
 
@@ -71,11 +72,11 @@ def run(
     say(
         result.model_dump(mode="json"),
         as_json=as_json,
-        render=lambda console: _print(console, result, model),
+        render=lambda console: _print(console, result, task.request),
     )
 
 
-def _print(console: Console, result: JobResult, model: str) -> None:
+def _print(console: Console, result: JobResult, request: JobRequest) -> None:
     from bitbudget.app.cli.allocate import print_manifest
     from bitbudget.app.cli.checkpoint import print_evaluation, print_recovery
     from bitbudget.app.cli.ending import print_comparison, print_next
@@ -89,4 +90,4 @@ def _print(console: Console, result: JobResult, model: str) -> None:
         print_recovery(console, result.recovery)
     if result.baseline is not None:
         print_comparison(console, result.baseline, manifest.encoder.value)
-    print_next(console, result.checkpoint or "", model)
+    print_next(console, result.checkpoint or "", request)
