@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import json
 import socket
 import time
 from contextlib import suppress
@@ -11,9 +14,25 @@ from urllib.parse import urlsplit
 import httpx2
 import pytest
 
+from bitbudget.app.core.dtypes import Dtype
+from bitbudget.app.core.formats import AFFINE_FORMATS
+from bitbudget.app.core.inventory import Architecture, Inventory, Module, ModuleKind
+from bitbudget.app.core.measurement import (
+    KEEP_POINT,
+    Curve,
+    CurvePoint,
+    Encoder,
+    Measurement,
+    ModelIdentity,
+    Sensitivity,
+)
 from tests.support.live import LiveServer, live_server
 
 pytestmark = pytest.mark.hostile
+WORKER = {
+    "name": "machine",
+    "capabilities": {"chip": "x", "memory_bytes": 1, "backend": "cpu", "mlx_version": "1"},
+}
 
 
 def connected(server: LiveServer) -> socket.socket:
@@ -43,3 +62,77 @@ def test_half_sent_heads_are_cut(tmp_path: Path) -> None:
             assert line.recv(1) == b""
             line.close()
         assert time.monotonic() - began < 20
+
+
+def large(modules: int) -> Measurement:
+    """Return a measurement of many modules, on which side conditions take a solver long."""
+    names = [f"model.layers.{n // 7}.m{n % 7}" for n in range(modules)]
+    made = tuple(
+        Module(name, ModuleKind.LINEAR, (128, 128), Dtype.BF16, name, layer=n // 7)
+        for n, name in enumerate(names)
+    )
+    curves = tuple(Curve(name, 1.0, points(1 + n % 31)) for n, name in enumerate(names))
+    return Measurement(
+        model=ModelIdentity("org/model", "main", "0" * 64),
+        inventory=Inventory(Architecture("llama", 128, 128, 512, 1, 4, 256), made, ()),
+        encoder=Encoder.YAQA,
+        sensitivity=Sensitivity.FISHER,
+        curves=curves,
+        text="self",
+        tokens=4096,
+    )
+
+
+def points(alpha: float) -> tuple[CurvePoint, ...]:
+    errors = {f: 1.5 * 4.0**-f.bits * (1 + f.group_size / 256) for f in AFFINE_FORMATS}
+    found = (CurvePoint(f, t2=t2, kl_nats=alpha * t2) for f, t2 in errors.items())
+    return (*found, KEEP_POINT)
+
+
+def polls(url: str, count: int = 200) -> float:
+    """Return the 99th percentile of the seconds that a look at a job takes."""
+    seconds = []
+    with httpx2.Client(timeout=30) as client:
+        for _ in range(count):
+            began = time.perf_counter()
+            assert client.get(url).is_success
+            seconds.append(time.perf_counter() - began)
+    return sorted(seconds)[int(0.99 * count)]
+
+
+def test_what_ifs_keep_neither_polls_nor_leases_waiting(tmp_path: Path) -> None:
+    measured = large(400)
+    with live_server(tmp_path) as server, httpx2.Client(base_url=server.url) as http:
+        worker = http.post("/v1/workers", json=WORKER).json()
+        for _ in range(2):
+            job = http.post("/v1/jobs", json={"model": "org/model", "budget": "1GiB"}).json()
+        leases = [
+            http.post("/v1/leases", json={"worker_id": worker["worker_id"]}).json()
+            for _ in range(2)
+        ]
+        data = measured.to_json()
+        digest = base64.b64encode(hashlib.sha256(data).digest()).decode()
+        stored = http.put(
+            f"/v1/leases/{leases[0]['lease_id']}/artifacts/measurement.json?attempt=1",
+            content=data,
+            headers={"Content-Digest": f"sha-256=:{digest}:"},
+            timeout=30,
+        )
+        assert stored.is_success, stored.text
+        page = f"{server.url}/v1/jobs/{job['id']}"
+        alone = polls(page)
+        asked = {"budget": 4_000_000, "max_low_bit_per_block": 1, "time_limit_seconds": 90}
+        body = json.dumps(asked).encode()
+        head = (
+            f"POST /v1/measurements/{measured.key}/allocations HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        )
+        lines = [connected(server) for _ in range(45)]
+        for line in lines:
+            line.sendall(head.encode() + body)
+        loaded = polls(page)
+        renewed = http.put(f"/v1/leases/{leases[1]['lease_id']}", json={"attempt": 1})
+        assert renewed.is_success
+        for line in lines:
+            line.close()
+        assert loaded <= max(10 * alone, 0.1)

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import base64
+import copy
+import dataclasses
 import json
+import random
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +16,9 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from bitbudget.app.core.measurement import Measurement
+from bitbudget.app.core.measurement import Encoder, Measurement
+from bitbudget.app.core.requests import AllocationRequest
+from bitbudget.app.core.solving import allocate_manifest
 from bitbudget.app.server.main import create_app
 from bitbudget.app.server.settings import Settings
 from bitbudget.app.storage.database import Database
@@ -21,6 +27,7 @@ from tests.hostile import manifest_cases, measurement_cases, request_cases
 from tests.hostile.conftest import LIMIT_SECONDS
 from tests.support.http import FakeClock, FakeWorker, Server
 from tests.support.postgres import Cluster, running
+from tests.support.reports import benchmark, evaluation, job_result
 
 pytestmark = pytest.mark.hostile
 
@@ -209,3 +216,106 @@ def test_wrong_bytes_are_not_stored(worker: FakeWorker) -> None:
 def test_the_application_still_answers(server: Server) -> None:
     assert server.http.get("/readyz").status_code == 200
     server.submit()
+
+
+ODD = (
+    None,
+    True,
+    -1,
+    0,
+    2**31,
+    2**53 + 1,
+    2**70,
+    10**323,
+    1e308,
+    -0.5,
+    "",
+    "x" * 10_000,
+    "\x1b]0;owned\x07",
+    "a\x00b",
+    "=cmd()",
+    [],
+    [[]],
+    {},
+    {"a": {"b": [1]}},
+)
+PAGES = ("/", "/models", "/benchmarks", "/machines", "/v1/jobs", "/v1/models", "/v1/workers")
+CASES = 2000
+PROBLEM = {"type": "urn:x", "title": "x", "status": 422, "detail": "x"}
+
+
+def _places(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    yield at
+    entries = value.items() if isinstance(value, dict) else ()
+    entries = enumerate(value) if isinstance(value, list) else entries
+    for key, inner in entries:
+        yield from _places(inner, (*at, key))
+
+
+def _changed(document: Any, chance: random.Random) -> Any:
+    """Put one to three odd values into a sound document, or take parts away."""
+    changed = copy.deepcopy(document)
+    for _ in range(chance.randint(1, 3)):
+        place = chance.choice([place for place in _places(changed) if place])
+        inner = changed
+        for key in place[:-1]:
+            inner = inner[key]
+        if chance.random() < 0.15:
+            del inner[place[-1]]
+        else:
+            inner[place[-1]] = copy.deepcopy(chance.choice(ODD))
+        if not changed:
+            break
+    return changed
+
+
+def _sound() -> dict[str, Any]:
+    """Return one sound document for each thing that a worker says."""
+    measured = Measurement.from_json(json.dumps(measurement_cases.MEASUREMENT).encode())
+    measured = dataclasses.replace(measured, encoder=Encoder.YAQA, text="self")
+    request = AllocationRequest(budget="1GiB")
+    manifest = allocate_manifest(measured, request)
+    head = json.loads(measured.to_json())
+    problem = {"type": "urn:x", "title": "x", "status": 500, "detail": "x", "fields": {"a": 1}}
+    result = job_result(manifest).model_dump(mode="json", by_alias=True)
+    return {
+        "inventory.json": {"model": head["model"], "inventory": head["inventory"]},
+        "measurement.json": head,
+        "manifest.json": json.loads(manifest.to_bytes()),
+        "evaluation.json": json.loads(evaluation().to_json()),
+        "benchmark.json": json.loads(benchmark().to_json()),
+        "renew": {
+            "progress": {"step": "measure", "done": 1, "total": 2, "detail": "x"},
+            "log": [{"number": 1, "step": "measure", "detail": "x"}],
+        },
+        "crashed": {"problem": problem},
+        "succeeded": {"result": result},
+    }
+
+
+def test_no_report_of_a_worker_breaks_the_server(server: Server) -> None:
+    chance, sound = random.Random(16), _sound()  # noqa: S311 - the same cases every time
+    job, worker = "", server.worker("fuzz")
+    taken: Counter[int] = Counter()
+    for number in range(CASES):
+        if number % 40 == 0:
+            worker = server.worker("fuzz")
+            job = server.submit(deliver="checkpoint")["id"]
+            while (worker.claim() or {}).get("job_id", job) != job:
+                worker.finish("failed", problem=PROBLEM)
+            for name in ("inventory.json", "measurement.json"):
+                assert worker.upload(name, json.dumps(sound[name]).encode()).is_success
+        name = chance.choice(list(sound))
+        odd = _changed(sound[name], chance)
+        if name.endswith(".json"):
+            answer = worker.upload(name, json.dumps(odd).encode())
+        elif name == "renew":
+            answer = worker.renew(**{"progress": None, **odd})
+        else:
+            answer = worker.finish(name, **odd)
+        assert answer.status_code < 500, (name, odd, answer.text[:300])
+        taken[answer.status_code // 100] += 1
+        if number % 40 == 39:
+            for page in (*PAGES, f"/jobs/{job}", f"/v1/jobs/{job}/report"):
+                assert server.http.get(page).status_code < 500, (page, name, odd)
+    assert taken[4] > CASES / 4
