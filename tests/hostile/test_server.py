@@ -9,7 +9,7 @@ import json
 import random
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -218,7 +218,7 @@ def test_the_application_still_answers(server: Server) -> None:
     server.submit()
 
 
-ODD = (
+ODD: tuple[Any, ...] = (
     None,
     True,
     -1,
@@ -246,7 +246,7 @@ PROBLEM = {"type": "urn:x", "title": "x", "status": 422, "detail": "x"}
 
 def _places(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     yield at
-    entries = value.items() if isinstance(value, dict) else ()
+    entries: Iterable[tuple[Any, Any]] = value.items() if isinstance(value, dict) else ()
     entries = enumerate(value) if isinstance(value, list) else entries
     for key, inner in entries:
         yield from _places(inner, (*at, key))
