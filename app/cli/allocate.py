@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from bitbudget.app.cli.grouped import grouped
 from bitbudget.app.cli.options import AllocationOptions, Json, MeasureOptions, Model
 from bitbudget.app.cli.output import say
+from bitbudget.app.core.canonical import JsonObject
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -86,7 +87,7 @@ def write_manifest(file: Path, manifest: Manifest) -> None:
     temporary.replace(file)
 
 
-def manifest_document(manifest: Manifest) -> dict[str, Any]:
+def manifest_document(manifest: Manifest) -> JsonObject:
     """Return the numbers of a manifest under the names that every `--json` uses."""
     return {
         "file_bytes": manifest.file_bytes,
@@ -96,7 +97,7 @@ def manifest_document(manifest: Manifest) -> dict[str, Any]:
     }
 
 
-def kv_document(manifest: Manifest) -> dict[str, Any] | None:
+def kv_document(manifest: Manifest) -> JsonObject | None:
     """Return the cache of every layer by side, None where it was not chosen."""
     if manifest.kv_cache is None:
         return None

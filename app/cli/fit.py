@@ -12,6 +12,7 @@ import typer
 from bitbudget.app.cli.completion import choices, device_names
 from bitbudget.app.cli.options import Json, Model, RuntimeName
 from bitbudget.app.cli.output import say
+from bitbudget.app.core.canonical import JsonObject
 from bitbudget.app.core.runtime import Runtime
 
 if TYPE_CHECKING:
@@ -153,7 +154,7 @@ def _result() -> type[FitResult]:
     return FitResult
 
 
-def _document(report: FitReport | BudgetReport) -> dict[str, Any]:
+def _document(report: FitReport | BudgetReport) -> JsonObject:
     best = report.best_uniform
     return {**asdict(report), "best_uniform": None if best is None else best.name}
 

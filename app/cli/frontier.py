@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from bitbudget.app.cli.grouped import grouped
 from bitbudget.app.cli.options import Json, MeasureOptions, Model
 from bitbudget.app.cli.output import say
+from bitbudget.app.core.canonical import JsonObject
 from bitbudget.app.core.sqnr import DEFAULT_SQNR_FLOOR_DB
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def frontier(
     )
 
 
-def _document(found: Frontier, goal: Objective) -> dict[str, Any]:
+def _document(found: Frontier, goal: Objective) -> JsonObject:
     return {
         "objective": {"name": goal.name, "unit": goal.unit},
         "smallest_bytes": found.smallest_bytes,
@@ -73,7 +74,7 @@ def _document(found: Frontier, goal: Objective) -> dict[str, Any]:
     }
 
 
-def _marked(point: MarkedPoint, goal: Objective) -> dict[str, Any]:
+def _marked(point: MarkedPoint, goal: Objective) -> JsonObject:
     return {
         "name": point.name,
         "file_bytes": point.file_bytes,

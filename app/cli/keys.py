@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from bitbudget.app.cli.options import Json
 from bitbudget.app.cli.output import say
+from bitbudget.app.core.canonical import JsonObject
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -100,7 +101,7 @@ def revoke(
     say(_document(revoked), as_json=as_json, render=lambda c: c.print(said, markup=False))
 
 
-def _document(key: ApiKey) -> dict[str, Any]:
+def _document(key: ApiKey) -> JsonObject:
     moments = {
         "created_at": key.created_at,
         "expires_at": key.expires_at,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from bitbudget.app.cli.options import OUTPUT_NAMES, Json
 from bitbudget.app.cli.output import say
+from bitbudget.app.core.canonical import JsonObject
 from bitbudget.app.core.errors import BitbudgetError, InvalidRequestError
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ class ManifestMismatchError(BitbudgetError):
 
     template = "{file} does not hold: {failed}."
 
-    def __init__(self, *, file: str, failed: str, checks: list[dict[str, Any]]) -> None:
+    def __init__(self, *, file: str, failed: str, checks: list[JsonObject]) -> None:
         super().__init__(file=file, failed=failed, checks=checks)
 
 
@@ -146,7 +147,7 @@ def _common_objective(before: Manifest, after: Manifest) -> Objective:
     return before.objective
 
 
-def _changes(before: Manifest, after: Manifest, cost_key: str) -> dict[str, dict[str, Any]]:
+def _changes(before: Manifest, after: Manifest, cost_key: str) -> dict[str, JsonObject]:
     changes = {}
     for path in dict.fromkeys((*before.modules, *after.modules)):
         old, new = before.modules.get(path), after.modules.get(path)

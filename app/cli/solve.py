@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from bitbudget.app.cli.options import Json
 from bitbudget.app.cli.output import say
+from bitbudget.app.core.canonical import JsonObject
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -31,7 +32,7 @@ def solve(
     say(document, as_json=as_json, render=lambda console: _draw(console, document))
 
 
-def solve_file(file: Path, time_limit_seconds: float) -> dict[str, Any]:
+def solve_file(file: Path, time_limit_seconds: float) -> JsonObject:
     """Return the answer to the problem in `file`; `seconds` leaves out reading it."""
     import time
 
@@ -87,7 +88,7 @@ def _read(file: Path) -> bytes:
     )
 
 
-def _draw(console: Console, document: dict[str, Any]) -> None:
+def _draw(console: Console, document: JsonObject) -> None:
     from rich.table import Table
 
     table = Table(show_header=False, box=None)

@@ -6,8 +6,8 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
+from bitbudget.app.core.canonical import JsonObject
 from bitbudget.app.core.dtypes import Dtype
 from bitbudget.app.core.errors import InvalidModelError
 from bitbudget.app.core.formats import KEEP, Format
@@ -30,7 +30,7 @@ class Check:
     holds: bool
     detail: str
 
-    def document(self) -> dict[str, Any]:
+    def document(self) -> JsonObject:
         """Return the check for JSON."""
         return asdict(self)
 
@@ -82,7 +82,7 @@ def check_checkpoint(manifest: Manifest, folder: Path) -> Iterator[Check]:
     yield Check("formats in the files", not wrong, "; ".join(wrong[:_MOST_NAMED]) or good)
 
 
-def _formats_in_config(manifest: Manifest, config: dict[str, Any]) -> Check:
+def _formats_in_config(manifest: Manifest, config: JsonObject) -> Check:
     entries = config.get("quantization") or {}
     found = {k: {"mode": "affine", **v} for k, v in entries.items() if isinstance(v, dict)}
     expected = {k: v for k, v in manifest.quantization_config().items() if isinstance(v, dict)}
@@ -127,7 +127,7 @@ def _arrays(file: Path) -> Iterator[StoredArray]:
             ) from error
 
 
-def _config(folder: Path) -> dict[str, Any]:
+def _config(folder: Path) -> JsonObject:
     file = folder / "config.json"
     try:
         config = json.loads(file.read_bytes())
@@ -141,7 +141,7 @@ def _config(folder: Path) -> dict[str, Any]:
     return dict(config)
 
 
-def _header(file: Path) -> dict[str, Any]:
+def _header(file: Path) -> JsonObject:
     with file.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
         try:

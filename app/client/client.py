@@ -17,7 +17,7 @@ import hashlib
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import httpx2
 
@@ -34,7 +34,7 @@ from bitbudget.app.contract.leases import (
     WorkerRegistration,
     WorkerWelcome,
 )
-from bitbudget.app.core.canonical import sha256_of
+from bitbudget.app.core.canonical import JsonObject, sha256_of
 from bitbudget.app.core.requests import AllocationRequest, JobRequest
 from bitbudget.app.fit.schemas import Device, Fit, FitRequest
 from bitbudget.app.http.pages import Page
@@ -260,11 +260,11 @@ class Client:
     def _get(self, path: str) -> httpx2.Response:
         return self._http.request("GET", path, repeatable=True)
 
-    def _items(self, path: str, filters: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    def _items(self, path: str, filters: JsonObject) -> Iterator[JsonObject]:
         query = {name: value for name, value in filters.items() if value is not None}
         while True:
             answer = self._http.request("GET", path, params=query, repeatable=True)
-            page = Page[dict[str, Any]].model_validate_json(answer.content)
+            page = Page[JsonObject].model_validate_json(answer.content)
             yield from page.items
             if page.next_cursor is None:
                 return

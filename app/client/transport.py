@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import httpx2
 
+from bitbudget.app.core.canonical import JsonObject
 from bitbudget.app.core.errors import (
     BitbudgetError,
     InfeasibleBudgetError,
@@ -138,10 +139,10 @@ def raise_problem(answer: httpx2.Response) -> None:
     )
 
 
-def _problem(answer: httpx2.Response) -> dict[str, Any]:
+def _problem(answer: httpx2.Response) -> JsonObject:
     if not answer.headers.get("Content-Type", "").startswith("application/problem+json"):
         return {}
-    problem: dict[str, Any] = answer.json()
+    problem: JsonObject = answer.json()
     return problem
 
 

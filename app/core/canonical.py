@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+from typing import Any
 
-__all__ = ["canonical_json", "sha256_of"]
+__all__ = ["JsonObject", "canonical_json", "sha256_of"]
+
+JsonObject = dict[str, Any]
+"""A JSON object as it is read or written: a model's configuration, a page's twin, a document."""
 
 
 def canonical_json(value: object) -> bytes:

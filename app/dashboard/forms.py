@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 from urllib.parse import parse_qsl
 
 from fastapi import Depends, Request
 
+from bitbudget.app.core.canonical import JsonObject
 from bitbudget.app.core.errors import InvalidRequestError
 from bitbudget.app.core.requests import JobRequest
 
@@ -51,11 +52,9 @@ async def _form(request: Request) -> dict[str, str]:
 Form = Annotated[dict[str, str], Depends(_form)]
 
 
-def job_fields(form: dict[str, str]) -> dict[str, Any]:
+def job_fields(form: dict[str, str]) -> JsonObject:
     """Return the fields of a JobRequest; empty ones are left out."""
-    given: dict[str, Any] = {
-        name: form[name].strip() for name in _TEXTS if form.get(name, "").strip()
-    }
+    given: JsonObject = {name: form[name].strip() for name in _TEXTS if form.get(name, "").strip()}
     for name in _NUMBERS:
         text = form.get(name, "").strip()
         if text:

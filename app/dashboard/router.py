@@ -12,6 +12,7 @@ from fastapi.routing import APIRoute
 from pydantic import ValidationError
 
 from bitbudget.app.auth.dependencies import TOKEN_COOKIE, JobsWriter, Keys
+from bitbudget.app.core.canonical import JsonObject
 from bitbudget.app.core.devices import device as known_device
 from bitbudget.app.core.errors import BitbudgetError, NotFoundError
 from bitbudget.app.core.requests import Deliver, JobRequest
@@ -120,7 +121,7 @@ def _sign_in_page(error: str, to: str) -> Response:
     return html("signin.html", page, status.HTTP_401_UNAUTHORIZED)
 
 
-def _csv(page: dict[str, Any], name: str) -> Response:
+def _csv(page: JsonObject, name: str) -> Response:
     return Response(figure_named(page, name).csv(), media_type="text/csv; charset=utf-8")
 
 

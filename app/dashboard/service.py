@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
 
+from bitbudget.app.core.canonical import JsonObject
 from bitbudget.app.core.devices import device
 from bitbudget.app.core.errors import (
     BitbudgetError,
@@ -45,7 +45,7 @@ _MODELS = 200
 _FRONTIER_POINTS = 4000
 _DEFAULT_CONTEXT = 8192
 _UNQUANTIZED_KV_BITS = 16
-Page = dict[str, Any]
+Page = JsonObject
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from importlib.resources import files
-from typing import Any, Final
+from typing import Final
 
 from fastapi import APIRouter, FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import HTMLResponse, Response
 from pydantic import BaseModel
+
+from bitbudget.app.core.canonical import JsonObject
 
 __all__ = ["install"]
 
@@ -71,14 +73,14 @@ class _Document:
         self._app = app
         self._models = models
         self._needs_keys = needs_keys
-        self._made: dict[str, Any] | None = None
+        self._made: JsonObject | None = None
 
-    def __call__(self) -> dict[str, Any]:
+    def __call__(self) -> JsonObject:
         if self._made is None:
             self._made = self._make()
         return self._made
 
-    def _make(self) -> dict[str, Any]:
+    def _make(self) -> JsonObject:
         app = self._app
         document = get_openapi(
             title=app.title,
@@ -99,7 +101,7 @@ class _Document:
         return document
 
 
-def _drop_security(document: dict[str, Any]) -> None:
+def _drop_security(document: JsonObject) -> None:
     """On an open server a token may be sent but need not be."""
     for path in document["paths"].values():
         for operation in path.values():

@@ -6,12 +6,13 @@ import logging
 import re
 import secrets
 import time
-from typing import Any, Final
+from typing import Final
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import HTTPConnection, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from bitbudget.app.core.canonical import JsonObject
 from bitbudget.app.http.logs import log_fields
 from bitbudget.app.http.metrics import Metrics
 from bitbudget.app.http.origin import is_cross_site
@@ -29,26 +30,26 @@ _HEADERS: Final = {
 
 
 _FORWARDED: Final = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto")
-_WRONG_HOST: Final[dict[str, Any]] = {
+_WRONG_HOST: Final[JsonObject] = {
     "status": 421,
     "slug": "misdirected-request",
     "title": "Misdirected request",
     "detail": "This server does not answer to that Host; see BITBUDGET_ALLOWED_HOSTS.",
 }
-_REPEATED_HOST: Final[dict[str, Any]] = {
+_REPEATED_HOST: Final[JsonObject] = {
     "status": 400,
     "slug": "bad-request",
     "title": "Bad request",
     "detail": "A request has one Host.",
 }
-_FORWARDED_WITHOUT_KEYS: Final[dict[str, Any]] = {
+_FORWARDED_WITHOUT_KEYS: Final[JsonObject] = {
     "status": 421,
     "slug": "misdirected-request",
     "title": "Misdirected request",
     "detail": "This server asks for no key and answers this machine only; "
     "behind a proxy set BITBUDGET_REQUIRE_KEYS=true and make a key.",
 }
-_CROSS_SITE: Final[dict[str, Any]] = {
+_CROSS_SITE: Final[JsonObject] = {
     "status": 403,
     "slug": "forbidden",
     "title": "Forbidden",
@@ -92,7 +93,7 @@ class RequestMiddleware:
             self._note(scope, exchange)
             log_fields.reset(token)
 
-    def _refusal(self, scope: Scope, headers: Headers) -> dict[str, Any] | None:
+    def _refusal(self, scope: Scope, headers: Headers) -> JsonObject | None:
         """Return the problem of a request that goes no further."""
         if len(headers.getlist("host")) > 1:
             return _REPEATED_HOST
@@ -109,7 +110,7 @@ class RequestMiddleware:
         self._metrics.requests.labels(method, route, str(exchange.status)).inc()
         if not exchange.is_stream:
             self._metrics.seconds.labels(route).observe(seconds)
-        fields: dict[str, Any] = {
+        fields: JsonObject = {
             "method": scope["method"],
             "path": scope["path"],
             "status": exchange.status,

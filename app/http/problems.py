@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
+from bitbudget.app.core.canonical import JsonObject
 from bitbudget.app.core.errors import NO_ROOM, BitbudgetError
 from bitbudget.app.http.errors import UnavailableError
 
@@ -25,7 +26,7 @@ MEDIA_TYPE: Final = "application/problem+json"
 _MOST_SHOWN: Final = 1000
 _MOST_NAME: Final = 100
 _MOST_ERRORS: Final = 100
-Responses = dict[int | str, dict[str, Any]]
+Responses = dict[int | str, JsonObject]
 """What FastAPI takes as the documented responses of an operation."""
 _log: Final = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ class ProblemDetails(BaseModel):
     minimum_bytes: int | None = Field(
         None, description="Of infeasible-budget: the smallest feasible size."
     )
-    errors: list[dict[str, Any]] | None = Field(
+    errors: list[JsonObject] | None = Field(
         None, description="Of invalid-request: each place (`loc`) and what is wrong (`msg`)."
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 from anyio import to_thread
 from fastapi import APIRouter, Header, Query, Request, Response, status
@@ -20,6 +20,7 @@ from bitbudget.app.contract.leases import (
     LeaseStatus,
     StoredArtifact,
 )
+from bitbudget.app.core.canonical import JsonObject
 from bitbudget.app.core.errors import InvalidRequestError
 from bitbudget.app.http.problems import Responses, problems
 from bitbudget.app.leases.dependencies import HELD_BY_CALLER, LeaseAccessDependency, Leases
@@ -30,7 +31,7 @@ router = APIRouter(prefix="/v1/leases", tags=["leases"])
 
 _SHA256_BYTES: Final = 32
 _DIGEST: Final = re.compile(r"(?:^|,)\s*sha-256=:([A-Za-z0-9+/]{43}=):")
-_BODY: Final[dict[str, Any]] = {
+_BODY: Final[JsonObject] = {
     "requestBody": {
         "required": True,
         "content": {"application/octet-stream": {"schema": {"type": "string"}}},

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, mapped_column
 
+from bitbudget.app.core.canonical import JsonObject
 from bitbudget.app.storage.schema import Base, Moment
 
 __all__ = ["MeasurementNameRow", "MeasurementRow", "TensorRow"]
@@ -27,7 +27,7 @@ class MeasurementRow(Base):
     sensitivity: Mapped[str] = mapped_column(sa.String(16))
     rotation: Mapped[str] = mapped_column(sa.String(16))
     text: Mapped[str] = mapped_column(sa.String(64))
-    head: Mapped[dict[str, Any]] = mapped_column(sa.JSON)
+    head: Mapped[JsonObject] = mapped_column(sa.JSON)
     worker_id: Mapped[str] = mapped_column(sa.String(32), default="")
     owner: Mapped[str] = mapped_column(sa.String(32), default="")
     created_at: Mapped[datetime] = mapped_column(Moment)
@@ -50,7 +50,7 @@ class TensorRow(Base):
     weights: Mapped[int] = mapped_column(sa.BigInteger)
     alpha_nats: Mapped[float] = mapped_column(sa.Double)
     digest: Mapped[str] = mapped_column(sa.String(64))
-    points: Mapped[list[dict[str, Any]]] = mapped_column(sa.JSON)
+    points: Mapped[list[JsonObject]] = mapped_column(sa.JSON)
     features: Mapped[dict[str, float]] = mapped_column(sa.JSON)
 
     __table_args__ = (

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from bitbudget.app.core.canonical import JsonObject
 from bitbudget.app.measurements.schemas import MeasurementSummary
 from bitbudget.app.measurements.tables import MeasurementRow
 
@@ -15,6 +14,6 @@ def measurement_summary(row: MeasurementRow) -> MeasurementSummary:
     return MeasurementSummary(id=row.id, created_at=row.created_at, **_made(row.head))
 
 
-def _made(head: dict[str, Any]) -> dict[str, Any]:
+def _made(head: JsonObject) -> JsonObject:
     wanted = MeasurementSummary.model_fields.keys() - {"id", "created_at"}
     return {name: head[name] for name in wanted}

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 
 from pydantic import TypeAdapter
 
+from bitbudget.app.core.canonical import JsonObject
 from bitbudget.app.core.inventory import Inventory
 from bitbudget.app.core.measurement import ModelIdentity
 from bitbudget.app.models.tables import ModelRow
@@ -29,6 +30,6 @@ def model_row(identity: ModelIdentity, inventory: Inventory, now: datetime) -> M
     )
 
 
-def inventory_from(value: dict[str, Any]) -> Inventory:
+def inventory_from(value: JsonObject) -> Inventory:
     """Read a stored inventory."""
     return _INVENTORY.validate_python(value)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, mapped_column
 
+from bitbudget.app.core.canonical import JsonObject
 from bitbudget.app.storage.schema import Base, Moment
 
 __all__ = ["ModelNameRow", "ModelRow"]
@@ -23,7 +23,7 @@ class ModelRow(Base):
     revision: Mapped[str] = mapped_column(sa.String(255))
     model_type: Mapped[str] = mapped_column(sa.String(128))
     weights: Mapped[int] = mapped_column(sa.BigInteger)
-    inventory: Mapped[dict[str, Any]] = mapped_column(sa.JSON)
+    inventory: Mapped[JsonObject] = mapped_column(sa.JSON)
     created_at: Mapped[datetime] = mapped_column(Moment)
 
     __table_args__ = (sa.CheckConstraint("weights >= 0", name="weights_positive"),)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, mapped_column
 
+from bitbudget.app.core.canonical import JsonObject
 from bitbudget.app.storage.schema import Base, Moment
 
 __all__ = ["WorkerRow"]
@@ -20,7 +20,7 @@ class WorkerRow(Base):
 
     id: Mapped[str] = mapped_column(sa.String(32), primary_key=True)
     name: Mapped[str] = mapped_column(sa.String(128))
-    capabilities: Mapped[dict[str, Any]] = mapped_column(sa.JSON)
+    capabilities: Mapped[JsonObject] = mapped_column(sa.JSON)
     token_hash: Mapped[str] = mapped_column(sa.String(64), unique=True)
     owner: Mapped[str] = mapped_column(sa.String(32), default="")
     registered_at: Mapped[datetime] = mapped_column(Moment)

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import mlx.core as mx
 
+from bitbudget.app.core.canonical import JsonObject
 from bitbudget.metal_kernels import (
     KERNELS,
     metal_available,
@@ -55,7 +56,7 @@ def _seconds(engine: Engine, inputs: Inputs) -> float:
     return time.perf_counter() - start
 
 
-def _run(contest: _Contest) -> dict[str, Any]:
+def _run(contest: _Contest) -> JsonObject:
     first = contest.inputs(0)
     size = sum(array.nbytes for array in first)
     copies = [first, *(contest.inputs(seed) for seed in range(1, max(2, _COLD_BYTES // size)))]
@@ -149,7 +150,7 @@ _CONTESTS: Final = (
 )
 
 
-def benchmark_kernels() -> dict[str, Any]:
+def benchmark_kernels() -> JsonObject:
     """Check every kernel on this GPU and time those that replace stock operations.
 
     The checks are all cases that the tests run on the emulator.

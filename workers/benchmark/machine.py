@@ -8,11 +8,12 @@ import time
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import mlx.core as mx
 import psutil
 
+from bitbudget.app.core.canonical import JsonObject
 from bitbudget.distribution import installed_version
 
 __all__ = ["BANDWIDTH_BYTES", "describe_device", "measure_bandwidth"]
@@ -25,7 +26,7 @@ _ROUNDS: Final = 3
 _PACKAGES: Final = ("mlx", "mlx-lm")
 
 
-def describe_device() -> dict[str, Any]:
+def describe_device() -> JsonObject:
     """Return chip, memory in bytes, operating system, backend and versions."""
     metal = mx.metal.is_available()
     information = mx.device_info() if metal else {}

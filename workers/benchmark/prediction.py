@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
+from bitbudget.app.core.canonical import JsonObject
 from bitbudget.app.core.decode import DECODE_EFFICIENCY
 from bitbudget.app.core.devices import DEVICES
 from bitbudget.app.core.manifest import Manifest
@@ -14,7 +14,7 @@ __all__ = ["MANIFEST", "predict"]
 MANIFEST = "manifest.json"
 
 
-def predict(folder: Path, nbytes: int, bandwidth: float, measured: float) -> dict[str, Any]:
+def predict(folder: Path, nbytes: int, bandwidth: float, measured: float) -> JsonObject:
     """Return the predicted tokens per second of a token that reads `nbytes`, and the request's.
 
     `decode_tokens_per_second` is for this machine's measured `bandwidth` (bytes per second) and

@@ -13,6 +13,8 @@ import mlx.core as mx
 from mlx import nn
 from mlx.utils import tree_flatten
 
+from bitbudget.app.core.canonical import JsonObject
+
 __all__ = ["TokenBytes", "bytes_per_token"]
 
 
@@ -36,7 +38,7 @@ def _nbytes(tree: Any) -> int:
     return sum(int(leaf.nbytes) for _, leaf in leaves if isinstance(leaf, mx.array))
 
 
-def _option(config: dict[str, Any], *names: str) -> Any:
+def _option(config: JsonObject, *names: str) -> Any:
     for part in (config, config.get("text_config") or {}):
         for name in names:
             if part.get(name) is not None:
@@ -44,7 +46,7 @@ def _option(config: dict[str, Any], *names: str) -> Any:
     return None
 
 
-def bytes_per_token(model: nn.Module, config: dict[str, Any], cache: list[Any]) -> TokenBytes:
+def bytes_per_token(model: nn.Module, config: JsonObject, cache: list[Any]) -> TokenBytes:
     """Return the bytes a token reads of `model` with `cache` as it stands."""
     top_k = _option(config, "num_experts_per_tok", "num_experts_per_token", "moe_topk") or 1
     tied = _option(config, "tie_word_embeddings")

@@ -7,11 +7,11 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import mlx.core as mx
 
 import bitbudget
+from bitbudget.app.core.canonical import JsonObject
 from bitbudget.app.core.errors import InvalidRequestError
 from bitbudget.workers.benchmark.kernels import benchmark_kernels
 from bitbudget.workers.benchmark.machine import describe_device, measure_bandwidth
@@ -39,7 +39,7 @@ def _peak_process_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def _vocabulary(config: dict[str, Any]) -> int:
+def _vocabulary(config: JsonObject) -> int:
     return int(config.get("vocab_size") or config["text_config"]["vocab_size"])
 
 
@@ -51,7 +51,7 @@ def benchmark(
     kernels: bool = False,
     most_seconds_on_cpu: float | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> dict[str, Any]:
+) -> JsonObject:
     """Measure `checkpoint_dir` on this machine; the report of `benchmark --json`.
 
     `most_seconds_on_cpu` bounds generation where there is no GPU, with fewer trials and tokens:
@@ -63,7 +63,7 @@ def benchmark(
     """
     _check(prompt_tokens, generate_tokens)
     device = describe_device()
-    report: dict[str, Any] = {
+    report: JsonObject = {
         "device": device,
         "bandwidth_bytes_per_second": measure_bandwidth(),
         "not_measured": _not_measured(device),
@@ -89,7 +89,7 @@ def _timed(
     bandwidth: float,
     progress: Callable[[int, int], None],
     most_seconds: float | None,
-) -> dict[str, Any]:
+) -> JsonObject:
     """Return the timed part of the report; `tokens` are those of the prompt and generated."""
     model, config = bitbudget.load_model(checkpoint_dir)
     mx.reset_peak_memory()
@@ -114,7 +114,7 @@ def _timed(
     }
 
 
-def _left_out(report: dict[str, Any], prompt_tokens: int, generate_tokens: int) -> list[str]:
+def _left_out(report: JsonObject, prompt_tokens: int, generate_tokens: int) -> list[str]:
     """Return a sentence on what a bound in time left out, none when nothing was."""
     asked = prompt_tokens, generate_tokens, TRIALS
     done = report["prompt_tokens"], report["generate_tokens"], len(report["decode_trials"])
@@ -124,7 +124,7 @@ def _left_out(report: dict[str, Any], prompt_tokens: int, generate_tokens: int) 
     return [f"{words[0]}: without a GPU that takes too long; timed were {words[1]}"]
 
 
-def _not_measured(device: dict[str, Any]) -> list[str]:
+def _not_measured(device: JsonObject) -> list[str]:
     if device["backend"] == "metal":
         return []
     return [

@@ -10,12 +10,13 @@ from collections.abc import Callable, Collection
 from dataclasses import fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import mlx.core as mx
 import numpy as np
 from mlx import nn
 
+from bitbudget.app.core.canonical import JsonObject
 from bitbudget.app.core.effort import Effort
 from bitbudget.app.core.errors import InvalidModelError, InvalidRequestError
 from bitbudget.workers.evaluate.cache import ReferenceCache
@@ -57,7 +58,7 @@ def evaluate(
     rollouts: int = 0,
     seed: int = 0,
     progress: Progress | None = None,
-) -> dict[str, Any]:
+) -> JsonObject:
     """Return the report of `evaluate --json` for one checkpoint; see `Evaluation`."""
     evaluation = Evaluation(reference, text=text, rollouts=rollouts, seed=seed, progress=progress)
     return evaluation.report(checkpoint)
@@ -138,11 +139,11 @@ class Evaluation:
 
         return teach_all() if self.cache is None else self.cache.taught(windows, teach_all)
 
-    def report(self, checkpoint: Path) -> dict[str, Any]:
+    def report(self, checkpoint: Path) -> JsonObject:
         """Return the report of one checkpoint."""
         return self.report_model(open_forward(checkpoint, copies=2), str(checkpoint))
 
-    def report_model(self, candidate: Forward, name: str) -> dict[str, Any]:
+    def report_model(self, candidate: Forward, name: str) -> JsonObject:
         """Return the report of a float32 model called `name`.
 
         Raises InvalidModelError on NaN activations and when the vocabularies differ.
@@ -167,15 +168,15 @@ class Evaluation:
             "sets": sets,
         }
 
-    def sets_of(self, checkpoint: Path) -> dict[str, dict[str, Any]]:
+    def sets_of(self, checkpoint: Path) -> dict[str, JsonObject]:
         """Return the numbers of each set of windows for one checkpoint."""
         return self.sets(open_forward(checkpoint, copies=2), str(checkpoint))
 
     def sets(
         self, candidate: Forward, name: str, parts: Collection[str] | None = None
-    ) -> dict[str, dict[str, Any]]:
+    ) -> dict[str, JsonObject]:
         """Return the numbers of each set of windows (of those in `parts`), without noise floor."""
-        sets: dict[str, dict[str, Any]] = {}
+        sets: dict[str, JsonObject] = {}
         chosen = [part for part in self.windows if parts is None or part in parts]
         total = sum(self.windows[part].size for part in chosen)
         done = 0
@@ -190,7 +191,7 @@ class Evaluation:
         return sets
 
     @cached_property
-    def noise_floor(self) -> dict[str, Any]:
+    def noise_floor(self) -> JsonObject:
         """KL of the original to itself by another path, on the first tokens of a window.
 
         In the checkpoint's own dtype where this machine can run it, which is what inference will

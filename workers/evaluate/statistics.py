@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from bitbudget.app.core.canonical import JsonObject
 from bitbudget.workers.evaluate.teacher import TokenScores
 
 __all__ = ["RESAMPLES", "compare", "interval_95", "summary"]
@@ -32,7 +33,7 @@ def _resamples(count: int, seed: int) -> np.ndarray:
     return weights
 
 
-def compare(ours: Mapping[str, Any], other: Mapping[str, Any], *, seed: int = 0) -> dict[str, Any]:
+def compare(ours: Mapping[str, Any], other: Mapping[str, Any], *, seed: int = 0) -> JsonObject:
     """Compare two reports of `evaluate` on the same windows, on the same resamples.
 
     Returns the difference and the ratio of mean KL (ours against other) with 95 % intervals.
@@ -53,7 +54,7 @@ def compare(ours: Mapping[str, Any], other: Mapping[str, Any], *, seed: int = 0)
     }
 
 
-def summary(scores: TokenScores, *, seed: int) -> dict[str, Any]:
+def summary(scores: TokenScores, *, seed: int) -> JsonObject:
     """Return the numbers of a report for one set of windows."""
     kl = scores.kl
     per_window = kl.mean(axis=1)

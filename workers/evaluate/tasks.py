@@ -15,6 +15,7 @@ from typing import Any, Final
 import mlx.core as mx
 import numpy as np
 
+from bitbudget.app.core.canonical import JsonObject
 from bitbudget.app.core.errors import InvalidRequestError
 from bitbudget.distribution import install_hint
 from bitbudget.workers.evaluate.teacher import log_probabilities
@@ -121,7 +122,7 @@ class TaskModel:
                 found[index] = score
         return found
 
-    def generate(self, context: str, options: dict[str, Any]) -> str:
+    def generate(self, context: str, options: JsonObject) -> str:
         """Return what the model writes greedily until one of `options["until"]`."""
         until = options.get("until") or []
         stops = [until] if isinstance(until, str) else list(until)

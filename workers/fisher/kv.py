@@ -22,6 +22,7 @@ import numpy as np
 from mlx import nn
 from mlx_lm.models.cache import KVCache, QuantizedKVCache, make_prompt_cache
 
+from bitbudget.app.core.canonical import JsonObject
 from bitbudget.app.core.inventory import CacheKind, CacheLayer
 from bitbudget.app.core.kv import (
     KvFormat,
@@ -99,7 +100,7 @@ class KvTaps:
     dtype: mx.Dtype
     formats: dict[int, tuple[Decision, ...]] = field(default_factory=dict)
     failure: str = ""
-    options: dict[str, Any] = field(default_factory=dict)
+    options: JsonObject = field(default_factory=dict)
     _tape: Tape | None = None
     _sums: dict[int, dict[Decision, list[mx.array]]] = field(default_factory=dict)
 

@@ -10,6 +10,7 @@ import mlx.core as mx
 import numpy as np
 from mlx import nn
 
+from bitbudget.app.core.canonical import JsonObject
 from bitbudget.app.core.errors import InvalidModelError
 from bitbudget.workers.fisher.kv import KvTaps
 from bitbudget.workers.fisher.moments import ModuleMoments
@@ -144,7 +145,7 @@ class Pass(Walk):
         last = len(self.layers) - 1
 
         def loss(h: mx.array) -> mx.array:
-            def stub(index: int, arguments: tuple[Any, ...], options: dict[str, Any]) -> mx.array:
+            def stub(index: int, arguments: tuple[Any, ...], options: JsonObject) -> mx.array:
                 return h if index == last else LayerCall.of(arguments, options).hidden
 
             with replaced_layers(self.layers, stub):

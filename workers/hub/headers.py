@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
-from bitbudget.app.core.canonical import canonical_json, sha256_of
+from bitbudget.app.core.canonical import JsonObject, canonical_json, sha256_of
 from bitbudget.app.core.errors import InvalidModelError
 from bitbudget.workers.hub.client import Hub, HubFile, HubModel
 from bitbudget.workers.hub.download import check_digest
@@ -29,7 +29,7 @@ class RemoteHeaders:
     """
 
     model: HubModel
-    config: dict[str, Any]
+    config: JsonObject
     files: tuple[SourceFile, ...]
     digest: str
 
@@ -77,7 +77,7 @@ def _read_config(hub: Hub, model: HubModel) -> bytes:
     return raw
 
 
-def _parse(raw: bytes, model: HubModel) -> dict[str, Any]:
+def _parse(raw: bytes, model: HubModel) -> JsonObject:
     try:
         value = json.loads(raw)
     except (ValueError, RecursionError) as error:

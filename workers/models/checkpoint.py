@@ -16,6 +16,7 @@ import numpy.typing as npt
 from mlx import nn
 
 from bitbudget import rotated_model
+from bitbudget.app.core.canonical import JsonObject
 from bitbudget.app.core.dtypes import Dtype
 from bitbudget.app.core.errors import (
     AlreadyQuantizedError,
@@ -67,7 +68,7 @@ class Checkpoint:
     name: str
     revision: str
     folder: Path
-    config: dict[str, Any]
+    config: JsonObject
     files: tuple[SourceFile, ...]
     load: Callable[[], dict[str, mx.array]] = field(repr=False)
     outline: Callable[[], dict[str, mx.array]] | None = field(default=None, repr=False)
@@ -304,7 +305,7 @@ class Checkpoint:
         return nullcontext(self.folder / name) if self.hold is None else self.hold(name)
 
 
-def _classes(config: dict[str, Any]) -> tuple[Any, Any]:
+def _classes(config: JsonObject) -> tuple[Any, Any]:
     try:
         if rotated_model.KEY in config:
             return rotated_model.model_classes(config)

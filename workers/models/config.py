@@ -13,6 +13,7 @@ from collections.abc import Collection, Mapping
 from importlib.metadata import version
 from typing import Any, Final
 
+from bitbudget.app.core.canonical import JsonObject
 from bitbudget.app.core.errors import UnsupportedModelError
 from bitbudget.workers.models.library import model_classes
 from bitbudget.workers.models.synonyms import filled, sliding_pattern
@@ -29,7 +30,7 @@ _ALWAYS_SLIDING: Final = ("gemma2", "mistral", "mixtral", "phi3", "phimoe", "sta
 _PLAIN: Final = ("default", None)
 
 
-def understood(config: dict[str, Any]) -> dict[str, Any]:
+def understood(config: JsonObject) -> JsonObject:
     """Return `config` with every setting under the name that mlx-lm's class reads.
 
     A part `text_config` is treated alike. Raises UnsupportedModelError for a setting that changes
@@ -58,10 +59,10 @@ def accepted_fields(config: Mapping[str, Any]) -> frozenset[str] | None:
 
 
 def _translated(
-    config: dict[str, Any],
+    config: JsonObject,
     accepted: frozenset[str] | None,
-    of_model: dict[str, Any] | None = None,
-) -> dict[str, Any]:
+    of_model: JsonObject | None = None,
+) -> JsonObject:
     result = dict(config if of_model is None else of_model)
     if "torch_dtype" not in result and isinstance(result.get("dtype"), str):
         result["torch_dtype"] = result["dtype"]
@@ -91,13 +92,13 @@ def window_notes(config: Mapping[str, Any]) -> tuple[str, ...]:
     return (f"{limit}: beyond them it is another model",)
 
 
-def _rope(model_type: str, rope: dict[str, Any], accepted: frozenset[str] | None) -> dict[str, Any]:
+def _rope(model_type: str, rope: JsonObject, accepted: frozenset[str] | None) -> JsonObject:
     """Return rotary settings under their old names, as far as the class reads them."""
     layers = {kind: part for kind, part in rope.items() if isinstance(part, dict)}
     full = layers.get(_FULL, next(iter(layers.values()))) if layers else rope
     sliding = layers.get(_SLIDING, full)
     reads_new_name = accepted is not None and "rope_parameters" in accepted
-    found: dict[str, Any] = {}
+    found: JsonObject = {}
 
     def say(names: Collection[str], value: Any) -> bool:
         known = [name for name in names if accepted is None or name in accepted]
@@ -123,7 +124,7 @@ def _rope(model_type: str, rope: dict[str, Any], accepted: frozenset[str] | None
     return found
 
 
-def _scaling(rope: Mapping[str, Any]) -> dict[str, Any] | None:
+def _scaling(rope: Mapping[str, Any]) -> JsonObject | None:
     """Return what `rope_scaling` was before transformers 5, None for plain rotary embeddings."""
     kind = rope.get("rope_type", rope.get("type"))
     if kind in _PLAIN:

@@ -16,6 +16,7 @@ import json
 from collections.abc import Iterator
 from typing import Any, Final
 
+from bitbudget.app.core.canonical import JsonObject
 from bitbudget.app.core.errors import InvalidRequestError
 
 __all__ = ["documents"]
@@ -51,7 +52,7 @@ def _is_json(text: str) -> bool:
     return head.startswith(('{"', '{ "')) or head.removeprefix("[").lstrip().startswith('{"')
 
 
-def _values(text: str, where: str) -> Iterator[tuple[int, dict[str, Any]]]:
+def _values(text: str, where: str) -> Iterator[tuple[int, JsonObject]]:
     if text.lstrip().startswith("["):
         values = _parsed(text, where, 1)
         yield from ((1, _object(value, where, 1)) for value in values)
@@ -73,13 +74,13 @@ def _parsed(text: str, where: str, line: int) -> Any:
         ) from error
 
 
-def _object(value: Any, where: str, line: int) -> dict[str, Any]:
+def _object(value: Any, where: str, line: int) -> JsonObject:
     if isinstance(value, dict):
         return value
     raise _odd(f"{where}: line {line}", repr(value)[:80])
 
 
-def _encode(value: dict[str, Any], tokenizer: Any, where: str) -> list[int]:
+def _encode(value: JsonObject, tokenizer: Any, where: str) -> list[int]:
     if isinstance(value.get("text"), str):
         ids: list[int] = tokenizer.encode(value["text"], add_special_tokens=False)
         return ids
@@ -107,7 +108,7 @@ def _encode(value: dict[str, Any], tokenizer: Any, where: str) -> list[int]:
         ) from error
 
 
-def _messages(value: dict[str, Any]) -> list[dict[str, Any]]:
+def _messages(value: JsonObject) -> list[JsonObject]:
     for key in ("messages", "conversations"):
         if isinstance(value.get(key), list):
             return [_message(item) for item in value[key] if isinstance(item, dict)]
@@ -117,13 +118,13 @@ def _messages(value: dict[str, Any]) -> list[dict[str, Any]]:
     return []
 
 
-def _turn(role: str, said: Any) -> list[dict[str, Any]]:
+def _turn(role: str, said: Any) -> list[JsonObject]:
     if isinstance(said, list):
         return [_message(item) for item in said if isinstance(item, dict)]
     return [{"role": role, "content": str(said)}]
 
 
-def _message(item: dict[str, Any]) -> dict[str, Any]:
+def _message(item: JsonObject) -> JsonObject:
     if "from" not in item:
         return item
     speaker = str(item["from"])

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from bitbudget.app.core.canonical import JsonObject
 from bitbudget.app.core.dtypes import Dtype
 from bitbudget.app.core.errors import InvalidModelError, UnsupportedModelError
 from bitbudget.workers.models.headers import SourceFile, read_header
@@ -36,7 +37,7 @@ _FLOAT_TAG: Final = "__float__"
 _FLOATS: Final = {"Infinity": math.inf, "-Infinity": -math.inf, "NaN": math.nan}
 
 
-def read_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path) -> JsonObject:
     """Return `config.json`, with the floats that transformers tags as objects decoded.
 
     Raises InvalidModelError when the folder or the file is missing or is not a JSON object, and
@@ -60,7 +61,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     return check_config(read_json(path))
 
 
-def check_config(config: dict[str, Any]) -> dict[str, Any]:
+def check_config(config: JsonObject) -> JsonObject:
     """Return `config` when it names a model type and runs no code of its own, floats decoded."""
     config = decode_floats(config)
     model_type = config.get("model_type")
@@ -81,7 +82,7 @@ def check_config(config: dict[str, Any]) -> dict[str, Any]:
     return config
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> JsonObject:
     """Return the JSON object in `path`; InvalidModelError when it is none."""
     if not path.is_file():
         raise _not_json(path, "a folder, a pipe or a broken link")

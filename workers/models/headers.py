@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from bitbudget.app.core.canonical import JsonObject
 from bitbudget.app.core.dtypes import Dtype
 from bitbudget.app.core.errors import InvalidModelError
 
@@ -99,8 +100,8 @@ def parse_header(filename: str, header: bytes, nbytes: int) -> SourceFile:
     return SourceFile(filename, nbytes, tuple(tensors))
 
 
-def _decode(filename: str, header: bytes) -> dict[str, Any]:
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _decode(filename: str, header: bytes) -> JsonObject:
+    def unique(pairs: list[tuple[str, Any]]) -> JsonObject:
         value = dict(pairs)
         if len(value) != len(pairs):
             names = [name for name, _ in pairs]

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any, Final
 
+from bitbudget.app.core.canonical import JsonObject
 from bitbudget.app.core.errors import UnsupportedModelError
 from bitbudget.workers.models.config import accepted_fields
 from bitbudget.workers.models.headers import SourceFile, TensorRef
@@ -34,14 +35,14 @@ class Head:
     `own` is the stored head that differs from the embedding, "" where there is none.
     """
 
-    config: dict[str, Any]
+    config: JsonObject
     unused: frozenset[str] = frozenset()
     notes: tuple[str, ...] = ()
     own: str = ""
 
 
 def find_head(
-    config: dict[str, Any],
+    config: JsonObject,
     files: Iterable[SourceFile],
     read: Read,
     *,
@@ -103,7 +104,7 @@ def _only(tensors: Mapping[str, TensorRef], pattern: re.Pattern[str]) -> TensorR
     return found[0] if len(found) == 1 else None
 
 
-def _with_flag(config: dict[str, Any], *, tied: bool) -> dict[str, Any]:
+def _with_flag(config: JsonObject, *, tied: bool) -> JsonObject:
     changed = {**config, _FLAG: tied}
     if isinstance(config.get("text_config"), dict):
         changed["text_config"] = {**config["text_config"], _FLAG: tied}

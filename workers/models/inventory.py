@@ -12,6 +12,7 @@ import mlx.core as mx
 from mlx import nn
 from mlx.utils import tree_flatten
 
+from bitbudget.app.core.canonical import JsonObject
 from bitbudget.app.core.errors import InvalidModelError, UnsupportedModelError
 from bitbudget.app.core.inventory import Architecture, Inventory, Module, ModuleKind, StoredArray
 from bitbudget.workers.models.arrays import dtype_of
@@ -139,20 +140,20 @@ def _architecture(
     )
 
 
-def _text_config(config: dict[str, Any]) -> dict[str, Any]:
+def _text_config(config: JsonObject) -> JsonObject:
     """Return the part of a multimodal configuration that describes the language model."""
     text = config.get("text_config")
     return {**config, **text} if isinstance(text, dict) else config
 
 
-def _layers(model: nn.Module, config: dict[str, Any]) -> int:
+def _layers(model: nn.Module, config: JsonObject) -> int:
     layers = getattr(model, "layers", None)
     if layers is not None:
         return len(layers)
     return _number(config, "num_hidden_layers", "n_layer", "n_layers")
 
 
-def _number(config: dict[str, Any], *names: str) -> int:
+def _number(config: JsonObject, *names: str) -> int:
     """Return the first of these that is a whole number, 0 when none is."""
     values = (config.get(name) for name in names)
     return next((value for value in values if type(value) is int), 0)

@@ -17,6 +17,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
+from bitbudget.app.core.canonical import JsonObject
+
 __all__ = ["defer_package", "model_classes"]
 
 _PACKAGE: Final = "mlx_lm"
@@ -55,7 +57,7 @@ def defer_package() -> None:
     sys.modules[_PACKAGE] = package
 
 
-def model_classes(config: dict[str, Any]) -> tuple[Any, Any]:
+def model_classes(config: JsonObject) -> tuple[Any, Any]:
     """Return the classes of the model and of its arguments, as `mlx_lm.utils` finds them.
 
     Raises ValueError when mlx-lm has no such model, AttributeError when its file has no classes.
@@ -80,9 +82,7 @@ def model_classes(config: dict[str, Any]) -> tuple[Any, Any]:
     return module.Model, module.ModelArgs
 
 
-def _file_of(
-    config: dict[str, Any], by_type: dict[Any, str], by_architecture: dict[Any, str]
-) -> str:
+def _file_of(config: JsonObject, by_type: dict[Any, str], by_architecture: dict[Any, str]) -> str:
     """Return the name of the model file, as `mlx_lm.utils._get_classes` chooses it (0.32)."""
     model_type = config["model_type"]
     architectures = config.get("architectures") or ()

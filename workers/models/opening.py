@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import mlx.core as mx
 
+from bitbudget.app.core.canonical import JsonObject
 from bitbudget.workers.models.arrays import MLX_DTYPES, load_files
 from bitbudget.workers.models.checkpoint import Checkpoint
 from bitbudget.workers.models.config import understood, window_notes
@@ -80,7 +81,7 @@ def open_checkpoint(
 def checkpoint_from_headers(
     name: str,
     revision: str,
-    config: dict[str, Any],
+    config: JsonObject,
     files: Sequence[SourceFile],
     digest: str = "",
     *,

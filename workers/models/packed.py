@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from bitbudget.app.core.canonical import JsonObject
 from bitbudget.app.core.dtypes import Dtype
 from bitbudget.app.core.errors import AlreadyQuantizedError
 from bitbudget.workers.models.headers import SourceFile, TensorRef
@@ -67,12 +68,12 @@ def _packs(name: str, layout: Layout, known: Mapping[str, TensorRef]) -> bool:
 
 
 def check_dense(
-    config: dict[str, Any],
+    config: JsonObject,
     files: Iterable[SourceFile],
     folder: Path | None = None,
     *,
     allow_mlx: bool = False,
-) -> tuple[dict[str, Any], tuple[str, ...]]:
+) -> tuple[JsonObject, tuple[str, ...]]:
     """Return `config` without what it says of quantization, and a note where it said so in vain.
 
     Raises AlreadyQuantizedError when the weights are packed, unless MLX did it and `allow_mlx`.

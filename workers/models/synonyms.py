@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any, Final
 
+from bitbudget.app.core.canonical import JsonObject
+
 __all__ = ["filled", "sliding_pattern"]
 
 _GROUPS: Final = (
@@ -23,13 +25,13 @@ _GROUPS: Final = (
 _ALSO: Final = {"n_positions", "max_position_embeddings"}
 """Names that are read beside another one of their group."""
 
-_FIXED: Final[dict[str, dict[str, Any]]] = {
+_FIXED: Final[dict[str, JsonObject]] = {
     "apertus": {"mlp_bias": False, "post_norm": False, "qk_norm": True},
 }
 """What a class of transformers does always and mlx-lm's asks for."""
 
 
-def filled(model_type: str, config: Mapping[str, Any], accepted: Collection[str]) -> dict[str, Any]:
+def filled(model_type: str, config: Mapping[str, Any], accepted: Collection[str]) -> JsonObject:
     """Return the fields that the class reads, `config` lacks, and another of its fields tells."""
     found = {k: v for k, v in _FIXED.get(model_type, {}).items() if k not in config}
     for group in _GROUPS:

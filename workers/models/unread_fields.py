@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from bitbudget.app.core.canonical import JsonObject
+
 __all__ = ["same_setting", "unread_fields"]
 
 _ACTIVATIONS: Final[dict[tuple[str, str], str]] = {
@@ -31,7 +33,7 @@ _ACTIVATIONS: Final[dict[tuple[str, str], str]] = {
 }
 """The activation of each type, by the field that names it."""
 
-_OTHERS: Final[dict[str, dict[str, Any]]] = {
+_OTHERS: Final[dict[str, JsonObject]] = {
     "deepseek_v3": {"rope_interleave": True},
     "gemma3_text": {"use_bidirectional_attention": False},
     "glm": {"partial_rotary_factor": 1.0},

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import mlx.core as mx
 from mlx import nn
 
+from bitbudget.app.core.canonical import JsonObject
 from bitbudget.workers.running.float32 import load_float32
 from bitbudget.workers.running.streaming_forward import Forward, open_forward
 
@@ -55,7 +56,7 @@ class _Held:
 
     def restore(self, paths: Collection[str]) -> None:
         if paths:
-            originals: dict[str, Any] = dict(load_float32(self._folder).named_modules())
+            originals: JsonObject = dict(load_float32(self._folder).named_modules())
             self.replace({path: partial(getattr, originals[path], "weight") for path in paths})
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from bitbudget import rotated_model
+from bitbudget.app.core.canonical import JsonObject
 from bitbudget.app.core.inventory import Inventory
 from bitbudget.app.core.layout import Shard
 from bitbudget.app.core.manifest import Manifest
@@ -94,7 +95,7 @@ def _tokenizer_code(folder: Path) -> list[Path]:
     return [folder / f"{name}.py" for name in sorted(names) if _CODE_NAME.fullmatch(name)]
 
 
-def quantized_config(config: dict[str, Any], manifest: Manifest) -> dict[str, Any]:
+def quantized_config(config: JsonObject, manifest: Manifest) -> JsonObject:
     """Return `config` with the formats of `manifest` as stock mlx-lm reads them.
 
     A rotation that runs in kernels needs code of ours, which is named as `model_file`.
@@ -115,7 +116,7 @@ def quantized_config(config: dict[str, Any], manifest: Manifest) -> dict[str, An
     return result
 
 
-def _index(inventory: Inventory, shards: Sequence[Shard]) -> dict[str, Any]:
+def _index(inventory: Inventory, shards: Sequence[Shard]) -> JsonObject:
     arrays = [(array, shard.filename) for shard in shards for array in shard.arrays]
     return {
         "metadata": {
@@ -131,7 +132,7 @@ def _by_name(item: tuple[Any, str]) -> str:
     return str(item[0].name)
 
 
-def _write_json(path: Path, value: dict[str, Any]) -> None:
+def _write_json(path: Path, value: JsonObject) -> None:
     strict = encode_floats(value)
     text = json.dumps(strict, indent=4, sort_keys=True, allow_nan=False)
     path.write_text(f"{text}\n", encoding="utf-8")

@@ -17,6 +17,7 @@ import mlx.core as mx
 from mlx import nn
 from mlx_lm.models.switch_layers import SwiGLU
 
+from bitbudget.app.core.canonical import JsonObject
 from bitbudget.metal_kernels.blocks import BLOCK, butterfly
 from bitbudget.rotated_model import VERSION, spec_digest
 from bitbudget.workers.rotate.structure import Attention, FeedForward, Layer, Structure
@@ -109,9 +110,9 @@ class _Fusion:
         self.edits.add(f"{attention.writer}.weight", _reader(mx.tile(signs, heads)))
         self.inputs.append(attention.writer)
 
-    def spec(self) -> dict[str, Any]:
+    def spec(self) -> JsonObject:
         """Return what config.json says."""
-        found: dict[str, Any] = {
+        found: JsonObject = {
             "version": VERSION,
             "seed": self.seed,
             "norms": self.norms,
@@ -124,7 +125,7 @@ class _Fusion:
 
 def fuse(
     edits: Edits, structure: Structure, model: nn.Module, weights: Weights, seed: int
-) -> tuple[dict[str, Any], Counter[str]]:
+) -> tuple[JsonObject, Counter[str]]:
     """Add every fused site of `model` to `edits`.
 
     Return the rotation for config.json, and why how many sites are left as they are.

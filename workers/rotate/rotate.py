@@ -12,12 +12,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import mlx.core as mx
 import numpy as np
 import psutil
 
+from bitbudget.app.core.canonical import JsonObject
 from bitbudget.app.core.requests import Rotation as Kind
 from bitbudget.rotated_model import KEY
 from bitbudget.workers.models import Checkpoint, open_checkpoint
@@ -74,7 +75,7 @@ class _Sample:
 class _Plan:
     """The twin to be: its configuration, its sites, and the arrays it is made from."""
 
-    config: dict[str, Any]
+    config: JsonObject
     structure: Structure
     weights: dict[str, mx.array]
     edits: Edits = field(default_factory=Edits)
@@ -184,7 +185,7 @@ def _tokens(checkpoint: Checkpoint, sample: _Sample) -> tuple[Tokens, str]:
     return tokens, "random"
 
 
-def _untied(config: dict[str, Any]) -> dict[str, Any]:
+def _untied(config: JsonObject) -> JsonObject:
     untied = copy.deepcopy(config)
     untied["tie_word_embeddings"] = False
     if isinstance(untied.get("text_config"), dict):

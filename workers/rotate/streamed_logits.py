@@ -9,6 +9,7 @@ import mlx.core as mx
 import numpy as np
 from mlx import nn
 
+from bitbudget.app.core.canonical import JsonObject
 from bitbudget.workers.running.layer_calls import (
     LayerCall,
     decoder_layers,
@@ -92,7 +93,7 @@ def _heads(model: nn.Module, rows: list[mx.array], hidden: list[mx.array]) -> Lo
         def stub(
             index: int,
             arguments: tuple[Any, ...],
-            options: dict[str, Any],
+            options: JsonObject,
             last: mx.array = last,
         ) -> mx.array:
             return last if index == len(layers) - 1 else LayerCall.of(arguments, options).hidden

@@ -11,6 +11,8 @@ from typing import Any
 import mlx.core as mx
 from mlx import nn
 
+from bitbudget.app.core.canonical import JsonObject
+
 __all__ = [
     "LayerCall",
     "decoder_layers",
@@ -19,7 +21,7 @@ __all__ = [
     "replaced_layers",
 ]
 
-_Stub = Callable[[int, tuple[Any, ...], dict[str, Any]], Any]
+_Stub = Callable[[int, tuple[Any, ...], JsonObject], Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +29,11 @@ class LayerCall:
     """The arguments one layer was called with; `carried` says which one is the hidden state."""
 
     arguments: tuple[Any, ...]
-    options: dict[str, Any]
+    options: JsonObject
     carried: int | str
 
     @classmethod
-    def of(cls, arguments: tuple[Any, ...], options: dict[str, Any]) -> LayerCall:
+    def of(cls, arguments: tuple[Any, ...], options: JsonObject) -> LayerCall:
         """Return a call whose hidden state is its first activation (batch, length, ...)."""
         carried = _carried(arguments, options, None)
         if carried is None:
@@ -151,7 +153,7 @@ def layer_calls(
     passed: list[mx.array] = []
     in_order = True
 
-    def stub(index: int, arguments: tuple[Any, ...], options: dict[str, Any]) -> mx.array:
+    def stub(index: int, arguments: tuple[Any, ...], options: JsonObject) -> mx.array:
         nonlocal in_order
         carried = _carried(arguments, options, passed[-1] if passed else None)
         if carried is None or index != len(calls):
@@ -204,7 +206,7 @@ def _with_hidden(output: Any, hidden: mx.array) -> Any:
 
 
 def _carried(
-    arguments: tuple[Any, ...], options: dict[str, Any], expected: mx.array | None
+    arguments: tuple[Any, ...], options: JsonObject, expected: mx.array | None
 ) -> int | str | None:
     named: list[tuple[int | str, Any]] = [*enumerate(arguments), *options.items()]
     for name, value in named:

@@ -10,6 +10,7 @@ import mlx.core as mx
 import numpy as np
 from mlx import nn
 
+from bitbudget.app.core.canonical import JsonObject
 from bitbudget.app.core.errors import InvalidModelError
 from bitbudget.workers.running.layer_calls import (
     LayerCall,
@@ -40,7 +41,7 @@ class Walk:
         self.model = load()
         self.prefix, self.layers = decoder_layers(self.model)
         self.batches = _batches(self.model, tokens)
-        self.options: dict[str, Any] = {}
+        self.options: JsonObject = {}
         self._calls: dict[int, list[LayerCall]] = {}
 
     def is_chain(self) -> bool:
@@ -77,7 +78,7 @@ class Walk:
         """Return what the first layer is given for `ids`."""
         reached: list[mx.array] = []
 
-        def stub(_: int, arguments: tuple[Any, ...], options: dict[str, Any]) -> mx.array:
+        def stub(_: int, arguments: tuple[Any, ...], options: JsonObject) -> mx.array:
             call = LayerCall.of(arguments, options)
             reached.append(call.hidden)
             raise _ReachedError

@@ -16,6 +16,7 @@ import mlx.core as mx
 from mlx import nn
 from mlx_lm.models.switch_layers import SwitchLinear
 
+from bitbudget.app.core.canonical import JsonObject
 from bitbudget.rotated_model import RotatedLinear, butterfly
 
 __all__ = ["Call", "Tape", "backward", "tapped"]
@@ -93,7 +94,7 @@ def tapped(root: nn.Module, prefix: str, tape: Tape, *, skip: str = "\0") -> Ite
             object.__setattr__(module, "__class__", original)
 
 
-def _methods(module: nn.Module, path: str, tape: Tape) -> dict[str, Any] | None:
+def _methods(module: nn.Module, path: str, tape: Tape) -> JsonObject | None:
     forward: Callable[..., mx.array] = type(module).__call__
     if isinstance(module, nn.Embedding):
         as_linear: Callable[..., mx.array] = type(module).as_linear

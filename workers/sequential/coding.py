@@ -18,6 +18,7 @@ from typing import Any, Final
 import mlx.core as mx
 import numpy as np
 
+from bitbudget.app.core.canonical import JsonObject
 from bitbudget.app.core.encoders import ENCODERS, Encoder
 from bitbudget.app.core.formats import KEEP, Format
 from bitbudget.app.core.inventory import Inventory, Module
@@ -194,7 +195,7 @@ class _Pair:
         self.walk, self.index, self.prefix, self.store = walk, index, prefix, store
         self.layers = (walk.layer_alone(index), walk.layer_alone(index))
         self.hidden = [store.read_state(name, index) for name in (_ORIGINAL, _CODED)]
-        self.weights: dict[str, Any] = {
+        self.weights: JsonObject = {
             path: module
             for path, module in module_paths(self.layers[1], prefix).items()
             if hasattr(module, "to_quantized")
@@ -224,7 +225,7 @@ class _Pair:
 
     def pass_original(self, groups: list[list[str]]) -> None:
         """Store what the layer returns as it was, and the input of each group on the way."""
-        states: dict[str, Any] = {}
+        states: JsonObject = {}
         outputs: list[mx.array] = []
         for (calls, output), batch in zip(self._run(0), self.walk.batches, strict=True):
             inputs = {group[0]: _input(calls, group[0], output) for group in groups}

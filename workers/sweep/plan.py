@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from bitbudget.app.core.canonical import sha256_of
+from bitbudget.app.core.canonical import JsonObject, sha256_of
 from bitbudget.app.core.dtypes import Dtype
 from bitbudget.app.core.encoders import ENCODERS, Encoder
 from bitbudget.app.core.errors import InvalidRequestError
@@ -89,7 +89,7 @@ class SweepPlan:
         """The mx and nv formats that are wanted."""
         return tuple(format_ for format_ in FLOAT_FORMATS if format_ in self.formats)
 
-    def key(self) -> dict[str, Any]:
+    def key(self) -> JsonObject:
         """Return what distinguishes results of this plan, for a cache."""
         return {
             "dtype": self.dtype.value,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
+from bitbudget.app.core.canonical import JsonObject
 from bitbudget.app.core.dtypes import Dtype
 from bitbudget.app.core.errors import InvalidModelError
 from bitbudget.app.core.formats import AFFINE_FORMATS, FLOAT_FORMATS, KEEP, Format
@@ -68,7 +69,7 @@ def measure_weight(
     width = arrays[0].shape[-1] if arrays else 0
     weights = sum(array.size for array in arrays)
     wanted = tuple(format_ for format_ in formats if format_ != KEEP)
-    asked: dict[str, Any] = {"full": full, "signs": signs, "gains": gains}
+    asked: JsonObject = {"full": full, "signs": signs, "gains": gains}
     plan = plan_sweep(dtype, width, weights, wanted, encoder=encoder, **asked)
     total, start = SegmentSums(), 0
     for segment in cut_into_segments(arrays, plan.segment_weights):

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from bitbudget.app.core.canonical import JsonObject
 from bitbudget.app.http.csv_lines import csv_line
 
 __all__ = ["Cell", "Figure", "Series"]
@@ -29,7 +30,7 @@ class Series:
     labels: Sequence[str] = ()
     named: bool = False
 
-    def document(self) -> dict[str, Any]:
+    def document(self) -> JsonObject:
         """Return the series for the page's script."""
         return {
             "name": self.name,
@@ -67,7 +68,7 @@ class Figure:
         """Return the table as RFC 4180 text."""
         return "".join(csv_line(row, end="\r\n") for row in (self.columns, *self.rows))
 
-    def plot(self) -> dict[str, Any]:
+    def plot(self) -> JsonObject:
         """Return what the page's script draws."""
         return {
             "series": [series.document() for series in self.series],
@@ -75,7 +76,7 @@ class Figure:
             "y": {"title": self.y_title, "scale": self.y_scale, "range": self.y_range},
         }
 
-    def document(self) -> dict[str, Any]:
+    def document(self) -> JsonObject:
         """Return the figure for the page's `.json` twin."""
         return {
             "name": self.name,

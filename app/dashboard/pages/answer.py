@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from bitbudget.app.core.canonical import JsonObject
 from bitbudget.app.core.manifest import Manifest
 from bitbudget.app.core.measurement import Measurement
 from bitbudget.app.dashboard.figures.frontier import Point, frontier_figure
@@ -33,7 +33,7 @@ class Solved:
     manifest: Manifest
 
 
-def answer_figures(solved: Solved, measured: Sequence[Point] = ()) -> dict[str, Any]:
+def answer_figures(solved: Solved, measured: Sequence[Point] = ()) -> JsonObject:
     """Return the figures that a job's page and a model's page share."""
     manifest, measurement = solved.manifest, solved.measurement
     formats = {path: choice.format for path, choice in manifest.modules.items()}

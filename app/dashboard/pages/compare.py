@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 from urllib.parse import urlencode
 
 from bitbudget.app.contract.benchmarks import Benchmark
 from bitbudget.app.contract.reports import Evaluation
+from bitbudget.app.core.canonical import JsonObject
 from bitbudget.app.core.manifest import Manifest
 from bitbudget.app.core.sensitivity import KL, WEIGHT_ERROR, Objective
 from bitbudget.app.core.sizes import format_size
@@ -63,10 +63,10 @@ def _number(report: Evaluation | Benchmark | None, name: str) -> float | None:
 
 def compare_page(
     choices: Iterable[Job], models: Iterable[Model], compared: Sequence[Compared], error: str = ""
-) -> dict[str, Any]:
+) -> JsonObject:
     """Return the form, and the comparison once answers were chosen."""
     query = urlencode([(item.kind, item.key) for item in compared])
-    page: dict[str, Any] = {
+    page: JsonObject = {
         "title": "Compare",
         "section": "Compare",
         "twin": f"/compare.json?{query}",

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 from urllib.parse import urlencode
 
 from bitbudget.app.contract.benchmarks import Benchmark
 from bitbudget.app.contract.reports import Evaluation
 from bitbudget.app.contract.steps import Step, steps_of
+from bitbudget.app.core.canonical import JsonObject
 from bitbudget.app.core.duration import duration_words
 from bitbudget.app.core.manifest import Manifest
 from bitbudget.app.core.requests import Deliver
@@ -41,13 +41,13 @@ def job_page(
     solved: Solved | None,
     memory: Bar | None,
     notes: Sequence[JobEvent] = (),
-) -> dict[str, Any]:
+) -> JsonObject:
     """Return what a job's page shows; `solved` once it has an answer.
 
     `notes` are lines of its log and why attempts were lost.
     """
     job = report.job
-    page: dict[str, Any] = {
+    page: JsonObject = {
         "title": words.name_of(job.request.model),
         "section": "Jobs",
         "twin": f"/jobs/{job.id}.json",
@@ -100,7 +100,7 @@ def _what_if(solved: Solved, module: str | None = None) -> str:
     return f"/models/{solved.measurement.model.digest}?{urlencode(query)}"
 
 
-def _head(job: Job) -> dict[str, Any]:
+def _head(job: Job) -> JsonObject:
     progress = job.progress
     return {
         **job_line(job),
@@ -149,7 +149,7 @@ def _steps(job: Job) -> list[dict[str, str]]:
     ]
 
 
-def _problem(job: Job) -> dict[str, Any] | None:
+def _problem(job: Job) -> JsonObject | None:
     if job.problem is None:
         return None
     return {

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 from urllib.parse import urlencode
 
+from bitbudget.app.core.canonical import JsonObject
 from bitbudget.app.core.devices import DEVICES
 from bitbudget.app.core.effort import Effort
 from bitbudget.app.core.encoders import Encoder
@@ -65,7 +66,7 @@ def jobs_page(
     listed: Listed,
     form: Mapping[str, str] | None = None,
     error: str = "",
-) -> dict[str, Any]:
+) -> JsonObject:
     """Return what the list shows; `form` and `error` are those of a submission that failed.
 
     `mine` is the device that an empty form begins with.
@@ -99,7 +100,7 @@ def device_options() -> list[dict[str, str]]:
     return [{"name": device.name, "title": device.title} for device in known]
 
 
-def job_line(job: Job) -> dict[str, Any]:
+def job_line(job: Job) -> JsonObject:
     """Return one job of a list."""
     answer = job.answer
     return {

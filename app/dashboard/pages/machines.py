@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from bitbudget.app.contract.benchmarks import Benchmark
+from bitbudget.app.core.canonical import JsonObject
 from bitbudget.app.core.sizes import format_size
 from bitbudget.app.dashboard import formatting as words
 from bitbudget.app.dashboard.figures.figure import Cell, Figure, Series
@@ -24,7 +24,7 @@ _SPEED = (
 _MACHINE = ("MLX", "system")
 
 
-def machines_page(workers: Iterable[Worker]) -> dict[str, Any]:
+def machines_page(workers: Iterable[Worker]) -> JsonObject:
     """Return the registered workers."""
     known = list(workers)
     rows = tuple(
@@ -62,7 +62,7 @@ def _state(worker: Worker) -> str:
     return "online, idle" if worker.online else "offline"
 
 
-def benchmarks_page(reports: Sequence[JobReport]) -> dict[str, Any]:
+def benchmarks_page(reports: Sequence[JobReport]) -> JsonObject:
     """Return the benchmarks of finished checkpoints across machines."""
     rows = tuple(
         _row(report, report.benchmark) for report in reports if report.benchmark is not None

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 from urllib.parse import urlencode
 
+from bitbudget.app.core.canonical import JsonObject
 from bitbudget.app.core.measurement import Measurement
 from bitbudget.app.core.sensitivity import Objective
 from bitbudget.app.core.sizes import format_size
@@ -26,7 +26,7 @@ from bitbudget.app.models.schemas import Model
 __all__ = ["WhatIf", "model_page", "models_page"]
 
 
-def models_page(models: Page[Model]) -> dict[str, Any]:
+def models_page(models: Page[Model]) -> JsonObject:
     """Return the list of models that have a measurement."""
     following = models.next_cursor
     lines = [
@@ -89,9 +89,9 @@ def model_page(
     cards: Sequence[MacCard] = (),
     mine: str | None = None,
     error: str = "",
-) -> dict[str, Any]:
+) -> JsonObject:
     """Return a model's page at one budget; without `solved`, `error` says why."""
-    page: dict[str, Any] = {
+    page: JsonObject = {
         "title": words.name_of(measurement.model.name),
         "section": "Models",
         "twin": at.address(suffix=".json"),
@@ -125,7 +125,7 @@ def model_page(
     return page
 
 
-def _tensor(solved: Solved, path: str) -> dict[str, Any]:
+def _tensor(solved: Solved, path: str) -> JsonObject:
     choice = solved.manifest.modules.get(path)
     if choice is None:
         return {}
@@ -160,7 +160,7 @@ def _tensor_tiles(shown: Tensor, nbytes: int, cost: float, unit: str) -> list[Ti
     ]
 
 
-def _head(measurement: Measurement) -> dict[str, Any]:
+def _head(measurement: Measurement) -> JsonObject:
     return {
         "digest": measurement.model.digest,
         "name": words.name_of(measurement.model.name),
@@ -176,7 +176,7 @@ def _head(measurement: Measurement) -> dict[str, Any]:
 
 def _slider(
     line: Sequence[Point], budget: int, solved: Solved | None, objective: Objective
-) -> dict[str, Any]:
+) -> JsonObject:
     smallest, largest, steps = line[0].file_bytes, line[-1].file_bytes, thinned(line)
     said = format_size(budget)
     if solved is not None:
