@@ -17,7 +17,7 @@ from bitbudget.app.core.measurement import Curve, Encoder, Measurement, Sensitiv
 from bitbudget.app.core.requests import AllocationRequest
 from bitbudget.workers.curves.exact import kl_curve
 from bitbudget.workers.encoders.number_formats import dequantize
-from bitbudget.workers.evaluate import Evaluation
+from bitbudget.workers.evaluate import Evaluator
 from bitbudget.workers.evaluate.reference import Reference, job_rollouts
 from bitbudget.workers.fisher import Statistics, collect_statistics
 from bitbudget.workers.models import Checkpoint, build_inventory, open_checkpoint
@@ -55,7 +55,7 @@ class Model:
     checkpoint: Checkpoint
     inventory: Inventory
     statistics: Statistics
-    evaluation: Evaluation
+    evaluation: Evaluator
     measurements: dict[Ours, Measurement] = field(default_factory=dict)
     reports: dict[Any, dict[str, Any]] = field(default_factory=dict)
     coded: dict[tuple[str, Encoder, Format], dict[str, np.ndarray]] = field(default_factory=dict)
@@ -199,7 +199,7 @@ def prepare(folder: Path, text: Path, scratch: Path, windows: int) -> Model:
         count = default_tokens(inventory.weights) // SEQUENCE_LENGTH
         np.save(tokens, sample_tokens(checkpoint, count, seed=0))
     statistics = collect_statistics(checkpoint, np.load(tokens), seed=0, scratch=scratch)
-    evaluation = Evaluation(folder, text=text)
+    evaluation = Evaluator(folder, text=text)
     evaluation.windows["text"] = _spread(evaluation.windows["text"], windows)
     return Model(checkpoint, inventory, statistics, evaluation)
 

@@ -29,7 +29,7 @@ import numpy as np
 from benchmarks.drawing import picture
 from benchmarks.quality_model import file_bytes
 from bitbudget.app.core.inventory import Inventory
-from bitbudget.workers.evaluate import Evaluation, compare
+from bitbudget.workers.evaluate import Evaluator, compare
 from bitbudget.workers.models import build_inventory, open_checkpoint
 
 PEERS = ("uniform:3:64", "recipe:mixed_3_6", "uniform:4:64", "recipe:mixed_4_6", "gptq:4:64:6")
@@ -44,7 +44,7 @@ class Bench:
     scratch: Path
     calibration: Path
     inventory: Inventory
-    evaluation: Evaluation
+    evaluation: Evaluator
     rows: dict[str, dict[str, Any]]
 
     @property
@@ -93,7 +93,7 @@ def main() -> None:
 
 def _bench(options: argparse.Namespace) -> Bench:
     options.scratch.mkdir(parents=True, exist_ok=True)
-    evaluation = Evaluation(options.model, text=options.text)
+    evaluation = Evaluator(options.model, text=options.text)
     windows = evaluation.windows["text"]
     chosen = np.linspace(0, len(windows) - 1, min(options.windows, len(windows))).astype(int)
     evaluation.windows["text"] = windows[chosen]

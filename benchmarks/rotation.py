@@ -28,7 +28,7 @@ from bitbudget.app.core.formats import Format
 from bitbudget.app.core.measurement import Encoder, Measurement
 from bitbudget.app.core.requests import AllocationRequest, Rotation
 from bitbudget.app.core.rotation_choice import best_of
-from bitbudget.workers.evaluate import Evaluation, compare
+from bitbudget.workers.evaluate import Evaluator, compare
 from bitbudget.workers.fisher import collect_statistics
 from bitbudget.workers.models import Checkpoint, build_inventory, open_checkpoint
 from bitbudget.workers.rotate import rotate_checkpoint, rotation_kl
@@ -86,7 +86,7 @@ def twins(
     """Return the fixture as it is and every rotation it takes, and the rotation reports."""
     original = open_checkpoint(options.fixtures_dir / name)
     text = options.fixtures_dir / "text" / "tinystories_valid_heldout.txt"
-    evaluation = Evaluation(original.folder, text=text)
+    evaluation = Evaluator(original.folder, text=text)
     count = (
         options.sequences or default_tokens(build_inventory(original).weights) // SEQUENCE_LENGTH
     )
@@ -105,7 +105,7 @@ def twins(
     return found, notes
 
 
-def _twin(checkpoint: Checkpoint, evaluation: Evaluation, scratch: Path, count: int) -> Twin:
+def _twin(checkpoint: Checkpoint, evaluation: Evaluator, scratch: Path, count: int) -> Twin:
     inventory = build_inventory(checkpoint)
     tokens = sample_tokens(checkpoint, count, seed=0)
     statistics = collect_statistics(checkpoint, tokens, seed=0, scratch=scratch)

@@ -20,7 +20,7 @@ from bitbudget.app.core.measurement import Curve, Measurement
 __all__ = [
     "LOW_BITS_PER_WEIGHT",
     "MOST_DISAGREEMENT",
-    "Ends",
+    "GroupCosts",
     "anchored",
     "bits_per_weight",
     "judged",
@@ -37,11 +37,11 @@ _MOST_CHANGE: Final = 4.0
 
 
 @dataclass(frozen=True, slots=True)
-class Ends:
-    """KL in nats per token of an allocation, and of each decision group at both ends.
+class GroupCosts:
+    """KL in nats per token of an allocation, and of each decision group, alone and in context.
 
-    `alone`: only this group is quantized. `beside`: what the whole loses less when this group
-    alone is restored.
+    `alone`: only this group is quantized. `beside`: how much less is lost when this group alone is
+    restored in the quantized model.
     """
 
     whole: float
@@ -50,7 +50,7 @@ class Ends:
 
     @property
     def disagreement(self) -> float:
-        """The ratio of the larger end's sum to the smaller's, 1 where costs add up."""
+        """The ratio of the larger of the two sums to the smaller, 1 where costs are additive."""
         low, high = sorted((sum(self.alone.values()), sum(self.beside.values())))
         return high / low if low > 0 else float("inf") if high > 0 else 1.0
 
@@ -63,11 +63,11 @@ def bits_per_weight(inventory: Inventory, formats: Mapping[str, Format]) -> floa
 
 
 def relinearized(
-    measurement: Measurement, formats: Mapping[str, Format], ends: Ends, share: float
+    measurement: Measurement, formats: Mapping[str, Format], costs: GroupCosts, share: float
 ) -> Measurement:
     """Return the measurement with each group's curves scaled to what its error was seen to cost.
 
-    `share` is the weight of the end beside the other errors, 0 to 1. What was seen is KL already:
+    `share` is the weight of the cost in context, 0 to 1. What was seen is KL already:
     the result is not calibrated.
     """
     curves = {curve.path: curve for curve in measurement.curves}
@@ -75,8 +75,8 @@ def relinearized(
     for name, modules in measurement.inventory.decision_groups().items():
         paths = [module.path for module in modules]
         known = sum(curves[path].point(formats[path]).kl_nats for path in paths)
-        if known > 0 and name in ends.alone:
-            seen = share * ends.beside[name] + (1 - share) * ends.alone[name]
+        if known > 0 and name in costs.alone:
+            seen = share * costs.beside[name] + (1 - share) * costs.alone[name]
             factor = min(max(seen / known, 1 / _MOST_CHANGE), _MOST_CHANGE)
             changed |= {path: scaled(curves[path], factor) for path in paths}
     found = tuple(changed[c.path] for c in measurement.curves)

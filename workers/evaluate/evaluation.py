@@ -43,7 +43,7 @@ from bitbudget.workers.running.streaming_forward import (
     open_forward,
 )
 
-__all__ = ["Evaluation", "evaluate"]
+__all__ = ["Evaluator", "evaluate"]
 
 _FLOOR_TOKENS: Final = 64
 
@@ -59,12 +59,12 @@ def evaluate(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> JsonObject:
-    """Return the report of `evaluate --json` for one checkpoint; see `Evaluation`."""
-    evaluation = Evaluation(reference, text=text, rollouts=rollouts, seed=seed, progress=progress)
+    """Return the report of `evaluate --json` for one checkpoint; see `Evaluator`."""
+    evaluation = Evaluator(reference, text=text, rollouts=rollouts, seed=seed, progress=progress)
     return evaluation.report(checkpoint)
 
 
-class Evaluation:
+class Evaluator:
     """An original with the windows it is judged on; the original's pass is made once.
 
     `text` is a file of text, `windows` are token ids, int32 (sequences, length), and `rollouts`

@@ -15,7 +15,7 @@ import numpy as np
 from bitbudget.app.core.formats import KEEP, Format
 from bitbudget.app.core.inventory import Inventory, Module
 from bitbudget.app.core.measurement import Encoder
-from bitbudget.app.core.relinearization import Ends
+from bitbudget.app.core.relinearization import GroupCosts
 from bitbudget.workers.evaluate.reference import Reference
 from bitbudget.workers.evaluate.teacher import TeacherBatch, token_kl
 from bitbudget.workers.fisher.statistics import ModuleStatistics
@@ -128,9 +128,9 @@ class Trials:
         self._codes.drop(_WRITTEN)
         return found
 
-    def ends(
+    def group_costs(
         self, formats: Mapping[str, Format], progress: Callable[[int, int], None] | None = None
-    ) -> Ends:
+    ) -> GroupCosts:
         """Return what each decision group's error costs alone and beside the others."""
         windows = self.reference.probing
         groups = self.inventory.decision_groups()
@@ -151,7 +151,7 @@ class Trials:
                     progress(done, total)
             costs.append(found)
         beside = {name: max(whole - kl, 0.0) for name, kl in costs[0].items()}
-        return Ends(whole, alone=costs[1], beside=beside)
+        return GroupCosts(whole, alone=costs[1], beside=beside)
 
     def _measured(self, windows: Iterable[TeacherBatch]) -> MeasuredKl:
         found = [token_kl(batch, self._model, "a trial allocation") for batch in windows]

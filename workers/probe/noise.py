@@ -13,7 +13,7 @@ from typing import Final
 
 import mlx.core as mx
 
-from bitbudget.workers.evaluate import Evaluation
+from bitbudget.workers.evaluate import Evaluator
 
 __all__ = ["LEVELS", "PROBE_TOKENS", "probe_alphas"]
 
@@ -35,7 +35,7 @@ def probe_alphas(
 
     The model in `folder` is held in float32; KL is measured on rollouts it writes itself.
     """
-    evaluation = Evaluation(folder, rollouts=_ROLLOUTS, seed=seed + _SEED)
+    evaluation = Evaluator(folder, rollouts=_ROLLOUTS, seed=seed + _SEED)
     evaluation.taught  # noqa: B018 - the original's pass comes before its weights are changed
     modules = dict(evaluation.original.named_modules())
     alphas = {}

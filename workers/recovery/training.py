@@ -13,7 +13,7 @@ from mlx import optimizers
 from mlx.utils import tree_flatten, tree_map
 
 from bitbudget.app.core.errors import InvalidModelError
-from bitbudget.workers.evaluate import Evaluation
+from bitbudget.workers.evaluate import Evaluator
 from bitbudget.workers.recovery.divergence import cross_entropy
 from bitbudget.workers.recovery.rollouts import Rollouts
 from bitbudget.workers.recovery.student import Latents, Student, Values
@@ -48,7 +48,7 @@ class Training:
     """One student on its way; `weights` says whether the codes are trained, too."""
 
     def __init__(self, checkpoint: Path, reference: Path, *, weights: bool, seed: int) -> None:
-        self.judge = Evaluation(reference, rollouts=_HELD_OUT, seed=seed + _SEED)
+        self.judge = Evaluator(reference, rollouts=_HELD_OUT, seed=seed + _SEED)
         self.student = Student(checkpoint, self.judge.original)
         self.values: Values = self.student.values()
         self.latents: Latents | None = self.student.latents() if weights else None

@@ -9,7 +9,13 @@ import pytest
 from bitbudget.app.core.allocate import allocate
 from bitbudget.app.core.formats import KEEP, Format, parse_format
 from bitbudget.app.core.measurement import Measurement
-from bitbudget.app.core.relinearization import Ends, anchored, bits_per_weight, judged, relinearized
+from bitbudget.app.core.relinearization import (
+    GroupCosts,
+    anchored,
+    bits_per_weight,
+    judged,
+    relinearized,
+)
 from bitbudget.app.core.requests import AllocationRequest
 
 BUDGET = AllocationRequest(budget=120_000, sqnr_floor_db=0)
@@ -27,9 +33,9 @@ def chosen(measurement: Measurement) -> dict[str, Format]:
 def test_ends_that_agree_change_nothing(measurement: Measurement) -> None:
     formats = chosen(measurement)
     known = costs(measurement, formats)
-    ends = Ends(sum(known.values()), alone=known, beside=known)
-    assert ends.disagreement == 1
-    again = relinearized(measurement, formats, ends, 0.5)
+    seen = GroupCosts(sum(known.values()), alone=known, beside=known)
+    assert seen.disagreement == 1
+    again = relinearized(measurement, formats, seen, 0.5)
     for curve, other in zip(again.curves, measurement.curves, strict=True):
         for point, before in zip(curve.points, other.points, strict=True):
             assert point.kl_nats == pytest.approx(before.kl_nats)
@@ -39,11 +45,11 @@ def test_a_dearer_module_gets_more_bytes_and_scales_are_bounded(measurement: Mea
     formats = chosen(measurement)
     known = costs(measurement, formats)
     assert formats[QUERY] != KEEP
-    ends = Ends(1.0, alone=known, beside={**known, QUERY: 100 * known[QUERY]})
-    beside = relinearized(measurement, formats, ends, 1.0)
+    seen = GroupCosts(1.0, alone=known, beside={**known, QUERY: 100 * known[QUERY]})
+    beside = relinearized(measurement, formats, seen, 1.0)
     assert costs(beside, formats)[QUERY] == pytest.approx(4 * known[QUERY])
     halfway = relinearized(
-        measurement, formats, replace(ends, beside={**known, QUERY: 2 * known[QUERY]}), 0.5
+        measurement, formats, replace(seen, beside={**known, QUERY: 2 * known[QUERY]}), 0.5
     )
     assert costs(halfway, formats)[QUERY] == pytest.approx(1.5 * known[QUERY])
     again = chosen(beside)
@@ -53,10 +59,11 @@ def test_a_dearer_module_gets_more_bytes_and_scales_are_bounded(measurement: Mea
 
 
 def test_disagreement_is_the_ratio_of_the_sums() -> None:
-    assert Ends(1.0, {"a": 0.2, "b": 0.1}, {"a": 0.5, "b": 0.4}).disagreement == pytest.approx(3)
-    assert Ends(1.0, {"a": 0.9}, {"a": 0.3}).disagreement == pytest.approx(3)
-    assert Ends(0.0, {"a": 0.0}, {"a": 0.0}).disagreement == 1
-    assert Ends(0.1, {"a": 0.0}, {"a": 0.1}).disagreement == float("inf")
+    seen = GroupCosts(1.0, {"a": 0.2, "b": 0.1}, {"a": 0.5, "b": 0.4})
+    assert seen.disagreement == pytest.approx(3)
+    assert GroupCosts(1.0, {"a": 0.9}, {"a": 0.3}).disagreement == pytest.approx(3)
+    assert GroupCosts(0.0, {"a": 0.0}, {"a": 0.0}).disagreement == 1
+    assert GroupCosts(0.1, {"a": 0.0}, {"a": 0.1}).disagreement == float("inf")
 
 
 def test_a_measured_allocation_is_predicted_as_measured(measurement: Measurement) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bitbudget.workers.evaluate import Evaluation, cache
+from bitbudget.workers.evaluate import Evaluator, cache
 from bitbudget.workers.evaluate.cache import ReferenceCache
 from bitbudget.workers.evaluate.reference import Reference, job_rollouts, verifying_windows
 from bitbudget.workers.evaluate.teacher import TeacherBatch
@@ -69,7 +69,7 @@ def test_a_job_verifies_and_evaluates_on_different_rollouts(tmp_path: Path) -> N
     kept = ReferenceCache(tmp_path / "kept")
     verifying, evaluating = job_rollouts(folder, seed=0, cache=kept)
     assert len(verifying) == verifying_windows(folder) == 32
-    evaluation = Evaluation(folder, cache=kept)
+    evaluation = Evaluator(folder, cache=kept)
     assert np.array_equal(evaluation.windows["rollouts"], evaluating)
     assert not {row.tobytes() for row in verifying} & {row.tobytes() for row in evaluating}
     assert len(list((tmp_path / "kept").iterdir())) == 1

@@ -14,7 +14,7 @@ from mlx import nn
 from mlx_lm.utils import load_model, load_tokenizer, quantize_model, save
 
 from bitbudget.app.core.errors import InvalidModelError, InvalidRequestError
-from bitbudget.workers.evaluate import Evaluation, compare, evaluate
+from bitbudget.workers.evaluate import Evaluator, compare, evaluate
 from bitbudget.workers.evaluate.statistics import interval_95
 from bitbudget.workers.evaluate.teacher import score, teach
 from bitbudget.workers.evaluate.windows import _windows
@@ -32,13 +32,13 @@ def quantized(source: Path, target: Path, bits: int) -> Path:
 
 
 @pytest.fixture(scope="module")
-def evaluation(sample_model: Path) -> Evaluation:
-    return Evaluation(sample_model, rollouts=4, seed=1)
+def evaluation(sample_model: Path) -> Evaluator:
+    return Evaluator(sample_model, rollouts=4, seed=1)
 
 
 @pytest.fixture(scope="module")
 def reports(
-    sample_model: Path, evaluation: Evaluation, tmp_path_factory: pytest.TempPathFactory
+    sample_model: Path, evaluation: Evaluator, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[int, dict[str, Any]]:
     folder = tmp_path_factory.mktemp("quantized")
     return {
@@ -69,7 +69,7 @@ def test_fewer_bits_cost_more(reports: dict[int, dict[str, Any]]) -> None:
     assert reports[4]["distinguishable"]
 
 
-def test_original_against_itself_is_zero(sample_model: Path, evaluation: Evaluation) -> None:
+def test_original_against_itself_is_zero(sample_model: Path, evaluation: Evaluator) -> None:
     report = evaluation.report(sample_model)
     assert abs(report["kl_nats_per_token"]) < 1e-7
     assert report["top1_agreement"] == 1
@@ -108,17 +108,17 @@ def test_missing_tokenizer_is_named(sample_model: Path, tmp_path: Path) -> None:
     text = tmp_path / "text.txt"
     text.write_text(STORY)
     with pytest.raises(InvalidModelError, match="no tokenizer"):
-        Evaluation(tmp_path, text=text)
+        Evaluator(tmp_path, text=text)
 
 
-def test_vocabulary_mismatch_is_named(evaluation: Evaluation, sample_model: Path) -> None:
+def test_vocabulary_mismatch_is_named(evaluation: Evaluator, sample_model: Path) -> None:
     model = load_float32(sample_model)
     model.model.embed_tokens = nn.Embedding(4000, 256)
     with pytest.raises(InvalidModelError, match="a vocabulary of 4000"):
         evaluation.report_model(model, "candidate")
 
 
-def test_nan_is_named(evaluation: Evaluation, sample_model: Path) -> None:
+def test_nan_is_named(evaluation: Evaluator, sample_model: Path) -> None:
     model = load_float32(sample_model)
     model.model.norm.weight = mx.full((256,), mx.nan)
     with pytest.raises(InvalidModelError, match="NaN or infinite"):

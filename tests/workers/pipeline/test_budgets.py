@@ -20,7 +20,7 @@ from bitbudget.app.core.manifest import Manifest
 from bitbudget.app.core.measurement import Measurement, Sensitivity
 from bitbudget.app.core.requests import AllocationRequest
 from bitbudget.app.core.solving import allocate_manifest
-from bitbudget.workers.evaluate import Evaluation
+from bitbudget.workers.evaluate import Evaluator
 from bitbudget.workers.models import Checkpoint, open_checkpoint
 from bitbudget.workers.pipeline.steps.baseline import uniform_manifest
 from bitbudget.workers.pipeline.tasks import run_task
@@ -84,7 +84,7 @@ def assert_stock_generates(folder: Path, *, has_experts: bool) -> None:
 
 def test_five_budgets_of_the_sample_model(sample_model: Path, tmp_path: Path) -> None:
     sample = Measured.of(sample_model, tmp_path / "home")
-    evaluation = Evaluation(sample_model, rollouts=ROLLOUTS, seed=1)
+    evaluation = Evaluator(sample_model, rollouts=ROLLOUTS, seed=1)
     smallest, largest = sample.smallest_bytes(), sample.uniform_bytes("affine8g64")
     reports = []
     for step in range(5):

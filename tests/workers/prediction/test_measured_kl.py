@@ -45,15 +45,15 @@ def test_small_errors_add_up_from_both_ends_and_nothing_is_left_behind(tmp_path:
         assert probed[1] == pytest.approx(0, abs=1e-6)
         before = trials.kl(few, reference.judging).mean
         told: list[tuple[int, int]] = []
-        ends = trials.ends(few, lambda done, total: told.append((done, total)))
+        costs = trials.group_costs(few, lambda done, total: told.append((done, total)))
         groups = coding.inventory.decision_groups()
         assert told[-1] == (2 * len(groups), 2 * len(groups))
-        assert ends.alone.keys() == ends.beside.keys() == groups.keys()
+        assert costs.alone.keys() == costs.beside.keys() == groups.keys()
         assert trials.kl(few, reference.judging).mean == pytest.approx(before, rel=1e-5)
         assert trials.kl_as_written(few, reference.judging).mean == pytest.approx(before, rel=1e-5)
         assert trials.kl(kept, reference.judging).mean == pytest.approx(0, abs=1e-6)
-        middle = (sum(ends.alone.values()) + sum(ends.beside.values())) / 2
-        assert middle == pytest.approx(ends.whole, rel=0.1)
+        middle = (sum(costs.alone.values()) + sum(costs.beside.values())) / 2
+        assert middle == pytest.approx(costs.whole, rel=0.1)
         assert trials.kl(uniform(coding, "affine2g64"), reference.judging).mean > 4 * before
 
 

@@ -11,7 +11,7 @@ import pytest
 from mlx_lm.utils import load_model
 
 from bitbudget.app.core.requests import Recover
-from bitbudget.workers.evaluate import Evaluation
+from bitbudget.workers.evaluate import Evaluator
 from bitbudget.workers.recovery import Ended, recover
 from bitbudget.workers.recovery.training import Training
 from tests.workers.recovery.checkpoints import quantized, tiny
@@ -31,7 +31,7 @@ def rough(original: Path, tmp_path: Path) -> Path:
 def test_recovery_lowers_kl_in_the_same_bytes(original: Path, rough: Path, how: Recover) -> None:
     file = next(rough.glob("*.safetensors"))
     size = file.stat().st_size
-    judge = Evaluation(original, rollouts=4, seed=123)
+    judge = Evaluator(original, rollouts=4, seed=123)
     before = judge.report(rough)["kl_nats_per_token"]
     told: list[tuple[int, int]] = []
     found = recover(
@@ -101,7 +101,7 @@ def test_a_checkpoint_with_nothing_quantized_cannot_be_bettered(original: Path) 
 @pytest.mark.parametrize("how", [Recover.SCALES, Recover.QAD])
 def test_a_trained_model_recovers(sample_model: Path, tmp_path: Path, how: Recover) -> None:
     rough = quantized(sample_model, tmp_path / "rough", bits=2)
-    judge = Evaluation(sample_model, rollouts=4, seed=123)
+    judge = Evaluator(sample_model, rollouts=4, seed=123)
     before = judge.report(rough)["kl_nats_per_token"]
     found = recover(rough, sample_model, how, seconds=600, steps=40)
     assert found.changed

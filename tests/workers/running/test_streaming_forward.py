@@ -13,7 +13,7 @@ import psutil
 import pytest
 from mlx import nn
 
-from bitbudget.workers.evaluate import Evaluation
+from bitbudget.workers.evaluate import Evaluator
 from bitbudget.workers.running.float32 import load_float32
 from bitbudget.workers.running.streaming_forward import Forward, Unheld, open_forward, open_writer
 from bitbudget.workers.running.tokens import sample_tokens
@@ -81,9 +81,9 @@ def test_a_4_bit_copy_writes_where_the_model_does_not_fit(sample_model: Path) ->
 def test_an_evaluation_of_models_that_do_not_fit_says_the_same(
     sample_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    expected = Evaluation(sample_model, rollouts=2).report(sample_model)
+    expected = Evaluator(sample_model, rollouts=2).report(sample_model)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=LITTLE))
-    assert Evaluation(sample_model, rollouts=2).report(sample_model) == expected
+    assert Evaluator(sample_model, rollouts=2).report(sample_model) == expected
 
 
 def _arrays(model: nn.Module) -> list[mx.array]:

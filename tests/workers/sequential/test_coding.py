@@ -14,7 +14,7 @@ from bitbudget.app.core.formats import KEEP, Format, parse_format
 from bitbudget.app.core.inventory import Inventory
 from bitbudget.app.core.measurement import Encoder
 from bitbudget.workers.encoders.number_formats import dequantize
-from bitbudget.workers.evaluate import Evaluation
+from bitbudget.workers.evaluate import Evaluator
 from bitbudget.workers.fisher import Statistics, collect_statistics
 from bitbudget.workers.models import Checkpoint, build_inventory, open_checkpoint
 from bitbudget.workers.quantize.coding import arrays_alone, coded_alone, written_arrays
@@ -67,7 +67,7 @@ def test_less_is_lost_than_by_modules_coded_alone(
     formats: dict[str, Format],
     statistics: Statistics,
 ) -> None:
-    evaluation = Evaluation(checkpoint.folder, rollouts=4, seed=11)
+    evaluation = Evaluator(checkpoint.folder, rollouts=4, seed=11)
     evaluation.taught  # noqa: B018 - before the weights are replaced
     modules = dict(zip((m.path for m in inventory.modules), inventory.modules, strict=True))
     alone = {

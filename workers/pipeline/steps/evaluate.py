@@ -131,10 +131,10 @@ class Judge:
         return self.run.home.evaluation(sha256_of(canonical_json(parts))) / "evaluation.json"
 
     @cached_property
-    def _evaluation(self) -> evaluate.Evaluation:
+    def _evaluation(self) -> evaluate.Evaluator:
         report = self.run.report
         with report.part(0.5):
-            return evaluate.Evaluation(
+            return evaluate.Evaluator(
                 self.run[Checkpoint].folder,
                 text=self.options.text,
                 rollouts=self.options.rollouts,

@@ -1,8 +1,8 @@
 """Few bits per weight: what errors cost together, measured at the allocation, which is then redone.
 
 Curves add up while errors are small. Below `LOW_BITS_PER_WEIGHT` the incumbent allocation is run,
-every group's error is measured at both ends (alone in the original, and beside all the others), and
-the allocation is solved again on curves scaled by that, and with no group under 3 bits. What loses
+every group's error is measured alone and in the context of all others, and the allocation
+is solved again on curves scaled by that, and with no group under 3 bits. What loses
 least on other rollouts is taken, which may be the incumbent: never worse than without, there.
 """
 
@@ -26,7 +26,7 @@ from bitbudget.app.core.measurement import Measurement, Sensitivity
 from bitbudget.app.core.relinearization import (
     LOW_BITS_PER_WEIGHT,
     MOST_DISAGREEMENT,
-    Ends,
+    GroupCosts,
     anchored,
     bits_per_weight,
     judged,
@@ -50,8 +50,8 @@ _MOST_WORK: Final = 5e8
 """Weights x decision groups up to which it is done unasked: some minutes on two cores."""
 _FLOOR_BITS: Final = 3
 _INCUMBENT: Final = "as allocated first"
-_EACH_END: Final = {"mean of both ends": 0.5, "beside the other errors": 1.0}
-"""Candidates of a round by name: the weight of the end beside the other errors."""
+_SHARES_IN_CONTEXT: Final = {"mean of alone and in context": 0.5, "in context": 1.0}
+"""Candidates of a round by name: the weight of the cost in context."""
 _ROUNDS: Final = 2
 
 
@@ -141,9 +141,9 @@ def _redone(trials: Trials, run: Run) -> _Redone:
         best = _least(kl)
         at = candidates[best].formats
         with run.report.part(1 / _ROUNDS):
-            ends = trials.ends(at, partial(_tell, run.report, number))
-        for name, share in _EACH_END.items():
-            again = allocate_in_time(relinearized(measurement, at, ends, share), request)
+            costs = trials.group_costs(at, partial(_tell, run.report, number))
+        for name, share in _SHARES_IN_CONTEXT.items():
+            again = allocate_in_time(relinearized(measurement, at, costs, share), request)
             candidates[f"{name}, round {number}"] = again
             kl[f"{name}, round {number}"] = trials.kl(again.formats, judging).mean
         if kl[_least(kl)] >= kl[best]:
@@ -151,8 +151,8 @@ def _redone(trials: Trials, run: Run) -> _Redone:
     best = _least(kl)
     formats = candidates[best].formats
     written = trials.kl_as_written(formats, judging)
-    found = _found(measurement, candidates, kl, ends, written)
-    redone = relinearized(measurement, at, ends, 0.5)
+    found = _found(measurement, candidates, kl, costs, written)
+    redone = relinearized(measurement, at, costs, 0.5)
     curves = anchored(redone, formats, written.mean, written.log_error)
     chosen = replace(candidates[best], notes=(*incumbent.notes, *_notes(found)))
     allocation = judged(curves, allocate_in_time(curves, request), chosen)
@@ -160,7 +160,7 @@ def _redone(trials: Trials, run: Run) -> _Redone:
 
 
 def _tell(report: Reporter, number: int, done: int, total: int) -> None:
-    report.progress(done, total, "forward passes", f"both ends, round {number}")
+    report.progress(done, total, "forward passes", f"groups alone and in context, round {number}")
 
 
 def _least(kl: Mapping[str, float]) -> str:
@@ -181,7 +181,7 @@ def _found(
     measurement: Measurement,
     candidates: Mapping[str, Allocation],
     kl: Mapping[str, float],
-    ends: Ends,
+    costs: GroupCosts,
     written: MeasuredKl,
 ) -> Relinearization:
     """Return the entry `low_bits` of a result; all KL in nats per token."""
@@ -193,10 +193,10 @@ def _found(
         chosen=best,
         rollouts=len(written.by_window),
         ends=ModuleErrors(
-            alone=sum(ends.alone.values()),
-            beside=sum(ends.beside.values()),
-            whole=ends.whole,
-            disagreement=ends.disagreement,
+            alone=sum(costs.alone.values()),
+            beside=sum(costs.beside.values()),
+            whole=costs.whole,
+            disagreement=costs.disagreement,
             warns_above=MOST_DISAGREEMENT,
         ),
         written_kl_nats_per_token=written.mean,
@@ -216,9 +216,9 @@ def _notes(found: Relinearization) -> list[str]:
     ]
     if ends.disagreement > MOST_DISAGREEMENT:
         notes.append(
-            f"the two ends disagree by a factor of {ends.disagreement:.2f} (over"
+            f"alone and in context disagree by a factor of {ends.disagreement:.2f} (over"
             f" {MOST_DISAGREEMENT}): the modules' errors cost {ends.alone:.3g} nats per token"
-            f" each alone and {ends.beside:.3g} beside each other, so predictions near this size"
+            f" each alone and {ends.beside:.3g} in context, so predictions near this size"
             " are less sure"
         )
     return notes
