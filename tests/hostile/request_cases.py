@@ -88,7 +88,11 @@ def _changes() -> dict[str, dict[str, object]]:
         "formats-many": {"formats": ["keep"] * 60_000},
         "low-bit-huge": {"max_low_bit_per_block": 10**300},
         "speed-huge": {"min_tokens_per_second": 1e300},
-        "model-of-nobody": {"model": "~nobody-of-this-name/x"},
-        "model-path-long": {"model": "/" + "x" * 1000},
         "unknown-field": {"trust_remote_code": True},
     }
+
+
+def path_cases() -> Iterator[tuple[str, bytes]]:
+    """Yield sound requests whose model is no folder that a server may read."""
+    for name, model in {"nobody": "~nobody-of-this-name/x", "long": "/" + "x" * 1000}.items():
+        yield f"model-path-{name}", json.dumps({"model": model, "budget": 1}).encode()

@@ -85,7 +85,11 @@ def _refused(answer: Any, started: float) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    "body", [pytest.param(body, id=name) for name, body in request_cases.cases()]
+    "body",
+    [
+        pytest.param(body, id=name)
+        for name, body in (*request_cases.cases(), *request_cases.path_cases())
+    ],
 )
 def test_a_hostile_job_is_a_problem(server: Server, body: bytes) -> None:
     before = len(server.http.get("/v1/jobs").json()["items"])

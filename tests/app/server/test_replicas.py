@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,8 @@ def work(url: str, measurement: Measurement) -> list[str]:
 
 
 def finish(client: Client, lease: LeaseGrant, measurement: Measurement) -> None:
+    model = replace(measurement.model, name=lease.request.model)
+    measurement = replace(measurement, model=model)
     client.renew(lease)
     client.put_artifact(lease, "measurement.json", measurement.to_json())
     client.put_artifact(lease, "manifest.json", solve(measurement, lease.request).data)
