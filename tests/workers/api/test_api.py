@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import openai
 import pytest
 from mlx_lm import convert
@@ -42,9 +42,9 @@ def _wait(address: str, process: subprocess.Popen[bytes]) -> None:
     end = time.monotonic() + START_SECONDS
     while time.monotonic() < end and process.poll() is None:
         try:
-            if httpx.get(f"{address}/models").status_code == 200:
+            if httpx2.get(f"{address}/models").status_code == 200:
                 return
-        except httpx.TransportError:
+        except httpx2.TransportError:
             time.sleep(0.2)
     process.kill()
     pytest.fail(f"the endpoint did not start: {process.communicate()[0].decode()[-800:]}")
@@ -58,9 +58,16 @@ def small(sample_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module", params=["tinyqwen3-dense", "tinyqwen3-moe"])
+def served(request: pytest.FixtureRequest, sample_model: Path, fixtures_dir: Path) -> Path:
+    """The folder of the model that is served."""
+    name: str = request.param
+    return sample_model if name == sample_model.name else fixtures_dir / name
+
+
 @pytest.fixture(scope="module")
-def client(sample_model: Path) -> Iterator[openai.OpenAI]:
-    with serving(str(sample_model)) as (client, _):
+def client(served: Path) -> Iterator[openai.OpenAI]:
+    with serving(str(served)) as (client, _):
         yield client
 
 
@@ -94,16 +101,16 @@ def test_twenty_requests_at_once_are_all_answered(client: openai.OpenAI) -> None
 
 @pytest.mark.e2e
 @pytest.mark.parametrize("name", ["org/other", "/etc", "../tinyqwen3-dense"])
-def test_no_client_names_another_model(client: openai.OpenAI, name: str) -> None:
+def test_no_client_names_another_model(client: openai.OpenAI, served: Path, name: str) -> None:
     with pytest.raises(openai.APIStatusError) as error:
         client.completions.create(model=name, prompt="x", max_tokens=1)
     assert error.value.status_code == 404
-    assert "serves 'tinyqwen3-dense' only" in error.value.response.text
+    assert f"serves '{served.name}' only" in error.value.response.text
 
 
 @pytest.mark.e2e
-def test_only_the_served_model_is_listed(client: openai.OpenAI) -> None:
-    assert [model.id for model in client.models.list()] == ["tinyqwen3-dense"]
+def test_only_the_served_model_is_listed(client: openai.OpenAI, served: Path) -> None:
+    assert [model.id for model in client.models.list()] == [served.name]
 
 
 @pytest.mark.e2e
