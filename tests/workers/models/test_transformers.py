@@ -1,7 +1,7 @@
 """The same logits as in transformers, for models as transformers 5 saves them.
 
 torch is no dependency of ours: name the interpreter of an environment that has it and transformers
-in BITBUDGET_TORCH_PYTHON.
+in BITBUDGET_TORCH_PYTHON and run `pytest -m slow tests/workers/models/test_transformers.py`.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ EQUAL = (
     *("nemotron", "olmo2", "olmo3", "olmoe", "phi", "phi3", "phimoe", "qwen2", "qwen2_moe"),
     *("qwen3", "qwen3_moe", "seed_oss", "smollm3", "stablelm", "starcoder2"),
 )
+
+pytestmark = pytest.mark.slow
 TOLERANCE = 3e-4
 """Of the largest logit; in float32 all but the approximations of GELU are within 2e-6."""
 
