@@ -54,11 +54,13 @@ def test_migrations_are_applied_by_alembic(complete: Installed) -> None:
         complete.run(
             "python",
             "-c",
+            "from bitbudget.app.server.tables import Base\n"
             "from bitbudget.app.storage import migrate\n"
             "from bitbudget.app.storage.database import Database\n"
             "database = Database('sqlite:///migrated.sqlite')\n"
             "migrate.upgrade(database)\n"
-            "print(migrate.is_current(database), migrate.schema_differences(database))",
+            "differences = migrate.schema_differences(database, Base.metadata)\n"
+            "print(migrate.is_current(database), differences)",
         ).strip()
         == "True []"
     )
