@@ -73,8 +73,20 @@ class Codec(Protocol):
         """Whether `stored` has the arrays, shapes and types that `encode` gives."""
 
 
+class _Unrotated:
+    """The space of `decode` is the model's own."""
+
+    def enter(self, x: mx.array) -> mx.array:
+        """Return `x`: nothing is rotated."""
+        return x
+
+    def leave(self, x: mx.array) -> mx.array:
+        """Return `x`: nothing is rotated."""
+        return x
+
+
 @dataclass(frozen=True)
-class PlainCodec:
+class PlainCodec(_Unrotated):
     """Vectors as the model computes them, beside another side that is quantized."""
 
     bits: int = 16
@@ -92,14 +104,6 @@ class PlainCodec:
         """Return what was stored."""
         return stored[0].astype(dtype)
 
-    def enter(self, x: mx.array) -> mx.array:
-        """Return `x`: nothing is rotated."""
-        return x
-
-    def leave(self, x: mx.array) -> mx.array:
-        """Return `x`: nothing is rotated."""
-        return x
-
     def takes(self, width: int) -> bool:
         """Return True for every width."""
         return width > 0
@@ -110,7 +114,7 @@ class PlainCodec:
 
 
 @dataclass(frozen=True)
-class AffineCodec:
+class AffineCodec(_Unrotated):
     """Codes, scales and biases of `mx.quantize`, as mlx-lm's `QuantizedKVCache` holds them."""
 
     bits: int
@@ -135,14 +139,6 @@ class AffineCodec:
             group_size=self.group_size,
             bits=self.bits,
         )
-
-    def enter(self, x: mx.array) -> mx.array:
-        """Return `x`: nothing is rotated."""
-        return x
-
-    def leave(self, x: mx.array) -> mx.array:
-        """Return `x`: nothing is rotated."""
-        return x
 
     def takes(self, width: int) -> bool:
         """Return whether groups divide `width`."""
