@@ -15,7 +15,7 @@ from bitbudget.kv.fitting import check_fits
 from bitbudget.kv.manifest import MANIFEST_NAME, chosen_caches
 from bitbudget.rotated_model import RotationError
 
-__all__ = ["load", "load_model", "model_classes"]
+__all__ = ["load", "load_model", "make_runnable", "model_classes"]
 
 
 def model_classes(config: dict[str, Any]) -> tuple[Any, Any]:
@@ -49,14 +49,20 @@ def load_model(path: Path) -> tuple[Any, dict[str, Any]]:
     model, config = utilities.load_model(
         path, lazy=True, model_config={"model_file": None}, get_model_classes=model_classes
     )
-    if not mx.metal.is_available() and _has_dense_experts(model):
-        model.set_dtype(mx.float32)
-    mx.eval(model.parameters())
+    make_runnable(model)
     chosen = chosen_caches(path / MANIFEST_NAME)
     if chosen.codecs:
         check_fits(model, chosen)
         model.make_cache = lambda: make_cache(model, chosen)
     return model, config
+
+
+def make_runnable(model: Any) -> Any:
+    """Read a model's weights and return it: in float32 where a CPU has no other gather for it."""
+    if not mx.metal.is_available() and _has_dense_experts(model):
+        model.set_dtype(mx.float32)
+    mx.eval(model.parameters())
+    return model
 
 
 def _has_dense_experts(model: Any) -> bool:

@@ -63,6 +63,8 @@ def print_next(console: Console, checkpoint: str, request: JobRequest, *, page: 
     if page:
         console.print(f"Dashboard:      bitbudget serve, then {page}", markup=False)
     console.print(f"Try it:         mlx_lm.generate --model {folder} --prompt 'Once'", markup=False)
+    original = shlex.quote(request.model)
+    console.print(f"Compare:        bitbudget compare-text {original} {folder}", markup=False)
     console.print(f"Serve it:       bitbudget api {folder}", markup=False)
     another = other_budget_command(request)
     console.print(f"Another budget: {another}  (nothing is measured again)", markup=False)

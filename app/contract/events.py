@@ -22,6 +22,7 @@ from bitbudget.app.contract.reports import (
     UploadResult,
 )
 from bitbudget.app.contract.steps import Step
+from bitbudget.app.contract.texts import TextComparison
 
 __all__ = [
     "EVENT",
@@ -99,6 +100,7 @@ TaskResult = (
     | UploadResult
     | JobResult
     | Evaluation
+    | TextComparison
     | Benchmark
 )
 """What a task comes to: the result of its kind, told apart by the fields that each must have."""

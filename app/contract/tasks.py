@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from bitbudget.app.contract.messages import Message
+from bitbudget.app.contract.texts import Prompt, Tokens
 from bitbudget.app.core.effort import Effort, with_effort
 from bitbudget.app.core.encoders import Encoder, usable_encoder
 from bitbudget.app.core.formats import FormatName
@@ -15,6 +16,7 @@ from bitbudget.app.core.sensitivity import Sensitivity
 
 __all__ = [
     "BenchmarkTask",
+    "CompareTextTask",
     "EvaluateTask",
     "FitTask",
     "JobTask",
@@ -107,6 +109,16 @@ class EvaluateTask(_SourceTask):
     task_limit: int | None = Field(default=None, ge=1)
 
 
+class CompareTextTask(_SourceTask):
+    """Let an original and a checkpoint continue one prompt. Result: `compare-text --json`."""
+
+    kind: Literal["compare-text"] = "compare-text"
+    model: str = Field(description="The original: a folder or a Hub id.")
+    checkpoint: str
+    prompt: Prompt
+    tokens: Tokens = 64
+
+
 class BenchmarkTask(_Task):
     """Measure speed and peak memory of a checkpoint. Result: the report of `benchmark --json`.
 
@@ -161,6 +173,7 @@ Task = Annotated[
     | MeasureTask
     | QuantizeTask
     | EvaluateTask
+    | CompareTextTask
     | BenchmarkTask
     | SpeedTask
     | UploadTask

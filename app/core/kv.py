@@ -39,6 +39,7 @@ __all__ = [
     "quantized_formats",
     "rotated_formats",
     "rotation_seed",
+    "running_bytes",
     "untaken_widths",
 ]
 
@@ -214,17 +215,26 @@ def plan_with_caches(
     inventory: Inventory, device: Device, context: int, formats: KvFormats, runtime: Runtime
 ) -> MemoryPlan:
     """Split a device's memory with the caches in `formats`, all others in the model's own type."""
+    plan = plan_memory(inventory, device, context, max(KV_BITS))
+    caches, prefill = running_bytes(inventory, context, formats, runtime)
+    return replace(plan, kv_cache_bytes=caches, prefill_bytes=prefill)
+
+
+def running_bytes(
+    inventory: Inventory, context: int, formats: KvFormats, runtime: Runtime
+) -> tuple[int, int]:
+    """Return the bytes of all KV caches at `context` tokens, and of one prefill step.
+
+    Caches that `formats` does not name are in the model's own type.
+    """
     itemsize = element_bytes(inventory)
     own = {KvSide.BOTH: KvFormat(8 * itemsize)}
-    plan = plan_memory(inventory, device, context, max(KV_BITS))
     used = [format_ for sides in formats.values() for format_ in sides.values()]
     narrowest = min((format_.bits for format_ in used), default=8 * itemsize)
-    return replace(
-        plan,
-        kv_cache_bytes=sum(
-            kv_format_bytes(cache, context, format_, itemsize, side)
-            for cache in inventory.architecture.cache
-            for side, format_ in formats.get(cache.layer, own).items()
-        ),
-        prefill_bytes=prefill_bytes(inventory.architecture, context, narrowest, itemsize, runtime),
+    caches = sum(
+        kv_format_bytes(cache, context, format_, itemsize, side)
+        for cache in inventory.architecture.cache
+        for side, format_ in formats.get(cache.layer, own).items()
     )
+    prefill = prefill_bytes(inventory.architecture, context, narrowest, itemsize, runtime)
+    return caches, prefill

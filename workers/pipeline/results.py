@@ -20,11 +20,23 @@ from bitbudget.app.contract.reports import (
     SpeedResult,
     UploadResult,
 )
-from bitbudget.app.contract.tasks import UploadTask
+from bitbudget.app.contract.tasks import CompareTextTask, UploadTask
+from bitbudget.app.contract.texts import TextComparison
 from bitbudget.app.core.manifest import Manifest
+from bitbudget.workers.models import Checkpoint
 from bitbudget.workers.pipeline.run import Delivered, Measured, Measurements, Run, Variant
 
-__all__ = ["benchmark", "evaluate", "fit", "job", "measure", "quantize", "speed", "upload"]
+__all__ = [
+    "benchmark",
+    "compare_text",
+    "evaluate",
+    "fit",
+    "job",
+    "measure",
+    "quantize",
+    "speed",
+    "upload",
+]
 
 
 def fit(run: Run) -> FitResult:
@@ -70,6 +82,13 @@ def evaluate(run: Run) -> Evaluation:
 def benchmark(run: Run) -> Benchmark:
     """Return the report of the benchmark."""
     return run[Benchmark]
+
+
+def compare_text(run: Run, task: CompareTextTask) -> TextComparison:
+    """Return what the original and the checkpoint of the task make of its prompt."""
+    from bitbudget.workers.benchmark.texts import compare_texts  # noqa: PLC0415, it imports MLX
+
+    return compare_texts(run[Checkpoint], Path(task.checkpoint), task.prompt, task.tokens)
 
 
 def speed(run: Run) -> SpeedResult:

@@ -14,6 +14,7 @@ from bitbudget.app.contract.home import Home
 from bitbudget.app.contract.steps import Step, Work, possible_steps
 from bitbudget.app.contract.tasks import (
     BenchmarkTask,
+    CompareTextTask,
     EvaluateTask,
     FitTask,
     JobTask,
@@ -104,6 +105,8 @@ def _plan(task: Task) -> _Plan:  # noqa: PLR0911 - one line for each kind of tas
             return _quantizing(task)
         case EvaluateTask():
             return _evaluating(task)
+        case CompareTextTask():
+            return _comparing_texts(task)
         case BenchmarkTask():
             return _benchmarking(task)
         case SpeedTask():
@@ -232,6 +235,17 @@ def _evaluating(task: EvaluateTask) -> _Plan:
         allow_quantized_source=task.allow_quantized_source,
     )
     return _Plan((Step.FETCH, Step.EVALUATE), results.evaluate, (fetched, evaluated))
+
+
+def _comparing_texts(task: CompareTextTask) -> _Plan:
+    fetched = FetchOptions(
+        task.model,
+        identify=False,
+        disk_limit_bytes=task.disk_limit_bytes,
+        name=task.name,
+        allow_quantized_source=task.allow_quantized_source,
+    )
+    return _Plan((Step.FETCH,), lambda run: results.compare_text(run, task), (fetched,))
 
 
 def _benchmarking(task: BenchmarkTask) -> _Plan:
