@@ -124,13 +124,15 @@ def _print(console: Console, measurement: Measurement, result: MeasureResult) ->
     from rich.table import Table
 
     from bitbudget.app.cli.tables import facts
+    from bitbudget.app.core.calibration_text import text_words
 
     rows = {
         "model": f"{measurement.model.name} ({measurement.inventory.architecture.model_type})",
         "modules": f"{len(measurement.curves)}, {measurement.inventory.weights:,} weights",
         "effort": measurement.effort.value,
         "encoder": measurement.encoder.value,
-        "sensitivity": f"{measurement.sensitivity.value}, text: {measurement.text}",
+        "sensitivity": measurement.sensitivity.value,
+        "calibration text": text_words(measurement.text),
         "stored": result.measurement,
     }
     if measurement.verification is not None:

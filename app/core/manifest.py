@@ -13,6 +13,7 @@ from typing import Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from bitbudget.app.core.allocation import Allocation
+from bitbudget.app.core.calibration_text import OwnText
 from bitbudget.app.core.canonical import canonical_json, sha256_of
 from bitbudget.app.core.effort import Effort
 from bitbudget.app.core.errors import InvalidRequestError
@@ -146,6 +147,12 @@ class Manifest(_Part):
     effort: Effort = Field(Effort.STANDARD, description="How much work went into it.")
     encoder: Encoder
     sensitivity: Sensitivity
+    text: str = Field(
+        OwnText.SELF,
+        description="What sensitivity was measured on: `self`, what the model wrote from its"
+        " beginning token; `chat`, what it answered to bundled prompts; `none`; or the SHA-256 of"
+        " the user's text.",
+    )
     rotation: str = "none"
     recover: Recover = Field(
         Recover.NONE, description="What the job trains after quantization, in the same bytes."
@@ -277,6 +284,7 @@ class Manifest(_Part):
             effort=measurement.effort,
             encoder=measurement.encoder,
             sensitivity=measurement.sensitivity,
+            text=measurement.text,
             rotation=measurement.rotation,
             recover=getattr(request, "recover", Recover.NONE),
             request=AllocationRequest(

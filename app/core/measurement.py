@@ -141,8 +141,8 @@ class Measurement:
     """Inventory, curves and sensitivity of one model with one encoder.
 
     `rotation` is `none`, `folded` or `fused`; `rotation_kl_nats` is the KL in nats per token of the
-    rotated model before it is quantized. `text` says which tokens sensitivity used: `self` (sampled
-    from the model), `none` or the SHA-256 of the user's file; `tokens` how many.
+    rotated model before it is quantized. `text` says which tokens sensitivity used: how the model
+    wrote them (`OwnText`), `none` or the SHA-256 of the user's file; `tokens` how many.
     `calibration` turns what curves add up to into the KL to expect. `effort` is how much work went
     into all of it.
     """

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict
 
 from bitbudget.app.core.allocate import allocate
 from bitbudget.app.core.audit import audit
+from bitbudget.app.core.calibration_text import NO_TEXT, OwnText
 from bitbudget.app.core.errors import BitbudgetError, InvalidRequestError
 from bitbudget.app.core.hub_id import HubId
 from bitbudget.app.core.inventory import Inventory
@@ -188,10 +189,11 @@ def _check_way(measurement: Measurement, request: JobRequest) -> None:
     allowed = (Rotation.NONE, Rotation.FOLDED) if rotation is Rotation.AUTO else (rotation,)
     if measurement.rotation not in allowed:
         raise _refusal("rotation", measurement.rotation, " or ".join(allowed))
-    if not (measurement.text in {"self", "none"} or _DIGEST.fullmatch(measurement.text)):
-        raise _refusal("text", measurement.text, "self, none or a SHA-256")
-    if request.text is None and measurement.text not in {"self", "none"}:
-        raise _refusal("text", measurement.text, "self or none: the job names no text")
+    known = (*OwnText, NO_TEXT)
+    if not (measurement.text in known or _DIGEST.fullmatch(measurement.text)):
+        raise _refusal("text", measurement.text, f"{', '.join(known)} or a SHA-256")
+    if request.text is None and measurement.text not in known:
+        raise _refusal("text", measurement.text, f"{' or '.join(known)}: the job names no text")
 
 
 def _check_solvable(measurement: Measurement) -> None:

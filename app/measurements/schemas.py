@@ -47,7 +47,7 @@ class MeasurementSummary(BaseModel):
     encoder: Encoder
     sensitivity: Sensitivity
     rotation: str
-    text: str = Field(description="`self`, `none` or the SHA-256 of the user's text.")
+    text: str = Field(description="`self`, `chat`, `none` or the SHA-256 of the user's text.")
     tokens: int
     verification: Verification | None
     calibration: Calibration = Field(

@@ -32,10 +32,13 @@ class ReferenceCache:
     folder: Path
 
     def rollouts(
-        self, count: int, length: int, seed: int, make: Callable[[], np.ndarray]
+        self, kind: str, count: int, length: int, seed: int, make: Callable[[], np.ndarray]
     ) -> np.ndarray:
-        """Return int32 (count, length): the rollouts of this seed, from `make` where unknown."""
-        path = self.folder / f"rollouts-{_VERSION}-{count}-{length}-{seed}.npz"
+        """Return int32 (count, length): the rollouts of this seed, from `make` where unknown.
+
+        `kind` tells apart what the same weights write with one chat template, another or none.
+        """
+        path = self.folder / f"rollouts-{_VERSION}-{kind}-{count}-{length}-{seed}.npz"
         if not path.is_file():
             _write(path, {"ids": make()})
         with np.load(path) as data:

@@ -32,7 +32,13 @@ from bitbudget.workers.evaluate.teacher import (
     scores_of,
     teach,
 )
-from bitbudget.workers.evaluate.windows import WINDOW, digest, rollout_windows, text_windows
+from bitbudget.workers.evaluate.windows import (
+    WINDOW,
+    digest,
+    rollout_kind,
+    rollout_windows,
+    text_windows,
+)
 from bitbudget.workers.models.given import read_given
 from bitbudget.workers.running.float32 import load_float32
 from bitbudget.workers.running.streaming_forward import (
@@ -113,9 +119,9 @@ class Evaluator:
         def write() -> np.ndarray:
             return rollout_windows(self.reference, count, seed=self.seed, progress=self.progress)
 
-        return (
-            write() if self.cache is None else self.cache.rollouts(count, WINDOW, self.seed, write)
-        )
+        if self.cache is None:
+            return write()
+        return self.cache.rollouts(rollout_kind(self.reference), count, WINDOW, self.seed, write)
 
     @cached_property
     def original(self) -> nn.Module:

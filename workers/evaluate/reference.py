@@ -12,7 +12,7 @@ import numpy as np
 from bitbudget.app.core.effort import EFFORTS, Effort
 from bitbudget.workers.evaluate.cache import ReferenceCache
 from bitbudget.workers.evaluate.teacher import TeacherBatch, batches, teach
-from bitbudget.workers.evaluate.windows import rollout_windows
+from bitbudget.workers.evaluate.windows import rollout_kind, rollout_windows
 from bitbudget.workers.running.streaming_forward import Forward, open_forward
 
 __all__ = ["PROBING_WINDOWS", "Reference", "job_rollouts", "verifying_windows"]
@@ -55,7 +55,10 @@ def job_rollouts(
     def write() -> np.ndarray:
         return rollout_windows(folder, total, length=length, seed=seed, progress=progress)
 
-    both = write() if cache is None else cache.rollouts(total, length, seed, write)
+    if cache is None:
+        both = write()
+    else:
+        both = cache.rollouts(rollout_kind(folder), total, length, seed, write)
     return both[evaluating:], both[:evaluating]
 
 

@@ -10,7 +10,9 @@ from typing import Final
 
 import numpy as np
 
+from bitbudget.app.core.calibration_text import OwnText
 from bitbudget.app.core.errors import InvalidRequestError
+from bitbudget.workers.models.chat import chat_of, template_digest
 from bitbudget.workers.models.documents import documents
 from bitbudget.workers.models.tokenizer import open_tokenizer
 from bitbudget.workers.models.vocabulary import begin_token, check_tokens, longest_window
@@ -21,6 +23,7 @@ __all__ = [
     "ROLLOUT_SEED",
     "WINDOW",
     "digest",
+    "rollout_kind",
     "rollout_windows",
     "text_windows",
 ]
@@ -90,8 +93,19 @@ def rollout_windows(
     length: int = WINDOW,
     progress: Callable[[int, int], None] | None = None,
 ) -> np.ndarray:
-    """Return int32 (count, length): what the model in `folder` writes from BOS."""
-    return sample_tokens(folder, count, length, seed=seed + ROLLOUT_SEED, progress=progress)
+    """Return int32 (count, length): what the model in `folder` writes itself.
+
+    A chat model answers prompts that no statistics were made on.
+    """
+    chat = chat_of(folder, held_out=True)
+    return sample_tokens(
+        folder, count, length, seed=seed + ROLLOUT_SEED, chat=chat, progress=progress
+    )
+
+
+def rollout_kind(folder: Path) -> str:
+    """Return a short name of how the model in `folder` writes rollouts, for a cache."""
+    return (template_digest(folder) or OwnText.SELF.value)[:16]
 
 
 def digest(windows: np.ndarray) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bitbudget.app.contract.tasks import MeasureTask
+from bitbudget.app.core.calibration_text import NO_TEXT, OwnText
 from bitbudget.app.core.canonical import canonical_json, sha256_of
 from bitbudget.app.core.effort import Effort
 from bitbudget.app.core.formats import ALL_FORMATS, Format
@@ -47,7 +48,10 @@ class FetchOptions:
 
 @dataclass(frozen=True, slots=True)
 class MeasureOptions:
-    """Encoder, sensitivity and data of a measurement."""
+    """Encoder, sensitivity and data of a measurement.
+
+    `own_text` is how the model writes its text where the user gives none.
+    """
 
     encoder: Encoder = Encoder.CAREFUL
     sensitivity: Sensitivity = Sensitivity.WEIGHTS
@@ -58,6 +62,7 @@ class MeasureOptions:
     features: str = "default"
     cluster: str | None = None
     effort: Effort = Effort.STANDARD
+    own_text: OwnText = OwnText.SELF
 
     @classmethod
     def of_job(cls, request: JobRequest) -> MeasureOptions:
@@ -95,6 +100,7 @@ class MeasureOptions:
             Rotation(manifest.rotation),
             seed=seed,
             effort=manifest.effort,
+            own_text=OwnText.CHAT if manifest.text == OwnText.CHAT else OwnText.SELF,
         )
 
     @property
@@ -103,10 +109,10 @@ class MeasureOptions:
         return self.sensitivity is not Sensitivity.WEIGHTS or self.rotation is not Rotation.NONE
 
     def text_identity(self) -> str:
-        """Return which tokens sensitivity uses: `self`, `none` or the SHA-256 of the text."""
+        """Return which tokens sensitivity uses, as `Measurement.text` says it."""
         if self.sensitivity is Sensitivity.WEIGHTS:
-            return "none"
-        return "self" if self.text is None else sha256_of(self.text_bytes())
+            return NO_TEXT
+        return self.own_text.value if self.text is None else sha256_of(self.text_bytes())
 
     def text_bytes(self) -> bytes:
         """Return the user's text; InvalidRequestError when it cannot be read."""

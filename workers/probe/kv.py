@@ -20,6 +20,7 @@ from mlx_lm.models.cache import KVCache, make_prompt_cache
 from bitbudget.app.core.kv import KvFormat, KvSide, rotation_seed
 from bitbudget.app.core.measurement import KvCurve
 from bitbudget.workers.fisher.kv import Decision, KvTaps, kv_curve, rounded
+from bitbudget.workers.models.chat import chat_of
 from bitbudget.workers.running.float32 import load_float32
 from bitbudget.workers.running.tokens import sample_tokens
 
@@ -66,7 +67,7 @@ def probe_kv(
     """
     model = load_float32(folder)
     taps = KvTaps.of(model, dtype)
-    tokens = sample_tokens(folder, _SEQUENCES, seed=seed + _SEED)
+    tokens = sample_tokens(folder, _SEQUENCES, seed=seed + _SEED, chat=chat_of(folder))
     todo = [(layer, d) for layer, decisions in taps.formats.items() for d in decisions]
     choices = [{layer: {side: format_}} for layer, (side, format_) in todo]
     costs = kv_kl(model, tokens, choices, dtype, progress)

@@ -14,6 +14,8 @@ from typing import Final
 import mlx.core as mx
 
 from bitbudget.workers.evaluate import Evaluator
+from bitbudget.workers.models.chat import chat_of
+from bitbudget.workers.running.tokens import sample_tokens
 
 __all__ = ["LEVELS", "PROBE_TOKENS", "probe_alphas"]
 
@@ -33,9 +35,10 @@ def probe_alphas(
 ) -> dict[str, float]:
     """Return alpha, in nats per token per unit of t2, of the modules at `paths`.
 
-    The model in `folder` is held in float32; KL is measured on rollouts it writes itself.
+    The model in `folder` is held in float32; KL is measured on text it writes itself.
     """
-    evaluation = Evaluator(folder, rollouts=_ROLLOUTS, seed=seed + _SEED)
+    text = sample_tokens(folder, _ROLLOUTS, seed=seed + _SEED, chat=chat_of(folder))
+    evaluation = Evaluator(folder, windows=text, seed=seed)
     evaluation.taught  # noqa: B018 - the original's pass comes before its weights are changed
     modules = dict(evaluation.original.named_modules())
     alphas = {}
@@ -46,7 +49,7 @@ def probe_alphas(
         costs = []
         for level in LEVELS:
             module.weight = weight + level**0.5 * noise
-            report = evaluation.sets(evaluation.original, f"noise on {path}")["rollouts"]
+            report = evaluation.sets(evaluation.original, f"noise on {path}")["windows"]
             costs.append(report["kl_nats_per_token"])
         module.weight = weight
         products = (level * cost for level, cost in zip(LEVELS, costs, strict=True))

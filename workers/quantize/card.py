@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Final
 
+from bitbudget.app.core.calibration_text import text_words
 from bitbudget.app.core.formats import Format
 from bitbudget.app.core.hub_id import HubId
 from bitbudget.app.core.inventory import Inventory
@@ -44,6 +45,7 @@ print(generate(model, tokenizer, prompt="Once upon a time"))
 | encoder | {encoder} |
 | rotation | {rotation} |
 | sensitivity | {sensitivity} |
+| calibration text | {text} |
 | source | revision {revision}, SHA-256 {digest} |
 | manifest | SHA-256 {sha256} |
 
@@ -82,6 +84,7 @@ def model_card(manifest: Manifest, inventory: Inventory) -> str:
         loaders=_WITH_CODE if fused else "Stock mlx-lm loads it",
         flag=", trust_remote_code=True" if fused else "",
         sensitivity=manifest.sensitivity.value,
+        text=text_words(manifest.text),
         revision=manifest.model.revision,
         digest=manifest.model.digest,
         sha256=manifest.sha256,

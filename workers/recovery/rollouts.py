@@ -9,6 +9,7 @@ import mlx.core as mx
 import numpy as np
 from mlx import nn
 
+from bitbudget.workers.models.chat import chat_of
 from bitbudget.workers.running.tokens import sample_tokens
 
 __all__ = ["Rollouts"]
@@ -27,6 +28,7 @@ class Rollouts:
 
     def __init__(self, original: nn.Module, folder: Path, *, rows: int, seed: int) -> None:
         self._original, self._folder, self._rows, self._seed = original, folder, rows, seed
+        self._chat = chat_of(folder)
         self._order = np.random.default_rng(seed)
         self._cached: dict[int, np.ndarray] = {}
         self._bytes = 0
@@ -37,7 +39,11 @@ class Rollouts:
     def _write(self) -> np.ndarray:
         done = len(self.tokens) if hasattr(self, "tokens") else 0
         return sample_tokens(
-            self._folder, CHUNK, seed=self._seed + done // CHUNK, model=self._original
+            self._folder,
+            CHUNK,
+            seed=self._seed + done // CHUNK,
+            chat=self._chat,
+            model=self._original,
         )
 
     def next(self, *, grow: bool) -> tuple[mx.array, mx.array]:

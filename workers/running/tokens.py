@@ -1,4 +1,8 @@
-"""Tokens the model writes itself: no data is needed to measure a model."""
+"""Tokens the model writes itself: no data is needed to measure a model.
+
+A base model writes from its beginning token, a chat model answers bundled prompts as it would in
+use. Its prompts are read token by token while other rows write: a step costs the same.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +16,11 @@ import mlx.core as mx
 import numpy as np
 
 from bitbudget.app.core.effort import EFFORTS, Effort, calibration_windows
+from bitbudget.workers.models.chat import Chat
 from bitbudget.workers.models.checkpoint import Checkpoint
 from bitbudget.workers.models.vocabulary import begin_token, longest_window
 from bitbudget.workers.running.hidden_states import HiddenStates
+from bitbudget.workers.running.scripts import OWN, asking, from_begin
 from bitbudget.workers.running.streaming_forward import Forward, empty_cache, open_writer
 
 __all__ = ["SEQUENCE_LENGTH", "default_tokens", "default_windows", "sample_tokens"]
@@ -40,54 +46,69 @@ def sample_tokens(
     *,
     seed: int,
     batch: int = 64,
+    chat: Chat | None = None,
     model: Forward | None = None,
     hidden: HiddenStates | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> np.ndarray:
-    """Return int32 (count, length): sequences the model wrote at temperature 1 from BOS.
+    """Return int32 (count, length): sequences that the model wrote at temperature 1.
 
-    They are shorter where the model has fewer positions.
-    The same seed gives the same tokens on the same machine. End of text does not stop a sequence:
-    what the model writes after it is its text, too. `model` spares loading it once more.
+    Without `chat` it writes from its beginning token, and end of text does not stop a sequence:
+    what it writes after it is its text, too. With `chat` a sequence is a conversation, in which the
+    next prompt follows the end of an answer (see `scripts.asking`).
+
+    Sequences are shorter where the model has fewer positions.
+    The same seed gives the same tokens on the same machine. `model` spares loading it once more.
     `hidden` is filled with what the layers are given on the way. `progress` is told tokens written
     and wanted.
     """
     folder = checkpoint if isinstance(checkpoint, Path) else checkpoint.folder
     model = open_writer(folder) if model is None else model
-    begin, length = begin_token(folder), longest_window(folder, length)
+    length = longest_window(folder, length)
+    if chat is None:
+        script, ends = from_begin(begin_token(folder), count, length), []
+    else:
+        script, ends = asking(chat, count, length, seed=seed), sorted(chat.ends)
     done = []
     for start in range(0, count, batch):
-        key, rows = mx.random.key(seed * 1_000_003 + start), min(batch, count - start)
+        key, rows = mx.random.key(seed * 1_000_003 + start), slice(start, start + batch)
 
-        def wrote(columns: int, before: int = start, rows: int = rows) -> None:
+        def wrote(columns: int, before: int = start, part: slice = rows) -> None:
             if progress is not None:
-                progress(before * length + columns * rows, count * length)
+                progress(before * length + columns * len(script[part]), count * length)
 
-        keep = None if hidden is None else partial(hidden.keep, slice(start, start + rows))
+        keep = None if hidden is None else partial(hidden.keep, rows)
         with nullcontext() if hidden is None else hidden.on(model):
-            done.append(_sample_batch(model, (rows, length), begin, key, wrote=wrote, keep=keep))
+            done.append(_sample_batch(model, script[rows], ends, key, wrote=wrote, keep=keep))
     return np.concatenate(done)
 
 
 def _sample_batch(
     model: Forward,
-    shape: tuple[int, int],
-    begin: int,
+    script: np.ndarray,
+    ends: list[int],
     key: mx.array,
     *,
     wrote: Callable[[int], None],
     keep: Callable[[int], None] | None,
 ) -> np.ndarray:
-    """Return int32 rows of tokens; `keep` is told each position that the model has read."""
-    cache = empty_cache(model)
-    rows, length = shape
+    """Return int32 rows of tokens; `keep` is told each position that the model has read.
+
+    A row stands at a place of its `script`. Where that is `OWN` the model's token is taken, and the
+    row stays until the token is one of `ends`; elsewhere the script's token is taken.
+    """
+    cache, length = empty_cache(model), script.shape[1]
     keys = mx.random.split(key, length)
-    current = mx.full((rows, 1), begin, dtype=mx.int32)
+    given, ending = mx.array(script), mx.array(ends, dtype=mx.int32)
+    at, current = mx.ones((len(script), 1), dtype=mx.int32), given[:, :1]
     columns = [current]
     for step in range(length - 1):
         logits = model(current, cache=cache)[:, -1].astype(mx.float32)
-        current = mx.random.categorical(logits, key=keys[step])[:, None].astype(mx.int32)
-        mx.async_eval(current)
+        drawn = mx.random.categorical(logits, key=keys[step])[:, None].astype(mx.int32)
+        forced = mx.take_along_axis(given, at, axis=1)
+        current = mx.where(forced == OWN, drawn, forced)
+        at += (forced != OWN) | (drawn[..., None] == ending).any(axis=-1)
+        mx.async_eval(current, at)
         columns.append(current)
         if keep is not None:
             keep(step)

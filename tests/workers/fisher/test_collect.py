@@ -13,6 +13,7 @@ from mlx.utils import tree_flatten
 from bitbudget.workers.fisher import Statistics, begin_collecting, collect_statistics
 from bitbudget.workers.fisher.passes import Pass, _drawn_labels, _sampled_loss
 from bitbudget.workers.fisher.store import PassStore
+from bitbudget.workers.models.chat import Chat
 from bitbudget.workers.running import hidden_states
 from bitbudget.workers.running.float32 import load_float32
 from bitbudget.workers.running.hidden_states import HiddenStates
@@ -163,12 +164,16 @@ def test_loss_samples_from_the_predictions() -> None:
     np.testing.assert_allclose(labels.mean((0, 1)), chances, atol=0.02)
 
 
+CHAT = Chat(((1, 2, 3), (4, 5, 6, 7)), ((8, 9),), frozenset(range(0, 4096, 3)))
+
+
+@pytest.mark.parametrize("chat", [None, CHAT], ids=["from the beginning", "chat"])
 def test_hidden_states_of_the_writing_stand_for_the_forward_pass(
-    sample_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    chat: Chat | None, sample_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hidden = HiddenStates((3, 32))
-    tokens = sample_tokens(sample_model, 3, 32, seed=1, batch=2, hidden=hidden)
-    assert np.array_equal(tokens, sample_tokens(sample_model, 3, 32, seed=1, batch=2))
+    tokens = sample_tokens(sample_model, 3, 32, seed=1, batch=2, chat=chat, hidden=hidden)
+    assert np.array_equal(tokens, sample_tokens(sample_model, 3, 32, seed=1, batch=2, chat=chat))
     seen: dict[int, mx.array] = {}
     model = load_float32(sample_model)
     layers = decoder_layers(model)[1]

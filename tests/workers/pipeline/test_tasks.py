@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from bitbudget.app.core.requests import JobRequest
 from bitbudget.workers.evaluate import reference
 from bitbudget.workers.pipeline.tasks import run_task
 from tests.support.efforts import limit_tokens
+from tests.workers.models.tiny import write_tiny
 from tests.workers.rotate.families import FAMILIES, make_model
 
 HEAVY = (
@@ -129,6 +132,34 @@ def test_a_quick_job_measures_no_checkpoint_and_tells_its_duration(
     assert any(event.job_fraction > 0.5 for event in progress[:-1])
     assert all(event.seconds_left is not None for event in progress)
     assert (progress[-1].seconds_left or 0) < (progress[0].seconds_left or 0)
+
+
+def test_a_chat_model_is_measured_on_its_conversations_and_the_card_says_so(
+    sample_model: Path, tmp_path: Path
+) -> None:
+    folder = write_tiny(tmp_path / "model", "llama", vocab_size=4096)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(sample_model / name, folder)
+    (folder / "chat_template.jinja").write_text("{{ messages[-1].content }}\n")
+    request = JobRequest.model_validate(
+        {
+            "model": str(folder),
+            "budget": "1GB",
+            "encoder": "gptq",
+            "effort": "quick",
+            "deliver": "checkpoint",
+        }
+    )
+    result = run_task(JobTask(home=str(tmp_path / "home"), request=request), lambda _: None)
+    assert isinstance(result, JobResult)
+    measurement = Measurement.from_json(Path(result.measurement).read_bytes())
+    assert measurement.text == "chat"
+    assert measurement.key != replace(measurement, text="self").key
+    assert any("chat text" in warning and "173" in warning for warning in measurement.warnings)
+    manifest = Manifest.from_bytes(Path(result.manifest).read_bytes())
+    assert (manifest.text, manifest.measurement) == ("chat", measurement.key)
+    card = (Path(result.checkpoint or "") / "README.md").read_text()
+    assert "| calibration text | the model's own answers to bundled prompts" in card
 
 
 def test_a_step_that_is_not_needed_is_not_told(model: Path, tmp_path: Path) -> None:

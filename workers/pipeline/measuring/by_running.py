@@ -13,10 +13,12 @@ from typing import Final
 import numpy as np
 
 from bitbudget.app.contract.durations import rollouts_s, share, verification_s
+from bitbudget.app.core.calibration_text import OwnText
 from bitbudget.app.core.effort import EFFORTS
 from bitbudget.app.core.measurement import Curve, KvCurve, Sensitivity
 from bitbudget.workers.curves.sampled import sample_size
 from bitbudget.workers.fisher import Statistics
+from bitbudget.workers.models.chat import bundled_prompts, own_text
 from bitbudget.workers.pipeline.measuring.kv import every_full_layer, probe_kv_curves
 from bitbudget.workers.pipeline.measuring.reference import verifying_reference
 from bitbudget.workers.pipeline.measuring.statistics import take_statistics
@@ -35,6 +37,7 @@ _STREAMED: Final = (
 _UNCHECKED: Final = (
     "predicted from the curves alone: at this effort no checkpoint is measured to calibrate them"
 )
+_CHAT: Final = "measured on the model's own chat text, its answers to questions"
 
 
 @dataclass(frozen=True)
@@ -63,17 +66,15 @@ def take_sensitivities(run: Run, variant: Variant) -> Sensitivities:
                 seed=variant.options.seed,
                 progress=lambda done, total: report.progress(done, total, "modules", "probe"),
             )
-        kv = probe_kv_curves(run, variant)
-        return Sensitivities(
-            PROBE_TOKENS, alphas, Statistics(0), kv_curves=every_full_layer(inventory, kv)
-        )
-    found = take_statistics(run, variant)
+        kv = every_full_layer(inventory, probe_kv_curves(run, variant))
+        return Sensitivities(PROBE_TOKENS, alphas, Statistics(0), _text_notes(variant), kv)
+    found, text = take_statistics(run, variant), _text_notes(variant)
     paths = [module.path for module in inventory.modules]
     alphas = {path: found[path].alpha_nats if path in found else 0.0 for path in paths}
     kv = every_full_layer(inventory, found.kv_curves)
     unseen = [path for path in paths if alphas[path] == 0]
     if not unseen:
-        return Sensitivities(found.tokens, alphas, found, found.notes, kv)
+        return Sensitivities(found.tokens, alphas, found, (*found.notes, *text), kv)
     seen = [alpha for alpha in alphas.values() if alpha > 0]
     typical = float(np.median(seen)) if seen else 1.0
     note = (
@@ -84,9 +85,20 @@ def take_sensitivities(run: Run, variant: Variant) -> Sensitivities:
         found.tokens,
         alphas | dict.fromkeys(unseen, typical),
         found.without(unseen),
-        (*found.notes, note),
+        (*found.notes, *text, note),
         kv,
     )
+
+
+def _text_notes(variant: Variant) -> tuple[str, ...]:
+    """Return what a reader must know of a text that a chat model wrote, or failed to."""
+    options = variant.options
+    if options.text is not None:
+        return ()
+    if options.own_text is OwnText.CHAT:
+        return (f"{_CHAT} from {len(bundled_prompts(held_out=False))} prompts",)
+    _, note = own_text(variant.checkpoint.folder)
+    return (note,) if note else ()
 
 
 def verified(

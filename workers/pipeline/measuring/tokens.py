@@ -9,18 +9,17 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from bitbudget.app.core.calibration_text import OwnText
 from bitbudget.app.core.effort import EFFORTS
 from bitbudget.app.core.errors import InvalidRequestError
+from bitbudget.workers.models.chat import open_chat
 from bitbudget.workers.models.documents import documents
 from bitbudget.workers.models.tokenizer import open_tokenizer
 from bitbudget.workers.models.vocabulary import begin_token, check_tokens, longest_window
 from bitbudget.workers.pipeline.options import MeasureOptions
 from bitbudget.workers.running.hidden_states import HiddenStates
 from bitbudget.workers.running.streaming_forward import fits_whole
-from bitbudget.workers.running.tokens import (
-    default_windows,
-    sample_tokens,
-)
+from bitbudget.workers.running.tokens import default_windows, sample_tokens
 
 __all__ = ["measurement_tokens", "unused_text"]
 
@@ -41,8 +40,9 @@ def measurement_tokens(
         return _windows(folder, options, count), ()
     length = longest_window(folder, EFFORTS[options.effort].window_tokens)
     hidden = HiddenStates((count, length)) if fits_whole(folder) else None
+    chat = open_chat(folder) if options.own_text is OwnText.CHAT else None
     tokens = sample_tokens(
-        folder, count, length, seed=options.seed, hidden=hidden, progress=progress
+        folder, count, length, seed=options.seed, chat=chat, hidden=hidden, progress=progress
     )
     return tokens, () if hidden is None else hidden.states
 

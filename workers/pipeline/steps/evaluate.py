@@ -16,6 +16,7 @@ from bitbudget.app.core.manifest import Manifest
 from bitbudget.workers import evaluate
 from bitbudget.workers.evaluate.cache import ReferenceCache
 from bitbudget.workers.evaluate.tasks import evaluate_tasks
+from bitbudget.workers.evaluate.windows import rollout_kind
 from bitbudget.workers.models import Checkpoint
 from bitbudget.workers.models.digests import folder_digest
 from bitbudget.workers.pipeline.files import write_whole
@@ -125,6 +126,7 @@ class Judge:
             "reference": self._reference_digest,
             "text": None if text is None else sha256_of(user_text(text)),
             "rollouts": self.options.rollouts,
+            "kind": rollout_kind(self.run[Checkpoint].folder),
             "seed": self.options.seed,
             "windows": EFFORTS[self.options.effort].evaluated_windows,
         }

@@ -15,11 +15,13 @@ from bitbudget.app.contract.durations import (
     text_s,
     verification_s,
 )
+from bitbudget.app.core.calibration_text import OwnText
 from bitbudget.app.core.duration import duration_words
 from bitbudget.app.core.inventory import Inventory, Module
 from bitbudget.app.core.measurement import Curve, Measurement, ModelIdentity, Sensitivity
 from bitbudget.app.core.requests import Rotation
 from bitbudget.workers.cluster.batches import check_cluster
+from bitbudget.workers.models.chat import own_text
 from bitbudget.workers.pipeline.files import write_whole
 from bitbudget.workers.pipeline.journal import Journal
 from bitbudget.workers.pipeline.measuring.by_weights import measure_streamed
@@ -34,13 +36,24 @@ __all__ = ["measurement_path", "run_step"]
 
 def run_step(run: Run) -> Measurements:
     """Return the measurement of every variant, each announced as measurement.json."""
-    variants = run[Variants].all
+    variants = [_with_own_text(run, variant) for variant in run[Variants].all]
     _tell_duration(run, variants[0])
     found = []
     for variant in variants:
         with run.report.part(1 / len(variants)):
             found.append(_measured(run, variant))
     return Measurements(tuple(found))
+
+
+def _with_own_text(run: Run, variant: Variant) -> Variant:
+    """Return the variant with how its model writes the text that it is measured on."""
+    options = variant.options
+    if options.text_identity() not in set(OwnText):
+        return variant
+    kind, note = own_text(variant.checkpoint.folder)
+    if note:
+        run.report.log(note)
+    return replace(variant, options=replace(options, own_text=kind))
 
 
 def _tell_duration(run: Run, first: Variant) -> None:
