@@ -30,6 +30,8 @@ _HELD_OUT: Final = 3
 """One in so many prompts is held out."""
 _ANSWER: Final = "forty-two"
 """Stands for the model's answer, to find out what the template writes after one."""
+_DATE: Final = "01 Jan 2026"
+"""What Llama 3's templates write instead of today, so that the text is the same tomorrow."""
 _END_WITHIN: Final = 4
 """Tokens after an answer among which the template's end of turn is looked for."""
 
@@ -155,5 +157,9 @@ def _user(prompt: str) -> list[JsonObject]:
 
 def _apply(tokenizer: Any, messages: list[JsonObject], *, tokenize: bool = True) -> Any:
     return tokenizer.apply_chat_template(
-        messages, tokenize=tokenize, add_generation_prompt=True, return_dict=False
+        messages,
+        tokenize=tokenize,
+        add_generation_prompt=True,
+        return_dict=False,
+        date_string=_DATE,
     )

@@ -78,6 +78,13 @@ def test_prompts_are_written_as_the_template_writes_them(
     assert own_text(model) == (OwnText.CHAT, "")
 
 
+def test_a_template_writes_the_same_every_day(model: Path) -> None:
+    today = "{% if not date_string is defined %}{% set date_string = 'today' %}{% endif %}"
+    give_template(model, today + "{{ date_string }}: {{ messages[-1].content }}")
+    tokenizer = open_tokenizer(model)
+    assert tokenizer.decode(open_chat(model).starts[0]).startswith("01 Jan 2026: ")
+
+
 def test_a_model_without_a_template_writes_from_its_beginning_token(model: Path) -> None:
     assert template_digest(model) is None
     assert own_text(model) == (OwnText.SELF, "")
