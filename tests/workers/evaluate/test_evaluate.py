@@ -16,7 +16,7 @@ from mlx_lm.utils import load_model, load_tokenizer, quantize_model, save
 from bitbudget.app.core.errors import InvalidModelError, InvalidRequestError
 from bitbudget.workers.evaluate import Evaluator, compare, evaluate
 from bitbudget.workers.evaluate.statistics import interval_95
-from bitbudget.workers.evaluate.teacher import score, teach
+from bitbudget.workers.evaluate.teacher import log_total, score, teach
 from bitbudget.workers.evaluate.windows import _windows
 from bitbudget.workers.running.float32 import load_float32
 
@@ -141,6 +141,15 @@ def test_tail_bucket_bounds_kl_from_below(
     assert (bounded.kl <= full.kl + 1e-6).all()
     assert bounded.kl.mean() > 0.8 * full.kl.mean()
     assert np.array_equal(full.candidate_loss, bounded.candidate_loss)
+
+
+def test_the_log_of_a_sum_of_exponentials_does_not_overflow() -> None:
+    logits = np.random.default_rng(0).normal(0, 30, (2, 3, 5000)).astype(np.float32)
+    logits[0, 0] += 1000
+    wide = logits.astype(np.float64)
+    most = wide.max(-1, keepdims=True)
+    exact = most + np.log(np.exp(wide - most).sum(-1, keepdims=True))
+    assert np.allclose(np.array(log_total(mx.array(logits))), exact, rtol=1e-6)
 
 
 def test_interval_is_reproducible_and_covers() -> None:
