@@ -68,6 +68,8 @@ _GROUPS: Final = 100
 _SIZES, _ALLOCATIONS, _PARTS, _PROBING = 3, 8, 2, 8
 _LARGE_WEIGHTS: Final = 50_000_000
 _VERIFYING, _VERIFYING_LARGE = 32, 16
+_PART_OF_WINDOWS: Final = 0.5
+"""What is run of them to measure all but the budget's own checkpoint of a large model."""
 _EVALUATED_AT_ONCE: Final = 2.0
 """Forward passes of a checkpoint that take as long as one of the original."""
 
@@ -191,8 +193,10 @@ def verification_s(work: Work) -> float:
     if not work.verifies:
         return 0.0
     windows = work.verifying_windows
-    written = 1 if windows == _VERIFYING_LARGE else _SIZES
-    passes = (1 + _SIZES + written) * windows + (_ALLOCATIONS + _PARTS) * _PROBING
+    is_large = windows == _VERIFYING_LARGE
+    written, part = (1, _PART_OF_WINDOWS) if is_large else (_SIZES, 1.0)
+    sizes = (2 + written + (_SIZES - 1) * part) * windows
+    passes = sizes + (_ALLOCATIONS + _PARTS) * _PROBING * part
     return (
         _forward_s(work, passes)
         + work.coding_s(_SIZES * _DESCENT, threads=work.speed.threads)
@@ -211,10 +215,18 @@ def relinearizing_s(work: Work) -> float:
 
 
 def quantizing_s(work: Work) -> float:
-    """Return how long the checkpoint of an allocation is coded and written."""
+    """Return how long the checkpoint of an allocation is coded and written.
+
+    One that was measured to calibrate its own prediction is coded already.
+    """
     written = work.weights / work.speed.disk_bytes_per_second
-    coded = work.coding_s(_IN_SEQUENCE) if work.compensates else work.coding_s(2.0)
-    return coded + written
+    if work.verifies and not work.is_measured and not work.relinearizes:
+        return written
+    return written + _coding_s(work)
+
+
+def _coding_s(work: Work) -> float:
+    return work.coding_s(_IN_SEQUENCE if work.compensates else 2.0)
 
 
 def evaluation_s(work: Work) -> float:
@@ -222,5 +234,5 @@ def evaluation_s(work: Work) -> float:
     checkpoints = 3 if work.baseline else 1
     original = _forward_s(work, work.plan.evaluated_windows)
     rollouts = 0.0 if work.verifies and not work.is_measured else rollouts_s(work)
-    coded = (checkpoints - 1) * quantizing_s(work)
+    coded = (checkpoints - 1) * _coding_s(work)
     return rollouts + original * (1 + checkpoints * _EVALUATED_AT_ONCE) + coded

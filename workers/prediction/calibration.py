@@ -7,25 +7,26 @@ on SmolLM2-135M a checkpoint loses twice the sum of its curves.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
-from bitbudget.app.core.allocate import allocate
 from bitbudget.app.core.calibration import Calibration, CheckpointKl
-from bitbudget.app.core.errors import InfeasibleBudgetError
+from bitbudget.app.core.errors import InfeasibleBudgetError, InvalidRequestError
 from bitbudget.app.core.formats import KEEP, Format
+from bitbudget.app.core.inventory import Module
 from bitbudget.app.core.layout import plan_checkpoint
 from bitbudget.app.core.measurement import Measurement
 from bitbudget.app.core.requests import AllocationRequest
+from bitbudget.app.core.solving import allocate_in_time
 
-__all__ = ["MIDDLE_BITS", "calibration_allocations", "common_factor", "law_through"]
+__all__ = ["Sizes", "calibration_sizes", "common_factor", "law_through"]
 
-MIDDLE_BITS: Final = 4.5
-_BITS: Final = (3.0, MIDDLE_BITS, 8.0)
-"""Bits per weight of the checkpoints that are measured whole. Each costs what quantizing the model
-does; the finished checkpoint of a budget is one more."""
+_MIDDLE_BITS: Final = 4.5
+_BITS: Final = (3.0, _MIDDLE_BITS, 8.0)
+"""Bits per weight of the checkpoints that are measured whole, where no budget is stated."""
 _MOST: Final = 4.0
 """No prediction is corrected by a larger factor than this, up or down."""
 
@@ -50,21 +51,63 @@ def _near(cost: float, kl: float) -> float:
     return float(np.clip(kl, cost / _MOST, cost * _MOST))
 
 
-def calibration_allocations(
-    measurement: Measurement,
-) -> Iterator[tuple[float, Mapping[str, Format]]]:
-    """Yield the mean bits and the optimal allocation of each calibration size that is feasible."""
-    inventory = measurement.inventory
-    fixed = plan_checkpoint(inventory).fixed_bytes
-    movable = 0
-    for module in inventory.modules:
-        if set(module.legal_formats()) - {KEEP}:
-            movable += module.weights
-        else:
-            fixed += KEEP.data_bytes(module.shape, module.dtype)
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """The allocations that calibrate, by their bits per weight, from the fewest to the most.
+
+    That of `deployed` bits is coded as its checkpoint will be: the one of the budget, where one is
+    stated, so that predictions are calibrated at the size asked for.
+    """
+
+    allocations: Mapping[float, Mapping[str, Format]]
+    deployed: float
+
+
+def calibration_sizes(
+    measurement: Measurement, request: AllocationRequest | None = None
+) -> Sizes | None:
+    """Return optimal allocations of three sizes, the `request`'s and two others where it is given.
+
+    Sizes that no allocation has are left out; None where none is left.
+    """
+    movable = [m for m in measurement.inventory.modules if set(m.legal_formats()) - {KEEP}]
+    found: dict[float, Mapping[str, Format]] = {}
     for bits in _BITS:
-        request = AllocationRequest(budget=fixed + int(bits * movable / 8), sqnr_floor_db=0)
-        try:
-            yield bits, allocate(measurement, request).formats
-        except InfeasibleBudgetError:
-            continue
+        budget = _fixed_bytes(measurement, movable) + int(bits * _weights(movable) / 8)
+        allocated = _allocated(measurement, AllocationRequest(budget=budget, sqnr_floor_db=0))
+        if allocated is not None:
+            found[bits] = allocated
+    wanted = None if request is None else _allocated(measurement, request)
+    if wanted is not None and measurement.cost(wanted) > 0:
+        asked = 8 * _data_bytes(movable, wanted) / _weights(movable)
+        if found:
+            del found[min(found, key=lambda bits: abs(np.log(bits / asked)))]
+        found[asked] = wanted
+        return Sizes(dict(sorted(found.items())), asked)
+    if not found:
+        return None
+    return Sizes(found, _MIDDLE_BITS if _MIDDLE_BITS in found else next(iter(found)))
+
+
+def _allocated(measurement: Measurement, request: AllocationRequest) -> Mapping[str, Format] | None:
+    """Return the formats of the optimal allocation, None where there is none."""
+    try:
+        return allocate_in_time(measurement, request).formats
+    except (InfeasibleBudgetError, InvalidRequestError):
+        return None
+
+
+def _weights(modules: Sequence[Module]) -> int:
+    return sum(module.weights for module in modules)
+
+
+def _data_bytes(modules: Sequence[Module], formats: Mapping[str, Format]) -> int:
+    return sum(formats[m.path].data_bytes(m.shape, m.dtype) for m in modules)
+
+
+def _fixed_bytes(measurement: Measurement, movable: Sequence[Module]) -> int:
+    """Return the bytes of a checkpoint that no allocation changes."""
+    inventory, moved = measurement.inventory, {module.path for module in movable}
+    kept = [module for module in inventory.modules if module.path not in moved]
+    kept_bytes = _data_bytes(kept, {module.path: KEEP for module in kept})
+    return plan_checkpoint(inventory).fixed_bytes + kept_bytes

@@ -32,14 +32,20 @@ _WRITTEN: Final = "written"
 
 @dataclass(frozen=True, slots=True)
 class MeasuredKl:
-    """KL in nats per token by window, (windows,)."""
+    """KL in nats of each token, (windows, tokens)."""
 
-    by_window: np.ndarray
+    by_token: np.ndarray
+
+    @property
+    def by_window(self) -> np.ndarray:
+        """Nats per token of each window, (windows,)."""
+        means: np.ndarray = self.by_token.mean(axis=1)
+        return means
 
     @property
     def mean(self) -> float:
         """Nats per token, not negative."""
-        return max(float(self.by_window.mean()), 0.0)
+        return max(float(self.by_token.mean()), 0.0)
 
     @property
     def log_error(self) -> float:
@@ -48,6 +54,16 @@ class MeasuredKl:
         if count < 2 or mean <= 0:  # noqa: PLR2004 - one window has no spread
             return 0.0
         return float(self.by_window.std(ddof=1) / np.sqrt(count)) / mean
+
+    def on(self, windows: Sequence[TeacherBatch]) -> MeasuredKl:
+        """Return the part measured on `windows`, which are the first ones or begin as they do."""
+        count = sum(len(batch.ids) for batch in windows)
+        tokens = max((batch.log_p.shape[1] for batch in windows), default=0)
+        return MeasuredKl(self.by_token[:count, :tokens])
+
+    def over(self, factor: float) -> MeasuredKl:
+        """Return the same divided by `factor`."""
+        return MeasuredKl(self.by_token / factor)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,12 +131,18 @@ class Trials:
         return self._measured(windows)
 
     def kl_as_written(
-        self, formats: Mapping[str, Format], windows: Iterable[TeacherBatch]
+        self,
+        formats: Mapping[str, Format],
+        windows: Iterable[TeacherBatch],
+        place: Path | None = None,
     ) -> MeasuredKl:
-        """Return the KL of an allocation coded as its checkpoint is, layers in sequence."""
+        """Return the KL of an allocation coded as its checkpoint is, layers in sequence.
+
+        What was coded stays in `place`, where one is given: its checkpoint is written from that.
+        """
         coding = self.coding
-        place = (coding.checkpoint, self.inventory, formats, coding.encoder, coding.statistics)
-        for module, arrays in written_arrays(*place):
+        what = (coding.checkpoint, self.inventory, formats, coding.encoder, coding.statistics)
+        for module, arrays in written_arrays(*what, place=place):
             self._codes.put(module, formats[module.path], arrays, _WRITTEN)
         self._store(self.inventory.modules, formats, _WRITTEN)
         found = self._measured(windows)
@@ -155,7 +177,7 @@ class Trials:
 
     def _measured(self, windows: Iterable[TeacherBatch]) -> MeasuredKl:
         found = [token_kl(batch, self._model, "a trial allocation") for batch in windows]
-        return MeasuredKl(np.concatenate([kl.mean(axis=1) for kl in found]))
+        return MeasuredKl(np.concatenate(found))
 
     def _store(
         self, modules: Sequence[Module], formats: Mapping[str, Format], variant: str = ""

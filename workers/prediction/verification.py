@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -14,26 +15,29 @@ from bitbudget.app.core.formats import KEEP, Format
 from bitbudget.app.core.inventory import Inventory
 from bitbudget.app.core.measurement import Curve, Measurement, Sensitivity, Verification
 from bitbudget.app.core.relinearization import scaled
+from bitbudget.app.core.requests import AllocationRequest
 from bitbudget.workers.evaluate.reference import Reference
+from bitbudget.workers.evaluate.teacher import TeacherBatch
+from bitbudget.workers.prediction.agreement import agreement, typical_error
 from bitbudget.workers.prediction.calibration import (
-    MIDDLE_BITS,
-    calibration_allocations,
+    Sizes,
+    calibration_sizes,
     common_factor,
     law_through,
 )
 from bitbudget.workers.prediction.measured_kl import Coding, MeasuredKl, Trials
 
-__all__ = ["ALLOCATIONS", "Verified", "agreement", "typical_error", "verify"]
+__all__ = ["ALLOCATIONS", "Deployment", "Verified", "verify"]
 
 ALLOCATIONS: Final = 8
 WEIGHTS_OF_FEW_SWEEPS: Final = 50_000_000
-"""From here on checkpoints are coded by `_FEW_SWEEPS` of the descent and only the middle one is
-coded in sequence: elsewhere both take as long as the forward passes do, or less."""
+"""From here on checkpoints are coded by `_FEW_SWEEPS` of the descent, only the one of the budget is
+coded in sequence and run on whole windows, and all others on the first `_FEW_TOKENS` of each:
+elsewhere all this takes little time."""
 _FEW_SWEEPS: Final = 2
+_FEW_TOKENS: Final = 128
 _SWEEPS_COST: Final = 1.03
 """KL of codes after two sweeps over that of the encoder's own eight (docs/quality.md)."""
-_LEAST_ERROR: Final = 0.02
-"""No measurement of log KL counts as more precise than this."""
 _SHARES: Final = (
     (0.75, 0.2, 0.05),
     (0.5, 0.4, 0.1),
@@ -57,25 +61,39 @@ class Verified:
     calibration: Calibration
 
 
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """The budget that an answer is wanted for, and where its checkpoint is coded.
+
+    `place` gives the folder in which the layers of these formats are coded in sequence and left.
+    """
+
+    request: AllocationRequest
+    place: Callable[[Mapping[str, Format]], Path | None]
+
+
 def verify(
     coding: Coding,
     curves: Mapping[str, Curve],
     reference: Reference,
     *,
     seed: int,
+    deployment: Deployment | None = None,
     memory_bytes: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Verified:
     """Return the curves calibrated by whole checkpoints, and how they predict random allocations.
 
     The curves of the layers, and of each module outside them, are scaled to what these lose alone
-    at 4.5 bits per weight. Then the optimal checkpoints of three sizes are measured on all windows
-    of `reference`. Eight random allocations mix their formats, so that nothing more is coded; they
-    are measured on the probing windows and compared with what the calibrated curves predict, to
-    which they contribute nothing. What they are off by, and what the windows leave open, is the
-    standard error of the calibration. `memory_bytes` is by default this machine's.
+    at the size of `deployment`, or at 4.5 bits per weight. Then the optimal checkpoints of that
+    size and of two others are measured on all windows of `reference`. Eight random allocations mix
+    their formats, so that nothing more is coded; they are measured on the probing windows and
+    compared with what the calibrated curves predict, to which they contribute nothing. What they
+    are off by, and what the windows leave open, is the standard error of the calibration.
+    `memory_bytes` is by default this machine's.
     """
-    run = _Run(coding, curves, reference, seed, progress or (lambda _done, _total: None))
+    told = progress or (lambda _done, _total: None)
+    run = _Run(coding, curves, reference, seed=seed, deployment=deployment, progress=told)
     with Trials(run.coding, reference, memory_bytes=memory_bytes) as trials:
         return run.verified(trials)
 
@@ -86,12 +104,14 @@ class _Run:
         coding: Coding,
         curves: Mapping[str, Curve],
         reference: Reference,
+        *,
         seed: int,
+        deployment: Deployment | None,
         progress: Callable[[int, int], None],
     ) -> None:
         self.is_large = coding.inventory.weights > WEIGHTS_OF_FEW_SWEEPS
         few = replace(coding, sweeps=_FEW_SWEEPS) if self.is_large else coding
-        self.coding, self.reference = few, reference
+        self.coding, self.reference, self.deployment = few, reference, deployment
         self.measurement = Measurement(
             coding.checkpoint.identity(),
             coding.inventory,
@@ -101,16 +121,17 @@ class _Run:
         )
         self.seed = seed
         self.parts = _parts(coding.inventory)
-        self._allocate()
-        self.as_written = [b for b in self.sizes if not self.is_large or b == MIDDLE_BITS]
-        allocations = len(self.sizes) + len(self.picks) + len(self.as_written)
-        self.total = allocations + (len(self.parts) if self.sizes else 0)
+        self.sizes = self._allocated()
+        count_of_sizes = 0 if self.sizes is None else len(self.sizes.allocations)
+        written = min(count_of_sizes, 1) if self.is_large else count_of_sizes
+        levelled = len(self.parts) if self.sizes else 0
+        self.total = count_of_sizes + ALLOCATIONS + written + levelled
         self.steps, self.progress = count(), progress
 
-    def _allocate(self) -> None:
-        """Choose the calibration checkpoints and the random mixtures of their formats."""
-        self.sizes = dict(calibration_allocations(self.measurement))
-        self.picks = _mixed(self.coding.inventory, list(self.sizes.values()), self.seed)
+    def _allocated(self) -> Sizes | None:
+        """Return the calibration checkpoints, by the curves as they are now."""
+        request = None if self.deployment is None else self.deployment.request
+        return calibration_sizes(self.measurement, request)
 
     def step(self) -> None:
         """Tell that one more allocation is measured; the first time that none is."""
@@ -119,88 +140,133 @@ class _Run:
     def verified(self, trials: Trials) -> Verified:
         """Return everything, by trials on the reference."""
         self.step()
-        if self.sizes:
-            self._level_parts(trials)
-        cost = {bits: self.measurement.cost(pick) for bits, pick in self.sizes.items()}
-        alone = {bits: self._kl(trials, pick) for bits, pick in self.sizes.items()}
+        if self.sizes is not None:
+            self._level_parts(trials, self.sizes)
+            self.sizes = self._allocated()
+        if self.sizes is None:
+            return self._unquantized(trials)
+        return self._calibrated(trials, self.sizes)
+
+    def _unquantized(self, trials: Trials) -> Verified:
+        """Return the curves as they are, where no module can be quantized."""
+        kept = dict.fromkeys((m.path for m in self.coding.inventory.modules), KEEP)
+        measured = [self._measured(trials, kept, self.probing).mean for _ in range(ALLOCATIONS)]
+        bits = [_bits(self.coding.inventory, kept)] * ALLOCATIONS
+        found = {curve.path: curve for curve in self.measurement.curves}
+        return Verified(found, agreement([0.0] * ALLOCATIONS, measured, bits), law_through([]))
+
+    def _calibrated(self, trials: Trials, sizes: Sizes) -> Verified:
+        cost = {bits: self.measurement.cost(pick) for bits, pick in sizes.allocations.items()}
+        deployed = self._measured(
+            trials, sizes.allocations[sizes.deployed], self.reference.everything
+        )
+        alone = {
+            bits: deployed if bits == sizes.deployed else self._in_short(trials, pick, deployed)
+            for bits, pick in sizes.allocations.items()
+        }
         law = law_through([CheckpointKl(cost[b], kl.mean) for b, kl in alone.items()])
-        verification, errors = self._verification(trials, law, alone)
+        verification, errors = self._verification(trials, sizes, law, deployed)
         spread = typical_error(verification, errors)
-        written = {bits: self._written(trials, bits) for bits in self.as_written}
+        written = {
+            bits: self._written(trials, sizes, bits)
+            for bits in ([sizes.deployed] if self.is_large else sizes.allocations)
+        }
         gain = common_factor([alone[b].mean for b in written], [w.mean for w in written.values()])
-        checkpoints = [
-            CheckpointKl(
+        checkpoints = {
+            bits: CheckpointKl(
                 cost[bits],
                 written[bits].mean if bits in written else kl.mean * gain,
                 float(np.hypot(kl.log_error, spread)),
             )
             for bits, kl in alone.items()
-        ]
-        middle = [c for b, c in zip(alone, checkpoints, strict=True) if b == MIDDLE_BITS]
-        some = middle or checkpoints
-        factor = common_factor([c.cost for c in some], [c.measured for c in some])
+        }
+        own = checkpoints[sizes.deployed]
+        factor = common_factor([own.cost], [own.measured])
         found = {c.path: scaled(c, factor) for c in self.measurement.curves}
-        moved = [replace(one, cost=one.cost * factor) for one in checkpoints]
+        moved = [replace(one, cost=one.cost * factor) for one in checkpoints.values()]
         return Verified(found, verification, law_through(moved))
 
-    def _level_parts(self, trials: Trials) -> None:
+    def _level_parts(self, trials: Trials, sizes: Sizes) -> None:
         """Scale the curves of each part of the model to what its error is seen to cost alone.
 
         Codes are fitted to the noise of few tokens' statistics, the layers' more than an
         embedding's: on SmolLM2-135M measured over predicted KL falls from 2.8 to 1.8 the larger the
         embedding's share of the cost is.
         """
-        formats = self.sizes.get(MIDDLE_BITS) or next(iter(self.sizes.values()))
+        formats = sizes.allocations[sizes.deployed]
         kept = dict.fromkeys(formats, KEEP)
         curves = {curve.path: curve for curve in self.measurement.curves}
         for paths in self.parts:
             own = {path: formats[path] for path in paths}
-            lost = trials.kl(kept | own, self.reference.probing).mean / self.sweeps_cost
+            lost = self._measured(trials, kept | own, self.probing).mean
             cost = sum(curves[path].point(format_).kl_nats for path, format_ in own.items())
             factor = common_factor([cost], [lost])
             curves |= {path: scaled(curves[path], factor) for path in paths}
-            self.step()
         found = tuple(curves[curve.path] for curve in self.measurement.curves)
         self.measurement = replace(self.measurement, curves=found)
-        self._allocate()
 
     @property
     def sweeps_cost(self) -> float:
         """KL of these codes over that of the deployed encoder's."""
         return _SWEEPS_COST if self.is_large else 1.0
 
-    def _kl(self, trials: Trials, pick: Mapping[str, Format]) -> MeasuredKl:
-        found = trials.kl(pick, self.reference.everything)
-        self.step()
-        return MeasuredKl(found.by_window / self.sweeps_cost)
+    @property
+    def probing(self) -> list[TeacherBatch]:
+        """The windows for many comparisons of little."""
+        return self._short(self.reference.probing)
 
-    def _written(self, trials: Trials, bits: float) -> MeasuredKl:
-        found = trials.kl_as_written(self.sizes[bits], self.reference.everything)
+    def _short(self, windows: Sequence[TeacherBatch]) -> list[TeacherBatch]:
+        return [w.shortened(_FEW_TOKENS) for w in windows] if self.is_large else list(windows)
+
+    def _measured(
+        self, trials: Trials, pick: Mapping[str, Format], windows: Sequence[TeacherBatch]
+    ) -> MeasuredKl:
+        """Return what an allocation loses, coded by the deployed encoder's own sweeps."""
+        found = trials.kl(pick, windows).over(self.sweeps_cost)
+        self.step()
+        return found
+
+    def _in_short(
+        self, trials: Trials, pick: Mapping[str, Format], deployed: MeasuredKl
+    ) -> MeasuredKl:
+        """Return what an allocation loses on all windows, from their first tokens.
+
+        The level of these tokens is not that of all: it is corrected by what the deployed
+        checkpoint lost on both (a ratio estimate).
+        """
+        windows = self._short(self.reference.everything)
+        return self._measured(trials, pick, windows).over(_level(deployed, windows))
+
+    def _written(self, trials: Trials, sizes: Sizes, bits: float) -> MeasuredKl:
+        formats, place = sizes.allocations[bits], None
+        if self.deployment is not None and bits == sizes.deployed:
+            place = self.deployment.place(formats)
+        found = trials.kl_as_written(formats, self.reference.everything, place)
         self.step()
         return found
 
     def _verification(
-        self, trials: Trials, law: Calibration, alone: Mapping[float, MeasuredKl]
+        self, trials: Trials, sizes: Sizes, law: Calibration, deployed: MeasuredKl
     ) -> tuple[Verification, list[float]]:
         """Return predictions beside what is measured on the probing windows, and its log errors.
 
-        The level of these few windows is not that of all: it is corrected by what the middle
-        checkpoint lost on both (a ratio estimate).
+        The level of these few windows is corrected as that of the first tokens is.
         """
-        few = sum(len(batch.ids) for batch in self.reference.probing)
-        known = alone.get(MIDDLE_BITS) or next(iter(alone.values()), None)
-        some = MeasuredKl(known.by_window[:few]).mean if known else 0.0
-        level = known.mean / some if known and some > 0 else 1.0
+        level = _level(deployed, self.probing)
         found: list[tuple[float, float, float]] = []
         errors = []
-        for pick in self.picks:
-            lost = trials.kl(pick, self.reference.probing)
+        for pick in _mixed(self.coding.inventory, list(sizes.allocations.values()), self.seed):
+            lost = self._measured(trials, pick, self.probing).over(level)
             predicted = law.kl(self.measurement.cost(pick))
-            bits = _bits(self.coding.inventory, pick)
-            found.append((predicted, level * lost.mean / self.sweeps_cost, bits))
+            found.append((predicted, lost.mean, _bits(self.coding.inventory, pick)))
             errors.append(lost.log_error)
-            self.step()
         return agreement(*zip(*found, strict=True)), errors
+
+
+def _level(deployed: MeasuredKl, windows: Sequence[TeacherBatch]) -> float:
+    """Return the KL of a checkpoint on some windows over that on all, 1 where it loses nothing."""
+    some = deployed.on(windows).mean
+    return some / deployed.mean if some > 0 and deployed.mean > 0 else 1.0
 
 
 def _parts(inventory: Inventory) -> list[list[str]]:
@@ -216,9 +282,6 @@ def _mixed(
     inventory: Inventory, sizes: Sequence[Mapping[str, Format]], seed: int
 ) -> list[dict[str, Format]]:
     """Return allocations whose decision groups each have the format of one of the sizes."""
-    kept = dict.fromkeys((module.path for module in inventory.modules), KEEP)
-    if not sizes:
-        return [kept] * ALLOCATIONS
     rng = np.random.default_rng(seed)
     found = []
     for shares in _SHARES:
@@ -229,37 +292,6 @@ def _mixed(
             pick |= {module.path: drawn[module.path] for module in modules}
         found.append(pick)
     return found
-
-
-def typical_error(found: Verification, log_errors: Sequence[float]) -> float:
-    """Return the root mean square of log(measured / predicted), weighted by precision.
-
-    `log_errors` are the standard errors of log measured: at 8 bits a few tokens make most of the
-    KL, and eight windows know it to 50 %.
-    """
-    rows = zip(found.predicted, found.measured, log_errors, strict=True)
-    known = [(np.log(m / p), max(error, _LEAST_ERROR)) for p, m, error in rows if p * m > 0]
-    if not known:
-        return 0.0
-    residuals, errors = np.asarray(known).T
-    return float(np.sqrt(np.average(np.square(residuals), weights=1 / np.square(errors))))
-
-
-def agreement(
-    predicted: Sequence[float], measured: Sequence[float], bits: Sequence[float]
-) -> Verification:
-    """Return R^2 of the prediction as it stands, rank correlation, and slope through the origin."""
-    x, y = np.asarray(predicted, np.float64), np.asarray(measured, np.float64)
-    spread = float(np.square(y - y.mean()).sum()) or 1e-30
-    ranks = [np.argsort(np.argsort(values)) for values in (x, y)]
-    return Verification(
-        tuple(predicted),
-        tuple(measured),
-        tuple(bits),
-        r_squared=1 - float(np.square(y - x).sum()) / spread,
-        spearman=float(np.corrcoef(ranks[0], ranks[1])[0, 1]),
-        slope=float(x @ y / max(float(x @ x), 1e-30)),
-    )
 
 
 def _bits(inventory: Inventory, pick: Mapping[str, Format]) -> float:

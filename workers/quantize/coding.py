@@ -6,6 +6,7 @@ import itertools
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -87,25 +88,37 @@ def written_arrays(
     formats: Mapping[str, Format],
     encoder: Encoder,
     statistics: Mapping[str, ModuleStatistics],
+    *,
+    place: Path | None = None,
 ) -> Iterator[tuple[Module, dict[str, np.ndarray]]]:
     """Yield what a finished checkpoint stores of each module that is not kept, by suffix.
 
-    One module is in memory at a time; what is coded in sequence lies on disk until the last one.
+    One module is in memory at a time. What is coded in sequence lies in `place` and stays there;
+    without one it is deleted after the last module.
     """
 
     def alone(module: Module, format_: Format) -> dict[str, np.ndarray]:
         return arrays_alone(checkpoint, module, format_, encoder, statistics)
 
-    with tempfile.TemporaryDirectory(prefix="bitbudget-coding-") as place:
+    with _folder(place) as kept:
         files: Mapping[str, Path] = {}
         if isinstance(statistics, Statistics):
             plan = Plan(inventory, formats, encoder, statistics, alone)
-            files = code_sequentially(checkpoint.folder, plan, Path(place))
+            files = code_sequentially(checkpoint.folder, plan, kept)
         for module in inventory.modules:
             path, format_ = module.path, formats[module.path]
             if format_ != KEEP:
                 found = read_coded(files[path], path) if path in files else alone(module, format_)
                 yield module, found
+
+
+@contextmanager
+def _folder(place: Path | None) -> Iterator[Path]:
+    if place is not None:
+        yield place
+        return
+    with tempfile.TemporaryDirectory(prefix="bitbudget-coding-") as temporary:
+        yield Path(temporary)
 
 
 def stored_arrays(

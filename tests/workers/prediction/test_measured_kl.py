@@ -93,8 +93,8 @@ def test_the_weights_that_run_are_those_that_are_stored(tmp_path: Path) -> None:
 
 
 def test_the_error_of_a_mean_is_how_far_windows_differ() -> None:
-    found = MeasuredKl(np.array([1.0, 2.0, 3.0, 2.0]))
+    found = MeasuredKl(np.array([[1.0], [2.0], [3.0], [2.0]]))
     assert found.mean == 2
     assert found.log_error == pytest.approx(np.sqrt(2 / 3) / 2 / 2)
-    assert MeasuredKl(np.array([1.0])).log_error == 0
-    assert MeasuredKl(np.array([-1e-9, 0.0])).mean == 0
+    assert MeasuredKl(np.array([[1.0]])).log_error == 0
+    assert MeasuredKl(np.array([[-1e-9], [0.0]])).mean == 0

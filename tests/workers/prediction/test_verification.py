@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from bitbudget.app.core.formats import KEEP, parse_format
-from bitbudget.app.core.measurement import KEEP_POINT, Curve, CurvePoint, Encoder
+from bitbudget.app.core.formats import KEEP, Format, parse_format
+from bitbudget.app.core.measurement import (
+    KEEP_POINT,
+    Curve,
+    CurvePoint,
+    Encoder,
+    Measurement,
+    Sensitivity,
+)
+from bitbudget.app.core.requests import AllocationRequest
+from bitbudget.app.core.solving import allocate_in_time
 from bitbudget.workers.curves.exact import kl_curve
 from bitbudget.workers.evaluate.reference import Reference, job_rollouts
 from bitbudget.workers.fisher import Statistics, collect_statistics
@@ -16,37 +26,12 @@ from bitbudget.workers.models import build_inventory, open_checkpoint
 from bitbudget.workers.native.arrays import as_float32
 from bitbudget.workers.prediction import verification
 from bitbudget.workers.prediction.measured_kl import Coding
-from bitbudget.workers.prediction.verification import (
-    Verified,
-    agreement,
-    typical_error,
-    verify,
-)
+from bitbudget.workers.prediction.verification import Deployment, Verified, verify
 from bitbudget.workers.running.tokens import sample_tokens
 from tests.workers.models.tiny import write_tiny
 
-
-def test_the_typical_error_is_that_of_what_is_well_known() -> None:
-    found = agreement([1.0, 1.0, 1.0], [1.1, 1 / 1.1, 3.0], [4.0, 5.0, 8.0])
-    assert typical_error(found, [0.05, 0.05, 5.0]) == pytest.approx(np.log(1.1), rel=0.01)
-    assert typical_error(found, [0.05, 0.05, 0.05]) > 0.5
-    nothing = agreement([0.0, 0.0], [0.0, 0.0], [16.0, 16.0])
-    assert typical_error(nothing, [0.0, 0.0]) == 0
-
-
 FORMATS = [parse_format(f"affine{bits}g64") for bits in (2, 3, 4, 6, 8)]
 Step = tuple[int, int]
-
-
-def test_agreement_of_a_perfect_and_of_a_scaled_prediction() -> None:
-    perfect = agreement([1.0, 2.0, 4.0], [1.0, 2.0, 4.0], [3.0, 4.0, 5.0])
-    assert perfect.r_squared == pytest.approx(1)
-    assert perfect.spearman == pytest.approx(1)
-    assert perfect.slope == pytest.approx(1)
-    halved = agreement([1.0, 2.0, 4.0], [0.5, 1.0, 2.0], [3.0, 4.0, 5.0])
-    assert halved.slope == pytest.approx(0.5)
-    assert halved.spearman == pytest.approx(1)
-    assert halved.r_squared < 0
 
 
 @pytest.fixture(scope="module")
@@ -159,3 +144,32 @@ def test_of_a_model_that_does_not_fit_the_same_is_said(tmp_path: Path) -> None:
     )
     assert held == streamed
     assert held.calibration.costs
+
+
+def test_the_checkpoint_of_a_stated_budget_calibrates_and_its_codes_are_left(
+    coding: Coding, curves: dict[str, Curve], reference: Reference, tmp_path: Path
+) -> None:
+    request = AllocationRequest(budget="3.6MB")
+    asked: list[dict[str, Format]] = []
+
+    def place(formats: Mapping[str, Format]) -> Path:
+        asked.append(dict(formats))
+        return tmp_path
+
+    found = verify(coding, curves, reference, seed=0, deployment=Deployment(request, place))
+    measurement = Measurement(
+        coding.checkpoint.identity(),
+        coding.inventory,
+        coding.encoder,
+        Sensitivity.FISHER,
+        tuple(found.curves.values()),
+        calibration=found.calibration,
+    )
+    allocation = allocate_in_time(measurement, request)
+    assert asked == [allocation.formats], "the answer to the request is what was coded"
+    law, cost = found.calibration, measurement.cost(allocation.formats)
+    assert any(known == pytest.approx(cost) for known in law.costs), "calibrated at the size asked"
+    assert allocation.predicted_kl_nats_per_token == pytest.approx(law.kl(cost))
+    coded = list(tmp_path.glob("coded-*.npz"))
+    layers = {m.layer for m in coding.inventory.modules if m.layer is not None}
+    assert len(coded) == len(layers) + 1, "every layer, and what lies outside them"

@@ -16,15 +16,17 @@ from bitbudget.app.contract.durations import rollouts_s, share, verification_s
 from bitbudget.app.core.calibration_text import OwnText
 from bitbudget.app.core.effort import EFFORTS
 from bitbudget.app.core.measurement import Curve, KvCurve, Sensitivity
+from bitbudget.app.core.requests import Deliver, JobRequest
 from bitbudget.workers.curves.sampled import sample_size
 from bitbudget.workers.fisher import Statistics
 from bitbudget.workers.models.chat import bundled_prompts, own_text
 from bitbudget.workers.pipeline.measuring.kv import every_full_layer, probe_kv_curves
 from bitbudget.workers.pipeline.measuring.reference import verifying_reference
-from bitbudget.workers.pipeline.measuring.statistics import take_statistics
+from bitbudget.workers.pipeline.measuring.statistics import sequence_folder, take_statistics
+from bitbudget.workers.pipeline.options import StatedBudget
 from bitbudget.workers.pipeline.run import Run, Variant
 from bitbudget.workers.prediction.measured_kl import Coding
-from bitbudget.workers.prediction.verification import Verified, verify
+from bitbudget.workers.prediction.verification import Deployment, Verified, verify
 from bitbudget.workers.probe.noise import PROBE_TOKENS, probe_alphas
 from bitbudget.workers.running.streaming_forward import fits_whole
 
@@ -124,9 +126,22 @@ def verified(
         curves,
         reference,
         seed=options.seed,
+        deployment=_deployment(run, variant),
         progress=lambda done, total: report.progress(done, total, "allocations", "verification"),
     )
     return found, sampled
+
+
+def _deployment(run: Run, variant: Variant) -> Deployment | None:
+    """Return the budget that is asked for; what is coded is kept where a checkpoint follows."""
+    job, stated = run.find(JobRequest), run.find(StatedBudget)
+    request = job if job is not None else stated.request if stated is not None else None
+    if request is None or request.joint_kv:
+        return None
+    key = variant.options.key(variant.checkpoint.identity(run.home.digests))
+    if job is None or job.deliver is not Deliver.CHECKPOINT:
+        return Deployment(request, lambda _formats: None)
+    return Deployment(request, lambda formats: sequence_folder(run, key, formats))
 
 
 def _sampled(

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -31,10 +31,18 @@ from bitbudget.workers.quantize.coding import arrays_alone
 from bitbudget.workers.quantize.encoding import EncodePart, check_weights, weight_encoder
 from bitbudget.workers.sequential import Plan, code_sequentially, read_coded
 
-__all__ = ["SEQUENCE", "manifest_encoder", "take_statistics"]
+__all__ = ["manifest_encoder", "sequence_folder", "take_statistics"]
 
-SEQUENCE: Final = "sequence"
-"""Folder beside a manifest in which its layers are coded; removed with the finished checkpoint."""
+
+def sequence_folder(run: Run, measurement_key: str, formats: Mapping[str, Format]) -> Path:
+    """Return where the layers of an allocation are coded in sequence.
+
+    The checkpoint that measures a prediction is coded there, and that of a manifest with the same
+    formats goes on from it. It is removed with the finished checkpoint.
+    """
+    named = {path: str(format_) for path, format_ in formats.items()}
+    digest = sha256_of(canonical_json([measurement_key, named]))
+    return run.home.scratch / f"sequence-{digest}"
 
 
 def take_statistics(run: Run, variant: Variant) -> Statistics:
@@ -78,9 +86,10 @@ def manifest_encoder(run: Run, variant: Variant, manifest: Manifest) -> EncodePa
     measured = replace(variant, options=_as_measured(run, variant, manifest))
     with run.report.part(0.5):
         statistics = take_statistics(run, measured)
+    formats = {path: choice.format for path, choice in manifest.modules.items()}
     plan = Plan(
         variant.inventory,
-        {path: choice.format for path, choice in manifest.modules.items()},
+        formats,
         manifest.encoder,
         statistics,
         lambda module, format_: arrays_alone(
@@ -90,7 +99,7 @@ def manifest_encoder(run: Run, variant: Variant, manifest: Manifest) -> EncodePa
     coded = code_sequentially(
         checkpoint.folder,
         plan,
-        run.home.manifest(manifest.sha256) / SEQUENCE,
+        sequence_folder(run, manifest.measurement, formats),
         lambda done, total: run.report.progress(done, total, "layers", "coding in sequence"),
     )
     return _Compensating(statistics, manifest.encoder, coded).encode_part

@@ -8,7 +8,7 @@ from pathlib import Path
 from bitbudget.app.core.errors import ConflictError
 from bitbudget.app.core.manifest import Manifest
 from bitbudget.workers.models import Checkpoint
-from bitbudget.workers.pipeline.measuring.statistics import SEQUENCE, manifest_encoder
+from bitbudget.workers.pipeline.measuring.statistics import manifest_encoder, sequence_folder
 from bitbudget.workers.pipeline.options import QuantizeOptions
 from bitbudget.workers.pipeline.run import Delivered, Run, Variant
 from bitbudget.workers.quantize import write_checkpoint
@@ -44,7 +44,8 @@ def run_step(run: Run) -> Delivered:
         progress=lambda done, total, detail: run.report.progress(done, total, detail=detail),
         encode_part=encode_part,
     )
-    shutil.rmtree(run.home.manifest(manifest.sha256) / SEQUENCE, ignore_errors=True)
+    formats = {path: choice.format for path, choice in manifest.modules.items()}
+    shutil.rmtree(sequence_folder(run, manifest.measurement, formats), ignore_errors=True)
     return Delivered(written.folder, written.file_bytes)
 
 
