@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bitbudget.app.cli.completion import choices, device_names
-from bitbudget.app.cli.options import Json, Model, RuntimeName
+from bitbudget.app.cli.options import AllowQuantizedSource, Json, Model, RuntimeName
 from bitbudget.app.cli.output import say
 from bitbudget.app.core.canonical import JsonObject
 from bitbudget.app.core.runtime import Runtime
@@ -51,6 +51,7 @@ def fit(
         ),
     ] = 16,
     runtime: RuntimeName = Runtime.STOCK,
+    allow_quantized_source: AllowQuantizedSource = False,
     as_json: Json = False,
 ) -> None:
     """Show what fits a device or a budget: memory, smallest size, uniform formats."""
@@ -59,7 +60,7 @@ def fit(
 
     name, most_bytes = _asked(device, budget), None if budget is None else parse_size(budget)
     target = None if name is None else device_named(name)
-    inventory = _inventory(model)
+    inventory = _inventory(model, allow_quantized_source=allow_quantized_source)
     if target is None:
         _within(inventory, most_bytes or 0, as_json=as_json)
         return
@@ -129,7 +130,7 @@ def _within(inventory: Inventory, budget_bytes: int, *, as_json: bool) -> None:
     say(document, as_json=as_json, render=lambda console: _print_budget(console, report))
 
 
-def _inventory(model: str) -> Inventory:
+def _inventory(model: str, *, allow_quantized_source: bool) -> Inventory:
     """Return the inventory of a model, or the one in a measurement's `.json` file."""
     from bitbudget.app.cli.child import run_quickly
 
@@ -137,14 +138,16 @@ def _inventory(model: str) -> Inventory:
         from bitbudget.app.cli.measure import read_measurement
 
         return read_measurement(Path(model)).inventory
-    return run_quickly(lambda: _task(model), _result, "fit").inventory
+    return run_quickly(
+        lambda: _task(model, allow_quantized_source=allow_quantized_source), _result, "fit"
+    ).inventory
 
 
-def _task(model: str) -> FitTask:
+def _task(model: str, *, allow_quantized_source: bool) -> FitTask:
     from bitbudget.app.cli.child import home
     from bitbudget.app.contract.tasks import FitTask
 
-    return FitTask(home=home(), model=model)
+    return FitTask(home=home(), model=model, allow_quantized_source=allow_quantized_source)
 
 
 def _result() -> type[FitResult]:

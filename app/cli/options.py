@@ -80,7 +80,7 @@ AllowQuantizedSource = Annotated[
     bool,
     typer.Option(
         "--allow-quantized-source",
-        help="Take weights that MLX quantized: what they lost already is not seen.",
+        help="Take weights that were quantized before: what they lost is not seen.",
     ),
 ]
 

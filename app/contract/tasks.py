@@ -38,7 +38,7 @@ class _Task(Message):
 class _SourceTask(_Task):
     name: str | None = Field(None, description="What manifest and card call the model.")
     allow_quantized_source: bool = Field(
-        default=False, description="Take weights that MLX quantized, dequantized."
+        default=False, description="Take weights that were quantized before, decoded."
     )
 
 
@@ -65,7 +65,7 @@ class _ModelTask(_SourceTask):
         return self
 
 
-class FitTask(_Task):
+class FitTask(_SourceTask):
     """Headers only: inventory and sizes. Result: {"inventory": ..., "model": ...}."""
 
     kind: Literal["fit"] = "fit"

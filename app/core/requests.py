@@ -239,7 +239,7 @@ class JobRequest(AllocationRequest):
     allow_quantized_source: bool = Field(
         default=False,
         strict=True,
-        description="Take weights that MLX quantized, dequantized: what they lost is not seen.",
+        description="Take weights that were quantized before: what they lost is not seen.",
     )
     seed: Annotated[int, Field(ge=0, lt=2**32), Number] = 0
 

@@ -30,6 +30,9 @@ _CHILD_SECONDS: Final = 30.0
 _NEEDED: Final = ("mlx", "mlx_lm", "huggingface_hub")
 _PASSING: Final = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
 
+_Asked = tuple[str, bool]
+"""A model, and whether it may be one that was quantized before."""
+
 
 class HeaderReader:
     """Starts at most `children` processes at once; what they found is kept for minutes."""
@@ -39,7 +42,7 @@ class HeaderReader:
         self._gate = gate
         self._free = BoundedSemaphore(children) if children and _can_read() else None
         self._lock = Lock()
-        self._kept: OrderedDict[str, tuple[float, Inventory]] = OrderedDict()
+        self._kept: OrderedDict[_Asked, tuple[float, Inventory]] = OrderedDict()
 
     @property
     def home(self) -> Path:
@@ -51,7 +54,7 @@ class HeaderReader:
         """Whether this installation can read models at all."""
         return self._free is not None
 
-    def inventory(self, model: str) -> Inventory:
+    def inventory(self, model: str, *, allow_quantized_source: bool = False) -> Inventory:
         """Return the inventory of a folder in an allowed root, or of a model on the Hub.
 
         Raises InvalidRequestError for a folder elsewhere, UnknownModelError where nothing can be
@@ -60,19 +63,26 @@ class HeaderReader:
         self._gate.check(model)
         if self._free is None:
             raise UnknownModelError(model=model)
-        found = self._remembered(model)
+        asked = (model, allow_quantized_source)
+        found = self._remembered(asked)
         if found is not None:
             return found
         if not self._free.acquire(timeout=_WAIT_SECONDS):
             raise UnavailableError(what="reader of headers, which is busy,")
         try:
-            return self._remember(model, self._read(model))
+            return self._remember(asked, self._read(*asked))
         finally:
             self._free.release()
 
-    def _read(self, model: str) -> Inventory:
+    def _read(self, model: str, allow_quantized_source: bool) -> Inventory:  # noqa: FBT001
         with ChildProcess(most_seconds=_CHILD_SECONDS) as child:
-            child.give(FitTask(home=str(self._home), model=model))
+            child.give(
+                FitTask(
+                    home=str(self._home),
+                    model=model,
+                    allow_quantized_source=allow_quantized_source,
+                )
+            )
             for event in child.events():
                 if event.kind == "failed":
                     raise _error(model, event.problem)
@@ -80,15 +90,15 @@ class HeaderReader:
                     return event.result.inventory
         raise UnreadableModelError(model=model, reason="its reader answered another question")
 
-    def _remembered(self, model: str) -> Inventory | None:
+    def _remembered(self, asked: _Asked) -> Inventory | None:
         with self._lock:
-            until, inventory = self._kept.get(model, (0.0, None))
+            until, inventory = self._kept.get(asked, (0.0, None))
         return inventory if time.monotonic() < until else None
 
-    def _remember(self, model: str, inventory: Inventory) -> Inventory:
+    def _remember(self, asked: _Asked, inventory: Inventory) -> Inventory:
         with self._lock:
-            self._kept[model] = (time.monotonic() + _FRESH_SECONDS, inventory)
-            self._kept.move_to_end(model)
+            self._kept[asked] = (time.monotonic() + _FRESH_SECONDS, inventory)
+            self._kept.move_to_end(asked)
             if len(self._kept) > _KEPT:
                 self._kept.popitem(last=False)
         return inventory

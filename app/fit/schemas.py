@@ -43,6 +43,11 @@ class FitRequest(BaseModel):
     context: Annotated[int, Field(ge=1, le=2**31), Number] = 8192
     kv_bits: Literal[16, 8, 4] = 16
     runtime: Runtime = Runtime.STOCK
+    allow_quantized_source: bool = Field(
+        default=False,
+        strict=True,
+        description="Take weights that were quantized before: what they lost is not seen.",
+    )
 
 
 class Fit(BaseModel):

@@ -33,7 +33,9 @@ class FitService:
 
     def report(self, request: FitRequest) -> Fit:
         """Tell which sizes of a model fit a device; raises what `inventory` does."""
-        inventory = self.inventory(request.model)
+        inventory = self.inventory(
+            request.model, allow_quantized_source=request.allow_quantized_source
+        )
         target = device(request.device)
         report = fit(inventory, target, request.context, request.kv_bits, request.runtime)
         timed_on, speed = self.speed()
@@ -50,6 +52,8 @@ class FitService:
             ("a typical machine", TYPICAL) if here is None else ("this machine", here)
         )
 
-    def inventory(self, model: str) -> Inventory:
+    def inventory(self, model: str, *, allow_quantized_source: bool = False) -> Inventory:
         """Return a model's inventory: the stored one, else from its headers."""
-        return self.models.inventory(model) or self.headers.inventory(model)
+        return self.models.inventory(model) or self.headers.inventory(
+            model, allow_quantized_source=allow_quantized_source
+        )

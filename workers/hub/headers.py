@@ -11,6 +11,7 @@ from bitbudget.app.core.errors import InvalidModelError
 from bitbudget.workers.hub.client import Hub, HubFile, HubModel
 from bitbudget.workers.hub.download import check_digest
 from bitbudget.workers.models.headers import LENGTH_BYTES, SourceFile, header_length, parse_header
+from bitbudget.workers.models.layouts import GGUF
 
 __all__ = ["RemoteHeaders", "read_remote_headers", "weight_files"]
 
@@ -54,6 +55,9 @@ def weight_files(model: HubModel) -> tuple[HubFile, ...]:
     )
     if files:
         return tuple(files)
+    packed = next((file.name for file in model.files if file.name.endswith(GGUF.known_by)), None)
+    if packed:
+        raise GGUF.refusal(packed)
     pickles = [file.name for file in model.files if file.name.endswith(_PICKLES)]
     raise InvalidModelError(
         where=f"{model.repository}@{model.commit[:12]}",

@@ -18,6 +18,7 @@ from bitbudget.workers.hub.headers import RemoteHeaders, read_remote_headers, we
 from bitbudget.workers.hub.shards import ShardStore
 from bitbudget.workers.models import Checkpoint, TensorRef, checkpoint_from_headers
 from bitbudget.workers.models.arrays import load_files
+from bitbudget.workers.models.packed import Packed, packed_weights
 
 __all__ = ["open_remote", "open_remote_headers"]
 
@@ -32,13 +33,16 @@ _COMPANIONS: Final = (
 """What is downloaded beside the weights: configuration and tokenizer, never code or pickles."""
 
 
-def open_remote_headers(hub: Hub, hub_id: HubId) -> Checkpoint:
+def open_remote_headers(
+    hub: Hub, hub_id: HubId, *, allow_quantized_source: bool = False
+) -> Checkpoint:
     """Return the checkpoint as its headers tell it: a few hundred kB are read, no weight.
 
     Raises InvalidModelError, UnsupportedModelError, NotFoundError, HubAccessError or
     HubUnavailableError.
     """
-    return _outline(hub, read_remote_headers(hub, hub.resolve(hub_id)))
+    known = read_remote_headers(hub, hub.resolve(hub_id))
+    return _outline(hub, known, allow_quantized_source=allow_quantized_source)
 
 
 def open_remote(
@@ -48,6 +52,7 @@ def open_remote(
     *,
     disk_limit_bytes: int | None = None,
     whole: bool = False,
+    allow_quantized_source: bool = False,
     progress: Progress | None = None,
 ) -> Checkpoint:
     """Return the checkpoint with its files under `home`, verified.
@@ -57,7 +62,8 @@ def open_remote(
     refuses before anything is downloaded. A model that cannot be used is refused then, too.
     """
     model = hub.resolve(hub_id)
-    outline = _outline(hub, read_remote_headers(hub, model))
+    known = read_remote_headers(hub, model)
+    outline = _outline(hub, known, allow_quantized_source=allow_quantized_source)
     downloader = Downloader(hub, model, model_folder(home, model), progress)
     files = weight_files(model)
     store = ShardStore(downloader, files, disk_limit_bytes)
@@ -68,6 +74,7 @@ def open_remote(
     for name in _companions(model):
         downloader.fetch(name)
     names = [file.name for file in files]
+    packed = packed_weights(known.config, known.files) if allow_quantized_source else Packed()
     if not streamed:
         for name in names:
             store.ensure(name)
@@ -75,7 +82,7 @@ def open_remote(
     def load() -> dict[str, mx.array]:
         if streamed:
             raise _limit_too_low(disk_limit_bytes, total)
-        return load_files([downloader.folder / name for name in names])
+        return packed.dense(load_files([downloader.folder / name for name in names]))
 
     here = replace(outline, folder=downloader.folder, load=load)
     if not streamed:
@@ -87,14 +94,20 @@ def open_remote(
     return replace(here, outline=outline.load, hold=store.hold, peek=peek)
 
 
-def _outline(hub: Hub, known: RemoteHeaders) -> Checkpoint:
+def _outline(hub: Hub, known: RemoteHeaders, *, allow_quantized_source: bool) -> Checkpoint:
     model = known.model
 
     def read(tensor: TensorRef) -> bytes:
         return hub.read(model, tensor.file, tensor.offset, tensor.offset + tensor.nbytes)
 
     return checkpoint_from_headers(
-        model.repository, model.commit, known.config, known.files, known.digest, read=read
+        model.repository,
+        model.commit,
+        known.config,
+        known.files,
+        known.digest,
+        read=read,
+        allow_quantized_source=allow_quantized_source,
     )
 
 

@@ -19,7 +19,6 @@ from bitbudget import rotated_model
 from bitbudget.app.core.canonical import JsonObject
 from bitbudget.app.core.dtypes import Dtype
 from bitbudget.app.core.errors import (
-    AlreadyQuantizedError,
     BitbudgetError,
     InvalidModelError,
     UnsupportedModelError,
@@ -27,9 +26,11 @@ from bitbudget.app.core.errors import (
 from bitbudget.app.core.measurement import ModelIdentity
 from bitbudget.workers.models.arrays import array_from, numpy_of, read_tensor, slices
 from bitbudget.workers.models.digests import folder_digest
+from bitbudget.workers.models.experts import named_experts
 from bitbudget.workers.models.folder import float8_names
 from bitbudget.workers.models.headers import SourceFile, TensorRef
 from bitbudget.workers.models.heads import check_kept
+from bitbudget.workers.models.layouts import SCALED_FLOAT8
 from bitbudget.workers.models.library import model_classes
 from bitbudget.workers.models.norms import norm_gains, norm_readers
 from bitbudget.workers.models.prefixes import with_fitting_names
@@ -136,7 +137,9 @@ class Checkpoint:
         self, source: Mapping[str, mx.array], *, as_stored: bool = False
     ) -> tuple[nn.Module, Sanitized]:
         """Return a model without its weights, and the weights as it names them."""
-        used = {name: array for name, array in source.items() if name not in self.unused}
+        used = named_experts(
+            {name: array for name, array in source.items() if name not in self.unused}
+        )
         try:
             model, known = with_fitting_names(used, self.model_without_weights, self._transform)
         except BitbudgetError:
@@ -152,7 +155,8 @@ class Checkpoint:
         return model, in_dtype(known, target_dtype(self.config, self._tensors.values()), model)
 
     def _is_changed_by_loading(self, name: str) -> bool:
-        return name in self.decoded or self._tensors[name].dtype is Dtype.F64
+        tensor = self._tensors.get(name)
+        return tensor is None or name in self.decoded or tensor.dtype is Dtype.F64
 
     def _transform(self, model: nn.Module, source: Mapping[str, mx.array]) -> Sanitized:
         float8 = [name for name in source if name in self._float8]
@@ -184,10 +188,9 @@ class Checkpoint:
 
     def _mismatch(self, error: Exception) -> BitbudgetError:
         scales = next((name for name in self._tensors if name.endswith(SCALE)), None)
-        if scales is not None:
-            return AlreadyQuantizedError(
-                layout=f"8-bit floats with scales ({scales}), which mlx-lm {version('mlx-lm')} does"
-                " not decode for this type and configuration"
+        if scales is not None and not self.decoded:
+            return SCALED_FLOAT8.refusal(
+                f"{scales}, which mlx-lm {version('mlx-lm')} does not decode for this type"
             )
         if self.absent and "issing" in str(error):
             return InvalidModelError(

@@ -13,6 +13,7 @@ from bitbudget.app.core.canonical import JsonObject
 from bitbudget.app.core.dtypes import Dtype
 from bitbudget.app.core.errors import InvalidModelError, UnsupportedModelError
 from bitbudget.workers.models.headers import SourceFile, read_header
+from bitbudget.workers.models.layouts import GGUF
 
 __all__ = [
     "INDEX_NAME",
@@ -40,9 +41,11 @@ _FLOATS: Final = {"Infinity": math.inf, "-Infinity": -math.inf, "NaN": math.nan}
 def read_config(folder: Path) -> JsonObject:
     """Return `config.json`, with the floats that transformers tags as objects decoded.
 
-    Raises InvalidModelError when the folder or the file is missing or is not a JSON object, and
-    UnsupportedModelError for code of its own.
+    Raises InvalidModelError when the folder or the file is missing or is not a JSON object,
+    AlreadyQuantizedError for a GGUF, and UnsupportedModelError for code of its own.
     """
+    if folder.suffix == GGUF.known_by and folder.is_file():
+        raise GGUF.refusal(folder.name)
     if not folder.is_dir():
         raise InvalidModelError(
             where=str(folder),
@@ -52,6 +55,8 @@ def read_config(folder: Path) -> JsonObject:
         )
     path = folder / "config.json"
     if not path.is_file():
+        for packed in folder.glob(f"*{GGUF.known_by}"):
+            raise GGUF.refusal(packed.name)
         raise InvalidModelError(
             where=str(folder),
             found="no config.json",
@@ -135,6 +140,8 @@ def read_files(folder: Path) -> tuple[SourceFile, ...]:
     """
     paths = sorted(folder.glob("model*.safetensors"))
     if not paths:
+        for path in folder.glob(f"*{GGUF.known_by}"):
+            raise GGUF.refusal(path.name)
         raise _no_weights(folder)
     return check_names(read_header(path) for path in paths)
 

@@ -12,13 +12,12 @@ from bitbudget.app.core.canonical import JsonObject
 from bitbudget.workers.models.arrays import MLX_DTYPES, load_files
 from bitbudget.workers.models.checkpoint import Checkpoint
 from bitbudget.workers.models.config import understood, window_notes
-from bitbudget.workers.models.dequantized import dequantized, packed_weights
 from bitbudget.workers.models.folder import absent_files, check_config, check_names, read_config
 from bitbudget.workers.models.folder import read_files as read_weight_files
 from bitbudget.workers.models.headers import SourceFile, TensorRef
 from bitbudget.workers.models.heads import Read, find_head
 from bitbudget.workers.models.names import own_name
-from bitbudget.workers.models.packed import check_dense
+from bitbudget.workers.models.packed import Packed, check_dense, packed_weights
 from bitbudget.workers.models.tokenizer import tokenizer_notes
 from bitbudget.workers.models.types import wide_notes
 
@@ -37,18 +36,18 @@ def open_checkpoint(
 ) -> Checkpoint:
     """Open a local folder: headers are checked, no weight is read.
 
-    Name and revision are by default those that the folder's path tells. What MLX quantized is
-    dequantized where `allow_quantized_source` says so.
+    Name and revision are by default those that the folder's path tells. Weights that were quantized
+    before are decoded where `allow_quantized_source` says so (`layouts.py` has the table).
 
     Raises InvalidModelError and UnsupportedModelError for anything mlx-lm could not load dense.
     """
     stated = read_config(folder)
     files = read_weight_files(folder)
-    config, notes = check_dense(stated, files, folder, allow_mlx=allow_quantized_source)
-    packed = packed_weights(files) if allow_quantized_source else frozenset()
+    config, notes = check_dense(stated, files, folder, allow_packed=allow_quantized_source)
+    packed = packed_weights(stated, files) if allow_quantized_source else Packed()
 
     def load() -> dict[str, mx.array]:
-        return dequantized(load_files([folder / f.name for f in files]), packed, stated)
+        return packed.dense(load_files([folder / f.name for f in files]))
 
     def read(tensor: TensorRef) -> bytes:
         with (folder / tensor.file).open("rb") as file:
@@ -66,7 +65,7 @@ def open_checkpoint(
         load,
         unused=head.unused,
         own_head=head.own,
-        decoded=packed,
+        decoded=packed.names,
         absent=absent_files([file.name for file in files], folder),
         notes=(
             *notes,
@@ -86,6 +85,7 @@ def checkpoint_from_headers(
     digest: str = "",
     *,
     read: Read | None = None,
+    allow_quantized_source: bool = False,
 ) -> Checkpoint:
     """Return a checkpoint known by its headers alone, every weight an unevaluated zero.
 
@@ -94,7 +94,9 @@ def checkpoint_from_headers(
     configuration says of it.
     """
     checked = check_names(files)
-    dense, notes = check_dense(check_config(config), checked)
+    stated = check_config(config)
+    dense, notes = check_dense(stated, checked, allow_packed=allow_quantized_source)
+    packed = packed_weights(stated, checked) if allow_quantized_source else Packed()
     dense = understood(dense)
     unused: frozenset[str] = frozenset()
     own = ""
@@ -103,11 +105,12 @@ def checkpoint_from_headers(
         dense, unused, own, notes = head.config, head.unused, head.own, (*notes, *head.notes)
 
     def load() -> dict[str, mx.array]:
-        return {
+        outline = {
             tensor.name: mx.zeros(tensor.shape, MLX_DTYPES[tensor.dtype])
             for file in checked
             for tensor in file.tensors
         }
+        return packed.dense(outline)
 
     return Checkpoint(
         name,
@@ -119,6 +122,7 @@ def checkpoint_from_headers(
         digest=digest,
         unused=unused,
         own_head=own,
+        decoded=packed.names,
         absent=absent_files([file.name for file in checked]),
         notes=(*notes, *wide_notes(checked)),
     )

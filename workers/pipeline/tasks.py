@@ -96,7 +96,11 @@ def _claimed(output: Path | None, home: Home) -> AbstractContextManager[None]:
 def _plan(task: Task) -> _Plan:  # noqa: PLR0911 - one line for each kind of task
     match task:
         case FitTask():
-            fetched = FetchOptions(task.model, headers_only=True)
+            fetched = FetchOptions(
+                task.model,
+                headers_only=True,
+                allow_quantized_source=task.allow_quantized_source,
+            )
             steps = (Step.FETCH, Step.INVENTORY)
             return _Plan(steps, results.fit, (fetched, MeasureOptions()))
         case MeasureTask():

@@ -19,7 +19,7 @@ from bitbudget.loading import model_classes
 from bitbudget.rotated_model import RotatedLinear, RotatedQuantizedLinear
 from bitbudget.workers.models import open_checkpoint
 from bitbudget.workers.models.folder import read_files, read_json
-from bitbudget.workers.models.packed import packed_layout
+from bitbudget.workers.models.layouts import MLX, layout_of
 
 __all__ = ["dequantized_weight", "load_float32"]
 
@@ -27,14 +27,17 @@ __all__ = ["dequantized_weight", "load_float32"]
 def load_float32(folder: Path) -> nn.Module:
     """Return the model in `folder` with float32 arrays, nothing evaluated yet.
 
-    Dense weights are read as they are everywhere else; what is quantized or rotated is loaded by
-    mlx-lm, and its weights are the values that the codes stand for.
+    Dense weights, and those that others than MLX quantized, are read as they are everywhere else;
+    what MLX quantized or is rotated is loaded by mlx-lm, and its weights are the values that the
+    codes stand for.
     """
     files = read_files(folder)
     tensors = [tensor for file in files for tensor in file.tensors]
     config = read_json(folder / "config.json")
-    if packed_layout(tensors) is None and rotated_model.KEY not in config:
-        model = open_checkpoint(folder).model(as_stored=True)
+    layout = layout_of(tensors)
+    if (layout is None or layout[0] is not MLX) and rotated_model.KEY not in config:
+        checkpoint = open_checkpoint(folder, allow_quantized_source=layout is not None)
+        model = checkpoint.model(as_stored=True)
     else:
         model = _stock_model(folder)
     model.set_dtype(mx.float32)

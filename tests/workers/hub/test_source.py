@@ -21,6 +21,7 @@ from bitbudget.workers.hub.source import open_remote, open_remote_headers
 from bitbudget.workers.models import build_inventory, open_checkpoint
 from tests.support.shards import in_three_shards
 from tests.workers.hub.hub_server import HubServer
+from tests.workers.models.test_packed import OTHERS, repack
 from tests.workers.models.tiny import write_tiny
 
 ID = HubId("org/name")
@@ -106,7 +107,7 @@ def test_a_model_that_is_quantized_already_is_refused_before_any_download(
     packed = tmp_path / "packed.safetensors"
     mx.save_safetensors(str(packed), {"a.qweight": mx.zeros((8, 8), mx.uint32)})
     repository.put({"model-extra.safetensors": packed.read_bytes()})
-    with pytest.raises(AlreadyQuantizedError, match=r"AWQ or GPTQ \(a\.qweight"):
+    with pytest.raises(AlreadyQuantizedError, match=r"packed by AWQ \(a\.qweight"):
         open_remote(hub, ID, tmp_path)
     assert server.bytes_sent < 300_000
 
@@ -138,3 +139,23 @@ def test_a_hub_that_does_not_answer_is_told_at_once() -> None:
     with pytest.raises(HubUnavailableError, match="check the network"):
         open_remote_headers(Hub("http://127.0.0.1:9"), ID)
     assert time.monotonic() - began < 5
+
+
+def test_a_packed_model_is_as_its_folder(server: HubServer, hub: Hub, tmp_path: Path) -> None:
+    pack, quantization, found = OTHERS["pack-4"]
+    folder = write_tiny(tmp_path / "m", "llama")
+    repack(folder, pack, quantization)
+    server.repository("org/name").put_folder(folder)
+    with pytest.raises(AlreadyQuantizedError, match=found):
+        open_remote_headers(hub, ID)
+    local = open_checkpoint(folder, allow_quantized_source=True)
+    headers = open_remote_headers(hub, ID, allow_quantized_source=True)
+    assert build_inventory(headers) == build_inventory(local)
+    weights = open_remote(hub, ID, tmp_path / "home", allow_quantized_source=True).weights()
+    assert all(mx.array_equal(weights[name], array) for name, array in local.weights().items())
+
+
+def test_a_gguf_repository_is_named(server: HubServer, hub: Hub) -> None:
+    server.repository("org/name").put({"tiny-Q4_K_M.gguf": b"GGUF"})
+    with pytest.raises(AlreadyQuantizedError, match="packed as GGUF"):
+        open_remote_headers(hub, ID, allow_quantized_source=True)

@@ -126,15 +126,13 @@ def test_float64_is_cast(model_type: str, stated: str | None, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("names", "layout"),
     [
-        (["q_proj.qweight", "q_proj.g_idx"], "packed by GPTQ"),
-        (["q_proj.qweight", "q_proj.qzeros"], "packed by AWQ or GPTQ"),
+        (["q_proj.qweight", "q_proj.scales"], "packed by GPTQ"),
+        (["q_proj.qweight", "q_proj.qzeros"], "packed by AWQ"),
         (["q_proj.weight_packed"], "packed by compressed-tensors"),
         (["q_proj.weight.absmax"], "packed by bitsandbytes"),
         (["q_proj.SCB"], "packed by bitsandbytes"),
-        (["q_proj.weight_scale_2"], "packed by ModelOpt"),
-        (["experts.down_proj_blocks"], "packed by MXFP4 blocks"),
+        (["experts.down_proj_blocks"], "packed as MXFP4 blocks"),
         (["q_proj.scales", "q_proj.weight"], "packed by MLX"),
-        (["q_proj.weight_scale", "q_proj.weight"], "packed by 8-bit numbers with scales"),
     ],
 )
 @pytest.mark.parametrize("model_type", TYPES)

@@ -24,7 +24,7 @@ def run_step(run: Run) -> Checkpoint:
     Raises InvalidModelError when there is none or its files are unsound, and what the Hub raises.
     """
     options = run[FetchOptions]
-    checkpoint = _headers(options.model) if options.headers_only else _whole(options, run)
+    checkpoint = _headers(options) if options.headers_only else _whole(options, run)
     if options.name:
         checkpoint = replace(checkpoint, name=options.name)
     for note in checkpoint.notes:
@@ -41,7 +41,7 @@ def run_step(run: Run) -> Checkpoint:
 
 def _whole(options: FetchOptions, run: Run) -> Checkpoint:
     folder = Path(options.model).expanduser()
-    if folder.is_dir():
+    if folder.exists():
         return open_checkpoint(
             folder, options.name, allow_quantized_source=options.allow_quantized_source
         )
@@ -54,19 +54,21 @@ def _whole(options: FetchOptions, run: Run) -> Checkpoint:
         run.home.folder,
         disk_limit_bytes=options.disk_limit_bytes,
         whole=options.whole,
+        allow_quantized_source=options.allow_quantized_source,
         progress=_Files(run.report),
     )
 
 
-def _headers(model: str) -> Checkpoint:
-    """Return the checkpoint called `model` as its headers tell it; no weight is read."""
-    folder = Path(model).expanduser()
-    if folder.is_dir():
-        return open_checkpoint(folder)
+def _headers(options: FetchOptions) -> Checkpoint:
+    """Return the checkpoint that is asked for as its headers tell it; no weight is read."""
+    allow = options.allow_quantized_source
+    folder = Path(options.model).expanduser()
+    if folder.exists():
+        return open_checkpoint(folder, allow_quantized_source=allow)
     from bitbudget.workers.hub.client import Hub  # noqa: PLC0415, a local folder needs no network
     from bitbudget.workers.hub.source import open_remote_headers  # noqa: PLC0415, as above
 
-    return open_remote_headers(Hub(), _hub_id(model))
+    return open_remote_headers(Hub(), _hub_id(options.model), allow_quantized_source=allow)
 
 
 def _hub_id(model: str) -> HubId:

@@ -1,12 +1,14 @@
-"""What MLX quantized, taken on demand as the dense weights that its codes stand for."""
+"""What was quantized before, taken on demand as the dense weights that its codes stand for."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+import numpy as np
 import pytest
 
 from bitbudget.app.contract.tasks import MeasureTask
@@ -14,10 +16,13 @@ from bitbudget.app.core.errors import AlreadyQuantizedError
 from bitbudget.app.core.measurement import Measurement
 from bitbudget.workers.models import build_inventory, open_checkpoint
 from bitbudget.workers.models.arrays import numpy_of
+from bitbudget.workers.models.inventory import flat
 from bitbudget.workers.pipeline.tasks import run_task
 from bitbudget.workers.running.float32 import load_float32
+from tests.workers.models import packing
 from tests.workers.models.tiny import stored_weights, write_tiny
 
+WIDTHS = {bits: {"config_groups": {"group_0": {"weights": {"num_bits": bits}}}} for bits in (3, 4)}
 TYPES = ["llama", "qwen3", "gemma2"]
 
 
@@ -73,6 +78,68 @@ def test_its_weights_are_those_of_the_codes(
     model = checkpoint.model()
     model.set_dtype(mx.float32)
     assert mx.allclose(model(tokens), load_float32(folder)(tokens), rtol=0.05, atol=0.05)
+
+
+OTHERS: dict[str, tuple[Callable[[packing.Array], packing.Packed], dict[str, Any], str]] = {
+    "gptq-4": (packing.gptq(4), {"quant_method": "gptq", "bits": 4}, "packed by GPTQ"),
+    "gptq-3": (packing.gptq(3), {"quant_method": "gptq", "bits": 3}, "packed by GPTQ"),
+    "gptq-8-spread": (packing.gptq(8, ordered=False), {"bits": 8}, "packed by GPTQ"),
+    "awq": (packing.awq, {"quant_method": "awq", "bits": 4}, "packed by AWQ"),
+    "pack-4": (packing.compressed(4, symmetric=True), WIDTHS[4], "packed by compressed-tensors"),
+    "pack-3": (packing.compressed(3, symmetric=False), WIDTHS[3], "packed by compressed-tensors"),
+    "int8": (packing.int8, {}, "packed as 8-bit numbers with scales"),
+    "nvfp4": (
+        packing.nvfp4(".weight_global_scale", divides=True),
+        WIDTHS[4],
+        "packed by compressed-tensors",
+    ),
+    "modelopt": (packing.nvfp4(".weight_scale_2", divides=False), {}, "packed by ModelOpt"),
+}
+
+
+@pytest.mark.parametrize("how", OTHERS)
+@pytest.mark.parametrize("model_type", TYPES)
+def test_what_others_packed_is_decoded(model_type: str, how: str, tmp_path: Path) -> None:
+    pack, quantization, found = OTHERS[how]
+    folder = write_tiny(tmp_path / "m", model_type)
+    dense = build_inventory(open_checkpoint(folder))
+    expected = repack(folder, pack, quantization)
+    with pytest.raises(AlreadyQuantizedError, match=f"{found}.*--allow-quantized-source"):
+        open_checkpoint(folder)
+    checkpoint = open_checkpoint(folder, allow_quantized_source=True)
+    assert found in checkpoint.notes[0]
+    assert [m.shape for m in build_inventory(checkpoint).modules] == [
+        m.shape for m in dense.modules
+    ]
+    weights = checkpoint.weights()
+    reference = dict(flat(load_float32(folder).parameters()))
+    for name, values in expected.items():
+        for array in (weights[name], reference[name]):
+            gap = np.abs(np.array(array.astype(mx.float32)) - values).max()
+            assert gap < 0.008 * np.abs(values).max(), name
+
+
+def repack(
+    folder: Path, pack: Callable[[packing.Array], packing.Packed], quantization: dict[str, Any]
+) -> dict[str, packing.Array]:
+    """Pack the projections of a model, and return the values that their codes stand for."""
+    arrays: dict[str, packing.Array] = {}
+    dense: dict[str, packing.Array] = {}
+    kept: dict[str, mx.array] = {}
+    for name, array in stored_weights(folder).items():
+        if not name.endswith("_proj.weight"):
+            kept[name] = array
+            continue
+        stem = name.removesuffix(".weight")
+        found, dense[name] = pack(np.array(array.astype(mx.float32)))
+        arrays |= {stem + ending: values for ending, values in found.items()}
+    packed = {name: mx.array(values) for name, values in arrays.items()}
+    mx.save_safetensors(str(folder / "model.safetensors"), kept | packed)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(
+        json.dumps(config | {"quantization_config": quantization, "torch_dtype": "bfloat16"})
+    )
+    return dense
 
 
 def measured(folder: Path, home: Path, **more: Any) -> Measurement:
