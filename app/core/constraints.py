@@ -128,6 +128,7 @@ def conditions_of(
         costs=flat.costs,
         rows=tuple(rows),
     )
+    notes += measurement.inventory.notes
     return Conditions(problem, budget, file_limit, kv, tuple(notes))
 
 

@@ -143,11 +143,15 @@ class Architecture:
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """Everything a checkpoint of the model will hold, in the order it is written."""
+    """Everything a checkpoint of the model will hold, in the order it is written.
+
+    `notes` say what of the model's files it will not hold.
+    """
 
     architecture: Architecture
     modules: tuple[Module, ...]
     passthrough: tuple[StoredArray, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def weights(self) -> int:

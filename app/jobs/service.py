@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, TypeVar
 
 import sqlalchemy.exc
@@ -25,6 +25,8 @@ from bitbudget.app.core.errors import (
 )
 from bitbudget.app.core.least import check_feasible
 from bitbudget.app.core.manifest import Manifest
+from bitbudget.app.core.measurement import Measurement
+from bitbudget.app.core.own_name import OwnName, asked_name
 from bitbudget.app.core.requests import Deliver, JobRequest
 from bitbudget.app.http.errors import ForbiddenError, KeyMismatchError, QuotaExceededError
 from bitbudget.app.http.pages import Page, cut_page, decode_cursor
@@ -194,7 +196,7 @@ class JobService:
         with self.database.read() as session:
             names = measurements.find_for(session, request)
         try:
-            found = [self.library.get(name) for name in names]
+            found = [_called(self.library.get(name), request) for name in names]
         except NotFoundError:  # removed between the two looks
             return None
         if not found:
@@ -278,3 +280,14 @@ def _check_length(body: bytes) -> None:
             expected=f"at most {_MOST_REQUEST_BYTES}",
             remedy="pin modules by globs instead of one by one",
         )
+
+
+def _called(measurement: Measurement, request: JobRequest) -> Measurement:
+    """Return the measurement of a model called as the request has it.
+
+    What is stored may have been made of another folder with the same weights, whose name is nobody
+    else's business.
+    """
+    model = measurement.model
+    name = asked_name(request.model, request.name, OwnName(model.name, model.revision))
+    return replace(measurement, model=replace(model, name=name.name, revision=name.revision))

@@ -34,7 +34,14 @@ _LARGEST_LAYER: Final = 2**31 - 1
 _LARGEST: Final = 2**53
 _MOST_WEIGHTS: Final = 2**50
 _UNSOLVABLE: Final = (ValueError, LookupError, ArithmeticError, TypeError)
-_LONGEST: Final = {"name": 1024, "revision": 255, "type": 128, "path": 512, "role": 128}
+_LONGEST: Final = {
+    "name": 1024,
+    "revision": 255,
+    "type": 128,
+    "path": 512,
+    "role": 128,
+    "note": 1024,
+}
 """Characters that PostgreSQL has room for."""
 
 
@@ -137,6 +144,8 @@ def _check_inventory(inventory: Inventory) -> None:
     for array in inventory.passthrough:
         _check_text("passthrough", array.name, _LONGEST["path"])
         _check_shape(array.name, array.shape, least=0)
+    for note in inventory.notes:
+        _check_text("notes", note, _LONGEST["note"])
     sizes = [getattr(architecture, name) for name in _SIZES]
     _check_numbers("architecture", sizes)
     for cache in architecture.cache:

@@ -26,6 +26,7 @@ from bitbudget.app.core.errors import (
 from bitbudget.app.core.measurement import ModelIdentity
 from bitbudget.workers.models.arrays import array_from, numpy_of, read_tensor, slices
 from bitbudget.workers.models.digests import folder_digest
+from bitbudget.workers.models.dropped import dropped_notes
 from bitbudget.workers.models.experts import named_experts
 from bitbudget.workers.models.folder import float8_names
 from bitbudget.workers.models.headers import SourceFile, TensorRef
@@ -137,9 +138,7 @@ class Checkpoint:
         self, source: Mapping[str, mx.array], *, as_stored: bool = False
     ) -> tuple[nn.Module, Sanitized]:
         """Return a model without its weights, and the weights as it names them."""
-        used = named_experts(
-            {name: array for name, array in source.items() if name not in self.unused}
-        )
+        used = self._used(source)
         try:
             model, known = with_fitting_names(used, self.model_without_weights, self._transform)
         except BitbudgetError:
@@ -154,6 +153,9 @@ class Checkpoint:
             return model, known
         return model, in_dtype(known, target_dtype(self.config, self._tensors.values()), model)
 
+    def _used(self, source: Mapping[str, mx.array]) -> dict[str, mx.array]:
+        return named_experts({k: array for k, array in source.items() if k not in self.unused})
+
     def _is_changed_by_loading(self, name: str) -> bool:
         tensor = self._tensors.get(name)
         return tensor is None or name in self.decoded or tensor.dtype is Dtype.F64
@@ -161,6 +163,17 @@ class Checkpoint:
     def _transform(self, model: nn.Module, source: Mapping[str, mx.array]) -> Sanitized:
         float8 = [name for name in source if name in self._float8]
         return without_buffers(sanitize(model, source, float8), model)
+
+    @cached_property
+    def dropped(self) -> tuple[str, ...]:
+        """Sentences that name the tensors which the class drops when it loads."""
+        source = self._used((self.outline or self.load)())
+        model, known = with_fitting_names(source, self.model_without_weights, self._transform)
+
+        def transform(rest: Mapping[str, mx.array]) -> Sanitized:
+            return with_fitting_names(rest, lambda: model, self._transform)[1]
+
+        return dropped_notes(source, known, transform)
 
     def weights(self) -> dict[str, mx.array]:
         """Return the sanitized weights, lazily."""

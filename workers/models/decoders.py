@@ -98,8 +98,10 @@ def awq(parts: Parts, settings: Settings) -> mx.array:
     words = {f"module{ending}": array for ending, array in parts.items()}
     found, _ = transform(words, {"bits": settings.bits, "group_size": 0})
     group_size = parts[".qweight"].shape[-2] // scales.shape[-2]
-    packed = (found[f"module.{name}"] for name in ("weight", "scales", "biases"))
-    return mx.dequantize(*packed, group_size=group_size, bits=settings.bits)
+    codes, biases = found["module.weight"], found["module.biases"]
+    return mx.dequantize(
+        codes, found["module.scales"], biases, group_size=group_size, bits=settings.bits
+    )
 
 
 def compressed_tensors(parts: Parts, settings: Settings) -> mx.array:

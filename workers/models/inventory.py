@@ -54,7 +54,8 @@ def build_inventory(checkpoint: Checkpoint) -> Inventory:
         for name, array in flat(model.parameters())
         if name not in stored
     )
-    return Inventory(_architecture(checkpoint, model, modules, trace), modules, passthrough)
+    architecture = _architecture(checkpoint, model, modules, trace)
+    return Inventory(architecture, modules, passthrough, checkpoint.dropped)
 
 
 def quantizable_modules(model: nn.Module) -> Iterator[tuple[str, Any]]:

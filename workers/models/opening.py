@@ -9,6 +9,7 @@ from typing import Final
 import mlx.core as mx
 
 from bitbudget.app.core.canonical import JsonObject
+from bitbudget.app.core.own_name import own_name
 from bitbudget.workers.models.arrays import MLX_DTYPES, load_files
 from bitbudget.workers.models.checkpoint import Checkpoint
 from bitbudget.workers.models.config import understood, window_notes
@@ -16,7 +17,6 @@ from bitbudget.workers.models.folder import absent_files, check_config, check_na
 from bitbudget.workers.models.folder import read_files as read_weight_files
 from bitbudget.workers.models.headers import SourceFile, TensorRef
 from bitbudget.workers.models.heads import Read, find_head
-from bitbudget.workers.models.names import own_name
 from bitbudget.workers.models.packed import Packed, check_dense, packed_weights
 from bitbudget.workers.models.tokenizer import tokenizer_notes
 from bitbudget.workers.models.types import wide_notes

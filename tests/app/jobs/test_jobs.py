@@ -48,6 +48,22 @@ def test_a_second_budget_needs_no_worker(server: Server, measurement: Measuremen
     assert server.kinds(job["id"]) == ["queued", "artifact", "artifact", "succeeded"]
 
 
+def test_a_stored_measurement_is_called_as_the_request_has_it(
+    server: Server, measurement: Measurement
+) -> None:
+    worker = server.worker()
+    for name in ("secret-project", "public"):
+        server.submit(model=f"/models/{name}")
+        worker.claim()
+        identity = replace(measurement.model, name=name, revision="local")
+        worker.do(replace(measurement, model=identity))
+    for asked, called in (({}, "public"), ({"name": "org/mine"}, "org/mine")):
+        job = server.submit(model="/models/public", budget=200_000, **asked)
+        assert job["status"] == "succeeded"
+        manifest = server.http.get(f"/v1/jobs/{job['id']}/manifest").json()
+        assert manifest["model"]["name"] == called
+
+
 def folded(measurement: Measurement, cost: float) -> Measurement:
     """Return the measurement of a rotated twin whose errors cost so many times as much."""
     curves = tuple(

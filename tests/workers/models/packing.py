@@ -103,7 +103,9 @@ def nvfp4(scale_name: str, *, divides: bool) -> Callable[[Array], Packed]:
 
     def pack(weight: Array) -> Packed:
         whole = np.float32(np.abs(weight).max() / 2688)
-        codes, scales = mx.quantize(mx.array(weight / whole), group_size=16, bits=4, mode="nvfp4")
+        codes, scales, *_ = mx.quantize(
+            mx.array(weight / whole), group_size=16, bits=4, mode="nvfp4"
+        )
         dense = mx.dequantize(codes, scales, group_size=16, bits=4, mode="nvfp4", dtype=mx.float32)
         arrays = {
             ".weight_packed" if divides else ".weight": np.array(codes).view(np.uint8),

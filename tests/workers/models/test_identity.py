@@ -10,8 +10,8 @@ import pytest
 
 from bitbudget.app.core.errors import ConflictError
 from bitbudget.app.core.formats import KEEP
+from bitbudget.app.core.own_name import OwnName, own_name
 from bitbudget.workers.models import build_inventory, open_checkpoint
-from bitbudget.workers.models.names import OwnName, own_name
 from bitbudget.workers.pipeline.steps.quantize import check_same_model
 from tests.workers.models.tiny import write_tiny
 from tests.workers.quantize.manifests import manifest_of

@@ -72,7 +72,7 @@ def test_gpt_oss_as_published_and_as_transformers_saves_it_in_bf16(tmp_path: Pat
             weights[f"{path}.gate_up_proj_bias"] = mx.stack(biases, axis=2).flatten(1, 2)
             weights[f"{path}.down_proj_bias"] = plain[f"{path}.down_proj.bias"]
         for name, array in stored.items():
-            codes, scales = mx.quantize(array, group_size=32, bits=4, mode="mxfp4")
+            codes, scales, *_ = mx.quantize(array, group_size=32, bits=4, mode="mxfp4")
             blocks = codes.view(mx.uint8).reshape(*array.shape[:2], -1, 16)
             published |= {f"{path}.{name}_blocks": blocks, f"{path}.{name}_scales": scales}
             dense = mx.dequantize(codes, scales, group_size=32, bits=4, mode="mxfp4")

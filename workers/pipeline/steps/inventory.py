@@ -37,6 +37,8 @@ def run_step(run: Run) -> Variants:
     """
     checkpoint = run[Checkpoint]
     inventory = build_inventory(checkpoint)
+    for note in inventory.notes:
+        run.report.log(note)
     modules = len(inventory.modules)
     run.report.weigh(weights=inventory.weights, modules=modules, **_speed(run))
     keep_within(run)

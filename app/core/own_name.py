@@ -1,4 +1,4 @@
-"""What a model is called: told by the folder that was given, not by what was seen before."""
+"""What a model is called: told by what was asked for, not by what was seen before."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-__all__ = ["OwnName", "own_name"]
+from bitbudget.app.core.hub_id import HubId
+
+__all__ = ["OwnName", "asked_name", "own_name"]
 
 LOCAL: Final = "local"
 """The revision of a folder that says nothing of one."""
@@ -38,3 +40,20 @@ def own_name(folder: Path) -> OwnName:
             revision = path.name if _COMMIT.fullmatch(path.name) else LOCAL
             return OwnName(f"{repository[1]}/{repository[2]}", revision)
     return OwnName(Path(folder.absolute()).name or folder.resolve().name, LOCAL)
+
+
+def asked_name(model: str, stated: str | None, stored: OwnName) -> OwnName:
+    """Return how to call a model that somebody asks for, whose weights are `stored` already.
+
+    `model` is a folder, a Hub id or the id of a model that was here, which keeps its name; `stated`
+    is the name that the request gives. The revision of a Hub id is its commit where that is known.
+    """
+    if HubId.matches(model):
+        asked = HubId.parse(model)
+        same = stored.name == asked.repository
+        revision = stored.revision if same else asked.revision or "main"
+        return OwnName(stated or asked.repository, revision)
+    if "/" not in model:
+        return OwnName(stated or stored.name, stored.revision)
+    own = own_name(Path(model))
+    return OwnName(stated or own.name, own.revision)
