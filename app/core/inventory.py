@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
+from bitbudget.app.core.canonical import JsonObject
 from bitbudget.app.core.dtypes import Dtype
 from bitbudget.app.core.formats import ALL_FORMATS, KEEP, Format
 
@@ -145,13 +146,15 @@ class Architecture:
 class Inventory:
     """Everything a checkpoint of the model will hold, in the order it is written.
 
-    `notes` say what of the model's files it will not hold.
+    `notes` say what of the model's files it will not hold; `config` has the settings of config.json
+    that differ from the source's, such as `rope_theta` for transformers 5's `rope_parameters`.
     """
 
     architecture: Architecture
     modules: tuple[Module, ...]
     passthrough: tuple[StoredArray, ...]
     notes: tuple[str, ...] = ()
+    config: JsonObject = field(default_factory=dict, compare=False)
 
     @property
     def weights(self) -> int:

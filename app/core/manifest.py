@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from bitbudget.app.core.allocation import Allocation
 from bitbudget.app.core.calibration_text import OwnText
-from bitbudget.app.core.canonical import canonical_json, sha256_of
+from bitbudget.app.core.canonical import JsonObject, canonical_json, sha256_of
 from bitbudget.app.core.effort import Effort
 from bitbudget.app.core.errors import InvalidRequestError
 from bitbudget.app.core.formats import KEEP, FormatName
@@ -61,6 +61,11 @@ class ManifestModel(_Part):
     digest: str = Field(description="SHA-256 over the names and digests of the weight files.")
     model_type: str
     weights: int = Field(ge=0, description="In all modules, quantized or not.")
+    config: JsonObject = Field(
+        default_factory=dict,
+        description="Settings of config.json under the names that mlx-lm's class reads, as far as "
+        "the source has others.",
+    )
 
 
 class ModuleChoice(_Part):
@@ -279,6 +284,7 @@ class Manifest(_Part):
                 digest=measurement.model.digest,
                 model_type=measurement.inventory.architecture.model_type,
                 weights=measurement.inventory.weights,
+                config=measurement.inventory.config,
             ),
             measurement=measurement.key,
             effort=measurement.effort,

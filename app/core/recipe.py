@@ -44,6 +44,8 @@ nbytes = sum(file.stat().st_size for file in Path(OUT).glob("*.safetensors"))
 if written != chosen or nbytes > manifest["file_bytes"]:
     shutil.rmtree(OUT)
     raise SystemExit(f"{nbytes} bytes, {manifest['file_bytes']} in the manifest: not for MODEL")
+config |= manifest["model"]["config"]  # rope_theta and others, as mlx-lm's class reads them
+Path(OUT, "config.json").write_text(json.dumps(config, indent=4), encoding="utf-8")
 """
 """What README.md shows, too; the three names in the line `MANIFEST, MODEL, OUT` are placeholders.
 

@@ -5,6 +5,7 @@ A worker is believed in what it measured of the model it was given, and in nothi
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Iterable
@@ -41,6 +42,7 @@ _LONGEST: Final = {
     "path": 512,
     "role": 128,
     "note": 1024,
+    "config": 2**16,
 }
 """Characters that PostgreSQL has room for."""
 
@@ -144,6 +146,7 @@ def _check_inventory(inventory: Inventory) -> None:
     for array in inventory.passthrough:
         _check_text("passthrough", array.name, _LONGEST["path"])
         _check_shape(array.name, array.shape, least=0)
+    _check_text("config", json.dumps(inventory.config), _LONGEST["config"])
     for note in inventory.notes:
         _check_text("notes", note, _LONGEST["note"])
     sizes = [getattr(architecture, name) for name in _SIZES]

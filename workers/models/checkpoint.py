@@ -64,7 +64,7 @@ class Checkpoint:
     `config` is in the words of mlx-lm's class. `unused` names tensors that are left out, `decoded`
     weights that files hold as codes and `load` gives as numbers, `own_head` a head that differs
     from the embedding, `absent` weight files that others speak of; `notes` are sentences for the
-    user.
+    user, `renamed` the settings in which `config` differs from the file.
     """
 
     name: str
@@ -82,6 +82,7 @@ class Checkpoint:
     decoded: frozenset[str] = frozenset()
     absent: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    renamed: JsonObject = field(default_factory=dict)
 
     def identity(self, cache: Path | None = None) -> ModelIdentity:
         """Return name, revision and digest over config.json and the weight files.

@@ -55,7 +55,7 @@ def build_inventory(checkpoint: Checkpoint) -> Inventory:
         if name not in stored
     )
     architecture = _architecture(checkpoint, model, modules, trace)
-    return Inventory(architecture, modules, passthrough, checkpoint.dropped)
+    return Inventory(architecture, modules, passthrough, checkpoint.dropped, checkpoint.renamed)
 
 
 def quantizable_modules(model: nn.Module) -> Iterator[tuple[str, Any]]:

@@ -13,7 +13,13 @@ from bitbudget.app.core.own_name import own_name
 from bitbudget.workers.models.arrays import MLX_DTYPES, load_files
 from bitbudget.workers.models.checkpoint import Checkpoint
 from bitbudget.workers.models.config import understood, window_notes
-from bitbudget.workers.models.folder import absent_files, check_config, check_names, read_config
+from bitbudget.workers.models.folder import (
+    absent_files,
+    check_config,
+    check_names,
+    encode_floats,
+    read_config,
+)
 from bitbudget.workers.models.folder import read_files as read_weight_files
 from bitbudget.workers.models.headers import SourceFile, TensorRef
 from bitbudget.workers.models.heads import Read, find_head
@@ -74,6 +80,7 @@ def open_checkpoint(
             *wide_notes(files),
             *tokenizer_notes(folder),
         ),
+        renamed=_differing(head.config, stated),
     )
 
 
@@ -125,4 +132,10 @@ def checkpoint_from_headers(
         decoded=packed.names,
         absent=absent_files([file.name for file in checked]),
         notes=(*notes, *wide_notes(checked)),
+        renamed=_differing(dense, stated),
     )
+
+
+def _differing(config: JsonObject, stated: JsonObject) -> JsonObject:
+    """Return the settings of `config` that `stated` has otherwise or not at all."""
+    return {key: encode_floats(value) for key, value in config.items() if stated.get(key) != value}

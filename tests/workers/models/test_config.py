@@ -10,10 +10,18 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
+from bitbudget.app.contract.tasks import MeasureTask
+from bitbudget.app.core.allocate import allocate
+from bitbudget.app.core.encoders import Encoder
 from bitbudget.app.core.errors import UnsupportedModelError
+from bitbudget.app.core.measurement import Measurement
+from bitbudget.app.core.requests import AllocationRequest
+from bitbudget.app.core.sensitivity import Sensitivity
+from bitbudget.app.core.solving import manifest_of
 from bitbudget.workers.models import build_inventory, open_checkpoint
 from bitbudget.workers.models.config import understood
 from bitbudget.workers.models.folder import encode_floats
+from bitbudget.workers.pipeline.tasks import run_task
 from bitbudget.workers.running.float32 import load_float32
 from tests.workers.models.tiny import write_tiny
 
@@ -183,3 +191,17 @@ def test_a_trained_model_is_the_same_as_either_version_saves_it(
     assert build_inventory(open_checkpoint(new)) == build_inventory(open_checkpoint(old))
     tokens = mx.arange(2, 66)[None]
     assert mx.array_equal(load_float32(new)(tokens), load_float32(old)(tokens))
+    first, second = (allocated(folder, tmp_path / "home" / folder.name) for folder in (old, new))
+    assert first == second
+
+
+def allocated(folder: Path, home: Path) -> dict[str, Any]:
+    """Return the manifest of a model for 4.5 bits per weight, but for names and digests."""
+    task = MeasureTask(
+        model=str(folder), home=str(home), encoder=Encoder.MINMAX, sensitivity=Sensitivity.WEIGHTS
+    )
+    result = run_task(task, lambda _: None).model_dump(mode="json")
+    measurement = Measurement.from_json(Path(result["measurement"]).read_bytes())
+    request = AllocationRequest(budget=measurement.inventory.weights * 9 // 16 + 8192)
+    manifest = manifest_of(measurement, request, allocate(measurement, request))
+    return manifest.model_dump(mode="json", exclude={"model", "measurement"})

@@ -89,6 +89,31 @@ def test_formats_and_bytes_are_those_of_the_manifest(
     assert sum(file.nbytes for file in files) <= manifest.file_bytes <= manifest.budget_bytes
 
 
+@pytest.mark.parametrize("model_type", ["llama", "qwen3", "gemma3_text"])
+def test_settings_of_transformers_5_are_written_as_mlx_lm_reads_them(
+    model_type: str, sample_model: Path, tmp_path: Path
+) -> None:
+    model = write_tiny(tmp_path / "model", model_type)
+    config = json.loads((model / "config.json").read_text())
+    theta = {"rope_type": "default", "rope_theta": 70_000.0}
+    nested = {"full_attention": theta, "sliding_attention": {**theta, "rope_theta": 20_000.0}}
+    config["rope_parameters"] = nested if model_type == "gemma3_text" else theta
+    for old in ("rope_theta", "rope_local_base_freq"):
+        config.pop(old, None)
+    (model / "config.json").write_text(json.dumps(config))
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(sample_model / name, model)
+    checkpoint = open_checkpoint(model)
+    inventory = build_inventory(checkpoint)
+    manifest = manifest_of(checkpoint, inventory, small_formats(inventory))
+    (tmp_path / "manifest.json").write_bytes(manifest.to_bytes())
+    run_lines(readme_lines(), tmp_path / "manifest.json", model, tmp_path / "out")
+    written = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert written["rope_theta"] == 70_000.0
+    if model_type == "gemma3_text":
+        assert written["rope_local_base_freq"] == 20_000.0
+
+
 def test_a_manifest_of_another_model_leaves_nothing_behind(
     sample_model: Path, tmp_path: Path
 ) -> None:
