@@ -10,6 +10,7 @@ on tokens it was not fitted to is applied.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 import mlx.core as mx
 import numpy as np
@@ -18,6 +19,8 @@ from bitbudget.workers.encoders.compensated import inverse_factor
 from bitbudget.workers.encoders.quadratic import DAMPING
 
 __all__ = ["Correction", "Halves", "Moments"]
+
+_TOKENS_AT_ONCE: Final = 1024
 
 
 @dataclass(slots=True)
@@ -44,7 +47,7 @@ class Halves:
     """The moments of one half of the sequences and of the other."""
 
     def __init__(self, width: int) -> None:
-        self._sums = [[mx.zeros((width, width)) for _ in range(2)] for _ in range(2)]
+        self._sums = _Sums(width), _Sums(width)
 
     def add(self, original: mx.array, coded: mx.array) -> None:
         """Add inputs (sequences, ..., in) of the original and of the coded model."""
@@ -54,15 +57,41 @@ class Halves:
         middle = len(original) // 2
         for sums, part in zip(self._sums, (slice(None, middle), slice(middle, None)), strict=True):
             x, y = (a[part].reshape(-1, width).astype(mx.float32) for a in (original, coded))
-            sums[0] = sums[0] + y.T @ y
-            sums[1] = sums[1] + (x - y).T @ y
-        mx.eval(self._sums)
+            sums.add(x, y)
 
     def finish(self) -> tuple[Moments, Moments]:
         """Return both halves' moments and let go of the sums."""
-        first, second = (Moments(np.array(own), np.array(drift)) for own, drift in self._sums)
-        self._sums = []
+        first, second = (sums.finish() for sums in self._sums)
         return first, second
+
+
+class _Sums:
+    """Sums over tokens, many of them in one product: its result is larger than few tokens are."""
+
+    def __init__(self, width: int) -> None:
+        self._own, self._drift = mx.zeros((width, width)), mx.zeros((width, width))
+        self._waiting: list[tuple[mx.array, mx.array]] = []
+
+    def add(self, x: mx.array, y: mx.array) -> None:
+        mx.eval(x, y)
+        self._waiting.append((x, y))
+        if sum(len(each) for each, _ in self._waiting) >= _TOKENS_AT_ONCE:
+            self._sum_up()
+
+    def _sum_up(self) -> None:
+        if not self._waiting:
+            return
+        x, y = (mx.concatenate(list(parts)) for parts in zip(*self._waiting, strict=True))
+        self._waiting = []
+        self._own = self._own + y.T @ y
+        self._drift = self._drift + (x - y).T @ y
+        mx.eval(self._own, self._drift)
+
+    def finish(self) -> Moments:
+        self._sum_up()
+        found = Moments(np.array(self._own), np.array(self._drift))
+        self._own = self._drift = mx.zeros(())
+        return found
 
 
 @dataclass(frozen=True, slots=True)
