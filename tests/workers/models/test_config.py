@@ -196,12 +196,12 @@ def test_a_trained_model_is_the_same_as_either_version_saves_it(
 
 
 def allocated(folder: Path, home: Path) -> dict[str, Any]:
-    """Return the manifest of a model for 4.5 bits per weight, but for names and digests."""
+    """Return the manifest of a model for 8 bits per weight, but for names and digests."""
     task = MeasureTask(
         model=str(folder), home=str(home), encoder=Encoder.MINMAX, sensitivity=Sensitivity.WEIGHTS
     )
     result = run_task(task, lambda _: None).model_dump(mode="json")
     measurement = Measurement.from_json(Path(result["measurement"]).read_bytes())
-    request = AllocationRequest(budget=measurement.inventory.weights * 9 // 16 + 8192)
+    request = AllocationRequest(budget=measurement.inventory.weights)
     manifest = manifest_of(measurement, request, allocate(measurement, request))
     return manifest.model_dump(mode="json", exclude={"model", "measurement"})
