@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from bitbudget.app.core.formats import AFFINE_FORMATS, LOSSY_FORMATS, Format
+from bitbudget.app.core.formats import INTEGER_FORMATS, LOSSY_FORMATS, Format
 from bitbudget.app.core.sensitivity import Sensitivity, collects_statistics
 
 __all__ = [
@@ -72,14 +72,14 @@ ENCODERS: Final[Mapping[Encoder, EncoderEntry]] = {
     Encoder.GPTQ: EncoderEntry(
         label="GPTQ",
         description="least output error, columns make up for each other's errors",
-        formats=AFFINE_FORMATS,
+        formats=INTEGER_FORMATS,
         needs_statistics=True,
         stands_in=Encoder.CAREFUL,
     ),
     Encoder.YAQA: EncoderEntry(
         label="YAQA",
         description="least KL to second order, rows and columns make up for each other's errors",
-        formats=AFFINE_FORMATS,
+        formats=INTEGER_FORMATS,
         needs_statistics=True,
         stands_in=Encoder.CAREFUL,
         couples_rows=True,

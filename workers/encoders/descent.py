@@ -20,8 +20,9 @@ from bitbudget.app.core.dtypes import Dtype
 from bitbudget.app.core.formats import Format
 from bitbudget.workers.encoders.coded import Coded
 from bitbudget.workers.encoders.compensated import Feedback
+from bitbudget.workers.encoders.kernel_target import KernelTarget
 from bitbudget.workers.encoders.quadratic import Term
-from bitbudget.workers.native.arrays import address, storage_code
+from bitbudget.workers.native.arrays import address
 from bitbudget.workers.native.loader import kernels
 from bitbudget.workers.native.threads import default_threads
 
@@ -61,11 +62,11 @@ def code_weight(
     *,
     sweeps: int | None = None,
 ) -> list[Coded]:
-    """Return `weight` coded in each of the affine `formats`.
+    """Return `weight` coded in each of the integer `formats`.
 
     Args:
         weight: float32 (out, in).
-        formats: Affine, whose groups divide the input width.
+        formats: Of integer codes, whose groups divide the input width.
         dtype: What scales and biases are stored in.
         feedback: Of the feedback pass.
         terms: One or two, damped so that their curvature is positive: the descent's objective.
@@ -103,8 +104,7 @@ def _in_blocks(
     kernels()  # loaded, and if need be compiled, by one thread
     with ThreadPoolExecutor(default_threads()) as pool:
         blocks = list(pool.map(block, range(0, len(weight), _BLOCK_ROWS)))
-    arrays = ([b.codes for b in blocks], [b.scales for b in blocks], [b.biases for b in blocks])
-    return Coded(*map(np.concatenate, arrays))
+    return Coded.joined(blocks)
 
 
 class _Problem:
@@ -133,35 +133,25 @@ class _Problem:
 
     def code(self, format_: Format, sweeps: int) -> Coded:
         """Return the weight in one format."""
-        width, rows = self.weight.shape
-        codes = np.empty((width, rows), np.uint8)
-        scales = np.empty((width // format_.group_size, rows), np.float32)
-        biases = np.empty_like(scales)
+        target = KernelTarget.new(self.weight.shape, format_, self.dtype)
         left = np.empty_like(self.weight)
-        scratch = np.empty((_SCRATCH_PANELS, width, _PANEL), np.float32)
-        shape = ctypes.c_longlong(width), ctypes.c_longlong(rows)
-        kind = format_.bits, format_.group_size, storage_code(self.dtype)
-        found = address(codes), address(scales), address(biases), address(scratch)
+        scratch = np.empty((_SCRATCH_PANELS, len(self.weight), _PANEL), np.float32)
         feed_back, descend = kernels().bitbudget_feed_back, kernels().bitbudget_descend
         feed_back.restype = descend.restype = None
         feed_back(
+            target.reference,
             address(self.weight),
-            *shape,
-            *kind,
             address(self.pull),
             address(self.importance),
             None if self.links is None else address(self.links),
             address(left),
-            *found,
+            address(scratch),
         )
         if sweeps:
-            grid = codes.reshape(len(scales), format_.group_size, rows) * scales[:, None]
-            grid += biases[:, None]
-            np.subtract(grid.reshape(width, rows), self.weight, out=left)
+            np.subtract(target.values, self.weight, out=left)
             factors = (ctypes.c_void_p * len(self.factors))(
                 *(None if part is None else part.ctypes.data for part in self.factors)
             )
             count = len(self.factors) // 3
-            descend(*shape, *kind, count, factors, sweeps, address(left), *found)
-        own = slice(None, self.out)
-        return Coded(*(np.ascontiguousarray(part.T[own]) for part in (codes, scales, biases)))
+            descend(target.reference, count, factors, sweeps, address(left), address(scratch))
+        return target.coded(self.out)

@@ -33,12 +33,12 @@ def encode_gptq(
     second_moment: np.ndarray,
     rows: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
-    """Return the arrays of an affine `format_` by suffix, as `encode` does.
+    """Return the arrays of an integer `format_` by suffix, as `encode` does.
 
     Args:
         weight: float32 (..., out, in).
         dtype: What scales and biases are stored in, that of the source weights.
-        format_: An affine format whose group divides the input width.
+        format_: Of integer codes, whose group divides the input width.
         second_moment: A, (..., in, in); any positive multiple of it gives the same codes.
         rows: B, (..., out, out), makes the encoder two-sided (YAQA); a diagonal has no effect.
     """
@@ -46,7 +46,7 @@ def encode_gptq(
         raise InvalidRequestError(
             where=f"format {format_}",
             found=format_.mode.value,
-            expected="an affine format",
+            expected="a format of integer codes",
             remedy="encode it with careful",
         )
     lead = weight.shape[:-2]

@@ -20,6 +20,7 @@ from bitbudget.workers.encoders.float_formats import (
     dequantize_float_format,
     encode_float_format,
 )
+from bitbudget.workers.encoders.integer_formats import dequantize_integers, encode_integers
 from bitbudget.workers.native.arrays import Array, as_float32, element_type
 
 __all__ = ["dequantize", "store"]
@@ -40,6 +41,9 @@ class _Dequantize(Protocol):
 _NUMBER_FORMATS: Final[Mapping[Mode, tuple[_Encode, _Dequantize]]] = {
     Mode.AFFINE: (encode_affine, dequantize_affine),
     **dict.fromkeys(BLOCK_FLOATS, (encode_float_format, dequantize_float_format)),
+    **dict.fromkeys(
+        (Mode.TWO_LEVEL, Mode.ZERO_POINT, Mode.SYMMETRIC), (encode_integers, dequantize_integers)
+    ),
 }
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bitbudget.app.core.dtypes import Dtype
-from bitbudget.app.core.formats import Format
+from bitbudget.app.core.formats import Format, Mode
 from bitbudget.workers.encoders.coded import Coded
 from bitbudget.workers.encoders.compensated import Feedback
 from bitbudget.workers.encoders.descent import code_weight
@@ -43,11 +43,27 @@ class Target:
         *,
         sweeps: int | None = None,
     ) -> dict[Format, Coded]:
-        """Return the float32 `weight` (out, in) coded in every affine format.
+        """Return the float32 `weight` (out, in) coded in every integer format.
 
         `sweeps` of the descent are as many as pay at this width where they are not given.
         """
-        order = Order.by_cost(self.moment, self.rows)
+        coded: dict[Format, Coded] = {}
+        for spans in (False, True):
+            own = [f for f in formats if (f.mode is Mode.TWO_LEVEL) is spans]
+            if own:
+                order = Order.by_cost(self.moment, self.rows, spans=spans)
+                coded |= self._in_order(order, weight, own, dtype, sweeps=sweeps)
+        return {format_: coded[format_] for format_ in formats}
+
+    def _in_order(
+        self,
+        order: Order,
+        weight: np.ndarray,
+        formats: Sequence[Format],
+        dtype: Dtype,
+        *,
+        sweeps: int | None,
+    ) -> dict[Format, Coded]:
         feedback = Feedback.against(order.across(self.moment), order.down(self.rows))
         terms = [order.term(term) for term in self.terms]
         coded = code_weight(order.weight(weight), formats, dtype, feedback, terms, sweeps=sweeps)

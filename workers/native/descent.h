@@ -6,6 +6,7 @@
 #include "feedback.h"
 
 constexpr int MOST_TERMS = 2;
+constexpr int WIDEST_STEP = SPAN; // columns that change together
 
 // A (width, width); B (rows, rows), null where only its diagonal (rows) counts.
 struct Term {
@@ -20,7 +21,9 @@ struct Terms {
 
 // One panel of a sweep. Lines of `gradient` are up to date from where a sweep is to the end of its
 // group; those beyond lack the effect of what was taken, which `taken` keeps for each term with B applied.
-struct Sweep {
+template <class GridOf> struct Sweep {
+  using Grid = GridIn<GridOf>;
+  GridOf grid_of;
   const Shape &shape;
   const Terms &terms;
   i64 row;
@@ -45,7 +48,7 @@ struct Sweep {
 
   // Half the change of the gradient of `size` columns from `first` by a step of them.
   void half_change(float *change, const float *step, i64 first, int size) const {
-    alignas(64) float product[WIDEST_GROUP * PANEL];
+    alignas(64) float product[WIDEST_STEP * PANEL];
     clear(change, size);
     for (int t = 0; t < terms.count; ++t) {
       clear(product, size);
@@ -58,7 +61,7 @@ struct Sweep {
   // Set to zero the rows of `step` that are not to be taken, so that the objective falls: those whose
   // share of the joint change is not negative, and all if the others do not lower it together.
   Line accept(float *step, i64 first, int size) const {
-    alignas(64) float change[WIDEST_GROUP * PANEL];
+    alignas(64) float change[WIDEST_STEP * PANEL];
     Line keep = {{all(1.0f), all(1.0f)}};
     for (int round = 0; round < (terms.coupled ? 2 : 1); ++round) {
       half_change(change, step, first, size);
@@ -85,7 +88,7 @@ struct Sweep {
   // Add a step of `size` columns from `first` to the errors, and to the gradient of columns from `since`
   // to `end`.
   void take(const float *step, i64 first, int size, i64 since, i64 end) const {
-    alignas(64) float coupled[WIDEST_GROUP * PANEL];
+    alignas(64) float coupled[WIDEST_STEP * PANEL];
     for (int c = 0; c < size; ++c)
       for (int h = 0; h < 2; ++h) {
         float *at = error + (first + c) * shape.rows + row + h * LANES;
@@ -101,9 +104,90 @@ struct Sweep {
     }
   }
 
+  // The scale whose weights are nearest to the optimum where bias = -scale * zero.
+  INLINE Vec tied_scale(Vec squares, Vec sums, Vec ones, Vec slope, Vec level, const Parameters &now, Vec zero) {
+    const Vec with_codes = fma(-zero, sums, squares), with_ones = fma(-zero, ones, sums);
+    const Vec bend = fma(-zero, with_ones, with_codes);
+    const Vec pull = fma(now.scale, with_codes, now.bias * with_ones) - fma(-zero, level, slope);
+    return bend > Vec{} ? pull / maximum(bend, all(1e-37f)) : now.scale;
+  }
+
+  // Least squares for D and M of the span from `begin` to `end`, given everything else: two directions,
+  // c q and -m. D is rounded first; M then answers to the rounded D.
+  void refit_span(i64 begin, i64 end) const {
+    alignas(64) float along[2][WIDEST_STEP * PANEL], product[WIDEST_STEP * PANEL], step[WIDEST_STEP * PANEL];
+    const int size = (int)(end - begin);
+    const i64 at = begin / SPAN * shape.rows + row;
+    const Line d = line_at(to.steps + at), m = line_at(to.lows + at);
+    read_codes(along[0], to.codes + begin * shape.rows + row, shape.rows, size);
+    for (int c = 0; c < size; ++c)
+      for (int h = 0; h < 2; ++h) {
+        const i64 grid = (begin + c) / shape.group * shape.rows + row + h * LANES, line = c * PANEL + h * LANES;
+        const Vec low = m.half[h];
+        store(along[0] + line, load(along[0] + line) * (load(to.scales + grid) / d.half[h]));
+        store(along[1] + line, low == Vec{} ? Vec{} : load(to.biases + grid) / (low == Vec{} ? all(1.0f) : low));
+      }
+    Line bends[3] = {}, slopes[2] = {}; // c q with itself, with -m, -m with itself
+    for (int t = 0; t < terms.count; ++t) {
+      const Line own = diagonal(t);
+      for (int which = 0; which < 2; ++which) {
+        clear(product, size);
+        add_product(product, terms.of[t].columns + begin * shape.width + begin, shape.width, along[which], PANEL, size,
+                    size);
+        for (int other = which; other < 2; ++other)
+          for (int h = 0; h < 2; ++h) {
+            Vec sum = {};
+            for (int c = 0; c < size; ++c)
+              sum = fma(load(along[other] + c * PANEL + h * LANES), load(product + c * PANEL + h * LANES), sum);
+            bends[which + other].half[h] = fma(own.half[h], sum, bends[which + other].half[h]);
+          }
+      }
+    }
+    for (int c = 0; c < size; ++c)
+      for (int which = 0; which < 2; ++which)
+        for (int h = 0; h < 2; ++h) {
+          const Vec g = load(gradient + (begin + c) * PANEL + h * LANES);
+          slopes[which].half[h] = fma(load(along[which] + c * PANEL + h * LANES), g, slopes[which].half[h]);
+        }
+    Line steps, lows;
+    for (int h = 0; h < 2; ++h) {
+      const Vec both = bends[0].half[h] * bends[2].half[h];
+      const Vec determinant = fma(-bends[1].half[h], bends[1].half[h], both);
+      const Int regular = determinant > all(1e-6f) * both;
+      const Vec change = fma(bends[1].half[h], slopes[1].half[h], -(bends[2].half[h] * slopes[0].half[h])) /
+                         (regular ? determinant : all(1.0f));
+      const Vec wanted = Bf16::round(d.half[h] + (regular ? change : Vec{}));
+      steps.half[h] = wanted > all(LEAST_SCALE) ? wanted : d.half[h];
+      const Vec moved = steps.half[h] - d.half[h];
+      const Vec shift = fma(bends[1].half[h], moved, slopes[1].half[h]) / maximum(bends[2].half[h], all(1e-30f));
+      lows.half[h] = bends[2].half[h] > Vec{} ? Bf16::round(m.half[h] - shift) : m.half[h];
+      for (int c = 0; c < size; ++c) {
+        const i64 line = c * PANEL + h * LANES;
+        store(step + line,
+              fma(moved, load(along[0] + line), (lows.half[h] - m.half[h]) * load(along[1] + line)));
+      }
+    }
+    const Line keep = accept(step, begin, size);
+    for (int h = 0; h < 2; ++h) {
+      const Int kept = keep.half[h] > Vec{};
+      const Vec low = m.half[h];
+      for (i64 g = begin / shape.group; g < end / shape.group; ++g) {
+        float *scale = to.scales + g * shape.rows + row + h * LANES, *bias = to.biases + g * shape.rows + row + h * LANES;
+        const Vec c = round_even(load(scale) / d.half[h]);
+        const Vec small = low == Vec{} ? Vec{} : round_even(load(bias) / (low == Vec{} ? all(1.0f) : low));
+        store(scale, kept ? c * steps.half[h] : load(scale));
+        store(bias, kept ? small * lows.half[h] : load(bias));
+      }
+      store(to.steps + at + h * LANES, kept ? steps.half[h] : d.half[h]);
+      store(to.lows + at + h * LANES, kept ? lows.half[h] : m.half[h]);
+    }
+    take(step, begin, size, begin, end);
+  }
+
   // Least squares for scale and bias, given the codes and every other error: q^T A q, q^T A 1 and 1^T A 1
   // are the normal equations. The scale is rounded first; the bias then answers to the rounded scale.
-  template <class Type> void refit(const float *codes, i64 begin) const {
+  // Gradients are kept up to date as far as `end`.
+  void refit(const float *codes, i64 begin, i64 end) const {
     alignas(64) float product[WIDEST_GROUP * PANEL], step[WIDEST_GROUP * PANEL];
     const int size = shape.group;
     Line squares = {}, sums = {}, ones = {};
@@ -142,9 +226,16 @@ struct Sweep {
       const Vec determinant = fma(-sums.half[h], sums.half[h], both);
       const Int regular = determinant > all(1e-6f) * both; // else the codes are as good as constant
       Vec change = fma(sums.half[h], level, -(ones.half[h] * slope)) / (regular ? determinant : all(1.0f));
-      const Vec new_scale = usable_scale<Type>(scale + (regular ? change : Vec{}));
+      const auto stored = grid_at(grid_of, shape, to, begin, row + h * LANES);
+      Vec new_scale = stored.scale(scale + (regular ? change : Vec{}));
       const Vec shift = fma(sums.half[h], new_scale - scale, level) / maximum(ones.half[h], all(1e-30f));
-      const Vec new_bias = Type::round(bias - shift);
+      Vec new_bias = stored.bias(bias - shift, new_scale);
+      if constexpr (Grid::TIED) {
+        const Vec zero = -new_bias / new_scale;
+        new_scale = stored.scale(
+            tied_scale(squares.half[h], sums.half[h], ones.half[h], slope, level, {scale, bias}, zero));
+        new_bias = stored.bias(-(zero * new_scale), new_scale);
+      }
       for (int c = 0; c < size; ++c) {
         const i64 at = c * PANEL + h * LANES;
         store(step + at, fma(new_scale - scale, load(codes + at), new_bias - bias));
@@ -159,18 +250,18 @@ struct Sweep {
       store(to.scales + at, kept ? scales.half[h] : load(to.scales + at));
       store(to.biases + at, kept ? biases.half[h] : load(to.biases + at));
     }
-    take(step, begin, size, begin, begin + size);
+    take(step, begin, size, begin, end);
   }
 
   // The best code of each of these columns given every other error, each row by itself.
-  void propose(float *codes, float *step, i64 first) const {
+  void propose(float *codes, float *step, i64 first, int block) const {
     alignas(64) float moved[BLOCK_COLUMNS * PANEL];
     const i64 grid = first / shape.group * shape.rows + row;
     const float most = (float)((1 << shape.bits) - 1);
-    copy_lines(moved, PANEL, gradient + first * PANEL, PANEL, BLOCK_COLUMNS);
+    copy_lines(moved, PANEL, gradient + first * PANEL, PANEL, block);
     for (int h = 0; h < 2; ++h) {
       const Vec scale = load(to.scales + grid + h * LANES), inverse = all(1.0f) / scale;
-      for (int j = 0; j < BLOCK_COLUMNS; ++j) {
+      for (int j = 0; j < block; ++j) {
         const i64 at = j * PANEL + h * LANES;
         Vec bend = {};
         for (int t = 0; t < terms.count; ++t)
@@ -183,7 +274,7 @@ struct Sweep {
         for (int t = 0; t < terms.count; ++t) {
           const Vec weighed = change * diagonal(t).half[h];
           const float *links = terms.of[t].columns + (first + j) * shape.width + first;
-          for (int k = j + 1; k < BLOCK_COLUMNS; ++k) {
+          for (int k = j + 1; k < block; ++k) {
             float *later = moved + k * PANEL + h * LANES;
             store(later, fma(all(links[k]), weighed, load(later)));
           }
@@ -208,40 +299,49 @@ struct Sweep {
     }
   }
 
-  template <class Type> void run() const {
+  // Sweep the columns of the group from `begin`; gradients are kept up to date as far as `end`.
+  void sweep_group(i64 begin, i64 end) const {
     alignas(64) float codes[WIDEST_GROUP * PANEL], chosen[BLOCK_COLUMNS * PANEL], step[BLOCK_COLUMNS * PANEL];
+    const int block = shape.block();
+    read_codes(codes, to.codes + begin * shape.rows + row, shape.rows, shape.group);
+    refit(codes, begin, end);
+    for (i64 first = begin; first < begin + shape.group; first += block) {
+      float *before = codes + (first - begin) * PANEL;
+      copy_lines(chosen, PANEL, before, PANEL, block);
+      propose(chosen, step, first, block);
+      const Line keep = accept(step, first, block);
+      for (int c = 0; c < block; ++c)
+        for (int h = 0; h < 2; ++h) {
+          const i64 at = c * PANEL + h * LANES;
+          store(before + at, keep.half[h] > Vec{} ? load(chosen + at) : load(before + at));
+        }
+      write_codes(to.codes + first * shape.rows + row, shape.rows, before, block);
+      take(step, first, block, first + block, end);
+    }
+  }
+
+  void run() const {
     start();
-    for (i64 begin = 0; begin < shape.width; begin += shape.group) {
-      const i64 end = begin + shape.group;
+    for (i64 begin = 0, end; begin < shape.width; begin = end) {
+      end = span_end<Grid>(shape, begin);
       for (int t = 0; t < terms.count; ++t)
         add_product(gradient + begin * PANEL, terms.of[t].columns + begin * shape.width, shape.width, taken[t], PANEL,
-                    shape.group, begin);
-      read_codes(codes, to.codes + begin * shape.rows + row, shape.rows, shape.group);
-      refit<Type>(codes, begin);
-      for (i64 first = begin; first < end; first += BLOCK_COLUMNS) {
-        float *before = codes + (first - begin) * PANEL;
-        copy_lines(chosen, PANEL, before, PANEL, BLOCK_COLUMNS);
-        propose(chosen, step, first);
-        const Line keep = accept(step, first, BLOCK_COLUMNS);
-        for (int c = 0; c < BLOCK_COLUMNS; ++c)
-          for (int h = 0; h < 2; ++h) {
-            const i64 at = c * PANEL + h * LANES;
-            store(before + at, keep.half[h] > Vec{} ? load(chosen + at) : load(before + at));
-          }
-        write_codes(to.codes + first * shape.rows + row, shape.rows, before, BLOCK_COLUMNS);
-        take(step, first, BLOCK_COLUMNS, first + BLOCK_COLUMNS, end);
-      }
+                    end - begin, begin);
+      if constexpr (Grid::NESTED) refit_span(begin, end);
+      for (i64 group = begin; group < end; group += shape.group) sweep_group(group, end);
     }
   }
 };
 
 // Sweep a whole weight `sweeps` times. `error` (width, rows) is that of `to`; `scratch` has room for four
 // panels.
-template <class Type>
-static void descend(const Shape &shape, const Terms &terms, float *error, Coding to, int sweeps, float *scratch) {
+template <class GridOf>
+static void descend(GridOf grid_of, const Shape &shape, const Terms &terms, float *error, Coding to, int sweeps,
+                    float *scratch) {
   const i64 panel = shape.width * PANEL;
   for (int sweep = 0; sweep < sweeps; ++sweep)
     for (i64 row = 0; row < shape.rows; row += PANEL)
-      Sweep{shape, terms, row, error, scratch, {scratch + panel, scratch + 2 * panel}, scratch + 3 * panel, to}
-          .run<Type>();
+      Sweep<GridOf>{grid_of, shape, terms, row, error, scratch, {scratch + panel, scratch + 2 * panel},
+                    scratch + 3 * panel, to}
+          .run();
 }

@@ -109,25 +109,41 @@ EXPORT void bitbudget_columns(const void *weights, i64 rows, i64 width, i64 offs
   });
 }
 
-// Code a weight (width, rows) of `rows`, a multiple of PANEL, by error feedback; see feed_back.
-EXPORT void bitbudget_feed_back(const float *weight, i64 width, i64 rows, int bits, int group, int storage,
-                                const float *pull, const float *importance, const float *links, float *left,
-                                u8 *codes, float *scales, float *biases, float *scratch) {
-  with_storage(storage, [&](auto type) {
-    feed_back<decltype(type)>({width, rows, bits, group}, weight, pull, importance, links, left,
-                              {codes, scales, biases}, scratch);
+// What a weight (width, rows) is coded in; `steps` and `lows` are null but for two-level formats.
+struct Target {
+  i64 width, rows;
+  int bits, group, layout, storage;
+  u8 *codes;
+  float *scales, *biases, *steps, *lows;
+
+  Shape shape() const { return {width, rows, bits, group}; }
+  Coding coding() const { return {codes, scales, biases, steps, lows}; }
+};
+
+// Code a weight of `rows`, a multiple of PANEL, by itself; see code_alone.
+EXPORT void bitbudget_code_alone(const Target *to, const float *weight, int careful, float *scratch) {
+  with_layout(to->layout, to->storage, to->bits, [&](auto grid_of) {
+    code_alone(grid_of, to->shape(), weight, to->coding(), careful, scratch);
+  });
+}
+
+// Code a weight of `rows`, a multiple of PANEL, by error feedback; see feed_back.
+EXPORT void bitbudget_feed_back(const Target *to, const float *weight, const float *pull, const float *importance,
+                                const float *links, float *left, float *scratch) {
+  with_layout(to->layout, to->storage, to->bits, [&](auto grid_of) {
+    feed_back(grid_of, to->shape(), weight, pull, importance, links, left, to->coding(), scratch);
   });
 }
 
 // Lower the objective of one term, or of two, by `sweeps` sweeps; see descend.
-EXPORT void bitbudget_descend(i64 width, i64 rows, int bits, int group, int storage, int count, const float **factors,
-                              int sweeps, float *error, u8 *codes, float *scales, float *biases, float *scratch) {
+EXPORT void bitbudget_descend(const Target *to, int count, const float **factors, int sweeps, float *error,
+                              float *scratch) {
   Terms terms = {{}, count, false};
   for (int t = 0; t < count; ++t) {
     terms.of[t] = {factors[3 * t], factors[3 * t + 1], factors[3 * t + 2]};
     terms.coupled |= terms.of[t].rows != nullptr;
   }
-  with_storage(storage, [&](auto type) {
-    descend<decltype(type)>({width, rows, bits, group}, terms, error, {codes, scales, biases}, sweeps, scratch);
+  with_layout(to->layout, to->storage, to->bits, [&](auto grid_of) {
+    descend(grid_of, to->shape(), terms, error, to->coding(), sweeps, scratch);
   });
 }

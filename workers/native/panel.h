@@ -70,9 +70,3 @@ INLINE void write_codes(u8 *to, i64 step, const float *from, i64 lines) {
       store(to + c * step + h * LANES, __builtin_convertvector(code, Byte));
     }
 }
-
-// A scale as it is stored; one that would be zero is tiny instead (mx.quantize: 1e-7).
-template <class Type> INLINE Vec usable_scale(Vec scale) {
-  return Type::round(magnitude(scale) < all(1e-7f) ? all(1e-7f) : scale);
-}
-INLINE Vec clamp_code(Vec x, float most) { return minimum(maximum(round_even(x), Vec{}), all(most)); }

@@ -26,6 +26,7 @@ class Affine:
 
     mode: Mode = Mode.AFFINE
     widths: tuple[tuple[int, int], ...] = tuple(product(AFFINE_BITS, AFFINE_GROUP_SIZES))
+    is_stock: bool = True
 
     def name(self, bits: int, group_size: int) -> str:
         """Return `affine4g64`."""

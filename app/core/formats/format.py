@@ -1,7 +1,7 @@
 """How a module is stored, and exactly how many bytes that takes.
 
-The arrays of a format are those that `mlx.nn.QuantizedLinear`, `QuantizedEmbedding` and mlx-lm's
-`QuantizedSwitchLinear` hold.
+The arrays of a stock format are those that `mlx.nn.QuantizedLinear`, `QuantizedEmbedding` and
+mlx-lm's `QuantizedSwitchLinear` hold, those of our own the ones that `bitbudget.load` reads.
 """
 
 from __future__ import annotations
@@ -22,13 +22,21 @@ __all__ = [
     "AFFINE_FORMATS",
     "ALL_FORMATS",
     "FLOAT_FORMATS",
+    "INTEGER_FORMATS",
     "KEEP",
     "LOSSY_FORMATS",
+    "OWN_FORMATS",
+    "OWN_MODE_PREFIX",
+    "STOCK_FORMATS",
     "Format",
     "FormatName",
     "affine",
     "parse_format",
 ]
+
+
+OWN_MODE_PREFIX: Final = "bitbudget.load:"
+"""MLX refuses a mode that it does not know by quoting it."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -51,12 +59,22 @@ class Format:
         return NUMBER_FORMATS[self.mode]
 
     @property
+    def is_stock(self) -> bool:
+        """Whether stock mlx-lm loads it; else `bitbudget.load` does."""
+        return self._numbers.is_stock
+
+    @property
+    def config_mode(self) -> str:
+        """The `mode` in config.json: MLX's own, or one that names the loader it needs."""
+        return self.mode.value if self.is_stock else f"{OWN_MODE_PREFIX}{self.mode.value}"
+
+    @property
     def short_name(self) -> str:
         """The name for narrow columns: `4g64`, `mxfp4`, `keep`."""
         return self._numbers.short_name(self.bits, self.group_size)
 
     def is_legal(self, in_features: int, dtype: Dtype) -> bool:
-        """Whether mlx can store a matrix of this input width and source dtype in this format."""
+        """Whether a matrix of this input width and source dtype can be stored in this format."""
         return self._numbers.is_legal(in_features, dtype, self.group_size)
 
     def arrays(self, shape: tuple[int, ...], dtype: Dtype) -> tuple[ArraySpec, ...]:
@@ -86,9 +104,15 @@ ALL_FORMATS: Final = tuple(
 )
 LOSSY_FORMATS: Final = tuple(format_ for format_ in ALL_FORMATS if format_ != KEEP)
 """All but `keep`."""
+STOCK_FORMATS: Final = tuple(format_ for format_ in ALL_FORMATS if format_.is_stock)
+"""Those that stock mlx-lm loads, `keep` among them."""
+OWN_FORMATS: Final = tuple(format_ for format_ in ALL_FORMATS if not format_.is_stock)
+"""Those that need `bitbudget.load`: integer codes with parameters stored in other ways."""
 AFFINE_FORMATS: Final = tuple(affine(*width) for width in AFFINE.widths)
+INTEGER_FORMATS: Final = (*AFFINE_FORMATS, *OWN_FORMATS)
+"""Integer codes with a scale and a bias for each group, however these are stored."""
 FLOAT_FORMATS: Final = tuple(
-    format_ for format_ in LOSSY_FORMATS if format_ not in set(AFFINE_FORMATS)
+    format_ for format_ in LOSSY_FORMATS if format_ not in set(INTEGER_FORMATS)
 )
 """Small floats with a shared scale: the mx and nv formats."""
 _BY_NAME: Final = {str(format_): format_ for format_ in ALL_FORMATS}
@@ -103,7 +127,7 @@ def parse_format(name: str | Format) -> Format:
         return name
     if name in _BY_NAME:
         return _BY_NAME[name]
-    others = [str(format_) for format_ in (*FLOAT_FORMATS, KEEP)]
+    others = [str(format_) for format_ in (*FLOAT_FORMATS, *OWN_FORMATS, KEEP)]
     raise InvalidRequestError(
         where="format",
         found=repr(name)[:80],

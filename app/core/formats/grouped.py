@@ -37,6 +37,7 @@ class BlockFloat:
     mode: Mode
     bits: int
     group_size: int
+    is_stock: bool = True
 
     @property
     def widths(self) -> tuple[tuple[int, int], ...]:

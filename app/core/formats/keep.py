@@ -17,6 +17,7 @@ class KeepSource:
 
     mode: Mode = Mode.KEEP
     widths: tuple[tuple[int, int], ...] = ((0, 0),)
+    is_stock: bool = True
 
     def name(self, _bits: int, _group_size: int) -> str:
         """Return `keep`."""

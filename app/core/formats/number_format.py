@@ -17,12 +17,15 @@ __all__ = ["ArraySpec", "Mode", "NumberFormat"]
 
 
 class Mode(StrEnum):
-    """The quantization mode, as mlx names it; `keep` stores the checkpoint's own dtype."""
+    """The quantization mode, as mlx names it where it has it; `keep` stores the checkpoint's dtype."""
 
     AFFINE = "affine"
     MXFP4 = "mxfp4"
     MXFP8 = "mxfp8"
     NVFP4 = "nvfp4"
+    TWO_LEVEL = "two"
+    ZERO_POINT = "zero"
+    SYMMETRIC = "sym"
     KEEP = "keep"
 
 
@@ -57,6 +60,11 @@ class NumberFormat(Protocol):
         """The bits and group sizes that exist, smallest first."""
         ...
 
+    @property
+    def is_stock(self) -> bool:
+        """Whether stock mlx-lm loads it; else `bitbudget.load` does."""
+        ...
+
     def name(self, bits: int, group_size: int) -> str:
         """Return the name of a width, `affine4g64`."""
         ...
@@ -66,7 +74,7 @@ class NumberFormat(Protocol):
         ...
 
     def is_legal(self, in_features: int, dtype: Dtype, group_size: int) -> bool:
-        """Whether MLX can store a matrix of this input width and source dtype."""
+        """Whether a matrix of this input width and source dtype can be stored."""
         ...
 
     def arrays(

@@ -147,7 +147,7 @@ def test_singular_moment_is_damped() -> None:
 
 
 def test_float_formats_are_refused() -> None:
-    with pytest.raises(InvalidRequestError, match="an affine format"):
+    with pytest.raises(InvalidRequestError, match="a format of integer codes"):
         encode_gptq(weights(4, 32), Dtype.BF16, FLOAT_FORMATS[0], moment(32))
 
 

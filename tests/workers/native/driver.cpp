@@ -46,7 +46,7 @@ static float known[KNOWN][COUNT / CHUNK];
 constexpr i64 INPUTS = 256, OUTPUTS = 64;
 static float columns[INPUTS * INPUTS], rows[OUTPUTS * OUTPUTS], diagonal[OUTPUTS], pull[INPUTS * INPUTS];
 static float importance[INPUTS], links[OUTPUTS * OUTPUTS], turned[INPUTS * OUTPUTS], left[INPUTS * OUTPUTS];
-static float grids[2][INPUTS / 32 * OUTPUTS], panels[4 * INPUTS * PANEL];
+static float grids[2][INPUTS / 16 * OUTPUTS], spans[2][INPUTS / SPAN * OUTPUTS], panels[4 * INPUTS * PANEL];
 static u8 chosen[INPUTS * OUTPUTS];
 
 static void put(const void *data, long size) {
@@ -120,15 +120,19 @@ static void make_factors() {
     }
 }
 
-static void run_coding(int storage, int bits, int group, bool coupled) {
-  bitbudget_feed_back(turned, INPUTS, OUTPUTS, bits, group, storage, pull, importance, coupled ? links : nullptr, left,
-                      chosen, grids[0], grids[1], panels);
+static void run_coding(int layout, int storage, int bits, int group, bool coupled) {
+  const Target to = {INPUTS, OUTPUTS, bits, group, layout, storage, chosen, grids[0], grids[1], spans[0], spans[1]};
+  bitbudget_code_alone(&to, turned, 1, panels);
+  put(chosen, sizeof chosen);
+  put(grids, sizeof grids);
+  bitbudget_feed_back(&to, turned, pull, importance, coupled ? links : nullptr, left, panels);
   put(chosen, sizeof chosen);
   put(left, sizeof left);
   const float *factors[3] = {columns, coupled ? rows : nullptr, diagonal};
-  bitbudget_descend(INPUTS, OUTPUTS, bits, group, storage, 1, factors, 2, left, chosen, grids[0], grids[1], panels);
+  bitbudget_descend(&to, 1, factors, 2, left, panels);
   put(chosen, sizeof chosen);
   put(grids, sizeof grids);
+  put(spans, sizeof spans);
 }
 
 extern "C" void run_all() {
@@ -148,6 +152,12 @@ extern "C" void run_all() {
   make_factors();
   for (int storage = STORAGE_BF16; storage <= STORAGE_F32; ++storage)
     for (int coupled = 0; coupled < 2; ++coupled)
-      for (int group = 32; group <= 128; group *= 2) run_coding(storage, group == 32 ? 2 : 4, group, coupled);
+      for (int group = 32; group <= 128; group *= 2) run_coding(AFFINE, storage, group == 32 ? 2 : 4, group, coupled);
+  for (int coupled = 0; coupled < 2; ++coupled) {
+    run_coding(TWO_LEVEL, STORAGE_BF16, 3, 16, coupled);
+    run_coding(TWO_LEVEL, STORAGE_BF16, 5, 32, coupled);
+    run_coding(ZERO_POINT, STORAGE_BF16, 4, 64, coupled);
+    run_coding(SYMMETRIC, STORAGE_BF16, 8, 128, coupled);
+  }
   call(EXIT, 0, 0, 0);
 }
