@@ -1,4 +1,4 @@
-"""Loading checkpoints through mlx-lm, those with our rotations included."""
+"""Loading checkpoints through mlx-lm, those with our rotations and number formats included."""
 
 from __future__ import annotations
 
@@ -8,18 +8,22 @@ from typing import Any
 
 import mlx.core as mx
 
-from bitbudget import rotated_model
+from bitbudget import own_formats, rotated_model
 from bitbudget.app.core.errors import InvalidModelError
 from bitbudget.kv.cache import make_cache
 from bitbudget.kv.fitting import check_fits
 from bitbudget.kv.manifest import MANIFEST_NAME, chosen_caches
+from bitbudget.own_formats import FormatError
 from bitbudget.rotated_model import RotationError
 
 __all__ = ["load", "load_model", "make_runnable", "model_classes"]
 
 
 def model_classes(config: dict[str, Any]) -> tuple[Any, Any]:
-    """As `rotated_model.model_classes`; InvalidModelError for a rotation that cannot be applied."""
+    """As `rotated_model.model_classes`.
+
+    InvalidModelError for a rotation that cannot be applied, and for formats that are not known.
+    """
     make, arguments_class = rotated_model.model_classes(config)
 
     def checked(arguments: Any) -> Any:
@@ -31,6 +35,13 @@ def model_classes(config: dict[str, Any]) -> tuple[Any, Any]:
                 found=str(error),
                 expected="the rotation that was written with these weights",
                 remedy="restore config.json, or quantize the model again",
+            ) from error
+        except FormatError as error:
+            raise InvalidModelError(
+                where=f"config.json: {own_formats.KEY}",
+                found=str(error),
+                expected="formats that this version of bitbudget reads",
+                remedy="install a newer bitbudget, or restore config.json",
             ) from error
 
     return checked, arguments_class

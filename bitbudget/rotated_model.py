@@ -1,8 +1,9 @@
 """Models whose activations are rotated at run time, by our kernels or by MLX operations.
 
-This file stands by itself: it is part of bitbudget, and it is copied into every checkpoint that
-needs it as its `model_file`, which mlx-lm runs with `trust_remote_code=True`. Where the package
-`metal_kernels` is installed its kernels are used, else MLX operations.
+This file is part of bitbudget, and it is copied into every checkpoint that stock mlx-lm cannot load
+as its `model_file`, which mlx-lm runs with `trust_remote_code=True`; beside it lies what reads our
+own number formats (`own_formats`). Where the package `metal_kernels` is installed its kernels are
+used, else MLX operations.
 
 `rotate(model, spec)` changes a stock mlx-lm model in place. Weights are rotated offline; what is
 left for run time is B, Hadamard's matrix of +-1 on blocks of 32, behind the norms and gated
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import importlib.util
 import json
 from functools import lru_cache, partial
 from pathlib import Path
@@ -28,6 +30,8 @@ except ImportError:  # a checkpoint on a machine without bitbudget
 
 KEY = "bitbudget_rotation"
 VERSION = 1
+FORMATS_FILE = "bitbudget_formats.py"
+"""The copy of `bitbudget.own_formats` in a checkpoint."""
 BLOCK = 32
 FEW_ROWS = 8
 """Up to this many rows a product runs in the fused kernel, and launches are compiled."""
@@ -248,20 +252,45 @@ def _check_kernels() -> None:
         metal_kernels.self_test(getattr(metal_kernels, name))
 
 
+@lru_cache
+def formats_reader() -> Any:
+    """Return the module that reads our number formats: the checkpoint's own, or the package's."""
+    beside = Path(__file__).with_name(FORMATS_FILE)
+    spec = importlib.util.spec_from_file_location("bitbudget_formats", beside)
+    if not beside.is_file() or spec is None or spec.loader is None:
+        return importlib.import_module("bitbudget.own_formats")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _rotation_of(module: nn.Module) -> Any:
+    return butterfly if isinstance(module, RotatedLinear) else None
+
+
 def model_classes(config: dict[str, Any]) -> tuple[Any, Any]:
-    """Return what mlx-lm calls to make the model of `config`: rotated if it says so."""
-    stock = {key: value for key, value in config.items() if key not in {KEY, "model_file"}}
+    """Return what mlx-lm calls to make the model of `config`.
+
+    It is rotated, and has modules in formats of our own, where the configuration says so.
+    """
+    stock = {key: value for key, value in config.items() if key not in _OURS}
     model_class, arguments_class = importlib.import_module("mlx_lm.utils")._get_classes(stock)  # noqa: SLF001 - there is no public way
     spec = config.get(KEY)
-    if spec is None:
+    own = "bitbudget.load:" in json.dumps(config.get("quantization") or {})
+    if spec is None and not own:
         return model_class, arguments_class
 
     def make(arguments: Any) -> nn.Module:
-        return rotate(model_class(arguments), spec)
+        model: nn.Module = model_class(arguments)
+        model = model if spec is None else rotate(model, spec)
+        if own:
+            formats_reader().prepare(model, config, _rotation_of)
+        return model
 
     return make, arguments_class
 
 
+_OURS = {KEY, "bitbudget_formats", "model_file"}
 _CONFIG = Path(__file__).with_name("config.json")
 if _CONFIG.is_file():
     Model, ModelArgs = model_classes(json.loads(_CONFIG.read_text(encoding="utf-8")))

@@ -12,6 +12,7 @@ from bitbudget.app.core.effort import Effort, with_effort
 from bitbudget.app.core.encoders import Encoder, usable_encoder
 from bitbudget.app.core.formats import FormatName
 from bitbudget.app.core.requests import AllocationRequest, JobRequest, Recover, Rotation
+from bitbudget.app.core.runtime import Runtime
 from bitbudget.app.core.sensitivity import Sensitivity
 
 __all__ = [
@@ -76,12 +77,20 @@ class MeasureTask(_ModelTask):
     """Steps fetch, inventory, measure. Result: {"measurement": path, "key": sha256, ...}."""
 
     kind: Literal["measure"] = "measure"
+    runtime: Runtime = Field(
+        Runtime.STOCK, description="What runs results: its formats are measured, and the budget's."
+    )
     formats: tuple[FormatName, ...] | None = None
     features: Literal["default", "full"] = "default"
     cluster: str | None = None
     budget: AllocationRequest | None = Field(
         None, description="Asked for afterwards: what cannot be is refused before it is measured."
     )
+
+    @property
+    def measured_runtime(self) -> Runtime:
+        """The runtime whose formats are measured: the budget's where there is one."""
+        return self.runtime if self.budget is None else self.budget.runtime
 
 
 class QuantizeTask(_SourceTask):

@@ -156,7 +156,8 @@ def _notes(
     """Say what a reader of the allocation must know about its conditions."""
     if request.sqnr_floor_db > 0:
         return conditions.notes
-    safe = smallest_bytes(measurement, Rules(formats=request.formats, floors=request.floors))
+    rules = Rules(formats=request.formats, floors=request.floors, runtime=request.runtime)
+    safe = smallest_bytes(measurement, rules)
     if conditions.file_limit >= safe:
         return conditions.notes
     note = (

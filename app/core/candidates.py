@@ -19,6 +19,7 @@ from bitbudget.app.core.layout import module_bytes
 from bitbudget.app.core.mckp.problem import Problem
 from bitbudget.app.core.measurement import CurvePoint, Measurement
 from bitbudget.app.core.requests import AllocationRequest
+from bitbudget.app.core.runtime import Runtime, offered_formats
 from bitbudget.app.core.sqnr import DEFAULT_SQNR_FLOOR_DB
 
 __all__ = [
@@ -35,7 +36,7 @@ _Value = TypeVar("_Value")
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """Which formats may be offered. `formats` None offers every measured one.
+    """Which formats may be offered. `formats` None offers every measured one of the runtime's.
 
     `pins` and `floors` map globs over module paths to a format or to the least bits.
     """
@@ -44,11 +45,14 @@ class Rules:
     sqnr_floor_db: float = DEFAULT_SQNR_FLOOR_DB
     pins: Mapping[str, Format] = field(default_factory=dict)
     floors: Mapping[str, int] = field(default_factory=dict)
+    runtime: Runtime = Runtime.STOCK
 
     @classmethod
     def of(cls, request: AllocationRequest) -> Rules:
         """Return the rules that a request states."""
-        return cls(request.formats, request.sqnr_floor_db, request.pins, request.floors)
+        return cls(
+            request.formats, request.sqnr_floor_db, request.pins, request.floors, request.runtime
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,11 +166,13 @@ def legal_formats(
 ) -> tuple[Format, ...]:
     """Return the candidates that every module of a group may have, whatever their errors.
 
-    That is the one it is pinned to, or those of `rules.formats` that its width, the model and
-    `rules.floors` allow; `keep` where that leaves none.
+    That is the one it is pinned to, or those of `rules.formats` that the runtime loads and that its
+    width, the model and `rules.floors` allow; `keep` where that leaves none.
 
     Raises InvalidRequestError for pins that contradict, and when nothing is left.
     """
+    loadable = frozenset(offered_formats(rules.runtime))
+    candidates = [format_ for format_ in candidates if format_ in loadable]
     floor_bits = max(_matching(rules.floors, members).values(), default=0)
     pinned = _pinned(name, members, candidates, rules, floor_bits)
     if pinned is not None:

@@ -11,8 +11,8 @@ from bitbudget.app.core.sqnr import DEFAULT_SQNR_FLOOR_DB
 
 __all__ = ["other_budget_command", "run_command"]
 
-_MEASURED = ("encoder", "rotation")
-_AFTERWARDS = ("recover", "kv_bits", "runtime")
+_MEASURED = ("encoder", "rotation", "runtime")
+_AFTERWARDS = ("recover", "kv_bits")
 
 
 def run_command(request: JobRequest, output: str) -> str:

@@ -203,6 +203,11 @@ class Manifest(_Part):
         """Bits of the files for each weight, headers and unquantized arrays included."""
         return 8 * self.file_bytes / max(self.model.weights, 1)
 
+    @property
+    def has_own_formats(self) -> bool:
+        """Whether a module has a format that `bitbudget.load` reads and stock mlx-lm does not."""
+        return any(not choice.format.is_stock for choice in self.modules.values())
+
     def to_bytes(self) -> bytes:
         """Return the canonical bytes, whose SHA-256 is the manifest's identity."""
         return canonical_json(self.model_dump(mode="json"))
@@ -242,7 +247,7 @@ class Manifest(_Part):
             config[path] = {
                 "group_size": format_.group_size,
                 "bits": format_.bits,
-                "mode": format_.mode.value,
+                "mode": format_.config_mode,
             }
         return config
 

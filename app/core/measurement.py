@@ -10,7 +10,7 @@ from typing import Annotated, Final
 from pydantic import Field, FiniteFloat, TypeAdapter
 
 from bitbudget.app.core.calibration import UNCALIBRATED, Calibration
-from bitbudget.app.core.canonical import canonical_json, sha256_of
+from bitbudget.app.core.canonical import JsonObject, canonical_json, sha256_of
 from bitbudget.app.core.effort import Effort
 from bitbudget.app.core.encoders import Encoder
 from bitbudget.app.core.formats import KEEP, Format, FormatName
@@ -178,6 +178,7 @@ class Measurement:
             self.text,
             self.rotation,
             effort=self.effort,
+            has_own_formats=any(not p.format.is_stock for c in self.curves for p in c.points),
         )
 
     def curve(self, path: str) -> Curve:
@@ -216,9 +217,13 @@ def measurement_key(
     rotation: str = "none",
     *,
     effort: Effort = Effort.STANDARD,
+    has_own_formats: bool = False,
 ) -> str:
-    """Return the SHA-256 that identifies a measurement of these weights made in this way."""
-    parts = {
+    """Return the SHA-256 that identifies a measurement of these weights made in this way.
+
+    `has_own_formats` says that formats which need `bitbudget.load` are measured, too.
+    """
+    parts: JsonObject = {
         "model": model_digest,
         "encoder": encoder.value,
         "sensitivity": sensitivity.value,
@@ -227,6 +232,8 @@ def measurement_key(
         "rotation": rotation,
         "metric_version": METRIC_VERSION,
     }
+    if has_own_formats:
+        parts["own_formats"] = True
     return sha256_of(canonical_json(parts))
 
 

@@ -22,7 +22,7 @@ from bitbudget.app.core.encoders import Encoder, usable_encoder
 from bitbudget.app.core.errors import InvalidRequestError
 from bitbudget.app.core.formats import FormatName
 from bitbudget.app.core.recover import Recover
-from bitbudget.app.core.runtime import Runtime
+from bitbudget.app.core.runtime import Runtime, offered_formats
 from bitbudget.app.core.sensitivity import Sensitivity
 from bitbudget.app.core.sizes import MAX_SIZE, parse_size
 from bitbudget.app.core.sqnr import DEFAULT_SQNR_FLOOR_DB
@@ -141,7 +141,9 @@ class AllocationRequest(BaseModel):
     )
     min_tokens_per_second: Annotated[float, Field(gt=0, le=1e12), Number] | None = None
     formats: tuple[FormatName, ...] | None = Field(
-        None, max_length=_MOST_ENTRIES, description="Candidates; default: all."
+        None,
+        max_length=_MOST_ENTRIES,
+        description="Candidates; default: all that the runtime loads.",
     )
     sqnr_floor_db: float = Field(
         DEFAULT_SQNR_FLOOR_DB,
@@ -171,6 +173,15 @@ class AllocationRequest(BaseModel):
             raise ValueError(msg)
         if self.budget is not None:
             parse_size(self.budget)
+        return self
+
+    @model_validator(mode="after")
+    def _names_formats_of_its_runtime(self) -> AllocationRequest:
+        known = frozenset(offered_formats(self.runtime))
+        for format_ in (*(self.formats or ()), *self.pins.values()):
+            if format_ not in known:
+                msg = f"{format_} needs another loader than runtime {self.runtime.value} has"
+                raise ValueError(msg)
         return self
 
     @property

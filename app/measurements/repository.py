@@ -14,6 +14,7 @@ from bitbudget.app.core.effort import efforts_up_to
 from bitbudget.app.core.errors import NotFoundError
 from bitbudget.app.core.measurement import Measurement
 from bitbudget.app.core.requests import JobRequest, Rotation
+from bitbudget.app.core.runtime import Runtime
 from bitbudget.app.http.pages import Key
 from bitbudget.app.measurements.rows import measurement_from_rows, measurement_row, tensor_rows
 from bitbudget.app.measurements.schemas import Order, TensorSort
@@ -37,6 +38,7 @@ def name_digest(request: JobRequest) -> str:
     parts = request.model_dump(
         mode="json", include={"model", "effort", "encoder", "sensitivity", "rotation", "text"}
     )
+    parts["own_formats"] = request.runtime is Runtime.BITBUDGET
     return sha256_of(canonical_json(parts))
 
 

@@ -10,7 +10,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from bitbudget.app.core.dtypes import Dtype
-from bitbudget.app.core.formats import ALL_FORMATS, KEEP, Format
+from bitbudget.app.core.formats import KEEP, STOCK_FORMATS, Format
 from bitbudget.app.core.inventory import (
     Architecture,
     CacheKind,
@@ -87,7 +87,7 @@ def measurement(inventory: Inventory) -> Measurement:
     curves = []
     for index, module in enumerate(inventory.modules):
         alpha = 0.5 + index
-        points = tuple(_point(f, alpha) for f in module.legal_formats(ALL_FORMATS))
+        points = tuple(_point(f, alpha) for f in module.legal_formats(STOCK_FORMATS))
         curves.append(Curve(module.path, alpha, points, features={"rms": 0.02}))
     return Measurement(
         model=ModelIdentity("org/model", "main", "0" * 64),

@@ -14,7 +14,7 @@ from typing import Final
 
 import numpy as np
 
-from bitbudget.app.core.formats import AFFINE_FORMATS, Format
+from bitbudget.app.core.formats import AFFINE_FORMATS, INTEGER_FORMATS, Format
 
 __all__ = ["Gain", "anchor_formats", "between_anchors"]
 
@@ -47,10 +47,10 @@ def anchor_formats(formats: Sequence[Format]) -> tuple[Format, ...]:
 
 
 def between_anchors(formats: Sequence[Format], known: Mapping[Format, Gain]) -> dict[Format, Gain]:
-    """Return the gain of each affine format: logarithms linear in bits, constant beyond the ends.
+    """Return the gain of each integer format: logarithms linear in bits, constant beyond the ends.
 
     Args:
-        formats: Of any mode; others than affine get none.
+        formats: Of any mode; floats get none.
         known: The gains of `anchor_formats`, empty where there are none.
     """
     if not known:
@@ -65,5 +65,5 @@ def between_anchors(formats: Sequence[Format], known: Mapping[Format, Gain]) -> 
             math.exp(np.interp(format_.bits, bits, squared)),
         )
         for format_ in formats
-        if format_ in AFFINE_FORMATS
+        if format_ in INTEGER_FORMATS
     }

@@ -46,7 +46,10 @@ class Coded:
 
     def arrays(self, format_: Format, dtype: Dtype) -> dict[str, Array]:
         """Return the arrays of `format_` by suffix, as they are stored."""
-        return {"weight": pack(self.codes, format_.bits), **_STORE[format_.mode](self, format_, dtype)}
+        return {
+            "weight": pack(self.codes, format_.bits),
+            **_STORE[format_.mode](self, format_, dtype),
+        }
 
 
 def _affine(coded: Coded, _format: Format, dtype: Dtype) -> dict[str, Array]:

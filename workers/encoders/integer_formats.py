@@ -36,7 +36,7 @@ def encode_integers(
     `careful` takes scales and biases by alternating least squares against the values that can be
     stored, else by the range of each group.
     """
-    *lead, out, width = weight.shape if weight.ndim > 1 else (1, *weight.shape)
+    *_, out, width = weight.shape if weight.ndim > 1 else (1, *weight.shape)
     matrices = weight.reshape(-1, out, width)
     found = [_coded(as_float32(one, dtype), dtype, format_, careful=careful) for one in matrices]
     parts = [one.arrays(format_, dtype) for one in found]
@@ -47,7 +47,9 @@ def encode_integers(
     }
 
 
-def _coded(weight: npt.NDArray[np.float32], dtype: Dtype, format_: Format, *, careful: bool) -> Coded:
+def _coded(
+    weight: npt.NDArray[np.float32], dtype: Dtype, format_: Format, *, careful: bool
+) -> Coded:
     out, width = weight.shape
     padded = np.zeros((width, -(-out // _PANEL) * _PANEL), np.float32)
     padded[:, :out] = weight.T

@@ -10,13 +10,12 @@ from typing import Final, TypeVar
 
 from huggingface_hub import CommitOperationAdd
 
-from bitbudget import rotated_model
 from bitbudget.app.core.errors import BitbudgetError, HubUnavailableError, InvalidModelError
 from bitbudget.app.core.hub_id import HubId
 from bitbudget.app.core.manifest import Manifest
 from bitbudget.workers.hub.client import Hub
 from bitbudget.workers.hub.failures import hub_call
-from bitbudget.workers.quantize.companions import MODEL_FILE
+from bitbudget.workers.quantize.companions import OUR_CODE
 
 __all__ = ["Published", "publish"]
 
@@ -93,9 +92,9 @@ def _published_files(folder: Path) -> list[Path]:
 
 
 def _is_our_code(path: Path) -> bool:
-    """Whether this is the model file of a rotated checkpoint, as this package has it."""
-    ours = Path(rotated_model.__file__)
-    return path.name == MODEL_FILE and path.read_bytes() == ours.read_bytes()
+    """Whether this is code of a checkpoint that needs our loader, as this package has it."""
+    ours = OUR_CODE.get(path.name)
+    return ours is not None and path.read_bytes() == ours.read_bytes()
 
 
 def _unfinished(folder: Path, found: str) -> InvalidModelError:

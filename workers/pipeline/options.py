@@ -9,10 +9,11 @@ from bitbudget.app.contract.tasks import MeasureTask
 from bitbudget.app.core.calibration_text import NO_TEXT, OwnText
 from bitbudget.app.core.canonical import canonical_json, sha256_of
 from bitbudget.app.core.effort import Effort
-from bitbudget.app.core.formats import ALL_FORMATS, Format
+from bitbudget.app.core.formats import STOCK_FORMATS, Format
 from bitbudget.app.core.manifest import Manifest
 from bitbudget.app.core.measurement import Encoder, ModelIdentity, Sensitivity, measurement_key
 from bitbudget.app.core.requests import AllocationRequest, JobRequest, Recover, Rotation
+from bitbudget.app.core.runtime import Runtime, measured_formats
 from bitbudget.workers.models.given import read_given
 
 __all__ = [
@@ -58,7 +59,7 @@ class MeasureOptions:
     rotation: Rotation = Rotation.NONE
     text: Path | None = None
     seed: int = 0
-    formats: tuple[Format, ...] = ALL_FORMATS
+    formats: tuple[Format, ...] = STOCK_FORMATS
     features: str = "default"
     cluster: str | None = None
     effort: Effort = Effort.STANDARD
@@ -66,13 +67,14 @@ class MeasureOptions:
 
     @classmethod
     def of_job(cls, request: JobRequest) -> MeasureOptions:
-        """Return what a job measures; every format, so that later budgets are free."""
+        """Return what a job measures; all its runtime's formats, so that later budgets are free."""
         return cls(
             encoder=request.encoder,
             sensitivity=request.sensitivity,
             rotation=request.rotation,
             text=None if request.text is None else Path(request.text),
             seed=request.seed,
+            formats=measured_formats(request.runtime),
             effort=request.effort,
         )
 
@@ -85,20 +87,23 @@ class MeasureOptions:
             rotation=task.rotation,
             text=None if task.text is None else Path(task.text),
             seed=task.seed,
-            formats=task.formats or ALL_FORMATS,
+            formats=task.formats or measured_formats(task.measured_runtime),
             features=task.features,
             cluster=task.cluster,
             effort=task.effort,
         )
 
     @classmethod
-    def of_manifest(cls, manifest: Manifest, seed: int = 0) -> MeasureOptions:
-        """Return how the measurement of a manifest was made, if it was without a user's text."""
+    def of_manifest(
+        cls, manifest: Manifest, seed: int = 0, runtime: Runtime = Runtime.STOCK
+    ) -> MeasureOptions:
+        """Return how a manifest was measured, if that was for `runtime` and without a text."""
         return cls(
             manifest.encoder,
             manifest.sensitivity,
             Rotation(manifest.rotation),
             seed=seed,
+            formats=measured_formats(runtime),
             effort=manifest.effort,
             own_text=OwnText.CHAT if manifest.text == OwnText.CHAT else OwnText.SELF,
         )
@@ -127,6 +132,7 @@ class MeasureOptions:
             self.text_identity(),
             self.rotation.value,
             effort=self.effort,
+            has_own_formats=any(not format_.is_stock for format_ in self.formats),
         )
 
     def cache_name(self, model: ModelIdentity) -> str:

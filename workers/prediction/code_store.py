@@ -8,8 +8,10 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
+from bitbudget.app.core.dtypes import Dtype
 from bitbudget.app.core.formats import AFFINE_FORMATS, Format
 from bitbudget.app.core.inventory import Module
+from bitbudget.workers.encoders.number_formats import dequantize
 from bitbudget.workers.native.arrays import as_float32
 
 __all__ = ["CodeStore"]
@@ -24,6 +26,7 @@ class CodeStore:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._files: dict[tuple[str, Format, str], Path] = {}
+        self._dtypes: dict[str, Dtype] = {}
         self._count = 0
 
     def holds(self, path: str, format_: Format, variant: str = "") -> bool:
@@ -35,6 +38,7 @@ class CodeStore:
     ) -> None:
         """Store a module's arrays by suffix, scales and biases of affine formats widened."""
         affine = format_ in AFFINE_FORMATS
+        self._dtypes[module.path] = module.dtype
         found = {
             suffix: mx.array(
                 as_float32(array, module.dtype) if affine and suffix != "weight" else array
@@ -50,6 +54,9 @@ class CodeStore:
         """Return the float32 weight that the stored arrays stand for, not yet read or computed."""
         found = mx.load(str(self._files[path, format_, variant]))
         assert isinstance(found, dict)  # noqa: S101 - what MLX reads of a safetensors file
+        if not format_.is_stock:
+            arrays = {suffix: np.array(array) for suffix, array in found.items()}
+            return mx.array(dequantize(arrays, format_, self._dtypes[path]))
         return mx.dequantize(
             found["weight"],
             found["scales"],

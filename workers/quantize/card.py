@@ -56,16 +56,21 @@ print(generate(model, tokenizer, prompt="Once upon a time"))
 `manifest.json` records the format of every module; `bitbudget manifest verify` checks it.
 """
 
-_WITH_CODE: Final = (
-    "Its activations are rotated at run time by `bitbudget_model.py` in this folder, which\n"
-    "`bitbudget.load` does without asking and mlx-lm with the flag"
+_LOADER: Final = (
+    "code that is in this folder, too (`bitbudget.load.py`):\n"
+    "`bitbudget.load` runs its own copy, mlx-lm this one with the flag"
+)
+_ROTATED: Final = "Its activations are rotated at run time by"
+_OWN_FORMATS: Final = "Formats that stock mlx-lm does not have are read by"
+_BOTH: Final = (
+    "Its activations are rotated at run time, and formats that stock mlx-lm does not have read, by"
 )
 
 
 def model_card(manifest: Manifest, inventory: Inventory) -> str:
     """Return the README.md of the checkpoint; it depends on the manifest alone."""
     certificate = manifest.certificate
-    fused = manifest.rotation == Rotation.FUSED.value
+    needs = _needs_of_code(manifest)
     return _CARD.format(
         name=manifest.model.name,
         base_model=_base_model(manifest.model.name),
@@ -81,8 +86,8 @@ def model_card(manifest: Manifest, inventory: Inventory) -> str:
         effort=manifest.effort.value,
         encoder=manifest.encoder.value,
         rotation=manifest.rotation,
-        loaders=_WITH_CODE if fused else "Stock mlx-lm loads it",
-        flag=", trust_remote_code=True" if fused else "",
+        loaders=f"{needs}\n{_LOADER}" if needs else "Stock mlx-lm loads it",
+        flag=", trust_remote_code=True" if needs else "",
         sensitivity=manifest.sensitivity.value,
         text=text_words(manifest.text),
         revision=manifest.model.revision,
@@ -90,6 +95,13 @@ def model_card(manifest: Manifest, inventory: Inventory) -> str:
         sha256=manifest.sha256,
         formats="\n".join(_rows(manifest, inventory)),
     )
+
+
+def _needs_of_code(manifest: Manifest) -> str:
+    """Say what stock mlx-lm lacks for this checkpoint; empty where it lacks nothing."""
+    if manifest.rotation != Rotation.FUSED.value:
+        return _OWN_FORMATS if manifest.has_own_formats else ""
+    return _BOTH if manifest.has_own_formats else _ROTATED
 
 
 def _base_model(name: str) -> str:

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from bitbudget import rotated_model
+from bitbudget import own_formats, rotated_model
 from bitbudget.app.core.canonical import JsonObject
+from bitbudget.app.core.dtypes import Dtype
 from bitbudget.app.core.inventory import Inventory
 from bitbudget.app.core.layout import Shard
 from bitbudget.app.core.manifest import Manifest
@@ -23,8 +24,17 @@ from bitbudget.workers.quantize.card import model_card
 
 __all__ = ["COPIED", "write_companions"]
 
-MODEL_FILE: Final = "bitbudget_model.py"
-"""The copy of `bitbudget.rotated_model` in a checkpoint whose rotation runs in kernels."""
+MODEL_FILE: Final = "bitbudget.load.py"
+"""The copy of `bitbudget.rotated_model` in a checkpoint that stock mlx-lm does not load.
+
+A loader that refuses to run it quotes its name, which is that of the function that does load it.
+"""
+
+OUR_CODE: Final = {
+    MODEL_FILE: Path(rotated_model.__file__),
+    rotated_model.FORMATS_FILE: Path(own_formats.__file__),
+}
+"""Files of such a checkpoint that are copies of this package's."""
 
 COPIED: Final = (
     "tokenizer*",
@@ -46,6 +56,7 @@ COPIED: Final = (
 )
 """Files of the source that belong to the result, too: what stock mlx-lm keeps, and the licence."""
 
+_DTYPES: Final = {Dtype.BF16: "bfloat16", Dtype.F16: "float16", Dtype.F32: "float32"}
 _NEVER: Final = (".py", ".pkl", ".pt", ".bin", ".safetensors")
 _CODE_NAME: Final = re.compile(r"[A-Za-z0-9_]+")
 
@@ -65,10 +76,14 @@ def write_companions(
     if not (target / "tokenizer.json").is_file():
         write_fast_tokenizer(checkpoint.folder, target)
     config = checkpoint.config
-    _write_json(target / "config.json", quantized_config(config, manifest))
+    written = quantized_config(config, manifest)
+    if manifest.has_own_formats:
+        written |= {own_formats.KEY: _own_entry(manifest, inventory), "model_file": MODEL_FILE}
+    _write_json(target / "config.json", written)
     _write_json(target / INDEX_NAME, _index(inventory, shards))
-    if KEY in config:
-        shutil.copyfile(rotated_model.__file__, target / MODEL_FILE)
+    if KEY in config or manifest.has_own_formats:
+        for name, ours in OUR_CODE.items():
+            shutil.copyfile(ours, target / name)
     (target / "manifest.json").write_bytes(manifest.to_bytes())
     (target / "README.md").write_text(model_card(manifest, inventory), encoding="utf-8")
 
@@ -98,7 +113,8 @@ def _tokenizer_code(folder: Path) -> list[Path]:
 def quantized_config(config: JsonObject, manifest: Manifest) -> JsonObject:
     """Return `config` with the formats of `manifest` as stock mlx-lm reads them.
 
-    A rotation that runs in kernels needs code of ours, which is named as `model_file`.
+    A rotation that runs in kernels needs code of ours, which is named as `model_file`; so do
+    formats of our own.
     What the source said of its own quantization (FP8) is dropped: those weights are dense now. A
     vision tower's configuration goes, too, as `mlx_lm.utils.save_config` does.
     """
@@ -114,6 +130,12 @@ def quantized_config(config: JsonObject, manifest: Manifest) -> JsonObject:
         result["quantization"] = quantization
         result["quantization_config"] = quantization
     return result
+
+
+def _own_entry(manifest: Manifest, inventory: Inventory) -> JsonObject:
+    """Return what the loader must know of formats of our own: their version, the weights' dtype."""
+    own = [m for m in inventory.modules if not manifest.modules[m.path].format.is_stock]
+    return {"version": own_formats.VERSION, "dtype": _DTYPES[own[0].dtype]}
 
 
 def _index(inventory: Inventory, shards: Sequence[Shard]) -> JsonObject:

@@ -14,8 +14,9 @@ from mlx import nn
 from mlx.utils import tree_unflatten
 from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchLinear
 
-from bitbudget import rotated_model
+from bitbudget import own_formats, rotated_model
 from bitbudget.loading import model_classes
+from bitbudget.own_formats import OwnFormat, OwnLinear
 from bitbudget.rotated_model import RotatedLinear, RotatedQuantizedLinear
 from bitbudget.workers.models import open_checkpoint
 from bitbudget.workers.models.folder import read_files, read_json
@@ -35,7 +36,8 @@ def load_float32(folder: Path) -> nn.Module:
     tensors = [tensor for file in files for tensor in file.tensors]
     config = read_json(folder / "config.json")
     layout = layout_of(tensors)
-    if (layout is None or layout[0] is not MLX) and rotated_model.KEY not in config:
+    ours = rotated_model.KEY in config or own_formats.KEY in config
+    if (layout is None or layout[0] is not MLX) and not ours:
         checkpoint = open_checkpoint(folder, allow_quantized_source=layout is not None)
         model = checkpoint.model(as_stored=True)
     else:
@@ -73,6 +75,8 @@ def dequantized_weight(module: nn.Module) -> mx.array:
 
 
 def _dense(module: nn.Module) -> nn.Module | None:
+    if isinstance(module, OwnFormat):
+        return _dense_of_own(module)
     if isinstance(module, RotatedQuantizedLinear):
         dense: nn.Module = RotatedLinear(1, 1, bias=False)
     elif isinstance(module, nn.QuantizedLinear):
@@ -84,6 +88,18 @@ def _dense(module: nn.Module) -> nn.Module | None:
     else:
         return None
     dense.weight = dequantized_weight(module)
+    if "bias" in module:
+        dense.bias = module.bias
+    return dense
+
+
+def _dense_of_own(module: OwnFormat) -> nn.Module:
+    kind = own_formats.dense_class(module)
+    if isinstance(module, OwnLinear) and module.rotate is not None:
+        kind = RotatedLinear
+    dense: nn.Module = kind.__new__(kind)
+    nn.Module.__init__(dense)  # type: ignore[no-untyped-call]
+    dense.weight = module.dequantized()
     if "bias" in module:
         dense.bias = module.bias
     return dense

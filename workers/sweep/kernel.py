@@ -18,6 +18,7 @@ from bitbudget.workers.encoders.registry import SweepKernel, squared_errors, swe
 from bitbudget.workers.native.arrays import Array, address, storage_code
 from bitbudget.workers.native.loader import kernels
 from bitbudget.workers.sweep.columns import ColumnSums, sum_columns
+from bitbudget.workers.sweep.own_formats import OwnSums, encode_rows
 from bitbudget.workers.sweep.plan import SweepPlan, affine_index
 from bitbudget.workers.sweep.sampling import (
     CHUNK_WEIGHTS,
@@ -67,7 +68,7 @@ class SegmentSums:
 
     `errors` (18,) are those of `minmax`, `floats` (3,) belong to FLOAT_FORMATS; formats that the
     plan does not ask for have 0. `sample` is what `careful` is estimated from. `kurtosis` counts
-    groups of 128 by the bin of E[w^4]/E[w^2]^2.
+    groups of 128 by the bin of E[w^4]/E[w^2]^2. `own` is of rows encoded in our own formats.
     """
 
     errors: Doubles = field(default_factory=lambda: np.zeros(_FORMATS))
@@ -78,6 +79,7 @@ class SegmentSums:
     spectrum: SpectrumSums | None = None
     columns: ColumnSums | None = None
     rotated: Doubles = field(default_factory=lambda: np.zeros(_FORMATS))
+    own: OwnSums | None = None
 
     def power(self, name: str) -> float:
         """Return one of POWER_SUMS."""
@@ -99,6 +101,8 @@ class SegmentSums:
             self.spectrum = (
                 later.spectrum if self.spectrum is None else self.spectrum.joined(later.spectrum)
             )
+        if later.own is not None:
+            self.own = later.own if self.own is None else self.own.joined(later.own)
         if later.columns is not None:
             self.columns = (
                 later.columns if self.columns is None else self.columns.joined(later.columns)
@@ -143,6 +147,8 @@ def sweep_segment(segment: Array, plan: SweepPlan, start: int = 0) -> SegmentSum
     if known is not None and np.isfinite(sums.power("squares")):
         sums.sample = _sample(weights, plan, known, np.array(result.known))
     first_row = start // max(plan.width, 1)
+    if np.isfinite(sums.power("squares")):
+        sums.own = encode_rows(weights[: segment.size], plan, first_row)
     sums.spectrum = probe_segment(weights[: segment.size], plan, first_row)
     sums.columns = sum_columns(weights[: segment.size], plan, first_row)
     if plan.tries_rotation:
@@ -156,7 +162,8 @@ def _add_encoded_errors(sums: SegmentSums, weights: Array, plan: SweepPlan) -> N
     A segment is whole rows but for the last of a tensor that is cut elsewhere.
     """
     rows = weights.reshape(-1, plan.width)
-    found = squared_errors(rows, plan.dtype, plan.formats, plan.encoder)
+    stock = [format_ for format_ in plan.formats if format_.is_stock]
+    found = squared_errors(rows, plan.dtype, stock, plan.encoder)
     for format_, error in found.items():
         if format_ in FLOAT_FORMATS:
             sums.floats[FLOAT_FORMATS.index(format_)] += error
@@ -168,7 +175,13 @@ def _rotated_errors(segment: Array, plan: SweepPlan, start: int) -> Doubles:
     """Return the minmax errors (18,) after a block-32 rotation with signs that the width fixes."""
     signs = random_signs(plan.width)
     plain = replace(
-        plan, signs=signs, encoder=Encoder.MINMAX, full=False, gains=None, rows_step=segment.size
+        plan,
+        formats=tuple(f for f in plan.formats if f.is_stock),
+        signs=signs,
+        encoder=Encoder.MINMAX,
+        full=False,
+        gains=None,
+        rows_step=segment.size,
     )
     return sweep_segment(segment, plain, start).errors
 

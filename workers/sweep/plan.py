@@ -15,6 +15,7 @@ from bitbudget.app.core.encoders import ENCODERS, Encoder
 from bitbudget.app.core.errors import InvalidRequestError
 from bitbudget.app.core.formats import AFFINE_FORMATS, AFFINE_GROUP_SIZES, FLOAT_FORMATS, Format
 from bitbudget.workers.encoders.registry import SweepKernel, sweep_kernel
+from bitbudget.workers.sweep.own_formats import rows_step
 
 __all__ = ["SEGMENT_WEIGHTS", "SweepPlan", "affine_index", "plan_sweep", "segment_weights"]
 
@@ -46,7 +47,8 @@ class SweepPlan:
     `weights_per_draw` is how many weights each chunk that `careful` is tried on stands for, 0 when
     all of them are encoded.
     `signs` (in,) are the +-1 of a block-32 rotation, or None. `gains` (in,) scale the inputs, None
-    where nothing is known of them.
+    where nothing is known of them. Of how many rows one is encoded in our own formats says
+    `own_step`.
     """
 
     dtype: Dtype
@@ -58,6 +60,7 @@ class SweepPlan:
     full: bool = False
     signs: npt.NDArray[np.float32] | None = None
     gains: npt.NDArray[np.float32] | None = None
+    own_step: int = 1
 
     @property
     def segment_weights(self) -> int:
@@ -98,6 +101,7 @@ class SweepPlan:
             "encoder": self.encoder.value,
             "weights_per_draw": self.weights_per_draw,
             "rows_step": self.rows_step,
+            "own_step": self.own_step,
             "full": self.full,
             "signs": None if self.signs is None else np.signbit(self.signs).tobytes().hex(),
             "gains": None if self.gains is None else sha256_of(self.gains.tobytes()),
@@ -148,4 +152,15 @@ def plan_sweep(
     is_sampled = sweep_kernel(encoder) is SweepKernel.CAREFUL and weights >= EXACT_BELOW_WEIGHTS
     per_draw = weights // SAMPLED_CHUNKS if is_sampled else 0
     step = max(1, math.ceil(weights / max(width, 1) / PROBED_ROWS))
-    return SweepPlan(dtype, width, tuple(formats), encoder, per_draw, step, full, signs, gains)
+    return SweepPlan(
+        dtype,
+        width,
+        tuple(formats),
+        encoder,
+        per_draw,
+        step,
+        full,
+        signs,
+        gains,
+        rows_step(weights),
+    )

@@ -93,7 +93,13 @@ def errors_from_sums(total: SegmentSums, plan: SweepPlan, name: str) -> WeightEr
     floats = dict(zip(FLOAT_FORMATS, total.floats, strict=True))
     t2: dict[Format, float] = {}
     relative: dict[Format, float] = {}
+    own = {} if total.own is None else total.own.t2()
     for format_ in plan.formats:
+        if format_ in own:
+            lost, doubt = own[format_]
+            t2[format_] = _ratio(lost * energy, energy, total.power("largest"))
+            relative |= {format_: doubt} if plan.own_step > 1 else {}
+            continue
         is_affine = format_ in AFFINE_FORMATS
         error = errors[affine_index(format_)] if is_affine else floats[format_]
         t2[format_] = _ratio(float(error), energy, total.power("largest"))

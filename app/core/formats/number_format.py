@@ -17,7 +17,7 @@ __all__ = ["ArraySpec", "Mode", "NumberFormat"]
 
 
 class Mode(StrEnum):
-    """The quantization mode, as mlx names it where it has it; `keep` stores the checkpoint's dtype."""
+    """The quantization mode, as MLX names it where it has it; `keep` is the source's own dtype."""
 
     AFFINE = "affine"
     MXFP4 = "mxfp4"

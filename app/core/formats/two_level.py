@@ -1,7 +1,7 @@
 """Integer codes in small groups whose scales and minima are 4-bit integers themselves.
 
-A weight is `D * c * code - M * m`: c and m are two 4-bit integers of its group, in one byte, D and M
-two bf16 numbers of the 256 columns it lies in. That takes b + 0.625 bits in groups of 16 and
+A weight is `D * c * code - M * m`: c and m are two 4-bit integers of its group, in one byte, D and
+M two bf16 numbers of the 256 columns it lies in. That takes b + 0.625 bits in groups of 16 and
 b + 0.375 in groups of 32. The last span of a row whose width 256 does not divide is shorter, and
 has a D and an M of its own. llama.cpp's K-quants are relatives.
 """

@@ -20,6 +20,7 @@ from bitbudget.app.core.formats import Format
 from bitbudget.app.core.inventory import Module
 from bitbudget.app.core.manifest import Manifest
 from bitbudget.app.core.measurement import ModelIdentity
+from bitbudget.app.core.runtime import Runtime
 from bitbudget.workers.encoders.registry import ModuleEncoder
 from bitbudget.workers.fisher import Statistics, begin_collecting, collect_statistics
 from bitbudget.workers.pipeline.files import write_whole
@@ -109,9 +110,11 @@ def _as_measured(run: Run, variant: Variant, manifest: Manifest) -> MeasureOptio
     """Return how the statistics behind a manifest were taken."""
     pointer = _pointer(manifest.measurement, run.home)
     seed = int(pointer.read_text()) if pointer.is_file() else 0
+    model = variant.checkpoint.identity(run.home.digests)
     options = MeasureOptions.of_manifest(manifest, seed)
-    if options.key(variant.checkpoint.identity(run.home.digests)) == manifest.measurement:
-        return options
+    for each in (MeasureOptions.of_manifest(manifest, seed, runtime) for runtime in Runtime):
+        if each.key(model) == manifest.measurement:
+            return each
     text = pointer.with_suffix(".text")
     if not text.is_file():
         raise ConflictError(

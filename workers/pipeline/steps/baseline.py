@@ -55,6 +55,7 @@ def compare_with_uniform(run: Run, judge: Judge) -> Baseline:
         budget=uniform.file_bytes,
         formats=request.formats,
         sqnr_floor_db=request.sqnr_floor_db,
+        runtime=request.runtime,
         time_limit_seconds=request.time_limit_seconds,
     )
     with run.report.part(1 / 3):
