@@ -133,7 +133,7 @@ class OwnFormat(nn.Module):
         self._names = ("weight", *shapes)
         if "bias" in dense:
             self.bias = dense["bias"]
-        self.freeze()  # type: ignore[no-untyped-call]
+        self.freeze()
 
     def dequantized(self, rows: mx.array | None = None) -> mx.array:
         """Return the float32 weight, or those of its first axis that `rows` names."""

@@ -66,12 +66,14 @@ class KernelTarget:
         groups, rows = self.scales.shape
         grid = self.codes.reshape(groups, -1, rows) * self.scales[:, None]
         grid += self.biases[:, None]
-        return grid.reshape(-1, rows)
+        values: np.ndarray = grid.reshape(-1, rows)
+        return values
 
     def coded(self, out: int) -> Coded:
         """Return what is stored of the first `out` rows."""
         own = slice(None, out)
-        arrays = (np.ascontiguousarray(a.T[own]) for a in (self.codes, self.scales, self.biases))
-        if self.spans is None:
-            return Coded(*arrays)
-        return Coded(*arrays, np.ascontiguousarray(self.spans.transpose(2, 1, 0)[own]))
+        codes, scales, biases = (
+            np.ascontiguousarray(each.T[own]) for each in (self.codes, self.scales, self.biases)
+        )
+        turned = None if self.spans is None else self.spans.transpose(2, 1, 0)[own]
+        return Coded(codes, scales, biases, None if turned is None else turned.copy())

@@ -98,7 +98,7 @@ def _dense_of_own(module: OwnFormat) -> nn.Module:
     if isinstance(module, OwnLinear) and module.rotate is not None:
         kind = RotatedLinear
     dense: nn.Module = kind.__new__(kind)
-    nn.Module.__init__(dense)  # type: ignore[no-untyped-call]
+    nn.Module.__init__(dense)
     dense.weight = module.dequantized()
     if "bias" in module:
         dense.bias = module.bias

@@ -90,8 +90,10 @@ def encode_rows(weights: Array, plan: SweepPlan, first_row: int) -> OwnSums | No
     for format_ in wanted:
         stored = dequantize(encode(some, plan.dtype, format_, plan.encoder), format_, plan.dtype)
         stored -= values
-        errors = np.einsum("ij,ij->i", stored, stored, dtype=np.float64)
+        lost = np.einsum("ij,ij->i", stored, stored, dtype=np.float64)
         at = OWN_FORMATS.index(format_)
-        sums[:, at] = errors.sum(), np.square(errors).sum(), errors @ energies
+        sums[:, at] = lost.sum(), np.square(lost).sum(), lost @ energies
     squared = float(energies @ energies)
-    return OwnSums(*sums, float(energies.sum()), squared, len(some), len(rows))
+    errors, squares, products = sums
+    totals = (float(energies.sum()), squared, len(some), len(rows))
+    return OwnSums(errors, squares, products, *totals)

@@ -5,7 +5,15 @@ import pytest
 
 from bitbudget.app.core.dtypes import Dtype
 from bitbudget.app.core.errors import InvalidRequestError
-from bitbudget.app.core.formats import ALL_FORMATS, KEEP, Format, Mode, parse_format
+from bitbudget.app.core.formats import (
+    ALL_FORMATS,
+    KEEP,
+    OWN_FORMATS,
+    STOCK_FORMATS,
+    Format,
+    Mode,
+    parse_format,
+)
 
 MLX_TYPES = {Dtype.BF16: mx.bfloat16, Dtype.F16: mx.float16, Dtype.F32: mx.float32}
 STORED = {
@@ -18,7 +26,7 @@ STORED = {
 
 
 @pytest.mark.parametrize("dtype", MLX_TYPES, ids=str)
-@pytest.mark.parametrize("format_", [f for f in ALL_FORMATS if f != KEEP], ids=str)
+@pytest.mark.parametrize("format_", [f for f in STOCK_FORMATS if f != KEEP], ids=str)
 @pytest.mark.parametrize("shape", [(3, 128), (2, 5, 384)], ids=str)
 def test_arrays_are_those_mlx_makes(format_: Format, dtype: Dtype, shape: tuple[int, ...]) -> None:
     weight = mx.ones(shape, dtype=MLX_TYPES[dtype])
@@ -28,6 +36,24 @@ def test_arrays_are_those_mlx_makes(format_: Format, dtype: Dtype, shape: tuple[
     expected = format_.arrays(shape, dtype)
     assert [(STORED[a.dtype], a.shape) for a in made] == [(s.dtype, s.shape) for s in expected]
     assert sum(array.nbytes for array in made) == format_.data_bytes(shape, dtype)
+
+
+@pytest.mark.parametrize(
+    ("name", "bits", "odd"),
+    [
+        ("two3g16", 3.625, 3.5 + 32 * 2 / 352),
+        ("two5g32", 5.375, 5.25 + 32 * 2 / 352),
+        ("zero4g32", 4.625, 4 + (16 * 11 + 4 * 12) / 352),
+        ("sym8g32", 8.5, 8.5),
+    ],
+)
+def test_our_own_formats_take_what_they_say(name: str, bits: float, odd: float) -> None:
+    format_ = parse_format(name)
+    assert 8 * format_.data_bytes((4, 1024), Dtype.BF16) == bits * 4096
+    assert 8 * format_.data_bytes((4, 352), Dtype.F32) == pytest.approx(odd * 4 * 352)
+    assert format_ in OWN_FORMATS
+    assert format_ not in STOCK_FORMATS
+    assert not format_.is_legal(172, Dtype.BF16)
 
 
 def test_every_name_reads_back() -> None:
