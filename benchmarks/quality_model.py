@@ -11,7 +11,7 @@ import numpy as np
 
 from bitbudget.app.core.allocate import allocate
 from bitbudget.app.core.errors import InfeasibleBudgetError
-from bitbudget.app.core.formats import ALL_FORMATS, KEEP, Format
+from bitbudget.app.core.formats import KEEP, STOCK_FORMATS, Format
 from bitbudget.app.core.inventory import Inventory, Module
 from bitbudget.app.core.measurement import Curve, Encoder, Measurement, Sensitivity
 from bitbudget.app.core.requests import AllocationRequest
@@ -59,6 +59,7 @@ class Model:
     measurements: dict[Ours, Measurement] = field(default_factory=dict)
     reports: dict[Any, dict[str, Any]] = field(default_factory=dict)
     coded: dict[tuple[str, Encoder, Format], dict[str, np.ndarray]] = field(default_factory=dict)
+    candidates: tuple[Format, ...] = STOCK_FORMATS
 
     def weights(self, path: str) -> np.ndarray:
         """Return a module's float32 weight."""
@@ -102,14 +103,14 @@ class Model:
 
     def _curve(self, path: str, encoder: Encoder) -> Curve:
         module, known = self.inventory.module(path), self.statistics[path]
-        formats = module.legal_formats(ALL_FORMATS)
+        formats = module.legal_formats(self.candidates)
         points = kl_curve(module, self.weights(path), formats, encoder, known)
         return Curve(path, known.alpha_nats, tuple(points))
 
-    def at(self, way: Ours, nbytes: int) -> dict[str, Any] | None:
-        """Return our row within `nbytes`; None when nothing fits."""
+    def at(self, way: Ours, nbytes: int, **limits: Any) -> dict[str, Any] | None:
+        """Return our row within `nbytes` and other limits of a request; None when nothing fits."""
         try:
-            request = AllocationRequest(budget=nbytes, sqnr_floor_db=0)
+            request = AllocationRequest(budget=nbytes, sqnr_floor_db=0, **limits)
             answer = allocate(self.measurement(way), request)
         except InfeasibleBudgetError:
             return None

@@ -65,7 +65,7 @@ Relinearize = Annotated[
 ]
 RuntimeName = Annotated[
     Runtime,
-    typer.Option(help="What runs the result: mlx-lm as it is, or with bitbudget.load."),
+    typer.Option(help="What runs the result: mlx-lm as it is, with bitbudget.load, or uzu."),
 ]
 DiskLimit = Annotated[
     str | None,

@@ -15,6 +15,7 @@ from bitbudget.app.core.encoders import sqnr_floor_of
 from bitbudget.app.core.errors import InvalidRequestError
 from bitbudget.app.core.formats import ALL_FORMATS, KEEP, Format
 from bitbudget.app.core.inventory import Module
+from bitbudget.app.core.joined_groups import decision_groups_for
 from bitbudget.app.core.layout import module_bytes
 from bitbudget.app.core.mckp.problem import Problem
 from bitbudget.app.core.measurement import CurvePoint, Measurement
@@ -88,7 +89,7 @@ def decision_groups(measurement: Measurement, rules: Rules) -> tuple[DecisionGro
     floor_db = sqnr_floor_of(measurement.encoder, rules.sqnr_floor_db)
     sizes = ExactSizes()
     groups = []
-    for name, members in measurement.inventory.decision_groups().items():
+    for name, members in decision_groups_for(measurement.inventory, rules.runtime).items():
         curves = [_points_of(points, module) for module in members]
         formats = _offered(name, members, curves, rules, floor_db)
         groups.append(

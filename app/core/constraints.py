@@ -92,6 +92,13 @@ def conditions_of(
     Raises InvalidRequestError for a device without a context, a speed without a device, joint KV
     without a device or without measured KV sensitivities.
     """
+    if request.runtime is Runtime.UZU and (request.joint_kv or request.kv_bits < max(KV_BITS)):
+        raise _refuse(
+            "kv_bits",
+            "quantized caches with runtime uzu",
+            "caches of the model's own type: uzu makes its own",
+            "drop --kv-bits and --joint-kv",
+        )
     if request.runtime is Runtime.BITBUDGET and request.kv_bits < max(KV_BITS):
         raise _refuse(
             "kv_bits",

@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from bitbudget.app.core.canonical import JsonObject
 from bitbudget.app.core.dtypes import Dtype
-from bitbudget.app.core.formats import ALL_FORMATS, KEEP, Format
+from bitbudget.app.core.formats import KEEP, STOCK_FORMATS, Format
 
 __all__ = [
     "Architecture",
@@ -68,7 +68,7 @@ class Module:
         """Width along which groups are cut."""
         return self.shape[-1]
 
-    def legal_formats(self, candidates: tuple[Format, ...] = ALL_FORMATS) -> tuple[Format, ...]:
+    def legal_formats(self, candidates: tuple[Format, ...] = STOCK_FORMATS) -> tuple[Format, ...]:
         """Return the candidates this module can be stored in; `keep` is always one of them."""
         if not self.quantizable:
             return (KEEP,)

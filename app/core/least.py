@@ -14,6 +14,7 @@ from bitbudget.app.core.devices import device
 from bitbudget.app.core.errors import InfeasibleBudgetError
 from bitbudget.app.core.formats import ALL_FORMATS, KEEP, Format
 from bitbudget.app.core.inventory import Inventory
+from bitbudget.app.core.joined_groups import decision_groups_for
 from bitbudget.app.core.layout import plan_checkpoint
 from bitbudget.app.core.memory import plan_memory
 from bitbudget.app.core.requests import AllocationRequest
@@ -35,7 +36,7 @@ def least_formats(inventory: Inventory, rules: Rules) -> dict[str, Format]:
     """
     sizes = ExactSizes()
     chosen: dict[str, Format] = {}
-    for name, members in inventory.decision_groups().items():
+    for name, members in decision_groups_for(inventory, rules.runtime).items():
         legal = legal_formats(name, members, ALL_FORMATS, rules)
         safe = [f for f in legal if _is_expected_above(f, rules.sqnr_floor_db)] or legal
         least = min(safe, key=lambda f: sum(sizes.of(module, f) for module in members))

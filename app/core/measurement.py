@@ -178,8 +178,13 @@ class Measurement:
             self.text,
             self.rotation,
             effort=self.effort,
-            has_own_formats=any(not p.format.is_stock for c in self.curves for p in c.points),
+            has_own_formats=self.has_own_formats,
         )
+
+    @property
+    def has_own_formats(self) -> bool:
+        """Whether formats that need `bitbudget.load` were measured, too."""
+        return any(not point.format.is_stock for curve in self.curves for point in curve.points)
 
     def curve(self, path: str) -> Curve:
         """Return the curve of the module at `path`; KeyError when there is none."""

@@ -172,7 +172,7 @@ def attention_bytes(
     (tests/bitbudget/kv/test_memory.py); on Metal it has not been measured.
     """
     row = context * (architecture.attention_heads * itemsize + 1)
-    if runtime is Runtime.STOCK:
+    if runtime is not Runtime.BITBUDGET:
         return tokens * row
     full = [layer for layer in architecture.cache if layer.kind is CacheKind.FULL]
     elements = max((layer.elements_per_token for layer in full), default=0) * context

@@ -137,7 +137,7 @@ class AllocationRequest(BaseModel):
     )
     runtime: Runtime = Field(
         Runtime.STOCK,
-        description="What runs the result: mlx-lm as it is, or with models from bitbudget.load.",
+        description="What runs the result: mlx-lm as it is, with bitbudget.load, or Mirai's uzu.",
     )
     min_tokens_per_second: Annotated[float, Field(gt=0, le=1e12), Number] | None = None
     formats: tuple[FormatName, ...] | None = Field(
@@ -268,6 +268,13 @@ class JobRequest(AllocationRequest):
         if self.recover is before.recover:
             change["recover"] = after.recover
         return self.model_copy(update=change)
+
+    @model_validator(mode="after")
+    def _rotates_for_its_runtime(self) -> JobRequest:
+        if self.runtime is Runtime.UZU and self.rotation is Rotation.FUSED:
+            msg = "fused rotations run in bitbudget.load, which runtime uzu is without"
+            raise ValueError(msg)
+        return self
 
     @model_validator(mode="after")
     def _has_what_its_encoder_needs(self) -> JobRequest:

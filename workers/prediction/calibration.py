@@ -20,6 +20,7 @@ from bitbudget.app.core.inventory import Module
 from bitbudget.app.core.layout import plan_checkpoint
 from bitbudget.app.core.measurement import Measurement
 from bitbudget.app.core.requests import AllocationRequest
+from bitbudget.app.core.runtime import Runtime
 from bitbudget.app.core.solving import allocate_in_time
 
 __all__ = ["Sizes", "calibration_sizes", "common_factor", "law_through"]
@@ -71,10 +72,13 @@ def calibration_sizes(
     Sizes that no allocation has are left out; None where none is left.
     """
     movable = [m for m in measurement.inventory.modules if set(m.legal_formats()) - {KEEP}]
+    own = Runtime.BITBUDGET if measurement.has_own_formats else Runtime.STOCK
+    runtime = own if request is None else request.runtime
     found: dict[float, Mapping[str, Format]] = {}
     for bits in _BITS:
         budget = _fixed_bytes(measurement, movable) + int(bits * _weights(movable) / 8)
-        allocated = _allocated(measurement, AllocationRequest(budget=budget, sqnr_floor_db=0))
+        asked_for = AllocationRequest(budget=budget, sqnr_floor_db=0, runtime=runtime)
+        allocated = _allocated(measurement, asked_for)
         if allocated is not None:
             found[bits] = allocated
     wanted = None if request is None else _allocated(measurement, request)

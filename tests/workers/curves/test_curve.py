@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 
 from bitbudget.app.core.dtypes import Dtype
-from bitbudget.app.core.formats import ALL_FORMATS, FLOAT_FORMATS, KEEP, Format, Mode, parse_format
+from bitbudget.app.core.formats import (
+    ALL_FORMATS,
+    FLOAT_FORMATS,
+    KEEP,
+    OWN_FORMATS,
+    Format,
+    Mode,
+    parse_format,
+)
 from bitbudget.app.core.inventory import Module, ModuleKind
 from bitbudget.app.core.measurement import CurvePoint, Encoder
 from bitbudget.workers.curves.anchors import Gain, anchor_formats, between_anchors
@@ -91,7 +99,8 @@ def test_a_matrix_that_is_coded_whole_in_two_formats_is_known_closely_in_the_oth
         for found, exact in pairs:
             doubt = 3 * found.t2_relative_error + 1e-5
             assert found.kl_nats == pytest.approx(exact.kl_nats, rel=doubt)
-            assert found.t2 == pytest.approx(exact.t2, rel=doubt)
+            own = found.format in OWN_FORMATS  # their t2 follows that of the anchors less closely
+            assert found.t2 == pytest.approx(exact.t2, rel=0.25 if own else doubt)
 
 
 def test_gains_are_interpolated_in_bits() -> None:
