@@ -127,7 +127,7 @@ def test_a_format_that_the_reader_does_not_know_is_refused(own: Path, tmp_path: 
 
 def test_the_checkpoint_holds_what_the_core_says(own: Path) -> None:
     """The arrays in the file, decoded by the core's reader, are the weights that are run."""
-    arrays: dict[str, mx.array] = mx.load(str(own / "model.safetensors"))
+    arrays: Any = mx.load(str(own / "model.safetensors"))
     entries = json.loads((own / "config.json").read_text())["quantization"]
     path = next(p for p, e in entries.items() if isinstance(e, dict))
     format_ = parse_format("two4g32")
