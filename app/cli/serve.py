@@ -61,6 +61,14 @@ def worker(
         bool, typer.Option("--idle-exit", help="End when there is no job.")
     ] = False,
     disk_limit: DiskLimit = None,
+    publish_to: Annotated[
+        str,
+        typer.Option(
+            metavar="NAMESPACE",
+            help="Hub user or organisation that this server's users may publish checkpoints to, "
+            "with the token in this worker's HF_TOKEN.",
+        ),
+    ] = "",
     as_json: Json = False,
 ) -> None:
     """Work for a server until interrupted: claim jobs and run each in a child process."""
@@ -70,6 +78,7 @@ def worker(
     command = [sys.executable, "-m", "bitbudget.workers.agent", "--server", server]
     command += ["--name", name] if name else []
     command += ["--idle-exit"] if idle_exit else []
+    command += ["--publish-to", publish_to] if publish_to else []
     limit = disk_limit_bytes(disk_limit)
     command += [] if limit is None else ["--disk-limit", str(limit)]
     environment = dict(os.environ)

@@ -20,10 +20,19 @@ from types import TracebackType
 from typing import Self
 
 import httpx2
+from pydantic import TypeAdapter
 
 from bitbudget.app.client.events import read_events
 from bitbudget.app.client.transport import Transport
 from bitbudget.app.contract.events import Progress
+from bitbudget.app.contract.followups import (
+    CompareText,
+    FollowupClaim,
+    FollowupEnd,
+    FollowupGrant,
+    FollowupRenewal,
+    Publish,
+)
 from bitbudget.app.contract.leases import (
     LeaseClaim,
     LeaseGrant,
@@ -37,6 +46,7 @@ from bitbudget.app.contract.leases import (
 from bitbudget.app.core.canonical import JsonObject, sha256_of
 from bitbudget.app.core.requests import AllocationRequest, JobRequest
 from bitbudget.app.fit.schemas import Device, Fit, FitRequest
+from bitbudget.app.followups.schemas import Followup
 from bitbudget.app.http.pages import Page
 from bitbudget.app.jobs.schemas import Job, JobEvent, JobReport
 from bitbudget.app.jobs.status import JobStatus
@@ -132,6 +142,16 @@ class Client:
         """Return what is known of a job's outcome."""
         return JobReport.model_validate_json(self._get(f"/v1/jobs/{job_id}/report").content)
 
+    def ask_followup(self, job_id: str, asked: CompareText | Publish) -> Followup:
+        """Ask the worker that holds a job's checkpoint to try or to publish it."""
+        path, body = f"/v1/jobs/{job_id}/followups", asked.model_dump(mode="json")
+        return Followup.model_validate_json(self._http.request("POST", path, json=body).content)
+
+    def followups(self, job_id: str) -> list[Followup]:
+        """Return the newest follow-up of each kind."""
+        answer = self._get(f"/v1/jobs/{job_id}/followups")
+        return TypeAdapter(list[Followup]).validate_json(answer.content)
+
     def models(self) -> Iterator[Model]:
         """Give every model the server knows, newest first."""
         for item in self._items("/v1/models", {}):
@@ -202,6 +222,37 @@ class Client:
         if answer.status_code == httpx2.codes.NO_CONTENT:
             return None
         return LeaseGrant.model_validate_json(answer.content)
+
+    def claim_followup(self, worker: WorkerWelcome) -> FollowupGrant | None:
+        """Ask for something to do with a checkpoint that this worker made; None without any."""
+        answer = self._http.request(
+            "POST",
+            "/v1/followups",
+            json=FollowupClaim(worker_id=worker.worker_id).model_dump(),
+            token=worker.token,
+        )
+        if answer.status_code == httpx2.codes.NO_CONTENT:
+            return None
+        return FollowupGrant.model_validate_json(answer.content)
+
+    def renew_followup(self, worker: WorkerWelcome, followup_id: str) -> None:
+        """Say that the worker is still at it; ConflictError once nobody waits."""
+        self._http.request(
+            "PUT",
+            f"/v1/followups/{followup_id}",
+            json=FollowupRenewal(worker_id=worker.worker_id).model_dump(),
+            token=worker.token,
+        )
+
+    def end_followup(self, worker: WorkerWelcome, followup_id: str, end: FollowupEnd) -> None:
+        """Say what came of a follow-up."""
+        self._http.request(
+            "PUT",
+            f"/v1/followups/{followup_id}/result",
+            json=end.model_dump(mode="json"),
+            token=worker.token,
+            repeatable=True,
+        )
 
     def renew(
         self, lease: LeaseGrant, progress: Progress | None = None, log: Sequence[LogLine] = ()

@@ -43,6 +43,9 @@ class Capabilities(Message):
     mlx_lm_version: Annotated[Line, Field(max_length=64)] = ""
     platform: Annotated[Line, Field(max_length=128)] = ""
     speed: MachineSpeed | None = Field(None, description="Where it was measured.")
+    publishes_to: Annotated[Line, Field(max_length=96)] = Field(
+        "", description="The Hub namespace that it may publish checkpoints to; none by default."
+    )
 
 
 class WorkerRegistration(Message):

@@ -13,6 +13,7 @@ from bitbudget.app.dashboard.service import Dashboard
 from bitbudget.app.dashboard.sources import Sources
 from bitbudget.app.fit.dependencies import Fits
 from bitbudget.app.fit.remembered import remembered_device
+from bitbudget.app.followups.dependencies import Followups
 from bitbudget.app.jobs.dependencies import Jobs
 from bitbudget.app.measurements.dependencies import Measurements, Solving
 from bitbudget.app.models.dependencies import Models
@@ -31,12 +32,13 @@ def _dashboard(
     measurements: Measurements,
     workers: Workers,
     fits: Fits,
+    followups: Followups,
     request: Request,
     _: JobsReader,
 ) -> Dashboard:
     chosen = request.cookies.get(DEVICE_COOKIE)
     mine = chosen if chosen in DEVICES else remembered_device(fits.headers.home)
-    return Dashboard(Sources(jobs, models, measurements, workers, fits), mine)
+    return Dashboard(Sources(jobs, models, measurements, workers, fits, followups), mine)
 
 
 Pages = Annotated[Dashboard, Depends(_dashboard)]

@@ -7,14 +7,18 @@ from typing import Annotated, Final
 from urllib.parse import parse_qsl
 
 from fastapi import Depends, Request
+from pydantic import TypeAdapter, ValidationError
 
+from bitbudget.app.contract.followups import CompareText, FollowupRequest, Publish
 from bitbudget.app.core.canonical import JsonObject
 from bitbudget.app.core.errors import InvalidRequestError
 from bitbudget.app.core.requests import JobRequest
+from bitbudget.app.core.wording import expected_words
 
-__all__ = ["FORM_FIELDS", "Form", "form_of", "job_fields"]
+__all__ = ["FORM_FIELDS", "Form", "followup_of", "form_of", "job_fields"]
 
 _MAX_FIELDS = 64
+_FOLLOWUP: Final[TypeAdapter[CompareText | Publish]] = TypeAdapter(FollowupRequest)
 _MOST_DIGITS = 18
 _MINUTES: Final = re.compile(r"\d{1,6}(\.\d{1,3})?")
 _TEXTS = (
@@ -65,6 +69,25 @@ def job_fields(form: dict[str, str]) -> JsonObject:
     given |= {name: True for name in _SWITCHES if form.get(name)}
     formats = [name.strip() for name in form.get("formats", "").split(",") if name.strip()]
     return given | ({"formats": formats} if formats else {})
+
+
+def followup_of(form: dict[str, str]) -> CompareText | Publish:
+    """Return what is asked of a checkpoint; InvalidRequestError names what is wrong."""
+    given: JsonObject = dict(form)
+    if "tokens" in form:
+        given["tokens"] = int(form["tokens"]) if form["tokens"].isdecimal() else form["tokens"]
+    if form.get("kind") == "publish":
+        given["private"] = "private" in form
+    try:
+        return _FOLLOWUP.validate_python(given)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise InvalidRequestError(
+            where=str(first["loc"][-1]) if first["loc"] else "form",
+            found=repr(first["input"])[:80],
+            expected=expected_words(first["msg"]),
+            remedy="correct it and send the form again",
+        ) from error
 
 
 def form_of(request: JobRequest) -> dict[str, str]:

@@ -2,63 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
-from anyio import to_thread
-from fastapi import APIRouter, Depends, Query, Request, Response, status
-from fastapi.responses import FileResponse, RedirectResponse
-from fastapi.routing import APIRoute
-from pydantic import ValidationError
+from fastapi import APIRouter, Depends, Query, Response
+from fastapi.responses import FileResponse
 
-from bitbudget.app.auth.dependencies import TOKEN_COOKIE, JobsWriter, Keys
 from bitbudget.app.core.canonical import JsonObject
-from bitbudget.app.core.devices import device as known_device
-from bitbudget.app.core.errors import BitbudgetError, NotFoundError
-from bitbudget.app.core.requests import Deliver, JobRequest
+from bitbudget.app.core.errors import NotFoundError
 from bitbudget.app.core.runtime import Runtime
-from bitbudget.app.core.sizes import parse_size
-from bitbudget.app.core.wording import expected_words
-from bitbudget.app.dashboard.dependencies import DEVICE_COOKIE, Pages, Solve
-from bitbudget.app.dashboard.forms import Form, job_fields
+from bitbudget.app.dashboard.dependencies import Pages, Solve
 from bitbudget.app.dashboard.instant_fit import Asked as FitQuestion
 from bitbudget.app.dashboard.instant_fit import fit_words
+from bitbudget.app.dashboard.page_route import PageRoute
 from bitbudget.app.dashboard.pages.jobs import Listed
-from bitbudget.app.dashboard.rendering import IS_SIGNED_IN, asset_file, asset_names, html, twin
+from bitbudget.app.dashboard.rendering import asset_file, asset_names, html, twin
 from bitbudget.app.dashboard.service import CompareQuery, WhatIfQuery, figure_named
-from bitbudget.app.http.errors import UnauthorizedError
-from bitbudget.app.jobs.schemas import Job
 from bitbudget.app.jobs.status import JobStatus
 
-__all__ = ["missing_page", "router"]
+__all__ = ["router"]
 
-_YEAR_SECONDS: Final = 365 * 86_400
 _FOREVER: Final = {"Cache-Control": "public, max-age=31536000, immutable"}
 
 
-class _PageRoute(APIRoute):
-    """Shows errors as pages to those who asked for a page."""
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Return the handler, with errors turned into pages."""
-        handle = super().get_route_handler()
-
-        async def handle_page(request: Request) -> Response:
-            if request.url.path.endswith((".json", ".csv")):
-                return await handle(request)
-            IS_SIGNED_IN.set(TOKEN_COOKIE in request.cookies)
-            try:
-                return await handle(request)
-            except UnauthorizedError as error:
-                said = "" if TOKEN_COOKIE not in request.cookies else str(error)
-                return _sign_in_page(said, _here(request))
-            except BitbudgetError as error:
-                return _problem_page(error, request.url.path)
-
-        return handle_page
-
-
-router = APIRouter(route_class=_PageRoute, include_in_schema=False)
+router = APIRouter(route_class=PageRoute, include_in_schema=False)
 
 
 Cursor = Annotated[str | None, Query(max_length=4096)]
@@ -92,35 +58,6 @@ Asked = Annotated[WhatIfQuery, Depends(_asked)]
 Side = Annotated[CompareQuery, Depends(_compared)]
 
 
-def _problem_page(error: BitbudgetError, path: str) -> Response:
-    twin_of = "/index.json" if path == "/" else f"{path.rstrip('/')}.json"
-    page = {"title": error.title(), "section": "", "twin": twin_of, "detail": str(error)}
-    return html("problem.html", page, error.status)
-
-
-def missing_page(path: str) -> Response:
-    """Return the page for an address that leads nowhere."""
-    return _problem_page(NotFoundError(what="page", name=path), path)
-
-
-def _here(request: Request) -> str:
-    """Return the address to come back to: the page that was asked for, else the first."""
-    if request.method != "GET":
-        return "/"
-    return request.url.path + (f"?{request.url.query}" if request.url.query else "")
-
-
-def _own(address: str) -> str:
-    """Return an address on this server; the first page for any other."""
-    is_own = address.startswith("/") and not address.startswith(("//", "/\\"))
-    return address if is_own and address.isprintable() else "/"
-
-
-def _sign_in_page(error: str, to: str) -> Response:
-    page = {"title": "Sign in", "section": "", "twin": "/index.json", "error": error, "to": to}
-    return html("signin.html", page, status.HTTP_401_UNAUTHORIZED)
-
-
 def _csv(page: JsonObject, name: str) -> Response:
     return Response(figure_named(page, name).csv(), media_type="text/csv; charset=utf-8")
 
@@ -152,27 +89,6 @@ def jobs(pages: Pages, listed: Shown, like: Name = "") -> Response:
 def jobs_json(pages: Pages, listed: Shown) -> Response:
     """List the jobs as JSON."""
     return twin(pages.jobs(listed))
-
-
-@router.post("/submit")
-async def submit(pages: Pages, solve: Solve, principal: JobsWriter, form: Form) -> Response:
-    """Take the form; what is wrong with it is shown beside it."""
-    try:
-        request = JobRequest.model_validate(job_fields(form))
-        job = await solve(lambda: pages.sources.jobs.submit(request, principal, None))
-    except (BitbudgetError, ValidationError) as error:
-        said = str(error) if isinstance(error, BitbudgetError) else _first(error)
-        page = await to_thread.run_sync(lambda: pages.jobs(Listed(), form, said))
-        return html("jobs.html", page, 422)
-    return RedirectResponse(f"/jobs/{job.id}", status.HTTP_303_SEE_OTHER)
-
-
-def _first(error: ValidationError) -> str:
-    first = error.errors(include_url=False)[0]
-    place = ".".join(str(part) for part in first["loc"])
-    if not place:
-        return first["msg"].removeprefix("Value error, ")
-    return f"{place}: expected {expected_words(first['msg'])}"
 
 
 @router.get("/fit")
@@ -220,29 +136,6 @@ def job_csv(pages: Pages, job_id: str, name: str) -> Response:
     return _csv(pages.job(job_id), name)
 
 
-@router.post("/jobs/{job_id}/cancel")
-def cancel(pages: Pages, principal: JobsWriter, job_id: str) -> Response:
-    """Ask for a job to be stopped."""
-    pages.sources.jobs.cancel(job_id, principal)
-    return RedirectResponse(f"/jobs/{job_id}", status.HTTP_303_SEE_OTHER)
-
-
-@router.post("/jobs/{job_id}/again")
-async def again(
-    pages: Pages, solve: Solve, principal: JobsWriter, form: Form, job_id: str
-) -> Response:
-    """Submit what a job asked for once more, with its checkpoint where the form says so."""
-
-    def submitted() -> Job:
-        request = pages.sources.jobs.get(job_id).request
-        if form.get("deliver") == Deliver.CHECKPOINT:
-            request = request.model_copy(update={"deliver": Deliver.CHECKPOINT})
-        return pages.sources.jobs.submit(request, principal, None)
-
-    job = await solve(submitted)
-    return RedirectResponse(f"/jobs/{job.id}", status.HTTP_303_SEE_OTHER)
-
-
 @router.get("/models")
 def models(pages: Pages, cursor: Cursor = None) -> Response:
     """List the measured models."""
@@ -273,21 +166,6 @@ async def model_manifest(pages: Pages, solve: Solve, digest: str, asked: Asked) 
     data = await solve(lambda: pages.manifest_at(digest, asked))
     headers = {"Content-Disposition": 'attachment; filename="manifest.json"'}
     return Response(data, media_type="application/json", headers=headers)
-
-
-@router.post("/models/{digest}/checkpoint")
-async def model_checkpoint(
-    pages: Pages, solve: Solve, principal: JobsWriter, form: Form, digest: str
-) -> Response:
-    """Submit the job that makes the checkpoint of a budget."""
-    budget = parse_size(form.get("budget", ""))
-
-    def submitted() -> Job:
-        request = pages.job_for(digest, form.get("measurement", ""), budget)
-        return pages.sources.jobs.submit(request, principal, None)
-
-    job = await solve(submitted)
-    return RedirectResponse(f"/jobs/{job.id}", status.HTTP_303_SEE_OTHER)
 
 
 @router.get("/models/{digest}/{name}.csv")
@@ -348,38 +226,3 @@ def machines_json(pages: Pages) -> Response:
 def machines_csv(pages: Pages, name: str) -> Response:
     """Give the table of workers."""
     return _csv(pages.machines(), name)
-
-
-@router.post("/sign-in")
-def sign_in(request: Request, keys: Keys, form: Form) -> Response:
-    """Keep a key in a cookie that scripts cannot read and other sites cannot send."""
-    key, to = form.get("key", "").strip(), _own(form.get("to", "/"))
-    try:
-        keys.principal(key)
-    except UnauthorizedError as error:
-        return _sign_in_page(str(error), to)
-    answer = RedirectResponse(to, status.HTTP_303_SEE_OTHER)
-    secure = "https" in {request.url.scheme, request.headers.get("x-forwarded-proto")}
-    answer.set_cookie(TOKEN_COOKIE, key, httponly=True, samesite="strict", secure=secure)
-    return answer
-
-
-@router.post("/sign-out")
-def sign_out(form: Form) -> Response:  # noqa: ARG001 - read for its origin
-    """Forget the key."""
-    answer = RedirectResponse("/", status.HTTP_303_SEE_OTHER)
-    answer.delete_cookie(TOKEN_COOKIE, httponly=True, samesite="strict")
-    return answer
-
-
-@router.post("/my-mac")
-def my_mac(form: Form) -> Response:
-    """Keep the device that pages answer for in this browser; an empty one forgets it."""
-    name = form.get("device", "")
-    answer = RedirectResponse(_own(form.get("to", "/")), status.HTTP_303_SEE_OTHER)
-    if not name:
-        answer.delete_cookie(DEVICE_COOKIE, samesite="lax")
-        return answer
-    chosen = known_device(name).name
-    answer.set_cookie(DEVICE_COOKIE, chosen, max_age=_YEAR_SECONDS, httponly=True, samesite="lax")
-    return answer

@@ -28,6 +28,7 @@ from bitbudget.app.dashboard.forms import form_of
 from bitbudget.app.dashboard.frontier_view import trade_of
 from bitbudget.app.dashboard.pages.answer import Solved, Trade
 from bitbudget.app.dashboard.pages.compare import Compared, compare_page
+from bitbudget.app.dashboard.pages.held import Held
 from bitbudget.app.dashboard.pages.job import job_page
 from bitbudget.app.dashboard.pages.jobs import Listed, jobs_page
 from bitbudget.app.dashboard.pages.mac import MacCard, mac_cards
@@ -97,7 +98,15 @@ class Dashboard:
         report = self.sources.jobs.report(job_id)
         solved = self._solved(report.job)
         memory = None if solved is None else _memory(solved)
-        return job_page(report, solved, memory, self.sources.jobs.notes(job_id))
+        notes, held = self.sources.jobs.notes(job_id), self._held(report.job)
+        return job_page(report, solved, memory, notes, held)
+
+    def _held(self, job: Job) -> Held | None:
+        """Return what can be done with a checkpoint that a worker holds, and was."""
+        if job.result is None or job.result.checkpoint is None:
+            return None
+        followups = self.sources.followups
+        return Held(followups.of_job(job.id), followups.publishes_to(job.id))
 
     def _solved(self, job: Job) -> Solved | None:
         if job.answer is None or job.measurement_id is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bitbudget.app.fit.service import FitService
+from bitbudget.app.followups.service import FollowupService
 from bitbudget.app.jobs.service import JobService
 from bitbudget.app.measurements.service import MeasurementService
 from bitbudget.app.models.service import ModelService
@@ -22,3 +23,4 @@ class Sources:
     measurements: MeasurementService
     workers: WorkerService
     fit: FitService
+    followups: FollowupService

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from bitbudget.app.artifacts import repository as artifacts
 from bitbudget.app.artifacts.names import ArtifactName
 from bitbudget.app.artifacts.store import ArtifactStore
-from bitbudget.app.auth.principal import Principal, Scope
+from bitbudget.app.auth.principal import Principal
 from bitbudget.app.contract.benchmarks import Benchmark
 from bitbudget.app.contract.messages import Report
 from bitbudget.app.contract.reports import Evaluation
@@ -28,9 +28,10 @@ from bitbudget.app.core.manifest import Manifest
 from bitbudget.app.core.measurement import Measurement
 from bitbudget.app.core.own_name import OwnName, asked_name
 from bitbudget.app.core.requests import Deliver, JobRequest
-from bitbudget.app.http.errors import ForbiddenError, KeyMismatchError, QuotaExceededError
+from bitbudget.app.http.errors import KeyMismatchError, QuotaExceededError
 from bitbudget.app.http.pages import Page, cut_page, decode_cursor
 from bitbudget.app.jobs import repository
+from bitbudget.app.jobs.access import check_owner
 from bitbudget.app.jobs.schemas import AllocationSummary, Job, JobEvent, JobReport
 from bitbudget.app.jobs.status import JobStatus
 from bitbudget.app.jobs.summary import allocation_summary
@@ -119,8 +120,7 @@ class JobService:
         """
         with self.database.write() as session:
             row = repository.lock(session, job_id)
-            if row.owner != principal.owner and not principal.may(Scope.ADMIN):
-                raise ForbiddenError(scope=f"{Scope.ADMIN}, and the job is another key's")
+            check_owner(row, principal)
             Transitions(session, self.clock()).cancel_requested(row)
             return job_view(session, row)
 

@@ -13,9 +13,11 @@ from fastapi import FastAPI
 from sqlalchemy.exc import SQLAlchemyError
 
 from bitbudget.app.core.manifest import Manifest
-from bitbudget.app.dashboard.router import missing_page
+from bitbudget.app.dashboard.actions import router as actions_router
+from bitbudget.app.dashboard.page_route import missing_page
 from bitbudget.app.dashboard.router import router as dashboard_router
 from bitbudget.app.fit.router import router as fit_router
+from bitbudget.app.followups.router import router as followups_router
 from bitbudget.app.http import docs, problems
 from bitbudget.app.http.body_limit import BodyLimitMiddleware
 from bitbudget.app.http.dependencies import provide
@@ -55,6 +57,7 @@ def create_app(settings: Settings, *, clock: Clock = utc_now) -> FastAPI:
     for router in (
         jobs_router,
         leases_router,
+        followups_router,
         workers_router,
         models_router,
         measurements_router,
@@ -62,6 +65,7 @@ def create_app(settings: Settings, *, clock: Clock = utc_now) -> FastAPI:
         system_router,
     ):
         app.include_router(router)
+    app.include_router(actions_router)
     app.include_router(dashboard_router)
     docs.install(
         app, needs_keys=settings.needs_keys, models=(Manifest, JobEvent, problems.ProblemDetails)

@@ -11,6 +11,7 @@ from bitbudget.app.auth.quota import RequestQuota
 from bitbudget.app.auth.service import KeyService
 from bitbudget.app.fit.headers import HeaderReader
 from bitbudget.app.fit.service import FitService
+from bitbudget.app.followups.service import FollowupService
 from bitbudget.app.http.metrics import Metrics
 from bitbudget.app.jobs.cached_polls import JobPolls
 from bitbudget.app.jobs.notifications import Pulse
@@ -48,6 +49,7 @@ class Services:
     jobs: JobService
     leases: LeaseService
     lease_access: LeaseAccess
+    followups: FollowupService
     workers: WorkerService
     models: ModelService
     measurements: MeasurementService
@@ -103,6 +105,7 @@ class Services:
                 intervals=intervals,
             ),
             lease_access=LeaseAccess(database, settings.needs_keys, clock),
+            followups=FollowupService(database, clock, intervals),
             workers=workers,
             models=models,
             measurements=MeasurementService(database, library),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bitbudget.app.artifacts.tables import ArtifactRow
 from bitbudget.app.auth.tables import KeyRow
+from bitbudget.app.followups.tables import FollowupRow
 from bitbudget.app.jobs.tables import EventRow, JobRow
 from bitbudget.app.leases.tables import LeaseRow
 from bitbudget.app.measurements.tables import MeasurementNameRow, MeasurementRow, TensorRow
@@ -15,6 +16,7 @@ __all__ = [
     "ArtifactRow",
     "Base",
     "EventRow",
+    "FollowupRow",
     "JobRow",
     "KeyRow",
     "LeaseRow",

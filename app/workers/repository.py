@@ -12,7 +12,7 @@ from bitbudget.app.core.errors import NotFoundError
 from bitbudget.app.storage.ids import is_id
 from bitbudget.app.workers.tables import WorkerRow
 
-__all__ = ["by_id", "count_seen_since", "delete_idle_since", "get", "page"]
+__all__ = ["by_id", "count_seen_since", "delete_idle_since", "get", "latest", "page"]
 
 
 def get(session: Session, worker_id: str) -> WorkerRow:
@@ -21,6 +21,17 @@ def get(session: Session, worker_id: str) -> WorkerRow:
     if row is None:
         raise NotFoundError(what="worker", name=worker_id)
     return row
+
+
+def latest(session: Session, worker: WorkerRow) -> WorkerRow:
+    """Return the newest registration of a worker, which is known by its name and its key."""
+    query = (
+        sa.select(WorkerRow)
+        .where(WorkerRow.name == worker.name, WorkerRow.owner == worker.owner)
+        .order_by(WorkerRow.id.desc())
+        .limit(1)
+    )
+    return session.scalars(query).one()
 
 
 def by_id(session: Session, worker_ids: Iterable[str]) -> dict[str, WorkerRow]:

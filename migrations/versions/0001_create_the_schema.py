@@ -1,4 +1,4 @@
-"""Create the schema: keys, workers, models, measurements, jobs, events, leases."""
+"""Create the schema: keys, workers, models, measurements, jobs, events, leases, follow-ups."""
 
 from __future__ import annotations
 
@@ -247,10 +247,45 @@ def upgrade() -> None:
         sqlite_where=sa.text("ended_at IS NULL"),
         postgresql_where=sa.text("ended_at IS NULL"),
     )
+    op.create_table(
+        "followups",
+        sa.Column("id", sa.String(length=32), nullable=False),
+        sa.Column("job_id", sa.String(length=32), nullable=False),
+        sa.Column("kind", sa.String(length=16), nullable=False),
+        sa.Column("asked", sa.JSON(), nullable=False),
+        sa.Column("worker_id", sa.String(length=32), nullable=True),
+        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("started_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("alive_until", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("ended_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("result", sa.JSON(none_as_null=True), nullable=True),
+        sa.Column("problem", sa.JSON(none_as_null=True), nullable=True),
+        sa.CheckConstraint(
+            "kind IN ('compare-text', 'publish')", name=op.f("ck_followups_kind_known")
+        ),
+        sa.CheckConstraint(
+            "(ended_at IS NULL) = (result IS NULL AND problem IS NULL)",
+            name=op.f("ck_followups_end_has_outcome"),
+        ),
+        sa.ForeignKeyConstraint(
+            ["job_id"], ["jobs.id"], name=op.f("fk_followups_job_id_jobs"), ondelete="CASCADE"
+        ),
+        sa.ForeignKeyConstraint(
+            ["worker_id"],
+            ["workers.id"],
+            name=op.f("fk_followups_worker_id_workers"),
+            ondelete="SET NULL",
+        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_followups")),
+        sa.UniqueConstraint("job_id", "kind", name=op.f("uq_followups_job_id_kind")),
+    )
+    op.create_index("ix_followups_ended_at", "followups", ["ended_at"], unique=False)
 
 
 def downgrade() -> None:
     """Take back."""
+    op.drop_index("ix_followups_ended_at", table_name="followups")
+    op.drop_table("followups")
     op.drop_index(
         "uq_leases_open_job",
         table_name="leases",

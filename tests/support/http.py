@@ -18,7 +18,7 @@ from bitbudget.app.core.requests import AllocationRequest
 from bitbudget.app.server.services import Services
 from tests.support.reports import evaluation, job_result
 
-__all__ = ["FakeClock", "FakeWorker", "Server"]
+__all__ = ["FakeClock", "FakeWorker", "Server", "bearer"]
 
 
 @dataclass
@@ -61,7 +61,7 @@ class Server:
         events, _ = self.services.jobs.events(job_id, 0)
         return [str(event.kind) for event in events]
 
-    def worker(self, name: str = "machine") -> FakeWorker:
+    def worker(self, name: str = "machine", publishes_to: str = "") -> FakeWorker:
         body = {
             "name": name,
             "capabilities": {
@@ -69,6 +69,7 @@ class Server:
                 "memory_bytes": 2**34,
                 "backend": "cpu",
                 "mlx_version": "0.32.4",
+                "publishes_to": publishes_to,
             },
         }
         answer = self.http.post("/v1/workers", json=body)

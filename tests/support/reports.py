@@ -6,9 +6,10 @@ from typing import Any
 
 from bitbudget.app.contract.benchmarks import Benchmark
 from bitbudget.app.contract.reports import Evaluation, JobResult
+from bitbudget.app.contract.texts import TextComparison, WrittenText
 from bitbudget.app.core.manifest import Manifest
 
-__all__ = ["benchmark", "evaluation", "job_result"]
+__all__ = ["benchmark", "evaluation", "job_result", "text_comparison"]
 
 
 def evaluation(kl: float = 0.0123, **more: Any) -> Evaluation:
@@ -76,6 +77,30 @@ def benchmark(chip: str = "test", speed: float = 50.0, predicted: float = 40.0) 
                 "meets_minimum": None,
             },
         }
+    )
+
+
+def text_comparison(prompt: str) -> TextComparison:
+    """Two texts of which the second is made faster, in less memory."""
+    original = WrittenText(
+        text=", there was a little girl named Lily.",
+        tokens=9,
+        seconds_to_first_token=0.2,
+        tokens_per_second=20.0,
+        predicted_tokens_per_second=24.0,
+        weight_bytes=4 * 2**20,
+        peak_memory_bytes=6 * 2**20,
+        predicted_memory_bytes=5 * 2**20,
+    )
+    faster = {"tokens_per_second": 60.0, "weight_bytes": 2**20, "peak_memory_bytes": 2 * 2**20}
+    return TextComparison(
+        prompt=prompt,
+        prompt_tokens=4,
+        original=original,
+        result=original.model_copy(
+            update={"text": ", there was a little boy named Tim.", **faster}
+        ),
+        same_tokens=5,
     )
 
 

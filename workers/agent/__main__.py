@@ -41,6 +41,7 @@ def main() -> int:
         token=os.environ.get("BITBUDGET_TOKEN") or None,
         idle_exit=options.idle_exit,
         disk_limit_bytes=options.disk_limit and parse_size(options.disk_limit, "--disk-limit"),
+        publishes_to=options.publish_to,
         stop=stop,
     )
     try:
@@ -59,6 +60,9 @@ def _options() -> argparse.Namespace:
         "--home", type=Path, default=Settings().home_folder, help="state and caches"
     )
     parser.add_argument("--disk-limit", help="most bytes of downloaded weights to keep: 20GiB")
+    parser.add_argument(
+        "--publish-to", default="", help="Hub namespace to publish to, with the token in HF_TOKEN"
+    )
     parser.add_argument("--idle-exit", action="store_true", help="end when there is no job")
     return parser.parse_args()
 

@@ -17,8 +17,11 @@ from bitbudget.app.contract.stored_speed import read_speed
 __all__ = ["capabilities"]
 
 
-def capabilities(home: Path) -> Capabilities:
-    """Return chip, memory, backend and versions of this machine, and its speed if that is kept."""
+def capabilities(home: Path, publishes_to: str = "") -> Capabilities:
+    """Return chip, memory, backend and versions of this machine, and its speed if that is kept.
+
+    `publishes_to` is the Hub namespace that its owner allows uploads to.
+    """
     return Capabilities(
         chip=_chip()[:128],
         memory_bytes=psutil.virtual_memory().total,
@@ -27,6 +30,7 @@ def capabilities(home: Path) -> Capabilities:
         mlx_lm_version=_version("mlx-lm"),
         platform=platform.platform()[:128],
         speed=read_speed(home),
+        publishes_to=publishes_to,
     )
 
 

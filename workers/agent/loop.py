@@ -19,6 +19,7 @@ from bitbudget.app.contract.leases import (
 )
 from bitbudget.app.core.errors import BitbudgetError
 from bitbudget.workers.agent.capabilities import capabilities
+from bitbudget.workers.agent.followup import FollowupRun
 from bitbudget.workers.agent.lease import LeaseRun
 
 __all__ = ["Agent"]
@@ -34,6 +35,7 @@ class Agent:
     """A worker of `server`; `token` lets it register where the server asks for one.
 
     `idle_exit` ends the worker when there is nothing to do, instead of waiting for more.
+    Checkpoints are published below `publishes_to` when somebody asks, and nowhere by default.
     """
 
     server: str
@@ -42,6 +44,7 @@ class Agent:
     token: str | None = None
     idle_exit: bool = False
     disk_limit_bytes: int | None = None
+    publishes_to: str = ""
     stop: threading.Event = field(default_factory=threading.Event)
     mishaps: int = field(default=0, init=False)
 
@@ -52,6 +55,8 @@ class Agent:
             while not self.stop.is_set():
                 try:
                     welcome = welcome or self._register(client)
+                    if self._followed_up(client, welcome):
+                        continue
                     lease = client.claim(welcome)
                 except ServerUnreachableError as error:
                     _LOG.warning("%s", error)
@@ -65,10 +70,24 @@ class Agent:
 
     def _register(self, client: Client) -> WorkerWelcome:
         welcome = client.register(
-            WorkerRegistration(name=self.name, capabilities=capabilities(self.home))
+            WorkerRegistration(
+                name=self.name, capabilities=capabilities(self.home, self.publishes_to)
+            )
         )
         _LOG.info("registered at %s as %s", self.server, welcome.worker_id)
         return welcome
+
+    def _followed_up(self, client: Client, welcome: WorkerWelcome) -> bool:
+        """Do what is asked of a checkpoint made here, if anything is; somebody waits for it."""
+        grant = client.claim_followup(welcome)
+        if grant is None:
+            return False
+        _LOG.info("job %s: %s", grant.job_id, grant.asked.kind)
+        try:
+            FollowupRun(client, welcome, grant, self.home, self.stop, self.publishes_to).run()
+        except BitbudgetError as error:
+            _LOG.warning("job %s: %s", grant.job_id, error)
+        return True
 
     def _work(self, client: Client, lease: LeaseGrant | None, poll_seconds: float) -> None:
         if lease is None:

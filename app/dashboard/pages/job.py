@@ -19,6 +19,7 @@ from bitbudget.app.dashboard.figures.frontier import Point
 from bitbudget.app.dashboard.figures.parts import Bar
 from bitbudget.app.dashboard.figures.rivals import equal_bytes
 from bitbudget.app.dashboard.pages.answer import Solved, answer_figures
+from bitbudget.app.dashboard.pages.held import Held, held_part
 from bitbudget.app.dashboard.pages.jobs import job_line
 from bitbudget.app.dashboard.pages.tiles import answer_tiles, evaluation_tiles
 from bitbudget.app.dashboard.taking import taking
@@ -41,10 +42,12 @@ def job_page(
     solved: Solved | None,
     memory: Bar | None,
     notes: Sequence[JobEvent] = (),
+    held: Held | None = None,
 ) -> JsonObject:
     """Return what a job's page shows; `solved` once it has an answer.
 
-    `notes` are lines of its log and why attempts were lost.
+    `notes` are lines of its log and why attempts were lost; `held` is about a checkpoint that a
+    worker has.
     """
     job = report.job
     page: JsonObject = {
@@ -60,6 +63,7 @@ def job_page(
         "tables": list(_tables(report)),
         "unreadable": list(job.unreadable),
         "log": [_note(event) for event in notes],
+        "held": None if held is None else held_part(held, job),
     }
     if solved is not None:
         page |= answer_figures(solved, list(_measured(report, solved)))

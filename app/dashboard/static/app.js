@@ -253,13 +253,14 @@ function instantFit(form) {
   if (form.elements.model.value) ask(false);
 }
 
-// A list with open jobs is fetched anew every few seconds.
+// What waits for workers is fetched anew every few seconds, unless somebody is writing in it.
 function live() {
   const list = document.querySelector("[data-live]");
   if (!list) return;
+  const isUsed = () => list.contains(document.activeElement) && document.activeElement.matches("a, input, textarea");
   setTimeout(async () => {
     try {
-      if (!document.hidden && !list.contains(document.activeElement)) swap("jobs", await page(location.href));
+      if (!document.hidden && !isUsed()) swap(list.id, await page(location.href));
     } finally {
       sortable(document);
       live();

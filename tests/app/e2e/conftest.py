@@ -13,10 +13,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, expect, sync_playwright
 
 _END_SECONDS = 30
 _SETTINGS = {"BITBUDGET_LOG_LEVEL": "warning", "BITBUDGET_RENEW_SECONDS": "0.1"}
+_SHOWN_MILLISECONDS = 30_000  # a machine that does other things draws a plot in ten seconds
 _FLAGS = ("--headless=new", "--no-sandbox", "--disable-background-networking")
 
 
@@ -73,6 +74,7 @@ def browser() -> Iterator[Browser]:
     path = shutil.which("chromium") or shutil.which("chromium-browser")
     if path is None:
         pytest.skip("no chromium: apt-get install chromium")
+    expect.set_options(timeout=_SHOWN_MILLISECONDS)
     with sync_playwright() as playwright:
         opened = playwright.chromium.launch(executable_path=path, args=list(_FLAGS))
         yield opened

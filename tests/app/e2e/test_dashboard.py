@@ -11,6 +11,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from bitbudget.app.client.client import Client
 from bitbudget.app.contract.events import Progress
+from bitbudget.app.contract.followups import CompareText, FollowupEnd
 from bitbudget.app.contract.leases import (
     Capabilities,
     LeaseGrant,
@@ -23,7 +24,7 @@ from bitbudget.app.core.allocate import allocate
 from bitbudget.app.core.layout import plan_checkpoint
 from bitbudget.app.core.manifest import Manifest
 from bitbudget.app.core.measurement import Measurement
-from tests.support.reports import benchmark, evaluation, job_result
+from tests.support.reports import benchmark, evaluation, job_result, text_comparison
 
 pytestmark = pytest.mark.e2e
 SHOTS = Path(__file__).resolve().parents[3] / "artifacts" / "screenshots"
@@ -167,6 +168,7 @@ def test_the_whole_path_from_the_form_to_the_compared_answers(
     expect(page.locator(".plot .main-svg").first).to_be_visible()
     visitor.check("job")
 
+    try_it(visitor, machine)
     page.get_by_role("link", name="Move the budget").click()
     expect(page.get_by_role("slider")).to_be_visible()
     walk_the_slider(visitor)
@@ -177,6 +179,26 @@ def test_the_whole_path_from_the_form_to_the_compared_answers(
     visitor.open(f"/compare?jobs={address.rsplit('/', 1)[1]}&jobs={second.rsplit('/', 1)[1]}")
     expect(page.get_by_role("heading", name="Side by side")).to_be_visible()
     visitor.check("compare")
+
+
+def try_it(visitor: Visitor, machine: Machine) -> None:
+    """Ask the worker for both texts, and read them."""
+    page = visitor.page
+    expect(page.get_by_text("bitbudget upload /checkpoints/model ORG/model-mixed")).to_be_visible()
+    page.get_by_label("Prompt").fill("Once upon a time <b>")
+    page.get_by_role("button", name="Compare the texts").click()
+    expect(page.get_by_text("Waiting for studio")).to_be_visible()
+    grant = machine.client.claim_followup(machine.welcome)
+    assert grant is not None
+    assert isinstance(grant.asked, CompareText)
+    end = FollowupEnd(
+        worker_id=machine.welcome.worker_id, result=text_comparison(grant.asked.prompt)
+    )
+    machine.client.end_followup(machine.welcome, grant.followup_id, end)
+    expect(page.get_by_text("a little girl named Lily")).to_be_visible()
+    expect(page.get_by_text("60.0 tokens/s")).to_be_visible()
+    expect(page.get_by_label("Prompt")).to_have_value("Once upon a time <b>")
+    visitor.check("tried")
 
 
 def walk_the_slider(visitor: Visitor) -> None:

@@ -32,37 +32,45 @@ def test_every_error_of_the_document_is_a_problem(server: Server) -> None:
     assert {"type", "title", "status", "detail", "instance", "minimum_bytes"} <= set(properties)
 
 
+OPERATIONS = {
+    "allocate",
+    "askFollowup",
+    "cancelJob",
+    "claimFollowup",
+    "claimLease",
+    "downloadTensors",
+    "endFollowup",
+    "finishLease",
+    "fit",
+    "getArtifact",
+    "getFrontier",
+    "getGuide",
+    "getJob",
+    "getManifest",
+    "getMeasurement",
+    "getMetrics",
+    "getReport",
+    "isAlive",
+    "isReady",
+    "listDevices",
+    "listFollowups",
+    "listJobs",
+    "listModels",
+    "listTensors",
+    "listWorkers",
+    "putArtifact",
+    "registerWorker",
+    "renewFollowup",
+    "renewLease",
+    "streamJobEvents",
+    "submitJob",
+}
+
+
 def test_operation_ids_are_stable(server: Server) -> None:
     document = server.http.get("/openapi.json").json()
     found = {o["operationId"] for item in document["paths"].values() for o in item.values()}
-    assert found == {
-        "allocate",
-        "cancelJob",
-        "claimLease",
-        "downloadTensors",
-        "finishLease",
-        "fit",
-        "getArtifact",
-        "getFrontier",
-        "getGuide",
-        "getJob",
-        "getManifest",
-        "getMeasurement",
-        "getMetrics",
-        "getReport",
-        "isAlive",
-        "isReady",
-        "listDevices",
-        "listJobs",
-        "listModels",
-        "listTensors",
-        "listWorkers",
-        "putArtifact",
-        "registerWorker",
-        "renewLease",
-        "streamJobEvents",
-        "submitJob",
-    }
+    assert found == OPERATIONS
 
 
 def test_the_documentation_needs_no_other_site(server: Server) -> None:

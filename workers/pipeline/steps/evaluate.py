@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Final
 
-from bitbudget.app.contract.reports import Evaluation, Recovery
+from bitbudget.app.contract.reports import Baseline, Evaluation, Recovery
 from bitbudget.app.core.canonical import canonical_json, sha256_of
 from bitbudget.app.core.effort import EFFORTS
 from bitbudget.app.core.errors import InvalidModelError
@@ -23,6 +23,7 @@ from bitbudget.workers.pipeline.files import write_whole
 from bitbudget.workers.pipeline.options import EvaluateOptions, user_text
 from bitbudget.workers.pipeline.refine import refine
 from bitbudget.workers.pipeline.run import AllocatedByCurves, Delivered, Run
+from bitbudget.workers.quantize.measured_card import write_measured
 
 __all__ = ["Judge", "run_step"]
 
@@ -46,6 +47,9 @@ def run_step(run: Run) -> Evaluation:
         run.keep(compare_with_uniform(run, judge))
     run.report.artifact(path)
     report = Evaluation.model_validate_json(path.read_bytes())
+    delivered = run.find(Delivered)
+    if delivered is not None:
+        write_measured(delivered.folder, report, run.find(Baseline))
     allocated = run.find(AllocatedByCurves)
     if allocated is not None and allocated.sha256 == digest:
         refine(run, report)

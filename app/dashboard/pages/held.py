@@ -1,0 +1,98 @@
+"""A checkpoint that a worker holds: trying it, publishing it, and what came of both."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from bitbudget.app.contract.reports import UploadResult
+from bitbudget.app.contract.texts import LONGEST_PROMPT, MOST_TOKENS, TextComparison, WrittenText
+from bitbudget.app.core.canonical import JsonObject
+from bitbudget.app.core.sizes import format_size
+from bitbudget.app.followups.schemas import Followup, FollowupStatus
+from bitbudget.app.jobs.schemas import Job
+
+__all__ = ["Held", "held_part"]
+
+_PROMPT = "Once upon a time"
+_TOKENS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """The newest follow-up of each kind, and the namespace that the worker publishes to."""
+
+    followups: Sequence[Followup]
+    publishes_to: str
+
+
+def held_part(held: Held, job: Job) -> JsonObject:
+    """Return what the job's page shows of its checkpoint."""
+    by_kind = {followup.asked.kind: followup for followup in held.followups}
+    tried, published = by_kind.get("compare-text"), by_kind.get("publish")
+    asked = None if tried is None or tried.asked.kind != "compare-text" else tried.asked
+    name = job.request.model.rstrip("/").rsplit("/", 1)[-1]
+    folder = "" if job.result is None else job.result.checkpoint or ""
+    return {
+        "is_live": any(not followup.status.is_final for followup in held.followups),
+        "worker": "its worker" if job.worker is None else job.worker.name,
+        "prompt": _PROMPT if asked is None else asked.prompt,
+        "tokens": _TOKENS if asked is None else asked.tokens,
+        "longest_prompt": LONGEST_PROMPT,
+        "most_tokens": MOST_TOKENS,
+        "tried": None if tried is None else _state(tried),
+        "texts": _texts(tried),
+        "published": None if published is None else _state(published),
+        "link": _link(published),
+        "publishes_to": held.publishes_to,
+        "repository": f"{held.publishes_to or 'ORG'}/{name}-mixed",
+        "upload": f"bitbudget upload {shlex.quote(folder)} ORG/{name}-mixed",
+    }
+
+
+def _state(followup: Followup) -> JsonObject:
+    words = {FollowupStatus.QUEUED: "waiting for", FollowupStatus.RUNNING: "running on"}
+    return {
+        "status": followup.status.value,
+        "words": words.get(followup.status, ""),
+        "problem": None if followup.problem is None else followup.problem.detail,
+    }
+
+
+def _texts(followup: Followup | None) -> JsonObject | None:
+    found = None if followup is None else followup.result
+    if not isinstance(found, TextComparison):
+        return None
+    sides = [("Original", found.original), ("This checkpoint", found.result)]
+    return {
+        "sides": [_side(name, side, found.left_out) for name, side in sides],
+        "same": f"The first {found.same_tokens} tokens are the same."
+        if found.original is not None
+        else "",
+    }
+
+
+def _side(name: str, side: WrittenText | None, left_out: str) -> JsonObject:
+    if side is None:
+        return {"name": name, "text": left_out, "figures": []}
+    speed = "too short to time"
+    if side.tokens_per_second is not None:
+        speed = f"{side.tokens_per_second:.1f} tokens/s"
+    memory = format_size(side.peak_memory_bytes)
+    return {
+        "name": name,
+        "text": side.text,
+        "figures": [
+            ("Decoding", speed, f"predicted {side.predicted_tokens_per_second:.1f}"),
+            ("Memory at its peak", memory, f"predicted {format_size(side.predicted_memory_bytes)}"),
+            ("First token after", f"{side.seconds_to_first_token:.2f} s", ""),
+        ],
+    }
+
+
+def _link(followup: Followup | None) -> str:
+    found = None if followup is None else followup.result
+    if not isinstance(found, UploadResult):
+        return ""
+    return found.url if found.url.startswith("https://") else ""
