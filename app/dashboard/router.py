@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Final
 
-from fastapi import APIRouter, Depends, Query, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import FileResponse
 
 from bitbudget.app.core.canonical import JsonObject
@@ -14,6 +14,7 @@ from bitbudget.app.dashboard.dependencies import Pages, Solve
 from bitbudget.app.dashboard.instant_fit import Asked as FitQuestion
 from bitbudget.app.dashboard.instant_fit import fit_words
 from bitbudget.app.dashboard.page_route import PageRoute
+from bitbudget.app.dashboard.pages.api import api_page
 from bitbudget.app.dashboard.pages.jobs import Listed
 from bitbudget.app.dashboard.rendering import asset_file, asset_names, html, twin
 from bitbudget.app.dashboard.service import CompareQuery, WhatIfQuery, figure_named
@@ -208,6 +209,12 @@ def benchmarks_json(pages: Pages) -> Response:
 def benchmarks_csv(pages: Pages, name: str) -> Response:
     """Give the table of benchmarks."""
     return _csv(pages.benchmarks(), name)
+
+
+@router.get("/docs")
+def docs(request: Request) -> Response:
+    """Show the HTTP interface."""
+    return html("api.html", api_page(request.app.openapi()))
 
 
 @router.get("/machines")

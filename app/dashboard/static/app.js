@@ -306,7 +306,15 @@ function offer(root) {
   for (const button of root.querySelectorAll("button.copy[hidden]")) button.hidden = false;
 }
 
+// A link to what is folded unfolds it.
+function unfold() {
+  const target = document.getElementById(location.hash.slice(1));
+  if (target && target.matches("details")) target.open = true;
+}
+
 document.addEventListener("DOMContentLoaded", () => {
+  unfold();
+  addEventListener("hashchange", unfold);
   draw(document);
   offer(document);
   copying();

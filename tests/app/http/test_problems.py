@@ -75,11 +75,10 @@ def test_operation_ids_are_stable(server: Server) -> None:
 
 def test_the_documentation_needs_no_other_site(server: Server) -> None:
     page = server.http.get("/docs")
-    assert "://" not in page.text
     assert "script-src 'self'" in page.headers["Content-Security-Policy"]
-    for name in ("swagger-ui-bundle.js", "swagger-ui.css", "start.js"):
-        assert len(server.http.get(f"/docs/{name}").content) > 100
-    assert server.http.get("/docs/other.js").status_code == 404
+    assert 'src="http' not in page.text
+    for operation in OPERATIONS:
+        assert f'id="{operation}"' in page.text
 
 
 def test_every_answer_carries_a_request_id(server: Server) -> None:
