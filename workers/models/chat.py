@@ -32,6 +32,8 @@ _ANSWER: Final = "forty-two"
 """Stands for the model's answer, to find out what the template writes after one."""
 _DATE: Final = "01 Jan 2026"
 """What Llama 3's templates write instead of today, so that the text is the same tomorrow."""
+_MOST_CHARACTERS: Final = 1 << 16
+"""Of a prompt in its template; the longest known system prompts have a few thousand."""
 _END_WITHIN: Final = 4
 """Tokens after an answer among which the template's end of turn is looked for."""
 
@@ -129,7 +131,7 @@ def open_chat(folder: Path, *, held_out: bool = False) -> Chat:
 
 
 def _templated(tokenizer: Any, prompts: Sequence[str]) -> Chat:
-    starts = tuple(tuple(_apply(tokenizer, _user(prompt))) for prompt in prompts)
+    starts = tuple(tuple(_ids(tokenizer, _text(tokenizer, _user(p)))) for p in prompts)
     special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
     turns, ends = [], set(tokenizer.eos_token_ids)
     for prompt in prompts:
@@ -146,20 +148,24 @@ def _templated(tokenizer: Any, prompts: Sequence[str]) -> Chat:
 def _after_answer(tokenizer: Any, prompt: str) -> list[int]:
     """Return what the template writes between an answer and the next, which `prompt` asks for."""
     answered = [*_user("What is six times seven?"), {"role": "assistant", "content": _ANSWER}]
-    text = _apply(tokenizer, [*answered, *_user(prompt)], tokenize=False)
-    _, found, rest = str(text).partition(_ANSWER)
-    return list(tokenizer.encode(rest, add_special_tokens=False)) if found else []
+    text = _text(tokenizer, [*answered, *_user(prompt)])
+    _, found, rest = text.partition(_ANSWER)
+    return _ids(tokenizer, rest) if found else []
 
 
 def _user(prompt: str) -> list[JsonObject]:
     return [{"role": "user", "content": prompt}]
 
 
-def _apply(tokenizer: Any, messages: list[JsonObject], *, tokenize: bool = True) -> Any:
-    return tokenizer.apply_chat_template(
-        messages,
-        tokenize=tokenize,
-        add_generation_prompt=True,
-        return_dict=False,
-        date_string=_DATE,
+def _text(tokenizer: Any, messages: list[JsonObject]) -> str:
+    """Return the messages as the template writes them, in a sandbox; ValueError for a flood."""
+    text = tokenizer.apply_chat_template(
+        messages, tokenize=False, add_generation_prompt=True, date_string=_DATE
     )
+    if len(text) > _MOST_CHARACTERS:
+        raise ValueError(f"{len(text):,} characters for one short prompt")
+    return str(text)
+
+
+def _ids(tokenizer: Any, text: str) -> list[int]:
+    return list(tokenizer.encode(text, add_special_tokens=False))

@@ -99,6 +99,10 @@ def raise_in_file(folder: Path) -> None:
     (folder / "chat_template.jinja").write_text(BROKEN)
 
 
+def flood(folder: Path) -> None:
+    give_template(folder, "{% for i in range(99999) %}{{ messages[0].content }}{% endfor %}")
+
+
 def lose_tokenizer(folder: Path) -> None:
     give_template(folder, PLAIN)
     (folder / "tokenizer.json").unlink()
@@ -114,6 +118,7 @@ def lose_embedding(folder: Path) -> None:
     [
         (raise_in_template, "no user is served"),
         (raise_in_file, "no user is served"),
+        (flood, "characters for one short prompt"),
         (lose_tokenizer, "tokenizer"),
         (lose_embedding, "embedding has 128 rows"),
     ],
