@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,8 +29,8 @@ import numpy as np
 
 from bitbudget.app.core.calibration_text import OwnText
 from bitbudget.app.core.encoders import Encoder
-from bitbudget.app.core.formats import Format, parse_format
-from bitbudget.app.core.inventory import Inventory
+from bitbudget.app.core.formats import KEEP, Format, parse_format
+from bitbudget.app.core.inventory import Inventory, Module
 from bitbudget.workers.encoders.number_formats import dequantize
 from bitbudget.workers.evaluate import Evaluator, compare
 from bitbudget.workers.evaluate.cache import ReferenceCache
@@ -99,17 +100,25 @@ def _bench(options: argparse.Namespace) -> Bench:
     evaluation = Evaluator(
         folder, windows=prose[chosen], cache=ReferenceCache(scratch / "reference")
     )
-    evaluation.windows = sets
+    evaluation.windows = {name: windows[:count] for name, windows in sets.items()}
     kept = scratch / "tokens.json"
     return Bench(
         checkpoint,
         inventory,
-        {m.path: m.legal_formats((options.format,))[0] for m in inventory.modules},
+        {m.path: _format(m, options) for m in inventory.modules},
         evaluation,
         scratch,
         options.calibration,
         json.loads(kept.read_text()) if kept.is_file() else {},
     )
+
+
+def _format(module: Module, options: argparse.Namespace) -> Format:
+    """Return the format of a module: that of the options in one layer of so many, else `keep`."""
+    layer = re.search(r"\.layers\.(\d+)\.", module.path)
+    if options.one_layer_in > 1 and (layer is None or int(layer[1]) % options.one_layer_in):
+        return KEEP
+    return module.legal_formats((options.format,))[0]
 
 
 def _kept(path: Path, make: Any) -> np.ndarray:
@@ -204,6 +213,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--calibration", type=Path, required=True, help="another text")
     parser.add_argument("--scratch", type=Path, required=True)
     parser.add_argument("--windows", type=int, default=24, help="of each held-out text")
+    parser.add_argument(
+        "--one-layer-in", type=int, default=1, help="code one layer of so many, and nothing else"
+    )
     parser.add_argument("--format", type=parse_format, default=parse_format("affine4g64"))
     return parser.parse_args()
 
