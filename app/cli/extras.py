@@ -13,6 +13,7 @@ _PROBES: Final = {
     "worker": ("mlx", "mlx_lm"),
     "server": ("fastapi", "sqlalchemy", "uvicorn", "jinja2"),
     "cluster": ("distributed",),
+    "gguf": ("gguf",),
 }
 
 

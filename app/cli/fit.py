@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from bitbudget.app.core.fit_report import FitReport, SizedChoice
     from bitbudget.app.core.inventory import Inventory
 
-__all__ = ["fit"]
+__all__ = ["fit", "inventory_of"]
 
 _DEFAULT_CONTEXT = 8192
 
@@ -60,7 +60,7 @@ def fit(
 
     name, most_bytes = _asked(device, budget), None if budget is None else parse_size(budget)
     target = None if name is None else device_named(name)
-    inventory = _inventory(model, allow_quantized_source=allow_quantized_source)
+    inventory = inventory_of(model, allow_quantized_source=allow_quantized_source)
     if target is None:
         _within(inventory, most_bytes or 0, as_json=as_json)
         return
@@ -130,7 +130,7 @@ def _within(inventory: Inventory, budget_bytes: int, *, as_json: bool) -> None:
     say(document, as_json=as_json, render=lambda console: _print_budget(console, report))
 
 
-def _inventory(model: str, *, allow_quantized_source: bool) -> Inventory:
+def inventory_of(model: str, *, allow_quantized_source: bool) -> Inventory:
     """Return the inventory of a model, or the one in a measurement's `.json` file."""
     from bitbudget.app.cli.child import run_quickly
 

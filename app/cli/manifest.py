@@ -1,27 +1,30 @@
-"""`bitbudget manifest`: show, verify, compare and apply the record of an allocation."""
+"""`bitbudget manifest`: show, verify, compare, apply and export the record of an allocation."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bitbudget.app.cli.options import OUTPUT_NAMES, Json
+from bitbudget.app.cli.options import OUTPUT_NAMES, AllowQuantizedSource, Json
 from bitbudget.app.cli.output import say
 from bitbudget.app.core.canonical import JsonObject
 from bitbudget.app.core.errors import BitbudgetError, InvalidRequestError
+from bitbudget.app.core.exports.recipe import Target
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from bitbudget.app.cli.verify import Check
+    from bitbudget.app.core.exports import Recipe
     from bitbudget.app.core.manifest import Manifest
     from bitbudget.app.core.sensitivity import Objective
 
 __all__ = ["app", "load_manifest"]
 
-app = typer.Typer(no_args_is_help=True, help="Show, verify, compare and apply manifests.")
+app = typer.Typer(no_args_is_help=True, help="Show, verify, compare, apply and export manifests.")
 
 File = Annotated[Path, typer.Argument(metavar="MANIFEST", help="A manifest.json.")]
 
@@ -178,3 +181,74 @@ def apply(
         as_json=as_json,
         render=lambda c: c.print(script, soft_wrap=True, markup=False, end=""),
     )
+
+
+@app.command()
+def export(
+    file: File,
+    *,
+    target: Annotated[Target, typer.Option("--for", help="What is to quantize by it.")],
+    model: Annotated[
+        str | None,
+        typer.Option(help="The model, or a measurement's .json, for widths (default: by name)."),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(*OUTPUT_NAMES, help="File to write (default: print it).")
+    ] = None,
+    allow_quantized_source: AllowQuantizedSource = False,
+    as_json: Json = False,
+) -> None:
+    """Write the formats as a recipe for llama.cpp, mlx-lm or AutoRound.
+
+    A format that the target lacks becomes the nearest that it has: each kind is told, with bytes.
+    """
+    manifest = load_manifest(file)
+    recipe = _recipe(
+        manifest,
+        target,
+        model or manifest.model.name,
+        allow_quantized_source=allow_quantized_source,
+    )
+    notes = list(recipe.notes(manifest))
+    if output is not None:
+        output.write_text(recipe.text, encoding="utf-8")
+    document = {
+        "for": target.value,
+        "recipe": recipe.text,
+        "usage": recipe.usage,
+        "bytes": recipe.bytes_there,
+        "changes": [asdict(change) for change in recipe.changes],
+        "notes": notes,
+    }
+
+    def render(console: Console) -> None:
+        for note in notes:
+            typer.echo(f"note: {note}", err=True)
+        typer.echo(f"use: {recipe.usage}", err=True)
+        if output is None:
+            console.print(recipe.text, soft_wrap=True, markup=False, end="")
+
+    say(document, as_json=as_json, render=render)
+
+
+def _recipe(
+    manifest: Manifest, target: Target, model: str, *, allow_quantized_source: bool
+) -> Recipe:
+    from bitbudget.app.cli.fit import inventory_of
+    from bitbudget.app.cli.gguf_names import gguf_names
+    from bitbudget.app.core import exports
+
+    if target is Target.MLX_LM:
+        return exports.mlx_lm_recipe(manifest)
+    inventory = inventory_of(model, allow_quantized_source=allow_quantized_source)
+    unknown = manifest.modules.keys() - {module.path for module in inventory.modules}
+    if unknown:
+        raise InvalidRequestError(
+            where="--model",
+            found=f"{model} without {min(unknown)}",
+            expected=f"the model of the manifest, {manifest.model.name}",
+            remedy="give the folder, Hub id or measurement that the manifest was made for",
+        )
+    if target is Target.AUTO_ROUND:
+        return exports.auto_round_recipe(manifest, inventory)
+    return exports.llama_cpp_recipe(manifest, inventory, gguf_names(inventory.architecture))

@@ -71,3 +71,18 @@ def test_a_file_that_is_no_manifest_is_a_clear_error(bitbudget: Run, tmp_path: P
     missing = bitbudget("manifest", "show", tmp_path / "no.json", "--json")
     assert missing.code == 1
     assert "No such file" in missing.document["detail"]
+
+
+def test_export_tells_what_the_target_lacks(
+    bitbudget: Run, manifest_file: Path, measurement_file: Path, tmp_path: Path
+) -> None:
+    recipe = tmp_path / "layers.json"
+    arguments = ("manifest", "export", manifest_file, "--model", measurement_file)
+    found = bitbudget(*arguments, "--for", "auto-round", "-o", recipe, "--json").document
+    assert json.loads(recipe.read_text()) == json.loads(found["recipe"])
+    assert any("auto-round stores keep" in note for note in found["notes"])
+    drawn = bitbudget(*arguments, "--for", "mlx-lm")
+    assert json.loads(drawn.out)["model.embed_tokens"]["bits"] == 4
+    assert "use: mlx_lm.convert(" in drawn.err
+    other = bitbudget(*arguments, "--for", "llama.cpp", "--model", tmp_path / "none.json")
+    assert other.code != 0
