@@ -13,7 +13,7 @@ from bitbudget.app.core.formats import parse_format
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from bitbudget.app.contract.reports import Baseline
+    from bitbudget.app.contract.reports import Baseline, Rival
     from bitbudget.app.core.requests import JobRequest
 
 __all__ = ["print_comparison", "print_next"]
@@ -32,27 +32,28 @@ def print_comparison(console: Console, baseline: Baseline, encoder: str) -> None
     for name in ("", "bytes", "predicted", "measured", "95 % interval", "top-1"):
         table.add_column(name, justify="right" if name else "left")
     for name, side in sides.items():
-        found = side.evaluation
-        low, high = found.kl_interval_95
-        table.add_row(
-            name,
-            f"{side.file_bytes:,}",
-            f"{side.predicted_kl_nats_per_token:.5f}",
-            f"{found.kl_nats_per_token:.5f}",
-            f"{low:.5f}-{high:.5f}",
-            f"{found.top1_agreement:.2%}",
-        )
+        table.add_row(name, *_row(side))
     console.print(table)
     console.print(_gain(baseline, uniform))
     console.print(_CAPTION.format(encoder=encoder), style="dim")
 
 
+def _row(side: Rival) -> tuple[str, ...]:
+    predicted, found = f"{side.predicted_kl_nats_per_token:.5f}", side.evaluation
+    if found is None:
+        return f"{side.file_bytes:,}", predicted, "not made", "", ""
+    low, high = found.kl_interval_95
+    kl, agreement = f"{found.kl_nats_per_token:.5f}", f"{found.top1_agreement:.2%}"
+    return f"{side.file_bytes:,}", predicted, kl, f"{low:.5f}-{high:.5f}", agreement
+
+
 def _gain(baseline: Baseline, uniform: str) -> str:
-    ours = baseline.ours_at_equal_bytes.evaluation.kl_nats_per_token
-    theirs = baseline.uniform.evaluation.kl_nats_per_token
-    if not 0 < ours < theirs:
-        return f"No less KL than {uniform} in no more bytes."
-    return f"{theirs / ours:.1f} times less KL than {uniform} in no more bytes."
+    ours, theirs = baseline.ours_at_equal_bytes, baseline.uniform.kl_nats_per_token
+    known = "" if ours.evaluation else " (predicted)"
+    if not 0 < ours.kl_nats_per_token < theirs:
+        return f"No less KL than {uniform} in no more bytes{known}."
+    times = theirs / ours.kl_nats_per_token
+    return f"{times:.1f} times less KL than {uniform} in no more bytes{known}."
 
 
 def print_next(console: Console, checkpoint: str, request: JobRequest, *, page: str = "") -> None:

@@ -11,7 +11,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from bitbudget.app.core.effort import EFFORTS, Effort, EffortPlan, calibration_windows
+from bitbudget.app.core.effort import (
+    EFFORTS,
+    LARGE_WEIGHTS,
+    Effort,
+    EffortPlan,
+    calibration_windows,
+    measures_rival,
+)
 from bitbudget.app.core.encoders import ENCODERS, Encoder
 from bitbudget.app.core.machine_speed import TYPICAL, MachineSpeed
 
@@ -61,12 +68,13 @@ _DESCENT: Final = 55.0
 """The same in one format."""
 _IN_SEQUENCE: Final = 470.0
 """Coded weights per weight that code layers one after the other, on one thread."""
+_BY_WEIGHTS: Final = 2.0
+"""The same that code modules by their weights alone."""
 _ROWS_OF_A_QUARTER: Final = 1 << 17
 """`row_weights` from which a quarter of the rows of most modules is drawn."""
 _GROUPS: Final = 100
 """Decision groups of a usual model that is relinearized."""
 _SIZES, _ALLOCATIONS, _PARTS, _PROBING = 3, 8, 2, 8
-_LARGE_WEIGHTS: Final = 50_000_000
 _VERIFYING, _VERIFYING_LARGE = 32, 16
 _PART_OF_WINDOWS: Final = 0.5
 """What is run of them to measure all but the budget's own checkpoint of a large model."""
@@ -125,7 +133,7 @@ class Work:
 
     @property
     def _is_large(self) -> bool:
-        return self.weights > _LARGE_WEIGHTS
+        return self.weights > LARGE_WEIGHTS
 
     @property
     def verifying_windows(self) -> int:
@@ -226,13 +234,14 @@ def quantizing_s(work: Work) -> float:
 
 
 def _coding_s(work: Work) -> float:
-    return work.coding_s(_IN_SEQUENCE if work.compensates else 2.0)
+    return work.coding_s(_IN_SEQUENCE if work.compensates else _BY_WEIGHTS)
 
 
 def evaluation_s(work: Work) -> float:
-    """Return how long a checkpoint, or three with a baseline, is compared with the original."""
-    checkpoints = 3 if work.baseline else 1
+    """Return how long a checkpoint and the rivals of a baseline are compared with the original."""
+    again = work.baseline and measures_rival(work.effort, work.weights)
+    checkpoints = 1 + work.baseline + again
     original = _forward_s(work, work.plan.evaluated_windows)
     rollouts = 0.0 if work.verifies and not work.is_measured else rollouts_s(work)
-    coded = (checkpoints - 1) * _coding_s(work)
+    coded = work.baseline * work.coding_s(_BY_WEIGHTS) + again * _coding_s(work)
     return rollouts + original * (1 + checkpoints * _EVALUATED_AT_ONCE) + coded

@@ -111,18 +111,25 @@ class Evaluation(WindowScores):
 
 
 class Rival(Report):
-    """One checkpoint of a comparison at equal bytes."""
+    """One allocation of a comparison at equal bytes; not made where it has no `evaluation`."""
 
     sha256: Digest
     file_bytes: Amount
     predicted_kl_nats_per_token: Nats
-    evaluation: Evaluation
+    evaluation: Evaluation | None = None
+
+    @property
+    def kl_nats_per_token(self) -> float:
+        """What it lost, or will lose as far as it is predicted."""
+        found = self.evaluation
+        return self.predicted_kl_nats_per_token if found is None else found.kl_nats_per_token
 
 
 class UniformRival(Rival):
-    """A checkpoint with one format for all."""
+    """A checkpoint with one format for all, always measured."""
 
     format: Line
+    evaluation: Evaluation
 
 
 class Baseline(Report):

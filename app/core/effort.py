@@ -13,7 +13,19 @@ from typing import Final
 from bitbudget.app.core.encoders import Encoder
 from bitbudget.app.core.recover import Recover
 
-__all__ = ["EFFORTS", "Effort", "EffortPlan", "calibration_windows", "efforts_up_to", "with_effort"]
+__all__ = [
+    "EFFORTS",
+    "LARGE_WEIGHTS",
+    "Effort",
+    "EffortPlan",
+    "calibration_windows",
+    "efforts_up_to",
+    "measures_rival",
+    "with_effort",
+]
+
+LARGE_WEIGHTS: Final = 50_000_000
+"""Above it coding a model takes longer than running it does, and is done as rarely as can be."""
 
 
 class Effort(StrEnum):
@@ -79,7 +91,7 @@ EFFORTS: Final[Mapping[Effort, EffortPlan]] = {
         verifies=True,
         recover=Recover.NONE,
         evaluated_windows=32,
-        benchmark_seconds=40.0,
+        benchmark_seconds=20.0,
     ),
     Effort.THOROUGH: EffortPlan(
         summary="every module coded in every format, four times the tokens, and recovery",
@@ -92,7 +104,7 @@ EFFORTS: Final[Mapping[Effort, EffortPlan]] = {
         verifies=True,
         recover=Recover.SCALES,
         evaluated_windows=32,
-        benchmark_seconds=40.0,
+        benchmark_seconds=20.0,
     ),
 }
 
@@ -107,6 +119,14 @@ def calibration_windows(effort: Effort, weights: int, *, on_gpu: bool = False) -
     affordable = plan.most_tokens if on_gpu else int(plan.weight_tokens / max(weights, 1))
     tokens = min(plan.most_tokens, max(plan.fewest_tokens, affordable))
     return max(1, tokens // plan.window_tokens)
+
+
+def measures_rival(effort: Effort, weights: int) -> bool:
+    """Return whether a checkpoint is made only to be measured at the bytes of uniform precision.
+
+    Of a large model it would cost as much as the one that is asked for, and is predicted.
+    """
+    return effort is Effort.THOROUGH or weights <= LARGE_WEIGHTS
 
 
 def with_effort(given: object, names: Collection[str]) -> object:

@@ -11,6 +11,7 @@ from typing import Final
 import numpy as np
 
 from bitbudget.app.core.calibration import Calibration, CheckpointKl
+from bitbudget.app.core.effort import LARGE_WEIGHTS
 from bitbudget.app.core.formats import KEEP, Format
 from bitbudget.app.core.inventory import Inventory
 from bitbudget.app.core.measurement import Curve, Measurement, Sensitivity, Verification
@@ -30,12 +31,11 @@ from bitbudget.workers.prediction.measured_kl import Coding, MeasuredKl, Trials
 __all__ = ["ALLOCATIONS", "Deployment", "Verified", "verify"]
 
 ALLOCATIONS: Final = 8
-WEIGHTS_OF_FEW_SWEEPS: Final = 50_000_000
-"""From here on checkpoints are coded by `_FEW_SWEEPS` of the descent, only the one of the budget is
-coded in sequence and run on whole windows, and all others on the first `_FEW_TOKENS` of each:
-elsewhere all this takes little time."""
 _FEW_SWEEPS: Final = 2
+"""Of the descent, that code the checkpoints of a large model. Only that of the budget is coded in
+sequence and run on whole windows: elsewhere all this takes little time."""
 _FEW_TOKENS: Final = 128
+"""The first of each window, that all others are run on."""
 _SWEEPS_COST: Final = 1.03
 """KL of codes after two sweeps over that of the encoder's own eight (docs/quality.md)."""
 _SHARES: Final = (
@@ -109,7 +109,7 @@ class _Run:
         deployment: Deployment | None,
         progress: Callable[[int, int], None],
     ) -> None:
-        self.is_large = coding.inventory.weights > WEIGHTS_OF_FEW_SWEEPS
+        self.is_large = coding.inventory.weights > LARGE_WEIGHTS
         few = replace(coding, sweeps=_FEW_SWEEPS) if self.is_large else coding
         self.coding, self.reference, self.deployment = few, reference, deployment
         self.measurement = Measurement(

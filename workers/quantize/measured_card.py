@@ -48,6 +48,9 @@ def write_measured(folder: Path, report: Evaluation, baseline: Baseline | None) 
 
 
 def _rival(name: str, rival: Rival) -> str:
+    if rival.evaluation is None:
+        kl = f"{rival.predicted_kl_nats_per_token:.4g}, predicted"
+        return f"| {name} | {rival.file_bytes} | {kl} |"
     return _measured(name, rival.file_bytes, rival.evaluation)
 
 

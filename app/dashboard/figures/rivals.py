@@ -13,25 +13,23 @@ __all__ = ["equal_bytes"]
 def equal_bytes(baseline: Baseline, objective: Objective = KL) -> Figure:
     """Return the table of a job's `baseline` as the worker reports it, under `objective`."""
     uniform, ours = baseline.uniform, baseline.ours_at_equal_bytes
-    better = _measured(uniform) / max(_measured(ours), 1e-12)
+    better = uniform.kl_nats_per_token / max(ours.kl_nats_per_token, 1e-12)
+    known = "Measured" if ours.evaluation else "Predicted"
     return Figure(
         name="rivals",
         title="Against uniform precision at equal bytes",
         summary=(
-            f"Measured KL {kl(_measured(ours))} against {kl(_measured(uniform))} of "
-            f"{uniform.format}: {better:.1f} times less in no more bytes."
+            f"{known} KL {kl(ours.kl_nats_per_token)} against a measured "
+            f"{kl(uniform.kl_nats_per_token)} of {uniform.format}: {better:.1f} times less in no "
+            "more bytes."
         ),
         columns=("answer", "bytes", objective.label, "measured KL", "95 % from", "to", "top-1"),
         rows=(_row("bitbudget", ours), _row(f"uniform {uniform.format}", uniform)),
     )
 
 
-def _measured(side: Rival) -> float:
-    return side.evaluation.kl_nats_per_token
-
-
 def _row(name: str, side: Rival) -> tuple[Cell, ...]:
-    low, high = side.evaluation.kl_interval_95
-    agreement = side.evaluation.top1_agreement
-    predicted = side.predicted_kl_nats_per_token
-    return (name, side.file_bytes, predicted, _measured(side), low, high, agreement)
+    first, found = (name, side.file_bytes, side.predicted_kl_nats_per_token), side.evaluation
+    if found is None:
+        return (*first, "not made", None, None, None)
+    return (*first, found.kl_nats_per_token, *found.kl_interval_95, found.top1_agreement)

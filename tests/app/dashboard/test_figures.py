@@ -150,3 +150,7 @@ def test_rivals_are_compared_at_equal_bytes() -> None:
     figure = equal_bytes(Baseline(uniform=uniform, ours_at_equal_bytes=Rival(**side(0.01))))
     assert "4.0 times less" in figure.summary
     assert [row[0] for row in figure.rows] == ["bitbudget", "uniform affine4g64"]
+    predicted = Rival(sha256="0" * 64, file_bytes=10, predicted_kl_nats_per_token=0.02)
+    figure = equal_bytes(Baseline(uniform=uniform, ours_at_equal_bytes=predicted))
+    assert "Predicted KL" in figure.summary
+    assert "2.0 times less" in figure.summary

@@ -116,7 +116,7 @@ def test_large_models_are_coded_faster_and_predicted_as_well(
     reference: Reference,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(verification, "WEIGHTS_OF_FEW_SWEEPS", 1000)
+    monkeypatch.setattr(verification, "LARGE_WEIGHTS", 1000)
     told: list[Step] = []
     fast = verify(coding, curves, reference, seed=0, progress=lambda *step: told.append(step))
     assert told[-1] == (14, 14)

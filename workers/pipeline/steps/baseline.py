@@ -12,6 +12,7 @@ from bitbudget.app.contract.reports import Baseline, Rival, UniformRival
 from bitbudget.app.core.allocation import Allocation
 from bitbudget.app.core.baselines import UNIFORM, uniform_formats
 from bitbudget.app.core.canonical import canonical_json, sha256_of
+from bitbudget.app.core.effort import measures_rival
 from bitbudget.app.core.formats import Format
 from bitbudget.app.core.layout import plan_checkpoint
 from bitbudget.app.core.manifest import Manifest
@@ -48,7 +49,10 @@ def uniform_manifest(measurement: Measurement, format_: Format) -> Manifest:
 
 
 def compare_with_uniform(run: Run, judge: Judge) -> Baseline:
-    """Return uniform 4-bit g64, and our allocation in no more bytes than it takes, evaluated."""
+    """Return uniform 4-bit g64, evaluated, and our allocation in no more bytes than it takes.
+
+    Ours is evaluated, too, unless the model is large: then it is predicted.
+    """
     measurement, request = run[Measured].measurement, run[JobRequest]
     uniform = uniform_manifest(measurement, UNIFORM)
     same = AllocationRequest(
@@ -60,7 +64,9 @@ def compare_with_uniform(run: Run, judge: Judge) -> Baseline:
     )
     with run.report.part(1 / 3):
         rival = _evaluated(run, judge, uniform)
-    ours = _evaluated(run, judge, answered_manifest(run, measurement, same))
+    manifest = answered_manifest(run, measurement, same)
+    large = not measures_rival(request.effort, measurement.inventory.weights)
+    ours = _predicted(manifest) if large else _evaluated(run, judge, manifest)
     return Baseline(
         uniform=UniformRival(format=str(UNIFORM), **dict(rival)), ours_at_equal_bytes=ours
     )
@@ -72,11 +78,14 @@ def _evaluated(run: Run, judge: Judge, manifest: Manifest) -> Rival:
         report = judge.judge_once(
             _stored_digest(manifest), lambda: stack.enter_context(_made(run, manifest))
         )
+    return _predicted(manifest).model_copy(update={"evaluation": report})
+
+
+def _predicted(manifest: Manifest) -> Rival:
     return Rival(
         sha256=manifest.sha256,
         file_bytes=manifest.file_bytes,
         predicted_kl_nats_per_token=manifest.certificate.predicted_kl_nats_per_token,
-        evaluation=report,
     )
 
 
