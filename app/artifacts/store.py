@@ -47,6 +47,11 @@ class ArtifactStore:
             self._write(path, data)
         return digest
 
+    def keep(self, data: bytes, digest: str) -> None:
+        """Store `data` again if its blob was removed since it was put."""
+        if not self._files.exists(self._path(digest)):
+            self._write(self._path(digest), data)
+
     def get(self, digest: str) -> bytes:
         """Return the bytes with this digest; NotFoundError when they were removed."""
         try:

@@ -9,6 +9,7 @@ from typing import Final
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from bitbudget.app.contract.steps import Step
 from bitbudget.app.core.errors import NotFoundError
 from bitbudget.app.jobs.status import OPEN_STATUSES, EventKind, JobStatus
 from bitbudget.app.jobs.tables import EventRow, JobRow
@@ -21,6 +22,7 @@ __all__ = [
     "count_by_status",
     "count_open",
     "delete_finished_before",
+    "delete_progress",
     "events_after",
     "get",
     "jobs_of_events",
@@ -129,6 +131,17 @@ def jobs_of_events(session: Session, after: int, limit: int = 10_000) -> dict[in
     query = sa.select(EventRow.id, EventRow.job_id).where(EventRow.id > after)
     rows = session.execute(query.order_by(EventRow.id.desc()).limit(limit))
     return {row.id: row.job_id for row in rows}
+
+
+def delete_progress(session: Session, job_id: str, step: Step) -> None:
+    """Remove what a job told of its progress in a step."""
+    session.execute(
+        sa.delete(EventRow).where(
+            EventRow.job_id == job_id,
+            EventRow.kind == EventKind.PROGRESS,
+            EventRow.data["step"].as_string() == step.value,
+        )
+    )
 
 
 def delete_finished_before(session: Session, moment: datetime) -> int:

@@ -45,6 +45,9 @@ class Job(BaseModel):
     unreadable: tuple[str, ...] = Field(
         (), description="Parts that are stored but cannot be read by this version of the server."
     )
+    omitted: tuple[str, ...] = Field(
+        (), description="Parts too long for a list, which `GET /v1/jobs/{id}` has."
+    )
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None

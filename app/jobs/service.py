@@ -37,13 +37,13 @@ from bitbudget.app.jobs.status import JobStatus
 from bitbudget.app.jobs.summary import allocation_summary
 from bitbudget.app.jobs.tables import JobRow
 from bitbudget.app.jobs.transitions import Transitions
-from bitbudget.app.jobs.views import event_view, job_view, job_views
+from bitbudget.app.jobs.views import event_view, job_lines, job_view
 from bitbudget.app.measurements import repository as measurements
 from bitbudget.app.measurements.cache import MeasurementLibrary
 from bitbudget.app.measurements.solving import Solved, solve_best
 from bitbudget.app.models import repository as models
 from bitbudget.app.models.allowed_paths import ModelGate
-from bitbudget.app.storage.database import Database
+from bitbudget.app.storage.database import Database, one_at_a_time
 from bitbudget.app.storage.ids import Clock, new_id
 from bitbudget.app.storage.stored import read_stored
 
@@ -111,7 +111,7 @@ class JobService:
         with self.database.read() as session:
             rows = repository.page(session, before=before, limit=limit, status=status, model=model)
             kept, following = cut_page(rows, limit, lambda row: [row.id])
-            return Page[Job](items=job_views(session, kept), next_cursor=following)
+            return Page[Job](items=job_lines(session, kept), next_cursor=following)
 
     def cancel(self, job_id: str, principal: Principal) -> Job:
         """Ask for a job to be stopped; a finished one stays as it is.
@@ -257,6 +257,7 @@ class JobService:
             ArtifactName.MEASUREMENT: ready.measurement_json,
             ArtifactName.MANIFEST: ready.solved.data,
         }
+        one_at_a_time(session, artifacts.BLOBS)
         for name, data in files.items():
             digest = self.store.put(data)
             artifacts.save(

@@ -13,6 +13,7 @@ from bitbudget.app.contract.events import Progress
 from bitbudget.app.contract.leases import LogLine
 from bitbudget.app.contract.problems import Problem
 from bitbudget.app.contract.reports import JobResult
+from bitbudget.app.jobs import repository
 from bitbudget.app.jobs.status import EventKind, JobStatus
 from bitbudget.app.jobs.tables import EventRow, JobRow
 
@@ -44,10 +45,14 @@ class Transitions:
         self._record(job, EventKind.STARTED, {"attempt": job.attempt, "worker": worker_name})
 
     def progressed(self, job: JobRow, progress: Progress) -> None:
-        """The worker is further than before; a repeated report is not an event."""
+        """The worker is further than before; a repeated report is not an event.
+
+        Of those of one step the newest stays, however many a worker sends.
+        """
         data = progress.model_dump(mode="json")
         if data != job.progress:
             job.progress = data
+            repository.delete_progress(self._session, job.id, progress.step)
             self._record(job, EventKind.PROGRESS, data)
 
     def artifact(self, job: JobRow, name: str, sha256: str, nbytes: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from pydantic import BaseModel
 from sqlalchemy.orm import Session
@@ -21,21 +21,29 @@ from bitbudget.app.storage.stored import read_stored
 from bitbudget.app.workers import repository as workers_repository
 from bitbudget.app.workers.tables import WorkerRow
 
-__all__ = ["event_view", "job_view", "job_views"]
+__all__ = ["event_view", "job_lines", "job_view"]
 
 Part = TypeVar("Part", bound=BaseModel)
+_LONG: Final = ("pins", "floors", "formats")
+_LISTED_ENTRIES: Final = 16
+_LISTED_CHARACTERS: Final = 8192
 
 
-def job_views(session: Session, rows: Iterable[JobRow]) -> list[Job]:
+def _views(session: Session, rows: Iterable[JobRow]) -> list[Job]:
     """Return jobs with their workers, in the order given."""
     listed: Sequence[JobRow] = list(rows)
     workers = workers_repository.by_id(session, {row.worker_id for row in listed if row.worker_id})
     return [_view(row, workers.get(row.worker_id or "")) for row in listed]
 
 
+def job_lines(session: Session, rows: Iterable[JobRow]) -> list[Job]:
+    """Return jobs as lists show them: what is long of each is left out, and says so."""
+    return [_short(job) for job in _views(session, rows)]
+
+
 def job_view(session: Session, row: JobRow) -> Job:
     """Return one job."""
-    return job_views(session, [row])[0]
+    return _views(session, [row])[0]
 
 
 def _view(row: JobRow, worker: WorkerRow | None) -> Job:
@@ -57,6 +65,22 @@ def _view(row: JobRow, worker: WorkerRow | None) -> Job:
         started_at=row.started_at,
         finished_at=row.finished_at,
         unreadable=tuple(parts.unreadable),
+    )
+
+
+def _short(job: Job) -> Job:
+    request = job.request
+    long = [name for name in _LONG if len(getattr(request, name) or ()) > _LISTED_ENTRIES]
+    left_out: dict[str, object] = {
+        name: JobRequest.model_fields[name].get_default(call_default_factory=True) for name in long
+    }
+    is_long = job.result is not None and len(job.result.model_dump_json()) > _LISTED_CHARACTERS
+    return job.model_copy(
+        update={
+            "request": request.model_copy(update=left_out),
+            "result": None if is_long else job.result,
+            "omitted": (*(f"request.{name}" for name in long), *(["result"] if is_long else [])),
+        }
     )
 
 

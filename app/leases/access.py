@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from sqlalchemy.orm import Session
 
 from bitbudget.app.auth import repository as keys
+from bitbudget.app.auth.quota import RequestQuota
 from bitbudget.app.auth.tokens import TokenKind, parse_token
 from bitbudget.app.http.errors import UnauthorizedError
 from bitbudget.app.leases import repository
@@ -27,6 +28,7 @@ class LeaseAccess:
     """
 
     database: Database
+    quota: RequestQuota
     needs_keys: bool
     clock: Clock
 
@@ -43,6 +45,7 @@ class LeaseAccess:
 
     def check_lease(self, text: str | None, lease_id: str) -> None:
         """Raise UnauthorizedError unless this is the lease's own token."""
+        self.quota.spend(lease_id)
         if self._may_omit(text, "send the lease's own"):
             return
         token = parse_token(text or "", TokenKind.LEASE)

@@ -10,11 +10,13 @@ from bitbudget.app.auth.dependencies import BearerToken
 from bitbudget.app.http.dependencies import provided
 from bitbudget.app.leases.access import LeaseAccess
 from bitbudget.app.leases.service import LeaseService
+from bitbudget.app.leases.uploads import Uploads
 
-__all__ = ["HELD_BY_CALLER", "LeaseAccessDependency", "Leases"]
+__all__ = ["HELD_BY_CALLER", "LeaseAccessDependency", "Leases", "UploadsDependency"]
 
 Leases = Annotated[LeaseService, Depends(provided(LeaseService))]
 LeaseAccessDependency = Annotated[LeaseAccess, Depends(provided(LeaseAccess))]
+UploadsDependency = Annotated[Uploads, Depends(provided(Uploads))]
 
 
 def _held_by_caller(lease_id: str, access: LeaseAccessDependency, token: BearerToken) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from typing import Final
 
 from pydantic import ValidationError
@@ -11,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from bitbudget.app.artifacts.names import ArtifactName
 from bitbudget.app.contract.messages import Report, storable_text
+from bitbudget.app.contract.untrusted import Untrusted
 from bitbudget.app.core.errors import InvalidRequestError
 from bitbudget.app.core.manifest import Manifest
 from bitbudget.app.core.measurement import Measurement
@@ -44,7 +46,7 @@ class Intake:
         """Return what `data` says; InvalidRequestError unless it is what `name` promises."""
         try:
             document = _read(name, data)
-        except (ValidationError, ValueError, KeyError, RecursionError) as error:
+        except (ValidationError, ValueError, RecursionError) as error:
             raise _refused(name, _wrong(error)) from error
         if _NUL in data:
             raise _refused(name, "NUL in a text")
@@ -86,15 +88,20 @@ class Intake:
 
 
 def _read(name: ArtifactName, data: bytes) -> Document:
+    return _reader(name).read(data)
+
+
+@cache
+def _reader(name: ArtifactName) -> Untrusted[Document]:
     match name:
         case ArtifactName.INVENTORY:
-            return KnownModel.model_validate_json(data)
+            return Untrusted[Document](KnownModel)
         case ArtifactName.MEASUREMENT:
-            return Measurement.from_json(data)
+            return Untrusted[Document](Measurement)
         case ArtifactName.MANIFEST:
-            return Manifest.from_bytes(data)
+            return Untrusted[Document](Manifest)
         case _:
-            return name.report.model_validate_json(data)
+            return Untrusted[Document](name.report)
 
 
 def _refused(name: ArtifactName, found: str) -> InvalidRequestError:

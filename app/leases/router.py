@@ -5,9 +5,9 @@ from __future__ import annotations
 import base64
 import binascii
 import re
+from functools import partial
 from typing import Annotated, Final
 
-from anyio import to_thread
 from fastapi import APIRouter, Header, Query, Request, Response, status
 
 from bitbudget.app.artifacts.names import ArtifactName
@@ -23,7 +23,12 @@ from bitbudget.app.contract.leases import (
 from bitbudget.app.core.canonical import JsonObject
 from bitbudget.app.core.errors import InvalidRequestError
 from bitbudget.app.http.problems import Responses, problems
-from bitbudget.app.leases.dependencies import HELD_BY_CALLER, LeaseAccessDependency, Leases
+from bitbudget.app.leases.dependencies import (
+    HELD_BY_CALLER,
+    LeaseAccessDependency,
+    Leases,
+    UploadsDependency,
+)
 
 __all__ = ["router"]
 
@@ -101,12 +106,13 @@ async def put_artifact(
     attempt: Attempt,
     request: Request,
     leases: Leases,
+    uploads: UploadsDependency,
     content_digest: ContentDigest,
 ) -> StoredArtifact:
     """Upload a file of the attempt; its digest is checked, and so is what it says."""
     expected = _sha256_of_header(content_digest)
-    data = await request.body()
-    return await to_thread.run_sync(leases.put_artifact, lease_id, attempt, name, data, expected)
+    put = partial(leases.put_artifact, lease_id, attempt, name, expected)
+    return await uploads.run(request, put)
 
 
 @router.get(

@@ -38,7 +38,7 @@ from bitbudget.app.leases.intake import Intake
 from bitbudget.app.leases.tables import LeaseRow
 from bitbudget.app.measurements import repository as measurements
 from bitbudget.app.measurements.repository import Maker
-from bitbudget.app.storage.database import Database
+from bitbudget.app.storage.database import Database, one_at_a_time
 from bitbudget.app.storage.ids import Clock, new_id
 from bitbudget.app.storage.stored import read_stored
 from bitbudget.app.workers import repository as workers
@@ -131,7 +131,7 @@ class LeaseService:
             return LeaseStatus(lease_until=lease.lease_until, cancel=job.cancel_requested)
 
     def put_artifact(
-        self, lease_id: str, attempt: int, name: ArtifactName, data: bytes, expected: str
+        self, lease_id: str, attempt: int, name: ArtifactName, expected: str, data: bytes
     ) -> StoredArtifact:
         """Store a file of an attempt and take in what it says.
 
@@ -155,6 +155,10 @@ class LeaseService:
         with self.database.write() as session:
             lease, job = self._hold(session, lease_id, attempt)
             worker = workers.get(session, lease.worker_id)
+            one_at_a_time(session, artifacts.BLOBS)
+            self.store.keep(data, found)
+            replaced = artifacts.find(session, job.id, name)
+            unneeded = None if replaced is None else replaced.sha256
             artifacts.save(
                 session,
                 job_id=job.id,
@@ -172,7 +176,17 @@ class LeaseService:
                 _LOG.warning("job %s, worker %s: %s", job.id, worker.id, remark)
                 transitions.remarked(job, remark)
         self.intake.applied(document)
+        self._release(unneeded)
         return StoredArtifact(name=name, sha256=found, bytes=len(data))
+
+    def _release(self, digest: str | None) -> None:
+        """Remove a blob that was replaced, unless an artifact still has it."""
+        if digest is None:
+            return
+        with self.database.write() as session:
+            one_at_a_time(session, artifacts.BLOBS)
+            if not artifacts.is_needed(session, digest):
+                self.store.delete(digest)
 
     def _assignment(
         self, request: JobRequest, name: ArtifactName, known: Mapping[str, str]

@@ -21,6 +21,7 @@ from bitbudget.app.leases import repository as leases
 from bitbudget.app.leases.access import LeaseAccess
 from bitbudget.app.leases.intake import Intake
 from bitbudget.app.leases.service import LeaseService
+from bitbudget.app.leases.uploads import Uploads
 from bitbudget.app.measurements.cache import MeasurementLibrary
 from bitbudget.app.measurements.pool import SolverPool
 from bitbudget.app.measurements.service import MeasurementService
@@ -50,6 +51,7 @@ class Services:
     leases: LeaseService
     lease_access: LeaseAccess
     followups: FollowupService
+    uploads: Uploads
     workers: WorkerService
     models: ModelService
     measurements: MeasurementService
@@ -104,8 +106,9 @@ class Services:
                 clock=clock,
                 intervals=intervals,
             ),
-            lease_access=LeaseAccess(database, settings.needs_keys, clock),
+            lease_access=LeaseAccess(database, quota, settings.needs_keys, clock),
             followups=FollowupService(database, clock, intervals),
+            uploads=Uploads(settings.home_folder),
             workers=workers,
             models=models,
             measurements=MeasurementService(database, library),

@@ -6,7 +6,10 @@ import base64
 import hashlib
 import json
 import socket
+import sys
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -136,3 +139,52 @@ def test_what_ifs_keep_neither_polls_nor_leases_waiting(tmp_path: Path) -> None:
         for line in lines:
             line.close()
         assert loaded <= max(10 * alone, 0.1)
+
+
+def padded(start: bytes, item: bytes, count: int, end: bytes) -> bytes:
+    """Return JSON of many small values, as long as an artifact may be."""
+    body = start + b",".join([item] * count) + end
+    return body + b" " * (ARTIFACT_BYTES - len(body))
+
+
+ARTIFACT_BYTES = 16 * 2**20
+SWOLLEN: tuple[tuple[str, Callable[[], bytes]], ...] = (
+    ("measurement.json", lambda: large(8000).to_json()),
+    ("measurement.json", lambda: padded(b'{"model":[', b"[]", 5_000_000, b"]}")),
+    ("measurement.json", lambda: padded(b'{"a":[', b'{"a":0}', 500_000, b"]}")),
+    ("measurement.json", lambda: padded(b'{"curves":[', b"0", 2_000_000, b"]}")),
+    ("inventory.json", lambda: padded(b'{"inventory":{"modules":[', b"{}", 500_000, b"]}}")),
+    ("manifest.json", lambda: padded(b"{", b'"a":0', 2_000_000, b"}")),
+    ("evaluation.json", lambda: padded(b'{"notes":["', b"x" * 100, 150_000, b'"]}')),
+)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of memory from /proc")
+def test_no_artifact_takes_much_memory_or_keeps_others_waiting(tmp_path: Path) -> None:
+    bodies = [(name, make()) for name, make in SWOLLEN]
+    with live_server(tmp_path) as server, httpx2.Client(base_url=server.url, timeout=600) as http:
+        worker = http.post("/v1/workers", json=WORKER).json()
+        http.post("/v1/jobs", json={"model": "org/model", "budget": "1GiB"})
+        lease = http.post("/v1/leases", json={"worker_id": worker["worker_id"]}).json()
+
+        def upload(document: tuple[str, bytes]) -> int:
+            name, data = document
+            digest = base64.b64encode(hashlib.sha256(data).digest()).decode()
+            return http.put(
+                f"/v1/leases/{lease['lease_id']}/artifacts/{name}?attempt=1",
+                content=data,
+                headers={"Content-Digest": f"sha-256=:{digest}:"},
+            ).status_code
+
+        with ThreadPoolExecutor(len(bodies)) as pool:
+            answers = pool.map(upload, bodies)
+            for _ in range(5):
+                assert httpx2.get(f"{server.url}/livez", timeout=60).is_success
+                renewed = {"attempt": 1}
+                url = f"{server.url}/v1/leases/{lease['lease_id']}"
+                assert httpx2.put(url, json=renewed, timeout=60).is_success
+                time.sleep(0.1)
+            assert list(answers) == [200, 422, 422, 422, 422, 422, 422]
+        status = Path(f"/proc/{server.process.pid}/status").read_text()
+        peak = next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))
+        assert int(peak) / 1024 <= 400
