@@ -71,6 +71,8 @@ def _values() -> dict[str, dict[str, Any]]:
     return cases | {
         "layers-a-billion": {"num_hidden_layers": 10**9},
         "layers-a-hundred-thousand": {"num_hidden_layers": 10**5},
+        "experts-a-billion": {"model_type": "ernie4_5_moe", "moe_num_experts": 10**9},
+        "pattern-of-a-million-layers": {"hybrid_override_pattern": "M-" * 500_000},
         "vocabulary-petabytes": {"vocab_size": 10**15},
         "heads-zero": {"num_attention_heads": 0},
         "heads-not-dividing": {"num_attention_heads": 5},

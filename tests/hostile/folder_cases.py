@@ -8,7 +8,7 @@ import pickle
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.hostile.tiny import DEEP, SHAPES, Case, Content, config, model, weights
+from tests.hostile.tiny import DEEP, SHAPES, Case, Content, config, model, pack, weights
 
 _INDEX = "model.safetensors.index.json"
 _FIRST, _SECOND = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
@@ -39,6 +39,8 @@ def cases() -> Iterator[Case]:
     for name, files in folders.items():
         yield Case(f"folder-{name}", files)
     yield from _sharded()
+    many = {f"model-{number:05d}.safetensors": pack(b"{}", b"") for number in range(5000)}
+    yield Case("folder-of-5000-weight-files", {"config.json": config(), **many})
 
 
 def stale_indexes() -> Iterator[Case]:
@@ -91,6 +93,8 @@ def _indexes(names: list[str]) -> dict[str, bytes]:
         "list": b"[]",
         "deep": DEEP,
         "without-map": b"{}",
+        "of-40-megabytes": b" " * 40_000_000,
+        "of-many-lists": b'{"weight_map":[' + b"[]," * 300_000 + b"1]}",
         "map-list": index(names),
         "map-null": index(None),
         "map-of-numbers": index(dict.fromkeys(names, 1)),

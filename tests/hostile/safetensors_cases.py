@@ -74,6 +74,10 @@ def _texts() -> dict[str, bytes]:
         "header-keys-twice": pack(twice, _DATA),
         "header-entry-keys-twice": pack(_replaced('"dtype"', '"dtype": "F32", "dtype"'), _DATA),
         "header-number-of-many-digits": pack(_replaced("[32]", f"[{'9' * 10_000}]"), _DATA),
+        "header-keys-twice-among-many": pack(_many(20_000)[:-1] + b', "t19999": 1}', b""),
+        "header-shape-of-4299-digits": pack(_replaced("[32]", f"[{'9' * 4299}]"), _DATA),
+        "header-offsets-of-4299-digits": pack(_replaced("[0, ", f"[{'9' * 4299}, "), _DATA),
+        "header-empty-tensors": pack(_many(50_000), b""),
         "header-nul-bytes": pack(_RAW + b"\0\0\0", _DATA),
         "header-single-quotes": pack(_RAW.replace(b'"', b"'"), _DATA),
         "header-control-characters": pack(_RAW.replace(b"model.norm", b"model.\x01rm"), _DATA),
@@ -81,6 +85,12 @@ def _texts() -> dict[str, bytes]:
         "metadata-number": pack(_with_metadata(5), _DATA),
         "metadata-nested": pack(_with_metadata({"a": {"b": "c"}}), _DATA),
     }
+
+
+def _many(count: int) -> bytes:
+    """Return a header of tensors without values."""
+    entry = {"dtype": "BF16", "shape": [0], "data_offsets": [0, 0]}
+    return json.dumps({f"t{number}": entry for number in range(count)}).encode()
 
 
 def _replaced(old: str, new: str) -> bytes:

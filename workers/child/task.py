@@ -18,9 +18,9 @@ from bitbudget.app.contract.home import Folder
 from bitbudget.app.contract.tasks import FitTask, Task
 from bitbudget.app.core.errors import NO_ROOM, BitbudgetError, InvalidRequestError
 from bitbudget.app.core.wording import expected_words
-from bitbudget.workers.child.limits import limit_reading
 from bitbudget.workers.cluster.parent_watch import end_with_parent
 from bitbudget.workers.models.library import defer_package
+from bitbudget.workers.models.limits import limit_reading
 from bitbudget.workers.pipeline.tasks import run_task
 
 __all__ = ["answer"]
@@ -97,6 +97,8 @@ def problem_of(error: Exception, home: Path) -> Problem:
             f"{error}; free some room, or keep less there with --disk-limit",
             status=507,
         )
+    if isinstance(error, OSError):
+        return Problem.about("machine-trouble", f"{error}; look at the disk and its permissions")
     return Problem.about(
         "internal",
         f"{type(error).__name__}: {error}; a defect of ours: please report it with "

@@ -46,6 +46,8 @@ _SMALL_BYTES: Final = 2**20
 
 _LAYER_COUNTS: Final = ("num_hidden_layers", "num_layers", "n_layers", "n_layer")
 _HUGE: Final = 2**64
+_MOST_EXPERTS: Final = 2**16
+_LONGEST_PATTERN: Final = 2**16
 
 
 @dataclass(frozen=True)
@@ -114,19 +116,19 @@ class Checkpoint:
         return model
 
     def _check_layers(self) -> None:
-        """Refuse more layers than tensors before a billion modules are built."""
+        """Refuse more layers, experts or layer kinds than files hold before they are built."""
         text = self.config.get("text_config")
         tensors = sum(len(file.tensors) for file in self.files)
         for config in (self.config, text if isinstance(text, dict) else {}):
             for name in _LAYER_COUNTS:
                 count = config.get(name)
                 if isinstance(count, int) and count > tensors:
-                    raise InvalidModelError(
-                        where=f"config.json: {name}",
-                        found=f"{count} layers" if count < _HUGE else "a huge number",
-                        expected=f"at most one for each of the {tensors} tensors",
-                        remedy="use the config.json that belongs to the weights",
-                    )
+                    raise _too_many(name, "layers", count, f"one for each of the {tensors} tensors")
+            for name, value in config.items():
+                if isinstance(value, int) and "expert" in name and value > _MOST_EXPERTS:
+                    raise _too_many(name, "experts", value, f"{_MOST_EXPERTS}")
+                if isinstance(value, (str, list)) and len(value) > max(tensors, _LONGEST_PATTERN):
+                    raise _too_many(name, "entries", len(value), f"{_LONGEST_PATTERN}")
 
     def sanitized(self) -> Sanitized:
         """Return the weights as the model names them, lazily, with where each comes from."""
@@ -320,6 +322,15 @@ class Checkpoint:
 
     def _held(self, name: str) -> AbstractContextManager[Path]:
         return nullcontext(self.folder / name) if self.hold is None else self.hold(name)
+
+
+def _too_many(name: str, what: str, count: int, most: str) -> InvalidModelError:
+    return InvalidModelError(
+        where=f"config.json: {name}"[:100],
+        found=f"{count} {what}" if count < _HUGE else "a huge number",
+        expected=f"at most {most}",
+        remedy="use the config.json that belongs to the weights",
+    )
 
 
 def _classes(config: JsonObject) -> tuple[Any, Any]:

@@ -33,6 +33,10 @@ MAX_JSON_BYTES: Final = 64 * 2**20
 _PICKLES: Final = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _SHARD: Final = re.compile(r"(model.*)-(\d{5})-of-(\d{5})\.safetensors")
 _MOST_SHARDS: Final = 10_000
+_MOST_FILES: Final = 4096
+_MOST_INDEX_BYTES: Final = 32 * 2**20
+_MOST_CONFIG_BYTES: Final = 4 * 2**20
+_MOST_CONTAINERS: Final = 2**18
 _MODEL_TYPE: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _FLOAT_TAG: Final = "__float__"
 _FLOATS: Final = {"Infinity": math.inf, "-Infinity": -math.inf, "NaN": math.nan}
@@ -63,7 +67,7 @@ def read_config(folder: Path) -> JsonObject:
             expected="a model folder in Hugging Face layout",
             remedy="give the folder that holds config.json and the safetensors files",
         )
-    return check_config(read_json(path))
+    return check_config(read_json(path, _MOST_CONFIG_BYTES))
 
 
 def check_config(config: JsonObject) -> JsonObject:
@@ -87,18 +91,22 @@ def check_config(config: JsonObject) -> JsonObject:
     return config
 
 
-def read_json(path: Path) -> JsonObject:
-    """Return the JSON object in `path`; InvalidModelError when it is none."""
+def read_json(path: Path, most_bytes: int = MAX_JSON_BYTES) -> JsonObject:
+    """Return the JSON object in `path`; InvalidModelError when it is none, or is too large."""
     if not path.is_file():
-        raise _not_json(path, "a folder, a pipe or a broken link")
+        raise _not_json(path, "a folder, a pipe or a broken link", most_bytes)
+    if path.stat().st_size > most_bytes:
+        raise _not_json(path, f"{path.stat().st_size} bytes", most_bytes)
+    data = path.read_bytes()
+    containers = data.count(b"[") + data.count(b"{")
+    if most_bytes < MAX_JSON_BYTES and containers > _MOST_CONTAINERS:
+        raise _not_json(path, f"{containers} lists and objects", most_bytes)
     try:
-        if path.stat().st_size > MAX_JSON_BYTES:
-            raise _not_json(path, f"{path.stat().st_size} bytes")
-        value = json.loads(path.read_bytes())
+        value = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise _not_json(path, str(error)[:200]) from error
+        raise _not_json(path, str(error)[:200], most_bytes) from error
     if not isinstance(value, dict):
-        raise _not_json(path, type(value).__name__)
+        raise _not_json(path, type(value).__name__, most_bytes)
     return value
 
 
@@ -112,11 +120,11 @@ def encode_floats(value: Any) -> Any:
     return [encode_floats(item) for item in value] if isinstance(value, list) else value
 
 
-def _not_json(path: Path, found: str) -> InvalidModelError:
+def _not_json(path: Path, found: str, most_bytes: int) -> InvalidModelError:
     return InvalidModelError(
         where=path.name,
         found=found,
-        expected=f"a JSON object of at most {MAX_JSON_BYTES} bytes",
+        expected=f"a JSON object of at most {most_bytes} bytes",
         remedy="download the file again",
     )
 
@@ -143,6 +151,13 @@ def read_files(folder: Path) -> tuple[SourceFile, ...]:
         for path in folder.glob(f"*{GGUF.known_by}"):
             raise GGUF.refusal(path.name)
         raise _no_weights(folder)
+    if len(paths) > _MOST_FILES:
+        raise InvalidModelError(
+            where=str(folder),
+            found=f"{len(paths)} weight files",
+            expected=f"at most {_MOST_FILES}",
+            remedy="keep the files of one model in the folder",
+        )
     return check_names(read_header(path) for path in paths)
 
 
@@ -160,7 +175,7 @@ def absent_files(names: Sequence[str], folder: Path | None = None) -> tuple[str,
     index = None if folder is None else folder / INDEX_NAME
     if index is not None and index.is_file():
         try:
-            shards = read_json(index).get("weight_map")
+            shards = read_json(index, _MOST_INDEX_BYTES).get("weight_map")
         except InvalidModelError:
             shards = None
         if isinstance(shards, dict):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,8 @@ MAX_HEADER_BYTES: Final = 100_000_000
 LENGTH_BYTES: Final = 8
 """Bytes of the length prefix, little-endian."""
 _MAX_DIMENSIONS: Final = 16
+_LARGEST: Final = 2**63
+_MOST_EMPTY: Final = 1000
 _KEYS: Final = frozenset({"dtype", "shape", "data_offsets"})
 _DTYPES: Final = {dtype.value: dtype for dtype in Dtype}
 _REMEDY: Final = "download the file again"
@@ -95,6 +98,7 @@ def parse_header(filename: str, header: bytes, nbytes: int) -> SourceFile:
     _check_metadata(filename, entries.pop("__metadata__", None))
     first = LENGTH_BYTES + len(header)
     tensors = [_tensor(filename, name, entry, first) for name, entry in entries.items()]
+    _check_empty(filename, tensors)
     tensors.sort(key=lambda tensor: (tensor.offset, tensor.nbytes))
     _check_tiling(filename, tensors, first, nbytes)
     return SourceFile(filename, nbytes, tuple(tensors))
@@ -104,13 +108,15 @@ def _decode(filename: str, header: bytes) -> JsonObject:
     def unique(pairs: list[tuple[str, Any]]) -> JsonObject:
         value = dict(pairs)
         if len(value) != len(pairs):
-            names = [name for name, _ in pairs]
-            twice = next(name for name in names if names.count(name) > 1)
-            raise _invalid(filename, f"the key {twice!r} twice", "each key once")
+            counts = Counter(name for name, _ in pairs)
+            twice = next(name for name, count in counts.items() if count > 1)
+            raise _invalid(filename, f"the key {twice!r} twice"[:200], "each key once")
         return value
 
     try:
         value = json.loads(header.decode(), object_pairs_hook=unique)
+    except InvalidModelError:
+        raise
     except (ValueError, RecursionError) as error:
         raise _invalid(filename, f"a header that is not JSON ({error})", "a JSON object") from error
     if not isinstance(value, dict):
@@ -140,14 +146,25 @@ def _tensor(filename: str, name: str, entry: object, first: int) -> TensorRef:
     offsets = _integers(where, entry["data_offsets"], "data_offsets")
     expected = math.prod(shape) * dtype.itemsize
     if len(offsets) != 2 or offsets[1] - offsets[0] != expected:  # noqa: PLR2004, start and stop
-        raise _invalid(where, f"data_offsets {list(offsets)}", f"{expected} bytes by its shape")
+        size = f"{expected} bytes" if expected < _LARGEST else "more bytes than a file can have"
+        raise _invalid(where, f"data_offsets {list(offsets)}"[:80], f"{size} by its shape")
     return TensorRef(filename, name, dtype, shape, first + offsets[0], expected)
 
 
 def _integers(where: str, value: object, what: str) -> tuple[int, ...]:
-    if not isinstance(value, list) or any(type(item) is not int or item < 0 for item in value):
-        raise _invalid(where, f"{what} {value!r}"[:80], "a list of whole numbers, none negative")
+    if not isinstance(value, list) or any(
+        type(item) is not int or not 0 <= item < _LARGEST for item in value
+    ):
+        found = repr(value)[:80] if isinstance(value, list) else type(value).__name__
+        raise _invalid(where, f"{what} {found}", "a list of whole numbers from 0 to 2^63")
     return tuple(value)
+
+
+def _check_empty(filename: str, tensors: Iterable[TensorRef]) -> None:
+    """Refuse names that cost a file nothing: each takes kilobytes once a model is asked for it."""
+    empty = sum(not tensor.nbytes for tensor in tensors)
+    if empty > _MOST_EMPTY:
+        raise _invalid(filename, f"{empty} tensors without values", f"at most {_MOST_EMPTY}")
 
 
 def _check_tiling(filename: str, tensors: Iterable[TensorRef], first: int, nbytes: int) -> None:

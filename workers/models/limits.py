@@ -6,34 +6,58 @@ import os
 import resource
 import sys
 import threading
-import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 import psutil
 
-__all__ = ["limit_reading"]
+__all__ = ["limit_reading", "reading"]
 
-_MEMORY_BYTES: Final = 2**30
-"""Over what the process has when it begins; headers of the largest models take a tenth of it."""
+_MEMORY_BYTES: Final = 2**29
+"""Over what the process has when it begins; headers of the largest models take a fifth of it."""
 _CPU_SECONDS: Final = 60
 _FILE_BYTES: Final = 256 * 2**20
 _WATCH_SECONDS: Final = 0.05
 
 
 def limit_reading() -> None:
-    """End this process, or let what it asks for fail, where reading headers takes too much.
+    """Limit this process, which reads headers and nothing else, for the rest of its life."""
+    resource.setrlimit(resource.RLIMIT_CPU, (_CPU_SECONDS, _CPU_SECONDS))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (_FILE_BYTES, _FILE_BYTES))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _limit_memory(threading.Event())
+
+
+@contextmanager
+def reading() -> Iterator[None]:
+    """A block in which a model's files are read and believed in nothing: memory is limited.
+
+    Afterwards, when the model's layers are known to be those of its files, it is as before.
+    """
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    is_over = threading.Event()
+    _limit_memory(is_over, hard=before[1])
+    try:
+        yield
+    finally:
+        is_over.set()
+        resource.setrlimit(resource.RLIMIT_DATA, before)
+
+
+def _limit_memory(is_over: threading.Event, hard: int | None = None) -> None:
+    """End this process, or let what it asks for fail, where it takes too much until `is_over`.
 
     Linux counts private memory itself (RLIMIT_DATA) and lets an allocation fail, which is told as
     an error. macOS does not: there a thread looks at what is resident and ends the process.
     """
-    resource.setrlimit(resource.RLIMIT_CPU, (_CPU_SECONDS, _CPU_SECONDS))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (_FILE_BYTES, _FILE_BYTES))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if sys.platform == "linux":
         most = _private_bytes() + _MEMORY_BYTES
-        resource.setrlimit(resource.RLIMIT_DATA, (most, most))
+        soft = resource.getrlimit(resource.RLIMIT_DATA)[0]
+        most = most if soft == resource.RLIM_INFINITY else min(most, soft)
+        resource.setrlimit(resource.RLIMIT_DATA, (most, most if hard is None else hard))
     else:
-        threading.Thread(target=_watch, name="memory", daemon=True).start()
+        threading.Thread(target=_watch, args=(is_over,), name="memory", daemon=True).start()
 
 
 def _private_bytes() -> int:
@@ -42,9 +66,11 @@ def _private_bytes() -> int:
         return next(int(line.split()[1]) for line in status if line.startswith("VmData")) * 1024
 
 
-def _watch() -> None:
+def _watch(is_over: threading.Event) -> None:
     process = psutil.Process()
-    while process.memory_info().rss < _MEMORY_BYTES:
-        time.sleep(_WATCH_SECONDS)
+    most = process.memory_info().rss + _MEMORY_BYTES
+    while process.memory_info().rss < most:
+        if is_over.wait(_WATCH_SECONDS):
+            return
     print(f"more than {_MEMORY_BYTES} bytes of memory for headers", file=sys.stderr)  # noqa: T201
     os._exit(1)

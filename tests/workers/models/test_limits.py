@@ -3,10 +3,12 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 PROGRAM = """
-from bitbudget.workers.child.limits import limit_reading
+from bitbudget.workers.models.limits import limit_reading
 limit_reading()
-fine = bytearray(2**28)
+fine = bytearray(2**27)
 try:
     bytearray(2**31)
 except MemoryError:
@@ -14,7 +16,7 @@ except MemoryError:
 """
 
 
-def test_a_reader_of_headers_has_no_more_than_a_gibibyte() -> None:
+def test_a_reader_of_headers_has_no_more_than_half_a_gibibyte() -> None:
     found = subprocess.run(
         [sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=False, timeout=60
     )
@@ -22,3 +24,22 @@ def test_a_reader_of_headers_has_no_more_than_a_gibibyte() -> None:
         assert found.stdout == "refused\n", found.stderr
     else:
         assert found.returncode != 0 or found.stdout == "refused\n"
+
+
+BLOCK = """
+from bitbudget.workers.models.limits import reading
+with reading():
+    try:
+        bytearray(2**31)
+    except MemoryError:
+        print("refused")
+print(len(bytearray(2**31)))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the process ends")
+def test_a_job_that_reads_a_model_is_limited_until_it_knows_it() -> None:
+    found = subprocess.run(
+        [sys.executable, "-c", BLOCK], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert found.stdout == f"refused\n{2**31}\n", found.stderr

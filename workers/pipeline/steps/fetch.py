@@ -8,6 +8,7 @@ from pathlib import Path
 from bitbudget.app.core.errors import InvalidModelError
 from bitbudget.app.core.hub_id import HubId
 from bitbudget.workers.models import Checkpoint, open_checkpoint
+from bitbudget.workers.models.limits import reading
 from bitbudget.workers.pipeline.options import FetchOptions
 from bitbudget.workers.pipeline.report import Reporter
 from bitbudget.workers.pipeline.run import Run
@@ -42,9 +43,10 @@ def run_step(run: Run) -> Checkpoint:
 def _whole(options: FetchOptions, run: Run) -> Checkpoint:
     folder = Path(options.model).expanduser()
     if folder.exists():
-        return open_checkpoint(
-            folder, options.name, allow_quantized_source=options.allow_quantized_source
-        )
+        with reading():
+            return open_checkpoint(
+                folder, options.name, allow_quantized_source=options.allow_quantized_source
+            )
     from bitbudget.workers.hub.client import Hub  # noqa: PLC0415, a local folder needs no network
     from bitbudget.workers.hub.source import open_remote  # noqa: PLC0415, as above
 

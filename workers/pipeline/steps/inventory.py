@@ -12,6 +12,7 @@ from bitbudget.app.core.machine_speed import MachineSpeed
 from bitbudget.app.core.measurement import ModelIdentity
 from bitbudget.app.core.requests import Rotation
 from bitbudget.workers.models import Checkpoint, build_inventory
+from bitbudget.workers.models.limits import reading
 from bitbudget.workers.pipeline.files import write_whole
 from bitbudget.workers.pipeline.options import FetchOptions, MeasureOptions, StatedBudget
 from bitbudget.workers.pipeline.run import Run, Variant, Variants
@@ -36,7 +37,8 @@ def run_step(run: Run) -> Variants:
     Files that are seen for the first time are read here, once, for all that weights alone tell.
     """
     checkpoint = run[Checkpoint]
-    inventory = build_inventory(checkpoint)
+    with reading():
+        inventory = build_inventory(checkpoint)
     for note in inventory.notes:
         run.report.log(note)
     modules = len(inventory.modules)
