@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 import os
 import queue
+import signal
 import subprocess
 import sys
 import threading
@@ -193,6 +194,8 @@ class ChildProcess:
 
         status = self._child.wait()
         how = f"by signal {-status}" if status < 0 else f"with status {status}"
+        if status == -signal.SIGKILL:
+            how += ", as the system ends what takes more memory than there is,"
         what = f"; what it said cannot be read ({self._unread})" if self._unread else ""
         wrote = self._tail.text() or "nothing"
         return Problem.about(

@@ -57,11 +57,14 @@ def lock(session: Session, job_id: str) -> JobRow:
 
 
 def next_queued(session: Session) -> JobRow | None:
-    """Return and lock the oldest queued job that no one else is just taking."""
+    """Return and lock the oldest queued job that no one else is just taking.
+
+    Those that lost attempts come after those that lost fewer: they hold up no other.
+    """
     query = (
         sa.select(JobRow)
         .where(JobRow.status == JobStatus.QUEUED)
-        .order_by(JobRow.id)
+        .order_by(JobRow.strikes, JobRow.id)
         .limit(1)
         .with_for_update(skip_locked=True)
     )

@@ -56,6 +56,7 @@ class JobRow(Base):
         ),
         sa.UniqueConstraint("owner", "idempotency_key"),
         sa.Index("ix_jobs_status_id", "status", "id"),
+        sa.Index("ix_jobs_queue", "status", "strikes", "id"),
     )
 
 

@@ -132,6 +132,7 @@ def upgrade() -> None:
         sa.UniqueConstraint("owner", "idempotency_key", name=op.f("uq_jobs_owner_idempotency_key")),
     )
     op.create_index("ix_jobs_status_id", "jobs", ["status", "id"], unique=False)
+    op.create_index("ix_jobs_queue", "jobs", ["status", "strikes", "id"], unique=False)
 
     op.create_table(
         "measurement_names",
@@ -303,6 +304,7 @@ def downgrade() -> None:
     op.drop_table("artifacts")
     op.drop_table("tensors")
     op.drop_table("measurement_names")
+    op.drop_index("ix_jobs_queue", table_name="jobs")
     op.drop_index("ix_jobs_status_id", table_name="jobs")
 
     op.drop_table("jobs")

@@ -31,12 +31,14 @@ from bitbudget.app.core.errors import LostLeaseError
 from bitbudget.app.core.requests import Deliver
 from bitbudget.workers.agent.heartbeat import Heartbeat
 
-__all__ = ["LeaseRun"]
+__all__ = ["LeaseRun", "outcome_of"]
 
 _LOG: Final = logging.getLogger(__name__)
 _EVENT_SECONDS: Final = 0.25
 _REACH_SECONDS: Final = 2.0
 _MEASUREMENT: Final = "measurement.json"
+_WRONG_DOCUMENTS: Final = (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.UNPROCESSABLE_ENTITY)
+_UNFORESEEN: Final = "urn:bitbudget:problem:internal"
 
 
 @dataclass
@@ -73,7 +75,7 @@ class LeaseRun:
         try:
             self._insist(lambda: self.client.finish(self.lease, result))
         except ServerProblemError as error:
-            refused = self._mishap("result-refused", str(error))
+            refused = self._refused("result-refused", error)
             self._insist(lambda: self.client.finish(self.lease, refused))
             return refused
         return result
@@ -128,7 +130,7 @@ class LeaseRun:
             case "finished":
                 return self._succeeded(event.result)
             case "failed":
-                return self._result(_outcome_of(event.problem), problem=event.problem)
+                return self._result(outcome_of(event.problem), problem=event.problem)
             case "artifact":
                 return self._upload(event)
             case "log":
@@ -166,9 +168,20 @@ class LeaseRun:
         try:
             self._insist(lambda: self.client.put_artifact(self.lease, event.name, data))
         except ServerProblemError as error:
-            return self._mishap("upload-refused", str(error))
+            return self._refused("upload-refused", error)
         self._stored[event.name] = event.sha256
         return None
+
+    def _refused(self, slug: str, error: ServerProblemError) -> LeaseResult:
+        """Return the end of an attempt whose documents the server does not take.
+
+        What is wrong with them (4xx) would be wrong again: final.
+        """
+        status = int(error.fields["status_code"])
+        if status not in _WRONG_DOCUMENTS:
+            return self._mishap(slug, str(error))
+        problem = Problem.about(slug, str(error), status=status)
+        return self._result(outcome_of(problem), problem=problem)
 
     def _mishap(self, slug: str, detail: str) -> LeaseResult:
         return self._result(LeaseOutcome.CRASHED, problem=Problem.about(slug, detail))
@@ -191,10 +204,12 @@ def _progress(event: Started | Progressed) -> Progress:
     return Progress.model_validate(event.model_dump(exclude={"kind"}))
 
 
-def _outcome_of(problem: Problem) -> LeaseOutcome:
+def outcome_of(problem: Problem) -> LeaseOutcome:
     """Tell a faulty input (final) from a mishap of this attempt (tried again)."""
     if problem.status == HTTPStatus.SERVICE_UNAVAILABLE:
         return LeaseOutcome.FAILED  # the Hub: it was asked patiently, and says why
+    if problem.type == _UNFORESEEN:
+        return LeaseOutcome.FAILED  # the same input meets the same defect again
     if problem.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         return LeaseOutcome.CRASHED
     return LeaseOutcome.FAILED

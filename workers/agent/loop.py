@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import Counter
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
@@ -46,7 +47,7 @@ class Agent:
     disk_limit_bytes: int | None = None
     publishes_to: str = ""
     stop: threading.Event = field(default_factory=threading.Event)
-    mishaps: int = field(default=0, init=False)
+    crashes: Counter[str] = field(default_factory=Counter, init=False)
 
     def run(self) -> None:
         """Work until `stop` is set; a server that is away is waited for."""
@@ -94,6 +95,7 @@ class Agent:
             self.stop.wait(poll_seconds)
             return
         _LOG.info("job %s, attempt %d", lease.job_id, lease.attempt)
+        self._rest_before(lease)
         try:
             outcome = LeaseRun(
                 client, self.server, lease, self.home, self.stop, self.disk_limit_bytes
@@ -102,19 +104,27 @@ class Agent:
             _LOG.warning("job %s: %s", lease.job_id, error)
             return
         _LOG.info("job %s: %s", lease.job_id, outcome or "lease lost")
-        self._rest(outcome)
+        self._note(lease.job_id, outcome)
 
-    def _rest(self, outcome: LeaseOutcome | None) -> None:
-        """Pause after a mishap, longer after each in a row.
+    def _rest_before(self, lease: LeaseGrant) -> None:
+        """Pause before a job that crashed here; the server gives the others first."""
+        crashed = self.crashes.get(lease.job_id, 0)
+        if crashed:
+            self.stop.wait(min(2.0 ** (crashed - 1), lease.lease_seconds / 4))
+
+    def _note(self, job_id: str, outcome: LeaseOutcome | None) -> None:
+        """Remember the crashes in a row; pause where they were those of several jobs.
 
         A machine that is out of order, its disk full perhaps, must not use up the attempts of one
-        job after the other while others could do them.
+        job after the other while others could do them. One job that crashes delays no other.
         """
         if outcome is not LeaseOutcome.CRASHED:
-            self.mishaps = 0
+            self.crashes.clear()
             return
-        self.stop.wait(min(2.0**self.mishaps, _LONGEST_REST_SECONDS))
-        self.mishaps += 1
+        self.crashes[job_id] += 1
+        jobs = len(self.crashes)
+        if jobs > 1:
+            self.stop.wait(min(2.0 ** (jobs - 1), _LONGEST_REST_SECONDS))
 
     def _after(
         self, error: ServerProblemError, welcome: WorkerWelcome | None

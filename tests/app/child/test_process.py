@@ -31,6 +31,7 @@ def test_a_killed_child_says_how_it_ended() -> None:
     assert last.kind == "failed"
     assert last.problem.type == "urn:bitbudget:problem:child-died"
     assert "by signal 9" in last.problem.detail
+    assert "more memory than there is" in last.problem.detail
 
 
 def test_a_child_that_takes_too_long_is_stopped(tmp_path: Path, sample_model: Path) -> None:

@@ -107,6 +107,22 @@ def test_a_released_attempt_does_not_count(server: Server) -> None:
     assert server.job(job["id"])["status"] == "queued"
 
 
+def test_a_job_that_crashed_holds_up_no_other(server: Server) -> None:
+    crashing, other = server.submit()["id"], server.submit()["id"]
+    worker = server.worker()
+    claimed = worker.claim()
+    assert claimed is not None
+    assert claimed["job_id"] == crashing
+    assert worker.finish("crashed").status_code == 204
+    second = worker.claim()
+    assert second is not None
+    assert second["job_id"] == other
+    assert worker.finish("failed", problem=PROBLEM).status_code == 204
+    third = worker.claim()
+    assert third is not None
+    assert (third["job_id"], third["attempt"]) == (crashing, 2)
+
+
 def test_a_crash_counts(server: Server) -> None:
     job = server.submit()
     worker = server.worker()

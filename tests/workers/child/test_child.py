@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -147,3 +148,12 @@ def test_ends_when_its_parent_dies() -> None:
         assert parent.stdin is not None
     psutil.wait_procs([child], timeout=30)
     assert not child.is_running()
+
+
+def test_two_workers_of_one_home_both_finish_the_same_job(tiny: Path, tmp_path: Path) -> None:
+    task = job(tmp_path / "home", tiny, sensitivity="weights")
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(run_child, [task, task])
+    assert first.result["sha256"] == second.result["sha256"]
+    assert first.result["checkpoint"] == second.result["checkpoint"]
+    assert Path(first.result["checkpoint"], "manifest.json").is_file()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import time
 from pathlib import Path
+from typing import Final
 
 from bitbudget.app.core.errors import ConflictError
 from bitbudget.app.core.manifest import Manifest
@@ -13,7 +15,10 @@ from bitbudget.workers.pipeline.options import QuantizeOptions
 from bitbudget.workers.pipeline.run import Delivered, Run, Variant
 from bitbudget.workers.quantize import write_checkpoint
 from bitbudget.workers.quantize.draft import clear_published, output_exists
+from bitbudget.workers.quantize.encoding import EncodePart
 from bitbudget.workers.recovery import finish
+
+_LOOK_SECONDS: Final = 1.0
 
 __all__ = ["check_same_model", "finished_checkpoint", "run_step"]
 
@@ -36,17 +41,37 @@ def run_step(run: Run) -> Delivered:
         return found
     with run.report.part(0.5):
         encode_part = manifest_encoder(run, variant, manifest)
-    written = write_checkpoint(
-        variant.checkpoint,
-        variant.inventory,
-        manifest,
-        output,
-        progress=lambda done, total, detail: run.report.progress(done, total, detail=detail),
-        encode_part=encode_part,
-    )
+    written = _write(run, variant, manifest, output, encode_part)
     formats = {path: choice.format for path, choice in manifest.modules.items()}
     shutil.rmtree(sequence_folder(run, manifest.measurement, formats), ignore_errors=True)
-    return Delivered(written.folder, written.file_bytes)
+    return written
+
+
+def _write(
+    run: Run, variant: Variant, manifest: Manifest, output: Path, encode_part: EncodePart
+) -> Delivered:
+    """Write the checkpoint; where another process of this home writes the same, take that one's."""
+    while True:
+        try:
+            written = write_checkpoint(
+                variant.checkpoint,
+                variant.inventory,
+                manifest,
+                output,
+                progress=lambda done, total, detail: run.report.progress(
+                    done, total, detail=detail
+                ),
+                encode_part=encode_part,
+            )
+        except ConflictError:
+            found = finished_checkpoint(output, manifest)
+            if found is not None:
+                return found
+            if run[QuantizeOptions].output is not None or output.exists():
+                raise
+            time.sleep(_LOOK_SECONDS)
+        else:
+            return Delivered(written.folder, written.file_bytes)
 
 
 def _default(run: Run, manifest: Manifest) -> Path:
