@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
+
+import typer
 
 from bitbudget.app.child.process import ChildProcess
 from bitbudget.app.cli.extras import require_extra
 from bitbudget.app.cli.failures import ChildFailedError
-from bitbudget.app.cli.output import stderr
+from bitbudget.app.cli.output import INTERRUPTED, stderr
 from bitbudget.app.cli.progress import ProgressView
 
 if TYPE_CHECKING:
@@ -48,8 +51,22 @@ def run_with_progress(task: Task, result: type[Result], command: str) -> Result:
     Raises MissingExtraError without the worker extra, ChildFailedError when the task fails.
     """
     require_extra("worker", command)
-    with ProgressView(stderr()) as view:
-        return run_task(task, result, view)
+    try:
+        with ProgressView(stderr()) as view:
+            return run_task(task, result, view)
+    except KeyboardInterrupt:
+        _say_kept(task)
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def _say_kept(task: Task) -> None:
+    """Say what an interrupted command leaves: nothing that is finished is done twice."""
+    console = stderr()
+    console.print(f"\nStopped. What was finished is kept in {task.home};", markup=False)
+    console.print("the same command goes on from there.")
+    output = getattr(task, "output", None)
+    if output and Path(output, "manifest.json").is_file():
+        console.print(f"The finished checkpoint is {output}", markup=False)
 
 
 def run_task(task: Task, result: type[Result], listener: Callable[[Event], None]) -> Result:

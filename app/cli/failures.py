@@ -50,6 +50,12 @@ class FileAccessError(BitbudgetError):
         super().__init__(file=file, reason=reason)
 
 
+class LittleMemoryError(BitbudgetError):
+    """The system gives this process no more memory."""
+
+    template = "There is not the memory that this takes; end other programs, or raise the limit."
+
+
 class JobCancelledError(BitbudgetError):
     """A job that was followed was cancelled."""
 
@@ -79,6 +85,8 @@ def problem_of(error: Exception) -> Document | None:
     if isinstance(error, OSError) and error.strerror:
         where = str(error.filename or "the system")
         return problem_document(FileAccessError(file=where, reason=error.strerror))
+    if isinstance(error, MemoryError):
+        return problem_document(LittleMemoryError())
     return _from_library(error)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import typer
 
-from bitbudget.app.cli.output import stderr
+from bitbudget.app.cli.output import INTERRUPTED, stderr
 from bitbudget.app.cli.progress import ProgressView
 from bitbudget.app.contract.events import Logged, Progressed
 from bitbudget.app.jobs.status import EventKind, JobStatus
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 __all__ = ["follow"]
 
 _LOOK_SECONDS: Final = 2.0
-_INTERRUPTED: Final = 130
-"""What a shell calls a command that was interrupted."""
 
 
 def follow(client: Client, job_id: str, server: str) -> Job:
@@ -47,7 +45,7 @@ def follow(client: Client, job_id: str, server: str) -> Job:
         console.print("\nNo longer watching; the job goes on.")
         console.print(f"come back: bitbudget watch {job_id} --server {at}", soft_wrap=True)
         console.print(f"stop it:   bitbudget cancel {job_id} --server {at}", soft_wrap=True)
-        raise typer.Exit(_INTERRUPTED) from None
+        raise typer.Exit(INTERRUPTED) from None
     return client.job(job_id)
 
 

@@ -4,25 +4,39 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from rich.console import Console
+from rich.text import Text
 
 from bitbudget.app.core.errors import BitbudgetError
 
-__all__ = ["Document", "finite", "problem_document", "say", "say_problem", "stderr"]
+__all__ = ["INTERRUPTED", "Document", "finite", "problem_document", "say", "say_problem", "stderr"]
 
 _PIPE_COLUMNS: Final = 400
+_OBEYED: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+"""Escapes of terminals, and marks that turn the direction of reading."""
 
+INTERRUPTED: Final = 130
+"""What a shell calls a command that was interrupted."""
 Document = Mapping[str, Any]
 """What `--json` prints: plain values for the JSON encoder."""
 
 
+class _Console(Console):
+    """Prints what servers, workers and models are called and say, and does nothing else with it."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Return the text without characters that a terminal would obey."""
+        return super().render_str(_OBEYED.sub("\N{REPLACEMENT CHARACTER}", text), **options)
+
+
 def stderr() -> Console:
     """Return the console for progress and notes."""
-    return Console(stderr=True, highlight=False)
+    return _Console(stderr=True, highlight=False)
 
 
 def say(
@@ -40,7 +54,7 @@ def say(
 def _stdout() -> Console:
     """Return the console for results; lines go on past its edge, and a pipe has none."""
     wide = None if sys.stdout.isatty() else _PIPE_COLUMNS
-    return Console(highlight=False, soft_wrap=True, width=wide)
+    return _Console(highlight=False, soft_wrap=True, width=wide)
 
 
 def finite(value: Any) -> Any:

@@ -43,6 +43,12 @@ def serve(
     settings = _settings(host, port)
     check_port(settings.host, settings.port)
     run(settings, on_listening=on_listening)
+    stderr().print(
+        f"\nStopped. Jobs and results are kept in {settings.home_folder};"
+        " bitbudget serve goes on with them.",
+        markup=False,
+        soft_wrap=True,
+    )
 
 
 def _settings(host: str | None, port: int | None) -> Settings:
@@ -85,6 +91,10 @@ def worker(
     if token:
         environment["BITBUDGET_TOKEN"] = token
     status = attend(command, environment)
+    stderr().print(
+        "Stopped. An unfinished job is the server's again, and goes on from what is kept here.",
+        soft_wrap=True,
+    )
     if status:
         raise typer.Exit(1)
     if as_json:

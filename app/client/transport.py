@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
+from ipaddress import ip_address
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import httpx2
 
@@ -20,6 +23,7 @@ from bitbudget.retrying import RetryPolicy
 
 __all__ = ["ServerProblemError", "ServerUnreachableError", "Transport"]
 
+_LOG: Final = logging.getLogger(__name__)
 _RETRIES: Final = RetryPolicy(first_wait_seconds=0.2, longest_wait_seconds=60.0)
 _AWAY: Final = (
     HTTPStatus.BAD_GATEWAY,
@@ -53,6 +57,11 @@ class Transport:
         timeout_seconds: float,
         told: Callable[[str], None] = lambda _: None,
     ) -> None:
+        if token and _is_overheard(server):
+            _LOG.warning(
+                "%s is plain http to another machine: the token can be read on the way; use https",
+                server,
+            )
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         self.server: Final = server.rstrip("/")
         self._told = told
@@ -114,6 +123,18 @@ class Transport:
 
     def _unreachable(self, reason: str) -> ServerUnreachableError:
         return ServerUnreachableError(server=self.server, reason=reason)
+
+
+def _is_overheard(server: str) -> bool:
+    """Whether what is sent to `server` leaves this machine unencrypted."""
+    parts = urlsplit(server)
+    host = parts.hostname or ""
+    if parts.scheme != "http" or host == "localhost":
+        return False
+    try:
+        return not ip_address(host).is_loopback
+    except ValueError:
+        return True
 
 
 def raise_problem(answer: httpx2.Response) -> None:

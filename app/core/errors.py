@@ -42,6 +42,7 @@ __all__ = [
     "NotFoundError",
     "TooLittleTimeError",
     "UnsupportedModelError",
+    "UnusableDatabaseError",
 ]
 
 NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -92,6 +93,13 @@ class InvalidInputError(BitbudgetError, ValueError):
 
     def __init__(self, *, where: str, found: str, expected: str, remedy: str) -> None:
         super().__init__(where=where, found=found, expected=expected, remedy=remedy)
+
+
+class UnusableDatabaseError(BitbudgetError):
+    """The database is damaged, of another version, or cannot be written."""
+
+    template = "The database {database} cannot be used: {reason}; {remedy}."
+    status = 503
 
 
 class InvalidModelError(InvalidInputError):

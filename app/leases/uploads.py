@@ -33,7 +33,7 @@ class Uploads:
         """Receive the body of `request` and return what `work` makes of it."""
         if self._reader is None:  # it belongs to the event loop
             self._reader = CapacityLimiter(1)
-        with tempfile.SpooledTemporaryFile(_IN_MEMORY_BYTES, dir=self._folder) as body:
+        with tempfile.SpooledTemporaryFile(_IN_MEMORY_BYTES, dir=str(self._folder)) as body:
             async for chunk in request.stream():
                 body.write(chunk)
             return await to_thread.run_sync(lambda: work(_whole(body)), limiter=self._reader)

@@ -11,9 +11,12 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from alembic.util.exc import CommandError
 from sqlalchemy import MetaData, inspect
+from sqlalchemy.exc import DatabaseError
 
 from bitbudget import migrations
+from bitbudget.app.core.errors import UnusableDatabaseError
 from bitbudget.app.storage.database import Database, one_at_a_time
 from bitbudget.app.storage.schema import Base
 
@@ -30,13 +33,45 @@ def _config() -> Config:
 
 
 def upgrade(database: Database, revision: str = "head") -> None:
-    """Apply the migrations that are missing; servers that start together wait for one another."""
-    _run(database, command.upgrade, revision)
+    """Apply the migrations that are missing; servers that start together wait for one another.
+
+    Raises UnusableDatabaseError for a database that is damaged or of another version, that cannot
+    be written, or that is no file.
+    """
+    _check_file(database)
+    try:
+        _run(database, command.upgrade, revision)
+        is_whole = revision != "head" or is_current(database)
+    except (DatabaseError, CommandError) as error:
+        raise _unusable(database, _first_line(error)) from error
+    if not is_whole:
+        raise _unusable(database, "tables are missing")
 
 
 def downgrade(database: Database, revision: str) -> None:
     """Take migrations back down to `revision` (`base` for none)."""
     _run(database, command.downgrade, revision)
+
+
+def _check_file(database: Database) -> None:
+    """Refuse a folder, a pipe or a device, which SQLite would wait for or call by another name."""
+    name = database.url.database
+    if database.is_sqlite and name and Path(name).exists() and not Path(name).is_file():
+        raise _unusable(database, "it is no regular file")
+
+
+def _unusable(database: Database, reason: str) -> UnusableDatabaseError:
+    return UnusableDatabaseError(
+        database=database.url.render_as_string(hide_password=True),
+        reason=reason,
+        remedy="restore it from a backup, or name another with BITBUDGET_DATABASE_URL"
+        " or BITBUDGET_HOME",
+    )
+
+
+def _first_line(error: Exception) -> str:
+    cause = getattr(error, "orig", None) or error
+    return str(cause).strip().split("\n")[0][:300]
 
 
 def _run(database: Database, action: Callable[[Config, str], None], revision: str) -> None:
