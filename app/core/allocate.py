@@ -29,17 +29,19 @@ def allocate(
     request: AllocationRequest,
     *,
     is_over: Callable[[], bool] = lambda: False,
+    seconds_left: Callable[[], float] | None = None,
 ) -> Allocation:
     """Return the allocation of least predicted KL that `request` allows.
 
     The core has no clock: a caller who wants `request.time_limit_seconds` enforced passes
-    `is_over`, which is asked now and then whether the time is up.
+    `is_over`, which is asked now and then whether the time is up, and `seconds_left`, which a
+    solver with a clock of its own is given: without it, such a solver has the whole limit anew.
 
     Raises InfeasibleBudgetError naming the smallest feasible bytes, InvalidRequestError for
     conditions that cannot be.
     """
     groups = decision_groups(measurement, Rules.of(request))
-    return _allocate(measurement, request, groups, is_over)
+    return _allocate(measurement, request, groups, is_over, seconds_left)
 
 
 def allocate_nested(
@@ -88,6 +90,7 @@ def _allocate(
     request: AllocationRequest,
     groups: tuple[DecisionGroup, ...],
     is_over: Callable[[], bool],
+    seconds_left: Callable[[], float] | None = None,
 ) -> Allocation:
     """Solve the one knapsack, or with joint KV the two: all caches as they are, or not.
 
@@ -102,7 +105,7 @@ def _allocate(
             measurement, request, groups, fixed, may_quantize_kv=may_quantize_kv
         )
         try:
-            answers.append((conditions, _solve(conditions, request, is_over)))
+            answers.append((conditions, _solve(conditions, request, is_over, seconds_left)))
         except InfeasibleBudgetError as error:
             refused.append(error)
     if not answers:
@@ -121,12 +124,15 @@ def _allocate(
 
 
 def _solve(
-    conditions: Conditions, request: AllocationRequest, is_over: Callable[[], bool]
+    conditions: Conditions,
+    request: AllocationRequest,
+    is_over: Callable[[], bool],
+    seconds_left: Callable[[], float] | None,
 ) -> Solution:
     limits = Limits(
         relative_gap=_SIDE_ROW_GAP if conditions.problem.rows else 0.0,
         is_over=is_over,
-        seconds_left=lambda: request.time_limit_seconds,
+        seconds_left=seconds_left or (lambda: request.time_limit_seconds),
     )
     try:
         return solve_problem(conditions.problem, conditions.budget, limits)

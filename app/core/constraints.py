@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -252,17 +253,15 @@ class _Counter:
 
 def _low_bit_rows(flat: _Flat, most: int) -> list[Row]:
     """Return one row per block: at most `most` of its modules at `LOW_BITS` or below."""
-    layers = {m.layer for g in flat.groups for m in g.modules if m.layer is not None}
-    return [
-        Row(f"low-bit modules of block {layer}", most, flat.of(0, _low(flat.groups, layer)))
-        for layer in sorted(layers)
-    ]
-
-
-def _low(groups: tuple[DecisionGroup, ...], layer: int) -> Iterable[list[int]]:
-    for group in groups:
-        inside = sum(module.layer == layer for module in group.modules)
-        yield [inside if f != KEEP and f.bits <= LOW_BITS else 0 for f in group.formats]
+    offsets = flat.offsets
+    rows: dict[int, NDArray[np.int64]] = {}
+    for place, group in enumerate(flat.groups, 1):
+        is_low = np.array([f != KEEP and f.bits <= LOW_BITS for f in group.formats])
+        inside = Counter(module.layer for module in group.modules if module.layer is not None)
+        for layer, modules in inside.items():
+            row = rows.setdefault(layer, np.zeros(offsets[-1], dtype=np.int64))
+            row[offsets[place] : offsets[place + 1]] = modules * is_low
+    return [Row(f"low-bit modules of block {layer}", most, rows[layer]) for layer in sorted(rows)]
 
 
 def _kv_groups(

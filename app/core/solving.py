@@ -25,7 +25,12 @@ def allocate_manifest(measurement: Measurement, request: AllocationRequest) -> M
 def allocate_in_time(measurement: Measurement, request: AllocationRequest) -> Allocation:
     """Return the best allocation within `request.time_limit_seconds`."""
     ends_at = time.monotonic() + request.time_limit_seconds
-    return allocate(measurement, request, is_over=lambda: time.monotonic() > ends_at)
+    return allocate(
+        measurement,
+        request,
+        is_over=lambda: time.monotonic() > ends_at,
+        seconds_left=lambda: ends_at - time.monotonic(),
+    )
 
 
 def manifest_of(

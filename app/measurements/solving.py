@@ -63,6 +63,7 @@ def solve(measurement: Measurement, request: AllocationRequest) -> Solved:
         measurement,
         request.model_copy(update={"time_limit_seconds": seconds}),
         is_over=lambda: time.monotonic() > ends_at or limits.is_gone(),
+        seconds_left=lambda: 0.0 if limits.is_gone() else ends_at - time.monotonic(),
     )
     manifest = manifest_of(measurement, request, allocation)
     return Solved(manifest, manifest.to_bytes(), answer_of(manifest))

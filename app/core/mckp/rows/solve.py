@@ -88,7 +88,7 @@ def _close(
         is_exact = closed.is_optimal and closed.rounding <= _ACCEPTED * objective
         is_proven = is_exact and objective - bound <= max(_ROUNDING * objective, closed.rounding)
         stopped_by = "gap reached" if closed.is_optimal else "time limit"
-        if is_exact or not closed.is_optimal:
+        if is_exact or not closed.is_optimal or limits.is_over():
             break
     if best is None:
         raise BitbudgetError(reason="no choice that meets every row was found")
