@@ -30,7 +30,7 @@ from bitbudget.app.models.router import router as models_router
 from bitbudget.app.server.operations import router as system_router
 from bitbudget.app.server.services import Services
 from bitbudget.app.server.settings import Settings
-from bitbudget.app.storage.ids import Clock, utc_now
+from bitbudget.app.storage.ids import Clock, ClockWatch, utc_now
 from bitbudget.app.workers.router import router as workers_router
 from bitbudget.distribution import installed_version
 
@@ -102,10 +102,17 @@ async def _sweep(services: Services) -> None:
     """Requeue expired leases now and then, for as long as the server runs.
 
     Leases that ran out while the server was away get one more term first, so that workers which
-    went on working can renew them.
+    went on working can renew them. So do those that a clock set forward would end.
     """
-    await anyio.sleep(services.settings.lease_seconds)
+    term = services.settings.lease_seconds
+    await anyio.sleep(term)
+    watch = ClockWatch(services.clock)
     while True:
+        jumped = watch.jumped_seconds()
+        if jumped > term / 4:
+            _log.warning("the clock was set %.0f s forward: leases get one more term", jumped)
+            await anyio.sleep(term)
+            watch.jumped_seconds()
         try:
             requeued = await to_thread.run_sync(services.leases.sweep)
         except SQLAlchemyError:

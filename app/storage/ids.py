@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 import secrets
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from threading import Lock
 from typing import Final
 
-__all__ = ["Clock", "is_id", "new_id", "utc_now"]
+__all__ = ["Clock", "ClockWatch", "is_id", "new_id", "utc_now"]
 
 Clock = Callable[[], datetime]
 """What tells the time; tests pass their own."""
@@ -25,9 +27,44 @@ def new_id(now: datetime) -> str:
     """Return 32 hex digits that sort by time: 48 bits of milliseconds, then 80 random bits.
 
     That is the order of UUID version 7 (RFC 9562, section 5.7): it makes an identifier a key that
-    a page can continue from.
+    a page can continue from. Those of one process only grow, even where the clock is set back.
     """
-    return f"{int(now.timestamp() * 1000):012x}{secrets.token_hex(10)}"
+    return f"{_MILLISECONDS.next(int(now.timestamp() * 1000)):012x}{secrets.token_hex(10)}"
+
+
+class ClockWatch:
+    """Notices that the wall clock was set: it and a monotonic clock disagree on what passed.
+
+    watch = ClockWatch(utc_now)
+    watch.jumped_seconds()
+    """
+
+    def __init__(self, clock: Clock, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._clock, self._monotonic = clock, monotonic
+        self._last = (clock(), monotonic())
+
+    def jumped_seconds(self) -> float:
+        """Return by how much the wall clock was set forward since the last call."""
+        wall, steady = self._last
+        self._last = (self._clock(), self._monotonic())
+        return (self._last[0] - wall).total_seconds() - (self._last[1] - steady)
+
+
+class _Growing:
+    """Gives numbers that only grow."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._last = -1
+
+    def next(self, wanted: int) -> int:
+        """Return `wanted`, or one more than the last number."""
+        with self._lock:
+            self._last = max(wanted, self._last + 1)
+            return self._last
+
+
+_MILLISECONDS: Final = _Growing()
 
 
 def is_id(text: str) -> bool:

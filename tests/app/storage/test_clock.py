@@ -1,0 +1,60 @@
+"""A clock that is set: identifiers keep their order, and leases get a term."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import httpx2
+import pytest
+from fastapi.testclient import TestClient
+
+from bitbudget.app.server.main import create_app
+from bitbudget.app.server.settings import Settings
+from bitbudget.app.storage.ids import ClockWatch, new_id, utc_now
+
+NOW = datetime(2026, 5, 4, 3, 2, 1, tzinfo=UTC)
+
+
+def test_identifiers_grow_though_the_clock_is_set_back() -> None:
+    moments = (NOW, NOW, NOW - timedelta(hours=1), NOW, NOW + timedelta(seconds=1))
+    made = [new_id(moment) for moment in moments]
+    assert made == sorted(made)
+    assert len(set(made)) == len(made)
+
+
+@pytest.mark.parametrize("hours", [-5, 0, 3])
+def test_a_jump_is_what_the_monotonic_clock_does_not_confirm(hours: int) -> None:
+    wall = iter([NOW, NOW + timedelta(hours=hours, seconds=10)])
+    steady = itertools.count(100.0, 10.0)
+    watch = ClockWatch(lambda: next(wall), lambda: next(steady))
+    assert watch.jumped_seconds() == hours * 3600
+
+
+def test_a_clock_set_forward_takes_no_job_from_a_worker_that_renews(tmp_path: Path) -> None:
+    ahead = timedelta()
+
+    def clock() -> datetime:
+        return utc_now() + ahead
+
+    settings = Settings(home=tmp_path, lease_seconds=3, sweep_seconds=0.2)
+    from bitbudget.app.server.serve import prepare  # noqa: PLC0415 - it sets the umask
+
+    prepare(settings).state.services.database.dispose()
+    with TestClient(create_app(settings, clock=clock), base_url="http://localhost") as http:
+        job = http.post("/v1/jobs", json={"model": "org/name", "budget": "1GB"}).json()
+        who = {"chip": "x", "memory_bytes": 1, "backend": "cpu", "mlx_version": "1"}
+        worker = http.post("/v1/workers", json={"name": "x", "capabilities": who}).json()
+        lease = http.post("/v1/leases", json={"worker_id": worker["worker_id"]}).json()
+        for tick in range(24):
+            time.sleep(0.25)
+            if tick == 13:  # the sweep has begun: it grants a term at the start
+                ahead = timedelta(hours=2)
+                time.sleep(0.5)
+            answer: httpx2.Response = http.put(
+                f"/v1/leases/{lease['lease_id']}", json={"attempt": 1}
+            )
+            assert answer.is_success, (tick, answer.text)
+        assert http.get(f"/v1/jobs/{job['id']}").json()["attempt"] == 1
