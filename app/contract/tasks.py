@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -66,11 +66,18 @@ class _ModelTask(_SourceTask):
         return self
 
 
+_NAMES_ARE_IDS: Final = Field(
+    default=False,
+    description="What reads as a Hub id is one, whatever folders lie beside this process.",
+)
+
+
 class FitTask(_SourceTask):
     """Headers only: inventory and sizes. Result: {"inventory": ..., "model": ...}."""
 
     kind: Literal["fit"] = "fit"
     model: str
+    names_are_ids: bool = _NAMES_ARE_IDS
 
 
 class MeasureTask(_ModelTask):
@@ -168,6 +175,7 @@ class JobTask(_Task):
 
     kind: Literal["job"] = "job"
     request: JobRequest
+    names_are_ids: bool = _NAMES_ARE_IDS
     output: str | None = None
     baseline: bool = Field(
         default=False, description="Also evaluate uniform 4-bit g64 at the nearest bytes."

@@ -81,6 +81,7 @@ class HeaderReader:
                     home=str(self._home),
                     model=model,
                     allow_quantized_source=allow_quantized_source,
+                    names_are_ids=True,
                 )
             )
             for event in child.events():

@@ -98,6 +98,7 @@ class LeaseRun:
             request=request,
             baseline=request.deliver is Deliver.CHECKPOINT,
             measurement=self._earlier_measurement(),
+            names_are_ids=True,
         )
 
     def _earlier_measurement(self) -> str | None:

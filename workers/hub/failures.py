@@ -24,6 +24,7 @@ T = TypeVar("T")
 FAILURES: Final = (
     hub_errors.HfHubHTTPError,
     httpx2.TransportError,
+    httpx2.TooManyRedirects,
     hub_errors.OfflineModeIsEnabled,
 )
 """What a request to the Hub raises: an answer that is an error, or no (whole) answer."""
@@ -83,6 +84,8 @@ def raise_meaning(what: str, error: Exception) -> NoReturn:
         raise _of_status(what, error) from error
     if isinstance(error, hub_errors.OfflineModeIsEnabled):
         reason, remedy = "HF_HUB_OFFLINE is set", "unset it, or give a local folder"
+    elif isinstance(error, httpx2.TooManyRedirects):
+        reason, remedy = "it redirects in a circle", "check HF_ENDPOINT and proxy settings"
     else:
         reason = f"{type(error).__name__}: {error}"[:200]
         remedy = "check the network, HF_ENDPOINT and proxy settings, and start again to resume"

@@ -22,6 +22,8 @@ from bitbudget.workers.models.packed import Packed, packed_weights
 
 __all__ = ["open_remote", "open_remote_headers"]
 
+_MOST_BESIDE_BYTES: Final = 2 * 2**30
+"""Tokenizers and licences take megabytes."""
 _COMPANIONS: Final = (
     "*.json",
     "*.jinja",
@@ -71,7 +73,11 @@ def open_remote(
     streamed = disk_limit_bytes is not None and disk_limit_bytes < total
     if whole and streamed:
         raise _limit_too_low(disk_limit_bytes, total)
-    for name in _companions(model):
+    companions = _companions(model)
+    beside = sum(model.file(name).nbytes for name in companions)
+    if beside > min(disk_limit_bytes or _MOST_BESIDE_BYTES, _MOST_BESIDE_BYTES):
+        raise _too_much_beside(model, beside, disk_limit_bytes)
+    for name in companions:
         downloader.fetch(name)
     names = [file.name for file in files]
     packed = packed_weights(known.config, known.files) if allow_quantized_source else Packed()
@@ -114,6 +120,16 @@ def _outline(hub: Hub, known: RemoteHeaders, *, allow_quantized_source: bool) ->
 def _companions(model: HubModel) -> list[str]:
     names = [file.name for file in model.files]
     return [name for name in names if any(fnmatch(name, pattern) for pattern in _COMPANIONS)]
+
+
+def _too_much_beside(model: HubModel, nbytes: int, limit_bytes: int | None) -> InvalidRequestError:
+    most = min(limit_bytes or _MOST_BESIDE_BYTES, _MOST_BESIDE_BYTES)
+    return InvalidRequestError(
+        where=model.repository,
+        found=f"{nbytes} bytes ({format_size(nbytes)}) of files beside the weights",
+        expected=f"at most {most} ({format_size(most)})",
+        remedy="raise --disk-limit, or download what is needed into a folder and give that",
+    )
 
 
 def _limit_too_low(limit_bytes: int | None, total_bytes: int) -> InvalidRequestError:

@@ -35,7 +35,8 @@ class FetchOptions:
 
     `whole` says that all weights are needed at once, which `disk_limit_bytes` must allow;
     `headers_only` that none is read. With `identify` the files of a folder are hashed at once.
-    `name` is what the user calls the model.
+    `name` is what the user calls the model; with `names_are_ids` a model that reads as a Hub id is
+    never a folder.
     """
 
     model: str
@@ -45,6 +46,7 @@ class FetchOptions:
     disk_limit_bytes: int | None = None
     name: str | None = None
     allow_quantized_source: bool = False
+    names_are_ids: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,6 +99,7 @@ def _plan(task: Task) -> _Plan:  # noqa: PLR0911 - one line for each kind of tas
             fetched = FetchOptions(
                 task.model,
                 headers_only=True,
+                names_are_ids=task.names_are_ids,
                 allow_quantized_source=task.allow_quantized_source,
             )
             steps = (Step.FETCH, Step.INVENTORY)
@@ -154,6 +155,7 @@ def _job(task: JobTask) -> _Plan:
         identify=options.needs_whole_model or task.measurement is not None,
         disk_limit_bytes=task.disk_limit_bytes,
         name=request.name,
+        names_are_ids=task.names_are_ids,
         allow_quantized_source=request.allow_quantized_source,
     )
     output = None if task.output is None else Path(task.output)

@@ -159,3 +159,14 @@ def test_a_gguf_repository_is_named(server: HubServer, hub: Hub) -> None:
     server.repository("org/name").put({"tiny-Q4_K_M.gguf": b"GGUF"})
     with pytest.raises(AlreadyQuantizedError, match="packed as GGUF"):
         open_remote_headers(hub, ID, allow_quantized_source=True)
+
+
+def test_files_beside_the_weights_count_for_the_disk_limit(
+    server: HubServer, hub: Hub, sharded: Path, tmp_path: Path
+) -> None:
+    (sharded / "huge.json").write_bytes(b" " * 8_000_000)
+    server.repository("org/name").put_folder(sharded)
+    before = server.bytes_sent
+    with pytest.raises(InvalidRequestError, match="beside the weights"):
+        open_remote(hub, ID, tmp_path, disk_limit_bytes=6_000_000)
+    assert server.bytes_sent - before < 1_000_000

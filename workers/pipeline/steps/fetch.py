@@ -41,8 +41,8 @@ def run_step(run: Run) -> Checkpoint:
 
 
 def _whole(options: FetchOptions, run: Run) -> Checkpoint:
-    folder = Path(options.model).expanduser()
-    if folder.exists():
+    folder = _folder(options)
+    if folder is not None:
         with reading():
             return open_checkpoint(
                 folder, options.name, allow_quantized_source=options.allow_quantized_source
@@ -64,13 +64,21 @@ def _whole(options: FetchOptions, run: Run) -> Checkpoint:
 def _headers(options: FetchOptions) -> Checkpoint:
     """Return the checkpoint that is asked for as its headers tell it; no weight is read."""
     allow = options.allow_quantized_source
-    folder = Path(options.model).expanduser()
-    if folder.exists():
+    folder = _folder(options)
+    if folder is not None:
         return open_checkpoint(folder, allow_quantized_source=allow)
     from bitbudget.workers.hub.client import Hub  # noqa: PLC0415, a local folder needs no network
     from bitbudget.workers.hub.source import open_remote_headers  # noqa: PLC0415, as above
 
     return open_remote_headers(Hub(), _hub_id(options.model), allow_quantized_source=allow)
+
+
+def _folder(options: FetchOptions) -> Path | None:
+    """Return the folder that the model is; None for a name of the Hub."""
+    if options.names_are_ids and HubId.matches(options.model):
+        return None
+    folder = Path(options.model).expanduser()
+    return folder if folder.exists() else None
 
 
 def _hub_id(model: str) -> HubId:
