@@ -93,6 +93,7 @@ def _check_identity(
     _same("model revision", manifest.model.revision, measurement.model.revision)
     architecture = measurement.inventory.architecture
     _same("model type", manifest.model.model_type, architecture.model_type)
+    _same("origin", manifest.origin, measurement.origin)
     _same("effort", manifest.effort, measurement.effort)
     _same("encoder", manifest.encoder, measurement.encoder)
     _same("sensitivity", manifest.sensitivity, measurement.sensitivity)

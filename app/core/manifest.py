@@ -49,6 +49,10 @@ MAX_MANIFEST_BYTES: Final = 64 * 2**20
 """A larger document is refused unread."""
 
 
+def _is_empty(text: object) -> bool:
+    return text == ""
+
+
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -149,6 +153,12 @@ class Manifest(_Part):
     schema_version: Literal[1] = 1
     model: ManifestModel
     measurement: str = Field(description="Key of the measurement that was allocated on.")
+    origin: str = Field(
+        "",
+        exclude_if=_is_empty,
+        description="[datasets/]org/name@commit of the repository on the Hub that the measurement"
+        " was taken from; left out where it was measured here or given as a file.",
+    )
     effort: Effort = Field(Effort.STANDARD, description="How much work went into it.")
     encoder: Encoder
     sensitivity: Sensitivity
@@ -292,6 +302,7 @@ class Manifest(_Part):
                 config=measurement.inventory.config,
             ),
             measurement=measurement.key,
+            origin=measurement.origin,
             effort=measurement.effort,
             encoder=measurement.encoder,
             sensitivity=measurement.sensitivity,

@@ -144,7 +144,8 @@ class Measurement:
     rotated model before it is quantized. `text` says which tokens sensitivity used: how the model
     wrote them (`OwnText`), `none` or the SHA-256 of the user's file; `tokens` how many.
     `calibration` turns what curves add up to into the KL to expect. `effort` is how much work went
-    into all of it.
+    into all of it. `origin` is `[datasets/]org/name@commit` of the repository on the Hub that this
+    copy was taken from; empty where it was measured here or given as a file.
     """
 
     model: ModelIdentity
@@ -162,6 +163,7 @@ class Measurement:
     warnings: tuple[str, ...] = ()
     kv_curves: tuple[KvCurve, ...] = ()
     effort: Effort = Effort.STANDARD
+    origin: str = ""
 
     @property
     def objective(self) -> Objective:

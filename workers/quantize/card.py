@@ -46,7 +46,7 @@ print(generate(model, tokenizer, prompt="Once upon a time"))
 | rotation | {rotation} |
 | sensitivity | {sensitivity} |
 | calibration text | {text} |
-| source | revision {revision}, SHA-256 {digest} |
+{origin}| source | revision {revision}, SHA-256 {digest} |
 | manifest | SHA-256 {sha256} |
 
 | format | modules | weights |
@@ -90,6 +90,7 @@ def model_card(manifest: Manifest, inventory: Inventory) -> str:
         flag=", trust_remote_code=True" if needs else "",
         sensitivity=manifest.sensitivity.value,
         text=text_words(manifest.text),
+        origin=f"| measurement from | {manifest.origin} |\n" if manifest.origin else "",
         revision=manifest.model.revision,
         digest=manifest.model.digest,
         sha256=manifest.sha256,
