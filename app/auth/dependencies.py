@@ -21,6 +21,7 @@ __all__ = [
     "JobsReader",
     "JobsWriter",
     "Keys",
+    "MeasurementsWriter",
     "WorkerKey",
     "requires",
 ]
@@ -66,5 +67,6 @@ def requires(scope: Scope) -> _Requires:
 
 JobsReader = Annotated[Principal, Depends(requires(Scope.JOBS_READ))]
 JobsWriter = Annotated[Principal, Depends(requires(Scope.JOBS_WRITE))]
+MeasurementsWriter = Annotated[Principal, Depends(requires(Scope.MEASUREMENTS_WRITE))]
 WorkerKey = Annotated[Principal, Depends(requires(Scope.WORKER))]
 Admin = Annotated[Principal, Depends(requires(Scope.ADMIN))]

@@ -14,6 +14,7 @@ class Scope(StrEnum):
 
     JOBS_READ = "jobs:read"
     JOBS_WRITE = "jobs:write"
+    MEASUREMENTS_WRITE = "measurements:write"
     WORKER = "worker"
     ADMIN = "admin"
 

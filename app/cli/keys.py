@@ -40,7 +40,10 @@ def create(
     name: Annotated[str, typer.Argument(help="Whose key it is.")],
     *,
     scope: Annotated[
-        list[str] | None, typer.Option(help="jobs:read, jobs:write, worker or admin; repeatable.")
+        list[str] | None,
+        typer.Option(
+            help="jobs:read, jobs:write, measurements:write, worker or admin; repeatable."
+        ),
     ] = None,
     days: Annotated[float | None, typer.Option(help="Days it is good for (default: ever).")] = None,
     as_json: Json = False,

@@ -139,15 +139,16 @@ class Dashboard:
             budget, wrong = _default(trade), str(error)
         on = asked.device if asked.device is not None else self.mine or ""
         at = WhatIf(digest, chosen, budget, asked.module, on, asked.context)
+        source = self.sources.measurements.source(chosen)
         if wrong:
-            return model_page(measurement, trade.line, at, None, error=wrong)
+            return model_page(measurement, trade.line, at, None, error=wrong, source=source)
         try:
             request = AllocationRequest(budget=at.budget)
             answer = self.sources.measurements.allocate(chosen, request)
             solved = Solved(measurement, trade, answer.manifest)
             memory = _memory_on(solved, on, asked.context)
         except (InfeasibleBudgetError, InvalidRequestError) as error:
-            return model_page(measurement, trade.line, at, None, error=str(error))
+            return model_page(measurement, trade.line, at, None, error=str(error), source=source)
         request = self.job_for(digest, chosen, budget)
         text = taking(answer.manifest, request)
         return model_page(
@@ -159,6 +160,7 @@ class Dashboard:
             text=text,
             cards=self._cards(solved, at),
             mine=self.mine,
+            source=source,
         )
 
     def manifest_at(self, digest: str, asked: WhatIfQuery) -> bytes:

@@ -12,7 +12,7 @@ __all__ = ["BodyLimitMiddleware"]
 
 
 class BodyLimitMiddleware:
-    """Stops reading where the limit is; uploads of artifacts have one of their own."""
+    """Stops reading where the limit is; artifacts and measurements have one of their own."""
 
     def __init__(self, app: ASGIApp, *, max_bytes: int, max_artifact_bytes: int) -> None:
         self._app = app
@@ -22,7 +22,8 @@ class BodyLimitMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on with a body that cannot grow too large."""
         if scope["type"] == "http":
-            is_artifact = "/artifacts/" in scope["path"]
+            path = scope["path"]
+            is_artifact = "/artifacts/" in path or path == "/v1/measurements"
             limit = self._max_artifact_bytes if is_artifact else self._max_bytes
             receive = _Counted(receive, limit).receive
         await self._app(scope, receive, send)

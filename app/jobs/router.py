@@ -17,6 +17,7 @@ from bitbudget.app.core.requests import JobRequest
 from bitbudget.app.http.pages import Page
 from bitbudget.app.http.parameters import Cursor, Limit, storable
 from bitbudget.app.http.problems import Responses, problems
+from bitbudget.app.http.tagged import KnownTags, tagged
 from bitbudget.app.jobs.dependencies import Jobs, Polls, Streams
 from bitbudget.app.jobs.schemas import Job, JobReport
 from bitbudget.app.jobs.status import JobStatus
@@ -62,7 +63,6 @@ IdempotencyKey = Annotated[
     Header(description="The same key and body give the same job, however often they are sent."),
 ]
 EventNumber = Annotated[int, Field(ge=0, le=_MAX_EVENT_ID)] | SkipJsonSchema[None]
-KnownTags = Annotated[str | SkipJsonSchema[None], Header()]
 ModelName = Annotated[str, Field(max_length=1024)] | SkipJsonSchema[None]
 
 
@@ -116,7 +116,7 @@ async def get_job(
 ) -> Response:
     """Return a job as it is now, or 304 while it is the one whose ETag was sent."""
     job = await polls.get(job_id)
-    return _tagged(job.body, job.etag, if_none_match)
+    return tagged(job.body, job.etag, if_none_match)
 
 
 @router.post(
@@ -167,20 +167,7 @@ def get_manifest(
 ) -> Response:
     """Download the manifest: canonical bytes, whose SHA-256 is the ETag."""
     data = jobs.manifest(job_id)
-    return _tagged(data, f'"{sha256_of(data)}"', if_none_match)
-
-
-def _tagged(data: bytes, etag: str, if_none_match: str | None) -> Response:
-    headers = {"ETag": etag, "Cache-Control": "no-cache"}
-    if if_none_match is not None and _matches(if_none_match, etag):
-        return Response(status_code=304, headers=headers)
-    return Response(data, media_type="application/json", headers=headers)
-
-
-def _matches(header: str, etag: str) -> bool:
-    """Compare weakly, as RFC 9110 section 13.1.2 asks of If-None-Match."""
-    tags = {tag.strip().removeprefix("W/") for tag in header.split(",")}
-    return "*" in tags or etag in tags
+    return tagged(data, f'"{sha256_of(data)}"', if_none_match)
 
 
 @router.get(

@@ -22,6 +22,7 @@ from bitbudget.app.measurements.tables import MeasurementNameRow, MeasurementRow
 
 __all__ = [
     "Maker",
+    "find",
     "find_for",
     "get",
     "load",
@@ -44,7 +45,10 @@ def name_digest(request: JobRequest) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Maker:
-    """The worker that made a measurement, and the key it registered with."""
+    """The worker that made a measurement, and the key it registered with.
+
+    No worker (an empty id) made one that was imported, by the owner of the key.
+    """
 
     worker_id: str
     owner: str
@@ -53,16 +57,18 @@ class Maker:
 def save(session: Session, measurement: Measurement, maker: Maker, now: datetime) -> bool:
     """Store a measurement; return False where another worker's, of other curves, stays.
 
-    What was stored first stays: its own worker alone replaces it. Where curves are the same,
-    workers of the same key replace its calibration, which grows with every finished checkpoint.
+    What was stored first stays: its own worker alone replaces it, and any worker one that was
+    imported. Where curves are the same, workers of the same key replace its calibration, which
+    grows with every finished checkpoint.
     """
     stored = session.get(MeasurementRow, measurement.key)
     if stored is None:
         row = measurement_row(measurement, now)
         row.worker_id, row.owner = maker.worker_id, maker.owner
         session.add(row)
-    elif stored.worker_id == maker.worker_id:
+    elif stored.worker_id in {maker.worker_id, ""}:
         stored.head = measurement_row(measurement, now).head
+        stored.worker_id, stored.owner = maker.worker_id, maker.owner
         session.execute(sa.delete(TensorRow).where(TensorRow.measurement_id == measurement.key))
     else:
         is_same = _what_was_measured(load(session, measurement.key)) == _what_was_measured(
@@ -117,6 +123,11 @@ def find_for(session: Session, request: JobRequest) -> list[str]:
 def _named(session: Session, request: JobRequest) -> list[str]:
     row = session.get(MeasurementNameRow, name_digest(request))
     return [] if row is None else [row.measurement_id]
+
+
+def find(session: Session, key: str) -> MeasurementRow | None:
+    """Return the head of a measurement, None when there is none."""
+    return session.get(MeasurementRow, key)
 
 
 def get(session: Session, measurement_id: str) -> MeasurementRow:

@@ -11,12 +11,14 @@ from pydantic import Field
 from pydantic.json_schema import SkipJsonSchema
 
 from bitbudget.app.auth.dependencies import JobsReader
+from bitbudget.app.core.canonical import sha256_of
 from bitbudget.app.core.requests import AllocationRequest
 from bitbudget.app.core.runtime import Runtime
 from bitbudget.app.core.sqnr import DEFAULT_SQNR_FLOOR_DB
 from bitbudget.app.http.pages import Page
 from bitbudget.app.http.parameters import Cursor, Limit, storable
 from bitbudget.app.http.problems import Responses, problems
+from bitbudget.app.http.tagged import KnownTags, tagged
 from bitbudget.app.measurements.dependencies import Measurements, Solving
 from bitbudget.app.measurements.schemas import (
     AllocationAnswer,
@@ -33,6 +35,10 @@ __all__ = ["router"]
 
 router = APIRouter(prefix="/v1/measurements", tags=["measurements"])
 
+_EXPORT: Final[Responses] = {
+    200: {"content": {"application/json": {"schema": {"type": "object"}}}},
+    304: {"description": "The measurement is the one you have."},
+}
 _CSV: Final[Responses] = {200: {"content": {"text/csv": {"schema": {"type": "string"}}}}}
 _MAX_LAYER: Final = 2**31 - 1
 Layer = Annotated[int, Field(ge=0, le=_MAX_LAYER)] | SkipJsonSchema[None]
@@ -47,6 +53,23 @@ Role = Annotated[str, Field(max_length=128)] | SkipJsonSchema[None]
 def get_measurement(measurement_id: str, measurements: Measurements, _: JobsReader) -> Measurement:
     """Return how a model was measured, and its sizes."""
     return measurements.get(measurement_id)
+
+
+@router.get(
+    "/{measurement_id}/export",
+    operation_id="exportMeasurement",
+    response_class=Response,
+    responses={**_EXPORT, **problems(401, 403, 404, 422, 429, 503)},
+)
+def export_measurement(
+    measurement_id: str,
+    measurements: Measurements,
+    _: JobsReader,
+    if_none_match: KnownTags = None,
+) -> Response:
+    """Download a measurement to pass on: canonical bytes, whose SHA-256 is the ETag."""
+    data = measurements.export(measurement_id)
+    return tagged(data, f'"{sha256_of(data)}"', if_none_match)
 
 
 @router.get(

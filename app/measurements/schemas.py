@@ -54,6 +54,11 @@ class MeasurementSummary(BaseModel):
         description="KL measured of whole checkpoints, by what their curves add up to."
     )
     warnings: tuple[str, ...]
+    origin: str = Field(
+        description="[datasets/]org/name@commit of the repository on the Hub that a worker took it"
+        " from; empty where it was measured or imported."
+    )
+    imported: bool = Field(description="Whether it was imported: no worker of this server made it.")
     created_at: datetime
 
 

@@ -11,6 +11,7 @@ from bitbudget.app.core.allocate import smallest_bytes
 from bitbudget.app.core.candidates import Rules
 from bitbudget.app.core.guide import guide
 from bitbudget.app.core.least import kept_bytes
+from bitbudget.app.core.measurement_file import file_bytes
 from bitbudget.app.core.requests import AllocationRequest
 from bitbudget.app.core.runtime import Runtime
 from bitbudget.app.http.pages import Page, cut_page, decode_cursor
@@ -77,6 +78,16 @@ class MeasurementService:
             source_bytes=kept_bytes(inventory),
             minimum_bytes=smallest_bytes(stored, Rules()),
         )
+
+    def export(self, measurement_id: str) -> bytes:
+        """Return the file to pass on: canonical bytes without where this copy came from."""
+        return file_bytes(self.library.get(measurement_id))
+
+    def source(self, measurement_id: str) -> str:
+        """Return where a measurement came from if no worker of this server made it."""
+        with self.database.read() as session:
+            summary = measurement_summary(repository.get(session, measurement_id))
+        return summary.origin or ("an imported file" if summary.imported else "")
 
     def tensors(
         self, measurement_id: str, query: TensorQuery, cursor: str | None, limit: int

@@ -16,7 +16,8 @@ __all__ = ["MeasurementNameRow", "MeasurementRow", "TensorRow"]
 class MeasurementRow(Base):
     """A measurement without its curves; `id` is the measurement's key.
 
-    `worker_id` is the worker that made it, `owner` the key which that worker registered with.
+    `worker_id` is the worker that made it, `owner` the key which that worker registered with; of
+    an imported one nothing, and the key that imported it.
     """
 
     __tablename__ = "measurements"

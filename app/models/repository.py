@@ -13,18 +13,42 @@ from bitbudget.app.core.measurement import ModelIdentity
 from bitbudget.app.models.rows import inventory_from, model_row
 from bitbudget.app.models.tables import ModelNameRow, ModelRow
 
-__all__ = ["by_name", "inventory_by_name", "names_of", "page", "save"]
+__all__ = [
+    "by_name",
+    "inventory_by_name",
+    "inventory_of_named",
+    "keep",
+    "names_of",
+    "page",
+    "save",
+]
 
 
 def save(
     session: Session, name: str, identity: ModelIdentity, inventory: Inventory, now: datetime
 ) -> None:
-    """Store a model's inventory, and that `name` resolved to it."""
-    if session.get(ModelRow, identity.digest) is None:
-        session.add(model_row(identity, inventory, now))
+    """Store a model's inventory, and that `name` resolved to it.
+
+    What a worker read replaces what only an imported measurement said of the model.
+    """
+    if not names_of(session, [identity.digest]):
+        session.merge(model_row(identity, inventory, now))
         session.flush()
     session.merge(ModelNameRow(name=name, digest=identity.digest, resolved_at=now))
     session.flush()
+
+
+def keep(session: Session, identity: ModelIdentity, inventory: Inventory, now: datetime) -> None:
+    """Store a model that no name resolved to, unless it is known."""
+    if session.get(ModelRow, identity.digest) is None:
+        session.add(model_row(identity, inventory, now))
+        session.flush()
+
+
+def inventory_of_named(session: Session, digest: str) -> Inventory | None:
+    """Return the inventory of weights as a worker read them, None where none has."""
+    row = session.get(ModelRow, digest) if names_of(session, [digest]) else None
+    return None if row is None else inventory_from(row.inventory)
 
 
 def by_name(session: Session, name: str) -> ModelRow | None:

@@ -26,6 +26,7 @@ from bitbudget.app.jobs.router import router as jobs_router
 from bitbudget.app.jobs.schemas import JobEvent
 from bitbudget.app.leases.router import router as leases_router
 from bitbudget.app.measurements.router import router as measurements_router
+from bitbudget.app.models.imports import router as imports_router
 from bitbudget.app.models.router import router as models_router
 from bitbudget.app.server.operations import router as system_router
 from bitbudget.app.server.services import Services
@@ -61,6 +62,7 @@ def create_app(settings: Settings, *, clock: Clock = utc_now) -> FastAPI:
         workers_router,
         models_router,
         measurements_router,
+        imports_router,
         fit_router,
         system_router,
     ):

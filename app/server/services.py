@@ -26,6 +26,7 @@ from bitbudget.app.measurements.cache import MeasurementLibrary
 from bitbudget.app.measurements.pool import SolverPool
 from bitbudget.app.measurements.service import MeasurementService
 from bitbudget.app.models.allowed_paths import ModelGate
+from bitbudget.app.models.importing import ImportService
 from bitbudget.app.models.service import ModelService
 from bitbudget.app.server.settings import Settings
 from bitbudget.app.server.stored_counts import StoredCounts
@@ -55,6 +56,7 @@ class Services:
     workers: WorkerService
     models: ModelService
     measurements: MeasurementService
+    imports: ImportService
     fit: FitService
     polls: JobPolls
     solving: SolverPool
@@ -77,6 +79,7 @@ class Services:
         headers = HeaderReader(settings.home_folder, gate, settings.header_readers)
         intervals = Intervals(settings.lease_seconds, settings.renew_seconds, settings.poll_seconds)
         keys = KeyService(database, clock)
+        measurements = MeasurementService(database, library)
         workers = WorkerService(database, clock, intervals, leases.open_jobs)
         quota = RequestQuota(settings.requests_per_minute_per_key)
         pulse = Pulse(database, settings.event_poll_seconds)
@@ -111,7 +114,8 @@ class Services:
             uploads=Uploads(settings.home_folder),
             workers=workers,
             models=models,
-            measurements=MeasurementService(database, library),
+            measurements=measurements,
+            imports=ImportService(database, measurements, clock),
             fit=FitService(models, headers, workers, settings.home_folder),
             polls=JobPolls(database),
             solving=SolverPool(

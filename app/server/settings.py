@@ -81,8 +81,10 @@ class Settings(BaseSettings):
     shutdown_seconds: int = Field(
         5, ge=1, description="How long open requests may take to end at shutdown."
     )
-    max_body_bytes: int = Field(2**20, ge=1, description="Largest request body but for artifacts.")
-    max_artifact_bytes: int = Field(16 * 2**20, ge=1, description="Largest uploaded artifact.")
+    max_body_bytes: int = Field(2**20, ge=1, description="Largest request body but for the next.")
+    max_artifact_bytes: int = Field(
+        16 * 2**20, ge=1, description="Largest uploaded artifact or measurement."
+    )
     max_open_jobs_per_key: int = Field(
         1000, ge=1, description="Jobs that one key may have queued or running."
     )
@@ -91,6 +93,11 @@ class Settings(BaseSettings):
     )
     retention_days: float = Field(
         90.0, gt=0, description="Age at which `bitbudget gc` removes finished jobs."
+    )
+    measurement_repositories: str = Field(
+        "",
+        description="Comma-separated repositories on the Hub, `[datasets/]org/name`, that workers "
+        "and commands look for a measurement in before they measure; empty: none.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least severity that is logged."
@@ -113,6 +120,12 @@ class Settings(BaseSettings):
     def resolved_artifact_url(self) -> str:
         """The artifact store's URL, the default filled in."""
         return self.artifact_url or str(self.home_folder / "artifacts")
+
+    @property
+    def measurement_sources(self) -> tuple[str, ...]:
+        """The repositories to look for measurements in."""
+        names = (name.strip() for name in self.measurement_repositories.split(","))
+        return tuple(name for name in names if name)
 
     @property
     def needs_keys(self) -> bool:

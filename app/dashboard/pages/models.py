@@ -89,13 +89,19 @@ def model_page(
     cards: Sequence[MacCard] = (),
     mine: str | None = None,
     error: str = "",
+    source: str = "",
 ) -> JsonObject:
-    """Return a model's page at one budget; without `solved`, `error` says why."""
+    """Return a model's page at one budget; without `solved`, `error` says why.
+
+    `source` is where the measurement came from if it was not made here.
+    """
     page: JsonObject = {
         "title": words.name_of(measurement.model.name),
         "section": "Models",
         "twin": at.address(suffix=".json"),
         "model": _head(measurement),
+        "source": source,
+        "export": f"/v1/measurements/{measurement.key}/export",
         "slider": _slider(line, at.budget, solved, measurement.objective),
         "measurement_choice": measurement.key,
         "chosen": at.module,

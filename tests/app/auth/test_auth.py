@@ -53,6 +53,8 @@ def key(server: Server, *scopes: Scope) -> NewKey:
         ("GET", "/v1/models", Scope.JOBS_READ),
         ("GET", "/v1/devices", Scope.JOBS_READ),
         ("GET", "/v1/measurements/x", Scope.JOBS_READ),
+        ("GET", "/v1/measurements/x/export", Scope.JOBS_READ),
+        ("POST", "/v1/measurements", Scope.MEASUREMENTS_WRITE),
         ("GET", "/v1/workers", Scope.JOBS_READ),
         ("POST", "/v1/workers", Scope.WORKER),
         ("GET", "/metrics", Scope.JOBS_READ),

@@ -9,7 +9,11 @@ from typing import Any
 import pytest
 
 from bitbudget.app.core.devices import DEVICES
+from bitbudget.app.core.effort import Effort
 from bitbudget.app.core.measurement import Measurement, Verification
+from bitbudget.app.core.measurement_file import file_bytes, file_digest
+from bitbudget.app.core.requests import AllocationRequest
+from bitbudget.app.core.solving import allocate_manifest
 from bitbudget.app.measurements import repository
 from bitbudget.app.models import repository as models
 from tests.support.http import Server
@@ -136,3 +140,61 @@ def test_the_guide_has_a_row_for_every_device(server: Server, stored: str) -> No
 def test_an_unknown_measurement_is_not_found(server: Server, path: str) -> None:
     assert server.http.get(f"/v1/measurements/{'0' * 64}{path}").status_code == 404
     assert server.http.get(f"/v1/measurements/%00{path}").status_code == 404
+
+
+def test_a_measurement_is_exported_and_imported_on_another_server(
+    server: Server, stored: str, measurement: Measurement
+) -> None:
+    answer = server.http.get(f"{stored}/export")
+    assert answer.content == file_bytes(measurement)
+    assert answer.headers["ETag"] == f'"{file_digest(measurement)}"'
+    known = {"If-None-Match": answer.headers["ETag"]}
+    assert server.http.get(f"{stored}/export", headers=known).status_code == 304
+    other = dataclasses.replace(measurement, effort=Effort.QUICK)
+    made = server.http.post("/v1/measurements", content=file_bytes(other))
+    assert made.status_code == 201, made.text
+    assert made.headers["Location"] == f"/v1/measurements/{other.key}"
+    assert made.json()["imported"] is True
+    assert server.http.get(stored).json()["imported"] is False
+    again = server.http.post("/v1/measurements", content=file_bytes(other))
+    assert again.json()["id"] == other.key
+    asked = {"budget": 120_000}
+    solved = server.http.post(f"/v1/measurements/{other.key}/allocations", json=asked)
+    assert (
+        solved.json()["manifest_sha256"]
+        == allocate_manifest(other, AllocationRequest.model_validate(asked)).sha256
+    )
+    page = server.http.get(f"/models/{other.model.digest}", params={"measurement": other.key})
+    assert "an imported file" in page.text
+
+
+def test_what_is_wrong_with_an_import_is_said(server: Server, measurement: Measurement) -> None:
+    data = file_bytes(measurement).replace(b'"tokens":4096', b'"tokens":-1')
+    answer = server.http.post("/v1/measurements", content=data)
+    assert answer.status_code == 422
+    assert "tokens" in answer.json()["detail"]
+    answer = server.http.post("/v1/measurements", content=b" " * (2**24 + 1))
+    assert answer.status_code == 413
+    assert server.http.get(f"/v1/measurements/{measurement.key}").status_code == 404
+
+
+def test_an_import_neither_names_a_model_nor_outlives_what_a_worker_measures(
+    server: Server, measurement: Measurement
+) -> None:
+    small = dataclasses.replace(measurement.inventory, passthrough=())
+    forged = dataclasses.replace(measurement, inventory=small)
+    assert server.http.post("/v1/measurements", content=file_bytes(forged)).status_code == 201
+    assert server.services.models.find(measurement.model.name) is None
+    server.submit()
+    worker = server.worker()
+    worker.claim()
+    worker.do(measurement)
+    found = server.http.get(f"/v1/measurements/{measurement.key}/export").content
+    assert found == file_bytes(measurement)
+    assert server.services.models.inventory(measurement.model.digest) == measurement.inventory
+    assert server.http.get(f"/v1/measurements/{measurement.key}").json()["imported"] is False
+    refused = server.http.post("/v1/measurements", content=file_bytes(forged))
+    assert refused.status_code == 422
+    assert "inventory" in refused.json()["detail"]
+    again = dataclasses.replace(measurement, tokens=1)
+    assert server.http.post("/v1/measurements", content=file_bytes(again)).status_code == 409
