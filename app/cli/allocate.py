@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bitbudget.app.cli.grouped import grouped
-from bitbudget.app.cli.options import AllocationOptions, Json, MeasureOptions, Model
+from bitbudget.app.cli.options import (
+    AllocationOptions,
+    GivenMeasurement,
+    Json,
+    MeasureOptions,
+    Model,
+)
 from bitbudget.app.cli.output import say
 from bitbudget.app.core.canonical import JsonObject
 
@@ -27,6 +33,7 @@ def allocate(
     *,
     budget: AllocationOptions,
     measuring: MeasureOptions,
+    measurement: GivenMeasurement = None,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Write the manifest here.")
     ] = None,
@@ -39,7 +46,8 @@ def allocate(
     from bitbudget.app.cli.measure import load_measurements
 
     asked = budget.request().model_dump(mode="json", exclude_none=True)
-    manifest = best_manifest(load_measurements(model, measuring, budget=asked), budget)
+    found = load_measurements(model, measuring, given=measurement, budget=asked)
+    manifest = best_manifest(found, budget)
     if output is not None:
         write_manifest(output, manifest)
     document = {

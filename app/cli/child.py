@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from bitbudget.app.contract.messages import Report
     from bitbudget.app.contract.tasks import Task
 
-__all__ = ["home", "run_quickly", "run_task", "run_with_progress"]
+__all__ = ["home", "measurement_repositories", "run_quickly", "run_task", "run_with_progress"]
 
 Result = TypeVar("Result", bound="Report")
 
@@ -29,6 +29,13 @@ def home() -> str:
     from bitbudget.app.server.settings import Settings
 
     return str(Settings().home_folder)
+
+
+def measurement_repositories() -> tuple[str, ...]:
+    """Return where to look for measurements, BITBUDGET_MEASUREMENT_REPOSITORIES."""
+    from bitbudget.app.server.settings import Settings
+
+    return Settings().measurement_sources
 
 
 def run_quickly(

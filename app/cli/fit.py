@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bitbudget.app.cli.completion import choices, device_names
-from bitbudget.app.cli.options import AllowQuantizedSource, Json, Model, RuntimeName
+from bitbudget.app.cli.options import (
+    AllowQuantizedSource,
+    GivenMeasurement,
+    Json,
+    MeasureOptions,
+    Model,
+    RuntimeName,
+)
 from bitbudget.app.cli.output import say
 from bitbudget.app.core.canonical import JsonObject
 from bitbudget.app.core.runtime import Runtime
@@ -24,6 +31,7 @@ if TYPE_CHECKING:
     from bitbudget.app.core.budget_report import BudgetReport, Sized
     from bitbudget.app.core.fit_report import FitReport, SizedChoice
     from bitbudget.app.core.inventory import Inventory
+    from bitbudget.app.core.measurement import Measurement
 
 __all__ = ["fit", "inventory_of"]
 
@@ -52,29 +60,41 @@ def fit(
     ] = 16,
     runtime: RuntimeName = Runtime.STOCK,
     allow_quantized_source: AllowQuantizedSource = False,
+    measurement: GivenMeasurement = None,
     as_json: Json = False,
 ) -> None:
-    """Show what fits a device or a budget: memory, smallest size, uniform formats."""
+    """Show what fits a device or a budget: memory, smallest size, uniform formats.
+
+    Where the model was measured, here or elsewhere, also the best that fits and its prediction.
+    """
     from bitbudget.app.core.devices import device as device_named
     from bitbudget.app.core.sizes import parse_size
 
     name, most_bytes = _asked(device, budget), None if budget is None else parse_size(budget)
     target = None if name is None else device_named(name)
-    inventory = inventory_of(model, allow_quantized_source=allow_quantized_source)
+    measuring = MeasureOptions(allow_quantized_source=allow_quantized_source)
+    inventory, measured = _known(model, measurement, measuring)
     if target is None:
-        _within(inventory, most_bytes or 0, as_json=as_json)
+        _within(inventory, most_bytes or 0, measured, as_json=as_json)
         return
 
+    from bitbudget.app.cli.best import best_within, print_best
     from bitbudget.app.core.fit_report import fit as report_of
 
     most = inventory.architecture.max_context or _DEFAULT_CONTEXT
     tokens = context or min(_DEFAULT_CONTEXT, most)
     report = report_of(inventory, target, tokens, kv_bits, runtime, most_bytes=most_bytes)
     times = _times(inventory)
-    document = {**_document(report), "efforts": [time.model_dump(mode="json") for time in times]}
+    best = best_within(measured, report.weights_limit_bytes)
+    document = {
+        **_document(report),
+        "efforts": [time.model_dump(mode="json") for time in times],
+        "measured": best,
+    }
 
     def render(console: Console) -> None:
         _print(console, report)
+        print_best(console, best)
         _print_times(console, times)
 
     say(document, as_json=as_json, render=render)
@@ -122,32 +142,53 @@ def _asked(device: str | None, budget: str | None) -> str | None:
     return found
 
 
-def _within(inventory: Inventory, budget_bytes: int, *, as_json: bool) -> None:
+def _within(
+    inventory: Inventory, budget_bytes: int, measured: Measurement | None, *, as_json: bool
+) -> None:
+    from bitbudget.app.cli.best import best_within, print_best
     from bitbudget.app.core.budget_report import within
 
     report = within(inventory, budget_bytes)
-    document = _document(report)
-    say(document, as_json=as_json, render=lambda console: _print_budget(console, report))
+    best = best_within(measured, budget_bytes)
+
+    def render(console: Console) -> None:
+        _print_budget(console, report)
+        print_best(console, best)
+
+    say({**_document(report), "measured": best}, as_json=as_json, render=render)
 
 
 def inventory_of(model: str, *, allow_quantized_source: bool) -> Inventory:
     """Return the inventory of a model, or the one in a measurement's `.json` file."""
+    return _known(model, None, MeasureOptions(allow_quantized_source=allow_quantized_source))[0]
+
+
+def _known(
+    model: str, given: str | None, measuring: MeasureOptions
+) -> tuple[Inventory, Measurement | None]:
+    """Return the inventory of a model, and its measurement where that is given or known."""
     from bitbudget.app.cli.child import run_quickly
+    from bitbudget.app.cli.measure import load_measurement, read_measurement
 
-    if model.endswith(".json"):
-        from bitbudget.app.cli.measure import read_measurement
-
-        return read_measurement(Path(model)).inventory
-    return run_quickly(
-        lambda: _task(model, allow_quantized_source=allow_quantized_source), _result, "fit"
-    ).inventory
+    if model.endswith(".json") or given is not None:
+        measured = load_measurement(model, measuring, given=given)
+        return measured.inventory, measured
+    allow = measuring.allow_quantized_source
+    found = run_quickly(lambda: _task(model, allow_quantized_source=allow), _result, "fit")
+    known = found.measurement
+    return found.inventory, None if known is None else read_measurement(Path(known))
 
 
 def _task(model: str, *, allow_quantized_source: bool) -> FitTask:
-    from bitbudget.app.cli.child import home
+    from bitbudget.app.cli.child import home, measurement_repositories
     from bitbudget.app.contract.tasks import FitTask
 
-    return FitTask(home=home(), model=model, allow_quantized_source=allow_quantized_source)
+    return FitTask(
+        home=home(),
+        model=model,
+        allow_quantized_source=allow_quantized_source,
+        measurement_repositories=measurement_repositories(),
+    )
 
 
 def _result() -> type[FitResult]:

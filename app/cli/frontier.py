@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bitbudget.app.cli.grouped import grouped
-from bitbudget.app.cli.options import Json, MeasureOptions, Model
+from bitbudget.app.cli.options import GivenMeasurement, Json, MeasureOptions, Model
 from bitbudget.app.cli.output import say
 from bitbudget.app.core.canonical import JsonObject
 from bitbudget.app.core.sqnr import DEFAULT_SQNR_FLOOR_DB
@@ -30,6 +30,7 @@ def frontier(
     model: Model,
     *,
     measuring: MeasureOptions,
+    measurement: GivenMeasurement = None,
     sqnr_floor: Annotated[
         float, typer.Option(help="Least SQNR of a format, in dB.")
     ] = DEFAULT_SQNR_FLOOR_DB,
@@ -49,13 +50,13 @@ def frontier(
 
     if plot is not None:
         require_extra("server", "frontier --plot")
-    measurement = load_measurement(model, measuring)
-    goal = measurement.objective
-    found = solve(measurement, sqnr_floor_db=sqnr_floor)
+    measured = load_measurement(model, measuring, given=measurement)
+    goal = measured.objective
+    found = solve(measured, sqnr_floor_db=sqnr_floor)
     if csv_file is not None:
         _write_csv(csv_file, found, goal)
     if plot is not None:
-        _write_plot(plot, found, measurement.model.name, goal)
+        _write_plot(plot, found, measured.model.name, goal)
     say(
         _document(found, goal), as_json=as_json, render=lambda console: _print(console, found, goal)
     )

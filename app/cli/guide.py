@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bitbudget.app.cli.grouped import grouped
-from bitbudget.app.cli.options import Json, MeasureOptions, RuntimeName
+from bitbudget.app.cli.options import GivenMeasurement, Json, MeasureOptions, RuntimeName
 from bitbudget.app.cli.output import say
 from bitbudget.app.core.runtime import Runtime
 
@@ -35,6 +35,7 @@ def guide(
     ],
     *,
     measuring: MeasureOptions,
+    measurement: GivenMeasurement = None,
     context: Annotated[
         int | None, typer.Option(help="Tokens of context (default: 8192 or the model's most).")
     ] = None,
@@ -51,8 +52,16 @@ def guide(
     Several models answer which of them a Mac runs best. Every model is measured once.
     """
     from bitbudget.app.cli.measure import load_measurement
+    from bitbudget.app.core.errors import InvalidRequestError
 
-    found = [load_measurement(model, measuring) for model in models]
+    if measurement is not None and len(models) > 1:
+        raise InvalidRequestError(
+            where="--measurement",
+            found=f"{len(models)} models",
+            expected="one model, which the measurement is of",
+            remedy="import each with bitbudget measurement import, then name the models",
+        )
+    found = [load_measurement(model, measuring, given=measurement) for model in models]
     tables = {
         m.model.name: _rows(m, context, device, joint_kv=joint_kv, runtime=runtime) for m in found
     }

@@ -23,6 +23,7 @@ from bitbudget.app.cli import (
     keys,
     manifest,
     measure,
+    measurement,
     run,
     serve,
     solve,
@@ -70,6 +71,7 @@ def build_app() -> typer.Typer:
     for command in local:
         app.command(rich_help_panel=_HERE)(command)
     app.add_typer(manifest.app, name="manifest", rich_help_panel=_HERE)
+    app.add_typer(measurement.app, name="measurement", rich_help_panel=_HERE)
     remote = (
         serve.serve,
         serve.worker,

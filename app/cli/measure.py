@@ -64,30 +64,47 @@ def _names(formats: str | None) -> list[str] | None:
 
 def measure_in_child(model: str, options: MeasureOptions, **more: object) -> MeasureResult:
     """Measure `model` in a child, or find its stored measurement; return the task's result."""
-    from bitbudget.app.cli.child import home, run_with_progress
+    from bitbudget.app.cli.child import home, measurement_repositories, run_with_progress
     from bitbudget.app.contract.reports import MeasureResult
     from bitbudget.app.contract.tasks import MeasureTask
 
-    given = {"model": model, "disk_limit_bytes": disk_limit_bytes(options.disk_limit)}
+    given = {
+        "model": model,
+        "disk_limit_bytes": disk_limit_bytes(options.disk_limit),
+        "measurement_repositories": measurement_repositories(),
+    }
     task = MeasureTask.model_validate({"home": home(), **given, **options.fields(), **more})
     return run_with_progress(task, MeasureResult, "measure")
 
 
 def load_measurements(
-    model: str, options: MeasureOptions, *, budget: Document | None = None
+    model: str,
+    options: MeasureOptions,
+    *,
+    given: str | None = None,
+    budget: Document | None = None,
 ) -> list[Measurement]:
     """As `load_measurement`; with `--rotation auto`, of the model as it is and rotated.
 
     A `budget` that cannot be is refused before anything is measured.
     """
-    if model.endswith(".json"):
-        return [read_measurement(Path(model))]
+    if model.endswith(".json") or given is not None:
+        return [load_measurement(model, options, given=given)]
     made = measure_in_child(model, options, budget=budget)
     return [read_measurement(Path(path)) for path in made.measurements.values()]
 
 
-def load_measurement(model: str, options: MeasureOptions) -> Measurement:
-    """Return the measurement of a model, made now if need be, or the one in a `.json` file."""
+def load_measurement(
+    model: str, options: MeasureOptions, *, given: str | None = None
+) -> Measurement:
+    """Return the measurement of a model, made now if need be, or the one in a `.json` file.
+
+    `given` is one that somebody else made: checked, and refused unless it is of these weights.
+    """
+    if given is not None:
+        from bitbudget.app.cli.measurement import import_measurement
+
+        return read_measurement(Path(import_measurement(given, model, options).measurement))
     if model.endswith(".json"):
         return read_measurement(Path(model))
     return read_measurement(Path(measure_in_child(model, options).measurement))

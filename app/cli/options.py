@@ -21,6 +21,7 @@ __all__ = [
     "AllocationOptions",
     "AllowQuantizedSource",
     "DiskLimit",
+    "GivenMeasurement",
     "Json",
     "MeasureOptions",
     "Model",
@@ -48,6 +49,14 @@ Token = Annotated[
     typer.Option("--token", envvar="BITBUDGET_TOKEN", help="Bearer token of the server."),
 ]
 
+GivenMeasurement = Annotated[
+    str | None,
+    typer.Option(
+        "--measurement",
+        metavar="FILE|[datasets/]ORG/NAME",
+        help="Use this measurement of the model instead of making one.",
+    ),
+]
 Recover = Annotated[
     str | None,
     typer.Option(

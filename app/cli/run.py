@@ -11,6 +11,7 @@ from bitbudget.app.cli.grouped import grouped
 from bitbudget.app.cli.options import (
     OUTPUT_NAMES,
     AllocationOptions,
+    GivenMeasurement,
     Json,
     MeasureOptions,
     Model,
@@ -37,6 +38,7 @@ def run(
     output: Annotated[Path, typer.Option(*OUTPUT_NAMES, help="Folder to write.")],
     budget: AllocationOptions,
     measuring: MeasureOptions,
+    measurement: GivenMeasurement = None,
     recover: Recover = None,
     recover_seconds: RecoverSeconds = 300.0,
     relinearize: Relinearize = None,
@@ -49,11 +51,17 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Do all of it: the best checkpoint of MODEL within the budget, measured and proven."""
-    from bitbudget.app.cli.child import home, run_with_progress
+    from bitbudget.app.cli.child import home, measurement_repositories, run_with_progress
     from bitbudget.app.contract.reports import JobResult
     from bitbudget.app.contract.tasks import JobTask
     from bitbudget.app.core.requests import Deliver
 
+    taken = None
+    if measurement is not None:
+        from bitbudget.app.cli.measurement import import_measurement, measured_so
+
+        taken = import_measurement(measurement, model, measuring)
+        measuring = measured_so(measuring, taken)
     task = JobTask(
         home=home(),
         request=measuring.job(
@@ -67,6 +75,8 @@ def run(
         output=str(output.resolve()),
         disk_limit_bytes=disk_limit_bytes(measuring.disk_limit),
         baseline=baseline,
+        measurement=None if taken is None else taken.measurement,
+        measurement_repositories=measurement_repositories(),
     )
     result = run_with_progress(task, JobResult, "run")
     say(

@@ -1,4 +1,4 @@
-"""`bitbudget upload`: publish a checkpoint on the Hugging Face Hub."""
+"""`bitbudget upload`: publish a checkpoint, or a measurement, on the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -18,14 +18,26 @@ __all__ = ["upload"]
 
 def upload(
     checkpoint: Annotated[
-        Path, typer.Argument(metavar="CHECKPOINT", help="A checkpoint's folder.")
+        Path,
+        typer.Argument(metavar="CHECKPOINT|FILE", help="A checkpoint's folder, or a measurement."),
     ],
-    repository: Annotated[str, typer.Argument(metavar="ORG/NAME", help="Where it goes.")],
+    repository: Annotated[
+        str, typer.Argument(metavar="[datasets/]ORG/NAME", help="Where it goes.")
+    ],
     *,
+    measurement: Annotated[
+        bool,
+        typer.Option(
+            "--measurement", help="Upload what bitbudget measurement export wrote, with a card."
+        ),
+    ] = False,
     public: Annotated[bool, typer.Option("--public", help="Make a new repository public.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Upload weights, manifest and model card in one commit, with the token in HF_TOKEN."""
+    """Upload weights, manifest and model card in one commit, with the token in HF_TOKEN.
+
+    With --measurement upload a measurement, for all who have the same weights.
+    """
     from bitbudget.app.cli.child import home, run_with_progress
     from bitbudget.app.contract.reports import UploadResult
     from bitbudget.app.contract.tasks import UploadTask
@@ -35,6 +47,7 @@ def upload(
         checkpoint=str(checkpoint.resolve()),
         repository=repository,
         private=not public,
+        is_measurement=measurement,
     )
     result = run_with_progress(task, UploadResult, "upload")
 

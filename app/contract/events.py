@@ -15,6 +15,7 @@ from bitbudget.app.contract.problems import Problem, ProblemFields
 from bitbudget.app.contract.reports import (
     Evaluation,
     FitResult,
+    ImportedMeasurement,
     JobResult,
     MeasureResult,
     QuantizeResult,
@@ -95,6 +96,7 @@ class Logged(Message):
 TaskResult = (
     FitResult
     | MeasureResult
+    | ImportedMeasurement
     | QuantizeResult
     | SpeedResult
     | UploadResult

@@ -24,6 +24,7 @@ class Folder(Enum):
     DIGESTS = ("digests", False)
     EVALUATIONS = ("evaluations", True)
     HUB = ("hub", True)
+    IMPORTED = ("imported", False)
     INCOMING = ("incoming", True)
     MANIFESTS = ("manifests", False)
     MEASUREMENTS = ("measurements", False)
@@ -73,6 +74,10 @@ class Home:
     def measurement(self, key: str) -> Path:
         """Folder of one measurement, finished or not."""
         return self.at(Folder.MEASUREMENTS) / key
+
+    def imported(self, key: str) -> Path:
+        """The file of a measurement with this key that somebody else made."""
+        return self.at(Folder.IMPORTED) / key / "measurement.json"
 
     @property
     def scratch(self) -> Path:

@@ -38,6 +38,7 @@ __all__ = [
     "Evaluation",
     "FitModel",
     "FitResult",
+    "ImportedMeasurement",
     "Interval",
     "JobResult",
     "LowBits",
@@ -247,6 +248,9 @@ class FitResult(Report):
 
     model: FitModel
     inventory: Inventory
+    measurement: Path | None = Field(
+        None, exclude_if=is_none, description="The file of what is known of these weights."
+    )
 
 
 class SpeedResult(Report):
@@ -273,6 +277,28 @@ class MeasureResult(Report):
     modules: Amount
     tokens: Amount
     warnings: Notes
+
+
+class ImportedMeasurement(Report):
+    """A measurement that somebody else made, checked; `measurement` is the file it is kept in.
+
+    `sha256` is the digest of the file that was passed on, `origin` the repository on the Hub and
+    its commit (empty for a file), `verified_for` the model whose weights were compared.
+    """
+
+    measurement: Path
+    sha256: Digest
+    bytes: Amount
+    key: Digest
+    model: MeasuredModel
+    effort: Line
+    encoder: Line
+    sensitivity: Line
+    rotation: Line
+    text: Line
+    modules: Amount
+    origin: Line
+    verified_for: Line | None
 
 
 class QuantizeResult(Report):

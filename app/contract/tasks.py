@@ -20,6 +20,7 @@ __all__ = [
     "CompareTextTask",
     "EvaluateTask",
     "FitTask",
+    "ImportTask",
     "JobTask",
     "MeasureTask",
     "QuantizeTask",
@@ -36,6 +37,12 @@ class _Task(Message):
     )
 
 
+class _LookingTask(_Task):
+    measurement_repositories: tuple[str, ...] = Field(
+        (), description="Repositories on the Hub to look for a measurement in before measuring."
+    )
+
+
 class _SourceTask(_Task):
     name: str | None = Field(None, description="What manifest and card call the model.")
     allow_quantized_source: bool = Field(
@@ -43,7 +50,7 @@ class _SourceTask(_Task):
     )
 
 
-class _ModelTask(_SourceTask):
+class _ModelTask(_SourceTask, _LookingTask):
     model: str
     effort: Effort = Effort.STANDARD
     max_minutes: float | None = Field(
@@ -72,8 +79,11 @@ _NAMES_ARE_IDS: Final = Field(
 )
 
 
-class FitTask(_SourceTask):
-    """Headers only: inventory and sizes. Result: {"inventory": ..., "model": ...}."""
+class FitTask(_SourceTask, _LookingTask):
+    """Headers only: inventory and sizes. Result: {"inventory": ..., "model": ...}.
+
+    Where a measurement of these weights is known, the result says where it is.
+    """
 
     kind: Literal["fit"] = "fit"
     model: str
@@ -98,6 +108,24 @@ class MeasureTask(_ModelTask):
     def measured_runtime(self) -> Runtime:
         """The runtime whose formats are measured: the budget's where there is one."""
         return self.runtime if self.budget is None else self.budget.runtime
+
+
+class ImportTask(_SourceTask):
+    """Check a measurement that somebody else made, and keep it under `home`.
+
+    `source` is a file or `[datasets/]org/name[@revision]` on the Hub. Of several measurements there
+    the one of `model` is taken, made as far as that is stated in this way. Result:
+    {"measurement": path, "sha256": ..., "origin": ..., ...}.
+    """
+
+    kind: Literal["import"] = "import"
+    source: str
+    model: str | None = Field(None, description="Refuse it unless it is of these weights.")
+    effort: Effort | None = None
+    encoder: Encoder | None = None
+    sensitivity: Sensitivity | None = None
+    rotation: Rotation | None = None
+    keep: bool = Field(default=True, description="Whether later commands find it.")
 
 
 class QuantizeTask(_SourceTask):
@@ -155,18 +183,21 @@ class SpeedTask(_Task):
 
 
 class UploadTask(_Task):
-    """Publish a finished checkpoint on the Hub, as HF_ENDPOINT and HF_TOKEN say.
+    """Publish a finished checkpoint, or a measurement, on the Hub, as HF_ENDPOINT and HF_TOKEN say.
 
     Result: {"repository", "revision", "url", "files", "bytes"}.
     """
 
     kind: Literal["upload"] = "upload"
-    checkpoint: str
-    repository: str = Field(description="org/name, created when it does not exist.")
+    checkpoint: str = Field(description="A checkpoint's folder, or a measurement's file.")
+    is_measurement: bool = False
+    repository: str = Field(
+        description="org/name, created when it does not exist; datasets/org/name for measurements."
+    )
     private: bool = True
 
 
-class JobTask(_Task):
+class JobTask(_LookingTask):
     """All steps of a job, as far as `request.deliver` says.
 
     `output` is the checkpoint folder (default: one under `home`). Artifacts announced on the way:
@@ -188,6 +219,7 @@ class JobTask(_Task):
 Task = Annotated[
     FitTask
     | MeasureTask
+    | ImportTask
     | QuantizeTask
     | EvaluateTask
     | CompareTextTask

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 from bitbudget.app.core.errors import InvalidRequestError
 
-__all__ = ["HubId"]
+__all__ = ["HubId", "HubPlace"]
 
 _REPOSITORY: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 _REVISION: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,127}")
@@ -52,6 +52,33 @@ class HubId:
 
     def __str__(self) -> str:
         return self.repository if self.revision is None else f"{self.repository}@{self.revision}"
+
+
+_DATASETS: Final = "datasets/"
+
+
+@dataclass(frozen=True, slots=True)
+class HubPlace:
+    """`[datasets/]org/name[@revision]`: a repository of models, or one of data.
+
+    >>> HubPlace.parse("datasets/me/measurements").kind
+    'dataset'
+    """
+
+    id: HubId
+    kind: Literal["model", "dataset"] = "model"
+
+    @classmethod
+    def parse(cls, text: str, where: str = "repository") -> HubPlace:
+        """Read the text; InvalidRequestError for anything else."""
+        is_dataset = text.startswith(_DATASETS) and text.count("/") > 1
+        found = HubId.parse(text.removeprefix(_DATASETS) if is_dataset else text, where)
+        return cls(found, "dataset" if is_dataset else "model")
+
+    @property
+    def repository(self) -> str:
+        """The name without a revision, `datasets/` before it where it is one of data."""
+        return f"{_DATASETS if self.kind == 'dataset' else ''}{self.id.repository}"
 
 
 def _is_clean(part: str) -> bool:

@@ -42,6 +42,7 @@ def main() -> int:
         idle_exit=options.idle_exit,
         disk_limit_bytes=options.disk_limit and parse_size(options.disk_limit, "--disk-limit"),
         publishes_to=options.publish_to,
+        measurement_repositories=Settings().measurement_sources,
         stop=stop,
     )
     try:

@@ -51,6 +51,7 @@ class LeaseRun:
     home: Path
     stop: threading.Event
     disk_limit_bytes: int | None = None
+    measurement_repositories: tuple[str, ...] = ()
     _stored: dict[str, str] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -99,6 +100,7 @@ class LeaseRun:
             baseline=request.deliver is Deliver.CHECKPOINT,
             measurement=self._earlier_measurement(),
             names_are_ids=True,
+            measurement_repositories=self.measurement_repositories,
         )
 
     def _earlier_measurement(self) -> str | None:

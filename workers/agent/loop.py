@@ -46,6 +46,7 @@ class Agent:
     idle_exit: bool = False
     disk_limit_bytes: int | None = None
     publishes_to: str = ""
+    measurement_repositories: tuple[str, ...] = ()
     stop: threading.Event = field(default_factory=threading.Event)
     crashes: Counter[str] = field(default_factory=Counter, init=False)
 
@@ -98,7 +99,13 @@ class Agent:
         self._rest_before(lease)
         try:
             outcome = LeaseRun(
-                client, self.server, lease, self.home, self.stop, self.disk_limit_bytes
+                client,
+                self.server,
+                lease,
+                self.home,
+                self.stop,
+                self.disk_limit_bytes,
+                self.measurement_repositories,
             ).run()
         except BitbudgetError as error:
             _LOG.warning("job %s: %s", lease.job_id, error)

@@ -6,10 +6,10 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 import httpx2
-from huggingface_hub import HfApi, ModelInfo, hf_hub_url
+from huggingface_hub import DatasetInfo, HfApi, ModelInfo, hf_hub_url
 from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
 from bitbudget.app.core.errors import InvalidModelError, NotFoundError
@@ -41,11 +41,12 @@ class HubFile:
 
 @dataclass(frozen=True, slots=True)
 class HubModel:
-    """A repository at one commit, with the files at its top level."""
+    """A repository at one commit, with the files at its top level; `kind` is what it is for."""
 
     repository: str
     commit: str
     files: tuple[HubFile, ...]
+    kind: Literal["model", "dataset"] = "model"
 
     def file(self, name: str) -> HubFile:
         """Return the file called `name`; NotFoundError when the commit has none."""
@@ -75,14 +76,15 @@ class Hub:
         self.api = HfApi(endpoint=endpoint, token=token, library_name="bitbudget")
         self._token = token
 
-    def resolve(self, hub_id: HubId) -> HubModel:
+    def resolve(self, hub_id: HubId, kind: Literal["model", "dataset"] = "model") -> HubModel:
         """Return the commit that `hub_id` names now and the files at its top level.
 
         Raises NotFoundError, HubAccessError or HubUnavailableError.
         """
+        info_of = self.api.model_info if kind == "model" else self.api.dataset_info
 
-        def ask() -> ModelInfo:
-            return self.api.model_info(
+        def ask() -> ModelInfo | DatasetInfo:
+            return info_of(
                 hub_id.repository,
                 revision=hub_id.revision,
                 files_metadata=True,
@@ -97,7 +99,7 @@ class Hub:
             raise _odd_answer(hub_id, repr(error)) from error
         if not _COMMIT.fullmatch(commit):
             raise _odd_answer(hub_id, f"commit {commit!r}"[:80])
-        return HubModel(hub_id.repository, commit, files)
+        return HubModel(hub_id.repository, commit, files, kind)
 
     def read(self, model: HubModel, name: str, start: int, stop: int) -> bytes:
         """Return bytes [start, stop) of a file, by a range request."""
@@ -125,7 +127,13 @@ class Hub:
         dropped. Raises huggingface_hub's and httpx2's errors, InvalidModelError for another size.
         """
         file = model.file(name)
-        url = hf_hub_url(model.repository, name, revision=model.commit, endpoint=self.api.endpoint)
+        url = hf_hub_url(
+            model.repository,
+            name,
+            repo_type=model.kind,
+            revision=model.commit,
+            endpoint=self.api.endpoint,
+        )
         headers = build_hf_headers(token=self._token, library_name="bitbudget")
         headers["Accept-Encoding"] = "identity"
         if (start, stop) != (0, None):
@@ -138,7 +146,7 @@ class Hub:
             yield _skip(response.iter_bytes(), skip)
 
 
-def _files(info: ModelInfo) -> Iterator[HubFile]:
+def _files(info: ModelInfo | DatasetInfo) -> Iterator[HubFile]:
     for sibling in info.siblings or []:
         if _PLAIN_NAME.fullmatch(sibling.rfilename):
             sha256 = None if sibling.lfs is None else sibling.lfs.sha256

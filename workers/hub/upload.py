@@ -17,7 +17,7 @@ from bitbudget.workers.hub.client import Hub
 from bitbudget.workers.hub.failures import hub_call
 from bitbudget.workers.quantize.companions import OUR_CODE
 
-__all__ = ["Published", "publish"]
+__all__ = ["Published", "ask", "publish"]
 
 T = TypeVar("T")
 
@@ -51,8 +51,8 @@ def publish(hub: Hub, folder: Path, repository: str, *, private: bool = True) ->
     manifest = _read_manifest(folder)
     files = _published_files(folder)
     operations = [CommitOperationAdd(path.name, str(path)) for path in files]
-    _ask(hub, name, lambda: hub.api.create_repo(name, private=private, exist_ok=True))
-    commit = _ask(
+    ask(hub, name, lambda: hub.api.create_repo(name, private=private, exist_ok=True))
+    commit = ask(
         hub,
         name,
         lambda: hub.api.create_commit(
@@ -106,7 +106,7 @@ def _unfinished(folder: Path, found: str) -> InvalidModelError:
     )
 
 
-def _ask(hub: Hub, name: str, call: Callable[[], T]) -> T:
+def ask(hub: Hub, name: str, call: Callable[[], T]) -> T:
     """Call the Hub; what its library raises besides HTTP errors becomes HubUnavailableError."""
     try:
         return hub_call(hub.retries, name, call)

@@ -36,7 +36,8 @@ class FetchOptions:
     `whole` says that all weights are needed at once, which `disk_limit_bytes` must allow;
     `headers_only` that none is read. With `identify` the files of a folder are hashed at once.
     `name` is what the user calls the model; with `names_are_ids` a model that reads as a Hub id is
-    never a folder.
+    never a folder. With `only_measures` the headers of a model on the Hub are enough where its
+    measurement is known.
     """
 
     model: str
@@ -47,6 +48,7 @@ class FetchOptions:
     name: str | None = None
     allow_quantized_source: bool = False
     names_are_ids: bool = False
+    only_measures: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,9 +113,14 @@ class MeasureOptions:
         )
 
     @property
+    def is_rotated(self) -> bool:
+        """Whether a rotated model is measured, perhaps beside the model as it is."""
+        return self.rotation is not Rotation.NONE
+
+    @property
     def needs_whole_model(self) -> bool:
         """Whether the model is run or rotated, and not only its weights read one by one."""
-        return self.sensitivity is not Sensitivity.WEIGHTS or self.rotation is not Rotation.NONE
+        return self.sensitivity is not Sensitivity.WEIGHTS or self.is_rotated
 
     def text_identity(self) -> str:
         """Return which tokens sensitivity uses, as `Measurement.text` says it."""

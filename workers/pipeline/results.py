@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Final
 
 from bitbudget.app.contract.benchmarks import Benchmark
 from bitbudget.app.contract.reports import (
@@ -22,8 +23,16 @@ from bitbudget.app.contract.reports import (
 )
 from bitbudget.app.contract.tasks import CompareTextTask, UploadTask
 from bitbudget.app.contract.texts import TextComparison
+from bitbudget.app.core.effort import EFFORTS, Effort
+from bitbudget.app.core.hub_id import HubPlace
 from bitbudget.app.core.manifest import Manifest
+from bitbudget.app.core.measurement import Sensitivity
+from bitbudget.app.core.measurement_file import MAX_MEASUREMENT_BYTES, read_file
 from bitbudget.workers.models import Checkpoint
+from bitbudget.workers.models.digests import known_digest
+from bitbudget.workers.models.given import read_given
+from bitbudget.workers.pipeline.measuring.elsewhere import known_measurement
+from bitbudget.workers.pipeline.options import MeasureOptions
 from bitbudget.workers.pipeline.run import Delivered, Measured, Measurements, Run, Variant
 
 __all__ = [
@@ -38,12 +47,30 @@ __all__ = [
     "upload",
 ]
 
+_USUAL: Final = MeasureOptions(
+    encoder=EFFORTS[Effort.STANDARD].encoder, sensitivity=Sensitivity.FISHER
+)
+"""How a model is measured where nothing is stated."""
+
 
 def fit(run: Run) -> FitResult:
-    """Return the model's name and inventory."""
+    """Return the model's name and inventory, and its measurement where that is known.
+
+    A folder is not hashed for it: its weights are known where they were measured before.
+    """
     variant = run[Variant]
-    model = FitModel(name=variant.checkpoint.name, revision=variant.checkpoint.revision)
-    return FitResult(model=model, inventory=variant.inventory)
+    checkpoint = variant.checkpoint
+    model = FitModel(name=checkpoint.name, revision=checkpoint.revision)
+    known = None
+    if checkpoint.digest or _is_hashed(checkpoint, run):
+        known = known_measurement(run, checkpoint.identity(run.home.digests), _USUAL)
+    measurement = None if known is None else str(known)
+    return FitResult(model=model, inventory=variant.inventory, measurement=measurement)
+
+
+def _is_hashed(checkpoint: Checkpoint, run: Run) -> bool:
+    files = ["config.json", *(file.name for file in checkpoint.files)]
+    return all(known_digest(checkpoint.folder / name, run.home.digests) for name in files)
 
 
 def measure(run: Run) -> MeasureResult:
@@ -99,11 +126,18 @@ def speed(run: Run) -> SpeedResult:
 
 
 def upload(task: UploadTask) -> UploadResult:
-    """Publish a checkpoint and return where it went."""
+    """Publish a checkpoint or a measurement and return where it went."""
     from bitbudget.workers.hub.client import Hub  # noqa: PLC0415, other tasks need no network
+    from bitbudget.workers.hub.measurements import publish_measurement  # noqa: PLC0415, as above
     from bitbudget.workers.hub.upload import publish  # noqa: PLC0415, as above
 
-    done = publish(Hub(), Path(task.checkpoint), task.repository, private=task.private)
+    path = Path(task.checkpoint)
+    if task.is_measurement:
+        found = read_file(read_given(path, MAX_MEASUREMENT_BYTES), str(path))
+        place = HubPlace.parse(task.repository)
+        done = publish_measurement(Hub(), found, place, private=task.private)
+    else:
+        done = publish(Hub(), path, task.repository, private=task.private)
     return UploadResult(
         repository=done.repository,
         revision=done.revision,

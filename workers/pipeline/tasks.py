@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Final
@@ -17,6 +18,7 @@ from bitbudget.app.contract.tasks import (
     CompareTextTask,
     EvaluateTask,
     FitTask,
+    ImportTask,
     JobTask,
     MeasureTask,
     QuantizeTask,
@@ -31,6 +33,8 @@ from bitbudget.app.core.manifest import Manifest
 from bitbudget.app.core.measurement import Sensitivity
 from bitbudget.app.core.requests import AllocationRequest, Deliver, JobRequest, Recover, Rotation
 from bitbudget.workers.pipeline import results
+from bitbudget.workers.pipeline.importing import imported
+from bitbudget.workers.pipeline.measuring.elsewhere import Repositories
 from bitbudget.workers.pipeline.options import (
     BenchmarkOptions,
     EvaluateOptions,
@@ -93,17 +97,15 @@ def _claimed(output: Path | None, home: Home) -> AbstractContextManager[None]:
     return claimed_output(output, home)
 
 
-def _plan(task: Task) -> _Plan:  # noqa: PLR0911 - one line for each kind of task
+def _plan(task: Task) -> _Plan:  # noqa: C901, PLR0911 - one line for each kind of task
     match task:
         case FitTask():
-            fetched = FetchOptions(
-                task.model,
-                headers_only=True,
-                names_are_ids=task.names_are_ids,
-                allow_quantized_source=task.allow_quantized_source,
-            )
-            steps = (Step.FETCH, Step.INVENTORY)
-            return _Plan(steps, results.fit, (fetched, MeasureOptions()))
+            given = (*_headers(task.model, task, names_are_ids=task.names_are_ids), *_looking(task))
+            return _Plan((Step.FETCH, Step.INVENTORY), results.fit, given)
+        case ImportTask():
+            steps = () if task.model is None else (Step.FETCH, Step.INVENTORY)
+            given = _headers(task.model or "", task)
+            return _Plan(steps, partial(imported, task), given)
         case MeasureTask():
             return _measuring(task)
         case QuantizeTask():
@@ -122,6 +124,24 @@ def _plan(task: Task) -> _Plan:  # noqa: PLR0911 - one line for each kind of tas
             return _job(task)
 
 
+def _headers(
+    model: str, task: FitTask | ImportTask, *, names_are_ids: bool = False
+) -> tuple[object, ...]:
+    fetched = FetchOptions(
+        model,
+        headers_only=True,
+        name=task.name,
+        names_are_ids=names_are_ids,
+        allow_quantized_source=task.allow_quantized_source,
+    )
+    return fetched, MeasureOptions()
+
+
+def _looking(task: FitTask | MeasureTask | JobTask) -> tuple[Repositories, ...]:
+    names = task.measurement_repositories
+    return (Repositories(names),) if names else ()
+
+
 def _measuring(task: MeasureTask) -> _Plan:
     options = MeasureOptions.of_task(task)
     rotate = () if options.rotation is Rotation.NONE else (Step.ROTATE,)
@@ -132,6 +152,7 @@ def _measuring(task: MeasureTask) -> _Plan:
         disk_limit_bytes=task.disk_limit_bytes,
         name=task.name,
         allow_quantized_source=task.allow_quantized_source,
+        only_measures=True,
     )
     return _Plan(
         (Step.FETCH, Step.INVENTORY, *rotate, Step.MEASURE),
@@ -139,6 +160,7 @@ def _measuring(task: MeasureTask) -> _Plan:
         (
             fetched,
             options,
+            *_looking(task),
             *_limit(task.max_minutes),
             *_stated(task.budget, is_quantized=task.allow_quantized_source),
         ),
@@ -167,6 +189,7 @@ def _job(task: JobTask) -> _Plan:
             request,
             fetched,
             options,
+            *_looking(task),
             *_limit(request.max_minutes),
             *given,
             *_stated(request, is_quantized=request.allow_quantized_source),

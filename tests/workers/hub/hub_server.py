@@ -233,7 +233,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def create(self, *, body: bytes) -> None:
         wanted = json.loads(body)
-        name = f"{wanted['organization']}/{wanted['name']}"
+        prefix = "datasets/" if wanted.get("type") == "dataset" else ""
+        name = f"{prefix}{wanted['organization']}/{wanted['name']}"
         if name in self.hub.repositories:
             self._json({"url": f"{self.hub.endpoint}/{name}", "id": name}, status=409)
             return
@@ -328,10 +329,16 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 _NAME = r"([^/]+/[^/]+)"
+_DATASET = r"(datasets/[^/]+/[^/]+)"
 _ROUTES: dict[str, list[tuple[str, str, str]]] = {
     "hub": [
         ("GET", rf"/api/models/{_NAME}", "model_info"),
         ("GET", rf"/api/models/{_NAME}/revision/(.+)", "model_info"),
+        ("GET", rf"/api/{_DATASET}", "model_info"),
+        ("GET", rf"/api/{_DATASET}/revision/(.+)", "model_info"),
+        ("GET HEAD", rf"/{_DATASET}/resolve/([^/]+)/(.+)", "resolve"),
+        ("POST", rf"/api/{_DATASET}/preupload/([^/]+)", "preupload"),
+        ("POST", rf"/api/{_DATASET}/commit/([^/]+)", "commit"),
         ("GET", rf"/api/models/{_NAME}/tree/([^/]+)", "tree"),
         ("GET HEAD", rf"/{_NAME}/resolve/([^/]+)/(.+)", "resolve"),
         ("POST", r"/api/repos/create", "create"),

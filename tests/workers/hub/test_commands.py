@@ -21,7 +21,7 @@ REPOSITORY = Path(__file__).resolve().parents[3]
 
 @pytest.fixture
 def bitbudget(server: HubServer, tmp_path: Path) -> Any:
-    def run(*words: object, code: int = 0) -> dict[str, Any]:
+    def run(*words: object, code: int = 0, **more: str) -> dict[str, Any]:
         environment = {
             **os.environ,
             "BITBUDGET_HOME": str(tmp_path / "home"),
@@ -29,6 +29,7 @@ def bitbudget(server: HubServer, tmp_path: Path) -> Any:
             "HF_HOME": str(tmp_path / "hf"),
             "HF_TOKEN": "hf_mine",
             "HF_HUB_DISABLE_XET": "1",
+            **more,
         }
         finished = subprocess.run(
             [sys.executable, "-m", "bitbudget.app.cli", *map(str, words), "--json"],
@@ -86,3 +87,59 @@ def test_what_the_hub_refuses_is_told_without_a_traceback(
     assert bitbudget("measure", "org/gated", code=1)["status"] == 403
     assert bitbudget("measure", "org/none", code=1)["status"] == 404
     assert "secret" not in json.dumps(bitbudget("measure", "org/none@v1", code=1))
+
+
+def test_a_measurement_goes_round_the_hub_and_answers_without_weights(
+    server: HubServer, bitbudget: Any, sample_model: Path, tmp_path: Path
+) -> None:
+    server.repository("org/tiny", token="hf_mine").put_folder(sample_model)
+    exported = tmp_path / "measurement.json"
+    weights = ("--sensitivity", "weights", "--encoder", "careful")
+    made = bitbudget("measurement", "export", "org/tiny", *weights, "-o", exported)
+    mine = tmp_path / "mine.json"
+    bitbudget("allocate", "org/tiny", *weights, "--budget", "4MB", "-o", mine)
+    sent = bitbudget("upload", exported, "datasets/me/them", "--measurement")
+
+    other = {"BITBUDGET_HOME": str(tmp_path / "other home")}
+    server.requests.clear()
+    given = ("--measurement", "datasets/me/them", "--budget", "4MB")
+    theirs = tmp_path / "theirs.json"
+    bitbudget("allocate", "org/tiny", *given, "-o", theirs, **other)
+    assert server.bytes_sent < 500_000
+    origin = f"datasets/me/them@{sent['revision']}"
+    document = json.loads(theirs.read_bytes())
+    assert document.pop("origin") == origin
+    assert document == json.loads(mine.read_bytes())
+    from_file = tmp_path / "from file.json"
+    bitbudget(
+        *("allocate", "org/tiny", "--measurement", exported, "--budget", "4MB"),
+        *("-o", from_file),
+        BITBUDGET_HOME=str(tmp_path / "third home"),
+    )
+    assert from_file.read_bytes() == mine.read_bytes()
+    assert bitbudget("fit", "org/tiny", *given, **other)["measured"]["origin"] == origin
+
+    listed = {
+        "BITBUDGET_HOME": str(tmp_path / "fourth home"),
+        "BITBUDGET_MEASUREMENT_REPOSITORIES": "me/none,datasets/me/them",
+    }
+    server.requests.clear()
+    found = bitbudget("measure", "org/tiny", *weights, **listed)
+    assert found["key"] == made["key"]
+    assert server.bytes_sent < 500_000
+
+
+def test_a_measurement_of_another_model_is_refused(
+    server: HubServer, bitbudget: Any, sample_model: Path, tmp_path: Path
+) -> None:
+    server.repository("org/tiny", token="hf_mine").put_folder(sample_model)
+    exported = tmp_path / "measurement.json"
+    weights = ("--sensitivity", "weights", "--encoder", "careful")
+    bitbudget("measurement", "export", "org/tiny", *weights, "-o", exported)
+    document = json.loads(exported.read_bytes())
+    document["model"]["digest"] = "1" * 64
+    exported.write_text(json.dumps(document, sort_keys=True, separators=(",", ":")))
+    asked = ("allocate", "org/tiny", "--measurement", exported, "--budget", "4MB")
+    refused = bitbudget(*asked, code=2)
+    assert "model.digest" in refused["detail"]
+    assert "1" * 64 in refused["detail"]

@@ -9,9 +9,11 @@ from bitbudget.app.core.errors import InvalidModelError
 from bitbudget.app.core.hub_id import HubId
 from bitbudget.workers.models import Checkpoint, open_checkpoint
 from bitbudget.workers.models.limits import reading
-from bitbudget.workers.pipeline.options import FetchOptions
+from bitbudget.workers.pipeline.measuring.elsewhere import KnownMeasurement, known_measurement
+from bitbudget.workers.pipeline.options import FetchOptions, MeasureOptions
 from bitbudget.workers.pipeline.report import Reporter
 from bitbudget.workers.pipeline.run import Run
+from bitbudget.workers.pipeline.time_limit import TimeLimit
 
 __all__ = ["run_step"]
 
@@ -25,7 +27,11 @@ def run_step(run: Run) -> Checkpoint:
     Raises InvalidModelError when there is none or its files are unsound, and what the Hub raises.
     """
     options = run[FetchOptions]
-    checkpoint = _headers(options) if options.headers_only else _whole(options, run)
+    checkpoint = (
+        _headers(options)
+        if options.headers_only
+        else _measured_before(options, run) or _whole(options, run)
+    )
     if options.name:
         checkpoint = replace(checkpoint, name=options.name)
     for note in checkpoint.notes:
@@ -59,6 +65,21 @@ def _whole(options: FetchOptions, run: Run) -> Checkpoint:
         allow_quantized_source=options.allow_quantized_source,
         progress=_Files(run.report),
     )
+
+
+def _measured_before(options: FetchOptions, run: Run) -> Checkpoint | None:
+    """Return a model on the Hub by its headers, where nobody needs more: it is measured."""
+    measuring = run.find(MeasureOptions)
+    is_asked_for = options.only_measures and run.find(TimeLimit) is None
+    is_here = _folder(options) is not None
+    if is_here or not is_asked_for or measuring is None or measuring.is_rotated:
+        return None
+    outline = _headers(options)
+    path = known_measurement(run, outline.identity(), measuring)
+    if path is None:
+        return None
+    run.keep(KnownMeasurement(path))
+    return outline
 
 
 def _headers(options: FetchOptions) -> Checkpoint:

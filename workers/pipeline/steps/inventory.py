@@ -14,6 +14,7 @@ from bitbudget.app.core.requests import Rotation
 from bitbudget.workers.models import Checkpoint, build_inventory
 from bitbudget.workers.models.limits import reading
 from bitbudget.workers.pipeline.files import write_whole
+from bitbudget.workers.pipeline.measuring.elsewhere import KnownMeasurement
 from bitbudget.workers.pipeline.options import FetchOptions, MeasureOptions, StatedBudget
 from bitbudget.workers.pipeline.run import Run, Variant, Variants
 from bitbudget.workers.pipeline.time_limit import keep_within
@@ -58,7 +59,12 @@ def run_step(run: Run) -> Variants:
 def _speed(run: Run) -> dict[str, MachineSpeed]:
     """Return the speed of this machine, measured now if it is to run a model and never was."""
     known = read_speed(run.home.folder)
-    if known is None and not run[FetchOptions].headers_only and run.report.work.runs:
+    is_measured = run.find(KnownMeasurement) is not None
+    if (
+        known is None
+        and not (run[FetchOptions].headers_only or is_measured)
+        and (run.report.work.runs)
+    ):
         from bitbudget.workers.benchmark.machine_speed import machine_speed  # noqa: PLC0415, MLX
 
         known = machine_speed(run.home.folder)

@@ -25,6 +25,11 @@ from bitbudget.workers.models.chat import own_text
 from bitbudget.workers.pipeline.files import write_whole
 from bitbudget.workers.pipeline.journal import Journal
 from bitbudget.workers.pipeline.measuring.by_weights import measure_streamed
+from bitbudget.workers.pipeline.measuring.elsewhere import (
+    KnownMeasurement,
+    check_inventory,
+    take_from_elsewhere,
+)
 from bitbudget.workers.pipeline.options import GivenMeasurement
 from bitbudget.workers.pipeline.run import Measured, Measurements, Run, Variant, Variants
 
@@ -36,6 +41,9 @@ __all__ = ["measurement_path", "run_step"]
 
 def run_step(run: Run) -> Measurements:
     """Return the measurement of every variant, each announced as measurement.json."""
+    known = run.find(KnownMeasurement)
+    if known is not None:
+        return _taken(run, known)
     variants = [_with_own_text(run, variant) for variant in run[Variants].all]
     _tell_duration(run, variants[0])
     found = []
@@ -43,6 +51,17 @@ def run_step(run: Run) -> Measurements:
         with run.report.part(1 / len(variants)):
             found.append(_measured(run, variant))
     return Measurements(tuple(found))
+
+
+def _taken(run: Run, known: KnownMeasurement) -> Measurements:
+    """Return the measurement that was known before any weight was read."""
+    variant = run[Variants].last
+    found = _called(known.path, variant.checkpoint.identity(run.home.digests))
+    check_inventory(found, variant.inventory)
+    if found.origin:
+        run.report.log(f"measured elsewhere: {found.origin}")
+    run.report.artifact(known.path)
+    return Measurements((Measured(variant, found, known.path),))
 
 
 def _with_own_text(run: Run, variant: Variant) -> Variant:
@@ -79,6 +98,8 @@ def _measured(run: Run, variant: Variant) -> Measured:
     if given is not None and not path.is_file():
         key = variant.options.key(variant.checkpoint.identity(run.home.digests))
         _adopt(given.path, path, key, variant.inventory)
+    if not path.is_file():
+        take_from_elsewhere(run, variant, path)
     if not path.is_file():
         work = _Work(run, variant, path.parent)
         write_whole(path, work.run_all().to_json())
