@@ -10,6 +10,7 @@ from bitbudget.app.contract.reports import Evaluation
 from bitbudget.app.contract.steps import Step, steps_of
 from bitbudget.app.core.canonical import JsonObject
 from bitbudget.app.core.duration import duration_words
+from bitbudget.app.core.kv import running_bytes
 from bitbudget.app.core.manifest import Manifest
 from bitbudget.app.core.requests import Deliver
 from bitbudget.app.core.sensitivity import objective_of
@@ -60,7 +61,7 @@ def job_page(
         "answer": None,
         "taking": None,
         "memory": memory,
-        "tables": list(_tables(report)),
+        "tables": list(_tables(report, solved)),
         "unreadable": list(job.unreadable),
         "log": [_note(event) for event in notes],
         "held": None if held is None else held_part(held, job),
@@ -163,14 +164,14 @@ def _problem(job: Job) -> JsonObject | None:
     }
 
 
-def _tables(report: JobReport) -> Iterator[Figure]:
+def _tables(report: JobReport, solved: Solved | None) -> Iterator[Figure]:
     baseline = None if report.job.result is None else report.job.result.baseline
     if baseline is not None:
         yield equal_bytes(baseline, objective_of(report.job.request.sensitivity))
     if report.evaluation is not None:
         yield _evaluation(report.evaluation)
     if report.benchmark is not None:
-        yield _benchmark(report.benchmark)
+        yield _benchmark(report.benchmark, solved)
 
 
 def _evaluation(report: Evaluation) -> Figure:
@@ -188,16 +189,33 @@ def _evaluation(report: Evaluation) -> Figure:
     )
 
 
-def _benchmark(report: Benchmark) -> Figure:
-    figures = ((name.replace("_", " "), value) for name, value in report.figures())
-    rows: list[tuple[Cell, ...]] = [("machine", report.device.chip), *figures]
+def _benchmark(report: Benchmark, solved: Solved | None) -> Figure:
+    """Return what was timed, and beside it what was predicted of speed and memory."""
+    predicted = dict(_predicted(report, solved))
+    figures = [
+        (name.replace("_", " "), value, predicted.get(name))
+        for name, value in report.figures()
+        if name != "predicted_tokens_per_second"
+    ]
+    rows: list[tuple[Cell, ...]] = [("machine", report.device.chip, None), *figures]
     return Figure(
         name="benchmark",
         title="Benchmark",
         summary="Speed and memory on the machine that made the checkpoint.",
-        columns=("measure", "value"),
+        columns=("measure", "measured", "predicted"),
         rows=tuple(rows),
     )
+
+
+def _predicted(report: Benchmark, solved: Solved | None) -> Iterator[tuple[str, float]]:
+    if report.prediction is not None:
+        yield "decode_tokens_per_second", report.prediction.decode_tokens_per_second
+    if solved is not None and report.prompt_tokens and report.generate_tokens:
+        manifest, tokens = solved.manifest, report.prompt_tokens + report.generate_tokens
+        parts = running_bytes(
+            solved.measurement.inventory, tokens, manifest.kv_formats, manifest.request.runtime
+        )
+        yield "peak_memory_bytes", manifest.file_bytes + sum(parts)
 
 
 def _kv_cache(manifest: Manifest) -> Iterator[Figure]:

@@ -64,9 +64,8 @@ def _state(worker: Worker) -> str:
 
 def benchmarks_page(reports: Sequence[JobReport]) -> JsonObject:
     """Return the benchmarks of finished checkpoints across machines."""
-    rows = tuple(
-        _row(report, report.benchmark) for report in reports if report.benchmark is not None
-    )
+    timed = [(report, report.benchmark) for report in reports if report.benchmark is not None]
+    rows = tuple(_row(report, found) for report, found in timed)
     figure = Figure(
         name="speed",
         title="Speed by checkpoint and machine",
@@ -93,6 +92,7 @@ def benchmarks_page(reports: Sequence[JobReport]) -> JsonObject:
         "section": "Benchmarks",
         "twin": "/benchmarks.json",
         "speed": figure,
+        "links": [f"/jobs/{report.job.id}" for report, _ in timed],
         "plot": plot,
     }
 
