@@ -17,7 +17,7 @@ from bitbudget.app.dashboard.page_route import PageRoute
 from bitbudget.app.dashboard.pages.api import api_page
 from bitbudget.app.dashboard.pages.jobs import Listed
 from bitbudget.app.dashboard.rendering import asset_file, asset_names, html, twin
-from bitbudget.app.dashboard.service import CompareQuery, WhatIfQuery, figure_named
+from bitbudget.app.dashboard.service import CompareQuery, GuideQuery, WhatIfQuery, figure_named
 from bitbudget.app.jobs.status import JobStatus
 
 __all__ = ["router"]
@@ -43,6 +43,14 @@ def _asked(
 ) -> WhatIfQuery:
     tokens = int(context) if context else None
     return WhatIfQuery(measurement, budget.strip(), module, device, tokens)
+
+
+def _guided(
+    measurement: Name = "",
+    context: Context = "",
+    runtime: Annotated[Runtime, Query()] = Runtime.STOCK,
+) -> GuideQuery:
+    return GuideQuery(measurement, int(context) if context else None, runtime)
 
 
 def _compared(
@@ -147,6 +155,27 @@ def models(pages: Pages, cursor: Cursor = None) -> Response:
 def models_json(pages: Pages, cursor: Cursor = None) -> Response:
     """List the measured models as JSON."""
     return twin(pages.models(cursor))
+
+
+Guided = Annotated[GuideQuery, Depends(_guided)]
+
+
+@router.get("/models/{digest}/guide")
+async def guide(pages: Pages, solve: Solve, digest: str, asked: Guided) -> Response:
+    """Show which Mac runs a model how well."""
+    return await solve(lambda: html("guide.html", pages.guide(digest, asked)))
+
+
+@router.get("/models/{digest}/guide.json")
+async def guide_json(pages: Pages, solve: Solve, digest: str, asked: Guided) -> Response:
+    """Show which Mac runs a model how well as JSON."""
+    return await solve(lambda: twin(pages.guide(digest, asked)))
+
+
+@router.get("/models/{digest}/guide.csv")
+async def guide_csv(pages: Pages, solve: Solve, digest: str, asked: Guided) -> Response:
+    """Give the table of devices."""
+    return await solve(lambda: _csv(pages.guide(digest, asked), "guide"))
 
 
 @router.get("/models/{digest}.json")

@@ -28,6 +28,7 @@ from bitbudget.app.dashboard.forms import form_of
 from bitbudget.app.dashboard.frontier_view import trade_of
 from bitbudget.app.dashboard.pages.answer import Solved, Trade
 from bitbudget.app.dashboard.pages.compare import Compared, compare_page
+from bitbudget.app.dashboard.pages.guide import guide_page
 from bitbudget.app.dashboard.pages.held import Held
 from bitbudget.app.dashboard.pages.job import job_page
 from bitbudget.app.dashboard.pages.jobs import Listed, jobs_page
@@ -39,7 +40,7 @@ from bitbudget.app.dashboard.taking import taking
 from bitbudget.app.jobs.schemas import Job, JobReport
 from bitbudget.app.jobs.status import JobStatus
 
-__all__ = ["CompareQuery", "Dashboard", "WhatIfQuery", "figure_named"]
+__all__ = ["CompareQuery", "Dashboard", "GuideQuery", "WhatIfQuery", "figure_named"]
 
 _LISTED = 50
 _MODELS = 200
@@ -58,6 +59,15 @@ class WhatIfQuery:
     module: str
     device: str | None = None
     context: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GuideQuery:
+    """At what context, and for which runtime, a model is shown on every device."""
+
+    measurement: str
+    context: int | None
+    runtime: Runtime
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +173,17 @@ class Dashboard:
             source=source,
         )
 
+    def guide(self, digest: str, asked: GuideQuery) -> Page:
+        """Return the best checkpoint of a model for every device."""
+        measurement = self.sources.measurements.library.get(
+            asked.measurement or self._measurement_of(digest)
+        )
+        context = asked.context or _context(measurement)
+        found = self.sources.measurements.guide(
+            measurement.key, context, joint_kv=False, runtime=asked.runtime
+        )
+        return guide_page(measurement, found.rows, context, asked.runtime, mine=self.mine)
+
     def manifest_at(self, digest: str, asked: WhatIfQuery) -> bytes:
         """Return the manifest of a budget on stored curves."""
         measurement = asked.measurement or self._measurement_of(digest)
@@ -254,12 +275,17 @@ def _memory_on(
     if not name:
         return None
     inventory, target = solved.measurement.inventory, device(name)
-    most = inventory.architecture.max_context or _DEFAULT_CONTEXT
-    tokens = context or min(_DEFAULT_CONTEXT, most)
+    tokens = context or _context(solved.measurement)
     plan = plan_memory(inventory, target, tokens, kv_bits, runtime)
     if solved.manifest.kv_cache is not None:
         plan = plan_with_caches(inventory, target, tokens, solved.manifest.kv_formats, runtime)
     return memory_parts(plan, solved.manifest.file_bytes, target.title)
+
+
+def _context(measurement: Measurement) -> int:
+    """Return the context that is shown where none is asked for."""
+    most = measurement.inventory.architecture.max_context
+    return min(_DEFAULT_CONTEXT, most or _DEFAULT_CONTEXT)
 
 
 def _default(trade: Trade) -> int:

@@ -115,6 +115,7 @@ def model_page(
         "mine": mine,
         "cards": list(cards),
         "manifest": at.address(suffix="/manifest"),
+        "guide": f"/models/{at.digest}/guide?{urlencode({'measurement': at.measurement})}",
         "at": at,
         "device": at.device,
         "context": at.context,

@@ -76,6 +76,19 @@ def test_an_answered_job_shows_its_figures_and_gives_their_tables(
     assert server.http.get(f"/jobs/{job}/none.csv").status_code == 404
 
 
+def test_every_mac_has_a_row_of_the_guide(server: Server, measurement: Measurement) -> None:
+    answered(server, measurement)
+    at = f"/models/{measurement.model.digest}/guide"
+    page = server.http.get(at)
+    assert "does not fit" not in page.text
+    twin = server.http.get(f"{at}.json", params={"context": 128}).json()
+    assert twin["context"] == 128
+    table = server.http.get(f"{at}.csv").text.splitlines()
+    assert len(table) == len(twin["guide"]["rows"]) + 1 > 20
+    assert server.http.get(at, params={"context": 257}).status_code == 422
+    assert f"{at}?measurement={measurement.key}" in server.http.get(at.removesuffix("/guide")).text
+
+
 def test_another_budget_is_another_address(server: Server, measurement: Measurement) -> None:
     answered(server, measurement)
     digest = server.http.get("/models.json").json()["models"][0]["digest"]
