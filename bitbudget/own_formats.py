@@ -1,8 +1,9 @@
-"""Modules whose weights are in number formats of our own runtime, by MLX operations.
+"""Modules whose weights are in number formats of our own runtime, by our kernels or MLX operations.
 
 This file stands by itself: it is part of bitbudget, and it is copied into every checkpoint that
-needs it beside the `model_file` that reads it. What the formats mean, with w the weight, q the code
-and everything else stored for its group of columns:
+needs it beside the `model_file` that reads it. On a GPU where the package `metal_kernels` is
+installed products of few rows run in its kernels, else weights are dequantized first. What the
+formats mean, with w the weight, q the code and everything else stored for its group of columns:
 
     two    w = D c q - M m    `scales`: a byte, c low, m high; `spans`: bf16 D, M of 256 columns
     zero   w = s (q - z)      `scales`: bf16 s; `zero_points`: 4-bit z, two to a byte, first low
@@ -19,6 +20,11 @@ from typing import Any
 import mlx.core as mx
 from mlx import nn
 
+try:
+    from bitbudget import metal_kernels
+except ImportError:  # a checkpoint on a machine without bitbudget
+    metal_kernels = None  # type: ignore[assignment]
+
 KEY = "bitbudget_formats"
 VERSION = 1
 PREFIX = "bitbudget.load:"
@@ -26,6 +32,8 @@ SPAN = 256
 """Columns that share D and M."""
 MIDDLE = 128
 """The zero point of symmetric codes."""
+FEW_ROWS = 8
+"""Up to this many rows a product runs in the kernel: dequantizing would cost more than it."""
 _UNPACKED = 32
 """A group size that divides every width: MLX unpacks codes as weights with a scale of one."""
 
@@ -140,6 +148,24 @@ class OwnFormat(nn.Module):
         arrays = {name: self[name] if rows is None else self[name][rows] for name in self._names}
         return dequantize(arrays, self._own_mode, self.bits, self.group_size)
 
+    def product(
+        self, x: mx.array, rotate: Callable[[mx.array], mx.array] | None = None
+    ) -> mx.array:
+        """Return x W^T for `x` (..., K), rotated by the butterfly where `rotate` is given."""
+        few = x.size <= FEW_ROWS * x.shape[-1]
+        if few and metal_kernels is not None and metal_kernels.own_qmv.runs:
+            arrays = (x, self["weight"], self["scales"], self[self._names[-1]])
+            (product,) = metal_kernels.own_qmv(
+                *arrays,
+                bits=self.bits,
+                group_size=self.group_size,
+                layout=self._own_mode,
+                rotate=rotate is not None,
+            )
+            return product
+        x = x if rotate is None else rotate(x)
+        return x @ self.dequantized().astype(x.dtype).T
+
 
 class OwnLinear(OwnFormat):
     """`nn.Linear` in one of our formats."""
@@ -148,8 +174,7 @@ class OwnLinear(OwnFormat):
 
     def __call__(self, x: mx.array) -> mx.array:
         """Return x W^T, plus the bias where there is one, for `x` (..., K)."""
-        x = x if self.rotate is None else self.rotate(x)
-        product = x @ self.dequantized().astype(x.dtype).T
+        product = self.product(x, self.rotate)
         return product + self["bias"] if "bias" in self else product
 
 
@@ -164,7 +189,7 @@ class OwnEmbedding(OwnFormat):
 
     def as_linear(self, x: mx.array) -> mx.array:
         """Return x W^T, as a head that is tied to the embedding does."""
-        return x @ self.dequantized().astype(x.dtype).T
+        return self.product(x)
 
 
 class OwnSwitchLinear(OwnFormat):

@@ -1,6 +1,7 @@
 """Metal kernels, their launchers and their references in MLX operations."""
 
 from bitbudget.metal_kernels.kernel import Kernel, SelfTest, metal_available, self_test
+from bitbudget.metal_kernels.own_matmul import own_qmm, own_qmv
 from bitbudget.metal_kernels.prefill import prefers_rht_qmm
 from bitbudget.metal_kernels.rd_sweep import rd_sweep
 from bitbudget.metal_kernels.rht32 import rht32
@@ -14,6 +15,8 @@ __all__ = [
     "Kernel",
     "SelfTest",
     "metal_available",
+    "own_qmm",
+    "own_qmv",
     "prefers_rht_qmm",
     "rd_sweep",
     "residual_rms_norm_rht",
@@ -33,6 +36,8 @@ KERNELS = (
     swiglu_rht,
     rht_qmv,
     rht_qmm,
+    own_qmv,
+    own_qmm,
     rd_sweep,
     turbo_attend,
 )

@@ -2,33 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import mlx.core as mx
 
 from bitbudget.metal_kernels.blocks import BLOCK, KernelInputError, butterfly, check_blocks
 from bitbudget.metal_kernels.kernel import TOLERANCE, Case, Kernel
 from bitbudget.metal_kernels.launch import Launch, Source
 
-__all__ = ["BITS", "GROUP_SIZES", "rht_qmm", "rht_qmv"]
+__all__ = ["BITS", "GROUP_SIZES", "matrix_launch", "rht_qmm", "rht_qmv", "vector_launch"]
 
 BITS = (2, 3, 4, 5, 6, 8)
 GROUP_SIZES = (32, 64, 128)
 
-_INPUTS = ("x", "w", "scales", "biases")
+_INPUTS = ("x", "w", "scales", "second")
+"""`second` are the biases here; in other formats it is what else a group has."""
 _VECTOR = Source(
     name="bitbudget_rht_qmv",
     inputs=_INPUTS,
     outputs=("y",),
     body="rht_qmv",
-    headers=("butterfly", "affine"),
+    headers=("butterfly", "affine", "group_affine"),
 )
 _MATRIX = Source(
     name="bitbudget_rht_qmm",
     inputs=_INPUTS,
     outputs=("y",),
     body="rht_qmm",
-    headers=("matrix", "butterfly", "affine"),
+    headers=("matrix", "butterfly", "affine", "group_affine"),
 )
 _ROWS = 4
 _SIMD_GROUPS = 2
@@ -38,16 +37,9 @@ _WIDE_LANES = (2, 3, 4, 5)
 """Widths at which a lane takes 16 inputs, as mlx's qmv_fast does; else 8."""
 
 
-@dataclass(frozen=True)
-class _Shape:
-    rows: int
-    outputs: int
-    width: int
-
-
 def _check(
     x: mx.array, w: mx.array, scales: mx.array, biases: mx.array, *, bits: int, group_size: int
-) -> _Shape:
+) -> None:
     check_blocks("x", x)
     if bits not in BITS or group_size not in GROUP_SIZES:
         raise KernelInputError(
@@ -68,7 +60,6 @@ def _check(
             f"scales and biases: found {tuple(scales.shape)} and {tuple(biases.shape)}, "
             f"expected {groups}"
         )
-    return _Shape(x.size // width, outputs, width)
 
 
 def _addressable(w: mx.array) -> mx.array:
@@ -91,11 +82,35 @@ def launch_vector(
 
     `rotate=False` leaves B out: the same product without the transform, for comparison.
     """
-    shape = _check(x, w, scales, biases, bits=bits, group_size=group_size)
-    blocks = -(-shape.outputs // (_ROWS * _SIMD_GROUPS))
+    _check(x, w, scales, biases, bits=bits, group_size=group_size)
+    return vector_launch(x, w, scales, biases, bits=bits, group_size=group_size, rotate=rotate)
+
+
+def launch_matrix(
+    x: mx.array, w: mx.array, scales: mx.array, biases: mx.array, *, bits: int, group_size: int
+) -> Launch:
+    """As `launch_vector`, tiled for many rows of `x` (prefill)."""
+    _check(x, w, scales, biases, bits=bits, group_size=group_size)
+    return matrix_launch(x, w, scales, biases, bits=bits, group_size=group_size, rotate=True)
+
+
+def vector_launch(
+    x: mx.array,
+    w: mx.array,
+    scales: mx.array,
+    second: mx.array,
+    *,
+    bits: int,
+    group_size: int,
+    rotate: bool,
+) -> Launch:
+    """Return the launch for few rows of `x`, of arrays that are checked already."""
+    width, outputs = x.shape[-1], w.shape[0]
+    rows = x.size // width
+    blocks = -(-outputs // (_ROWS * _SIMD_GROUPS))
     return Launch(
         source=_VECTOR,
-        inputs=(x.reshape(shape.rows, shape.width), _addressable(w), scales, biases),
+        inputs=(x.reshape(rows, width), _addressable(w), scales, second),
         template=(
             ("T", x.dtype),
             ("BITS", bits),
@@ -104,25 +119,33 @@ def launch_vector(
             ("ROWS", _ROWS),
             ("ROTATE", rotate),
         ),
-        grid=(shape.rows * BLOCK, blocks * _SIMD_GROUPS, 1),
+        grid=(rows * BLOCK, blocks * _SIMD_GROUPS, 1),
         threadgroup=(BLOCK, _SIMD_GROUPS, 1),
-        output_shapes=((*x.shape[:-1], shape.outputs),),
+        output_shapes=((*x.shape[:-1], outputs),),
         output_dtypes=(x.dtype,),
     )
 
 
-def launch_matrix(
-    x: mx.array, w: mx.array, scales: mx.array, biases: mx.array, *, bits: int, group_size: int
+def matrix_launch(
+    x: mx.array,
+    w: mx.array,
+    scales: mx.array,
+    second: mx.array,
+    *,
+    bits: int,
+    group_size: int,
+    rotate: bool,
 ) -> Launch:
-    """As `launch_vector`, tiled for many rows of `x` (prefill)."""
-    shape = _check(x, w, scales, biases, bits=bits, group_size=group_size)
+    """Return the launch for many rows of `x`, of arrays that are checked already."""
+    width, outputs = x.shape[-1], w.shape[0]
+    rows = x.size // width
     return Launch(
         source=_MATRIX,
-        inputs=(x.reshape(shape.rows, shape.width), _addressable(w), scales, biases),
-        template=(("T", x.dtype), ("BITS", bits), ("GROUP", group_size)),
-        grid=(-(-shape.outputs // _TILE) * 128, -(-shape.rows // _TILE), 1),
+        inputs=(x.reshape(rows, width), _addressable(w), scales, second),
+        template=(("T", x.dtype), ("BITS", bits), ("GROUP", group_size), ("ROTATE", rotate)),
+        grid=(-(-outputs // _TILE) * 128, -(-rows // _TILE), 1),
         threadgroup=(128, 1, 1),
-        output_shapes=((*x.shape[:-1], shape.outputs),),
+        output_shapes=((*x.shape[:-1], outputs),),
         output_dtypes=(x.dtype,),
     )
 

@@ -28,23 +28,23 @@
     for (int i = 0; i < 8; i++) {
       values[i] = x_row < rows ? static_cast<float>(x[x_row * width + start + part + i]) : 0.0f;
     }
-    butterfly32<8>(values, lane);
+    if (ROTATE) {
+      butterfly32<8>(values, lane);
+    }
     float code[8];
-    float scale = 0, bias = 0;
+    float2 group = float2(0, 0);
 #pragma clang loop unroll(full)
     for (int i = 0; i < 8; i++) {
       code[i] = 0;
     }
     if (w_row < outputs) {
       unpack8<BITS>(codes + (w_row * width + start + part) / 8 * BITS, code);
-      const size_t group = w_row * (width / GROUP) + (start + part) / GROUP;
-      scale = static_cast<float>(scales[group]);
-      bias = static_cast<float>(biases[group]);
+      group = of_group<GROUP>(scales, second, w_row, width, start + part);
     }
 #pragma clang loop unroll(full)
     for (int i = 0; i < 8; i++) {
       left[row * STRIDE + part + i] = values[i];
-      right[row * STRIDE + part + i] = scale * code[i] + bias;
+      right[row * STRIDE + part + i] = group.x * code[i] + group.y;
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
     for (int k = 0; k < 32; k += 8) {

@@ -1,5 +1,6 @@
-  // y[m, n] = sum over k of (B x[m])[k] * (scale * code[n, k] + bias), MLX's affine packing. Two SIMD
-  // groups a threadgroup, ROWS outputs each; every lane transforms VALUES inputs in registers.
+  // y[m, n] = sum over k of (B x[m])[k] * (scale * code[n, k] + bias), codes packed as MLX packs them;
+  // scale and bias are what `of_lanes` decodes. Two SIMD groups a threadgroup, ROWS outputs each; every
+  // lane transforms VALUES inputs in registers.
   const uint lane = thread_index_in_simdgroup;
   const size_t width = x_shape[1];
   const uint outputs = scales_shape[0];
@@ -31,7 +32,11 @@
 #pragma clang loop unroll(full)
     for (int r = 0; r < ROWS; r++) {
       const size_t row = first_row + r;
-      if (!inside || row >= outputs) {
+      if (row >= outputs) {
+        continue;
+      }
+      const float2 group = of_lanes<GROUP, VALUES>(scales, second, row, width, k, inside, lane);
+      if (!inside) {
         continue;
       }
       float product = 0;
@@ -44,9 +49,7 @@
           product += values[part + i] * code[i];
         }
       }
-      const size_t group = row * (width / GROUP) + k / GROUP;
-      totals[r] += static_cast<float>(scales[group]) * product +
-          static_cast<float>(biases[group]) * sum;
+      totals[r] += group.x * product + group.y * sum;
     }
   }
 #pragma clang loop unroll(full)

@@ -10,6 +10,7 @@ import mlx.core as mx
 from bitbudget.metal_kernels.attention_cases import attention_case
 from bitbudget.metal_kernels.codes import CODE_BITS
 from bitbudget.metal_kernels.kernel import TOLERANCE, Case, Kernel
+from bitbudget.metal_kernels.own_matmul import LAYOUTS, own_case
 from bitbudget.metal_kernels.rht_matmul import BITS, GROUP_SIZES, product_case
 
 __all__ = ["thorough_cases"]
@@ -99,6 +100,17 @@ def _attention() -> Iterator[Case]:
             )
 
 
+def _own_product() -> Iterator[Case]:
+    every = [
+        (n, bits, g) for n, (widths, sizes) in LAYOUTS.items() for bits in widths for g in sizes
+    ]
+    for i, (layout, bits, group) in enumerate(every):
+        yield own_case(layout, _DTYPES[i % 3], bits, group, rows=2, outputs=11, width=_WIDTH)
+    for rows, outputs, width in _ODD_SHAPES:
+        for group in (16, 32):
+            yield own_case("two", mx.float32, 3, group, rows=rows, outputs=outputs, width=width)
+
+
 _MAKERS: Final[dict[str, Callable[[], Iterator[Case]]]] = {
     "rht32": _transform,
     "rms_norm_rht": _norm,
@@ -106,6 +118,8 @@ _MAKERS: Final[dict[str, Callable[[], Iterator[Case]]]] = {
     "swiglu_rht": _activation,
     "rht_qmv": _product,
     "rht_qmm": _product,
+    "own_qmv": _own_product,
+    "own_qmm": _own_product,
     "rd_sweep": _sweep,
     "turbo_attend": _attention,
 }

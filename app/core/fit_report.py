@@ -9,12 +9,12 @@ from bitbudget.app.core.baselines import uniform_formats
 from bitbudget.app.core.candidates import ExactSizes, Rules
 from bitbudget.app.core.decode import DECODE_EFFICIENCY, decode_bytes, passthrough_decode_bytes
 from bitbudget.app.core.devices import Device
-from bitbudget.app.core.formats import KEEP, LOSSY_FORMATS, Format
+from bitbudget.app.core.formats import KEEP, Format
 from bitbudget.app.core.inventory import Inventory
 from bitbudget.app.core.layout import plan_checkpoint
 from bitbudget.app.core.least import least_formats
 from bitbudget.app.core.memory import MemoryPlan, largest_context, plan_memory
-from bitbudget.app.core.runtime import Runtime
+from bitbudget.app.core.runtime import Runtime, offered_formats
 
 __all__ = ["FitReport", "SizedChoice", "fit"]
 
@@ -88,10 +88,11 @@ def fit(
         memory=plan,
         weights_limit_bytes=limit,
         now=sizer.choice("keep", uniform_formats(inventory, KEEP)),
-        smallest=sizer.choice("smallest", least_formats(inventory, Rules())),
+        smallest=sizer.choice("smallest", least_formats(inventory, Rules(runtime=runtime))),
         uniform=tuple(
             sizer.choice(str(format_), uniform_formats(inventory, format_))
-            for format_ in LOSSY_FORMATS
+            for format_ in offered_formats(runtime)
+            if format_ != KEEP
         ),
     )
 

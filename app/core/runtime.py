@@ -41,6 +41,6 @@ def offered_formats(runtime: Runtime) -> tuple[Format, ...]:
 def measured_formats(runtime: Runtime) -> tuple[Format, ...]:
     """Return the formats in which a model is measured, so that any budget can be answered.
 
-    Those of our own runtime take about half as long again, and are measured where it is meant.
+    Those of our own runtime make measuring longer, and are measured where it is meant.
     """
     return ALL_FORMATS if runtime is Runtime.BITBUDGET else STOCK_FORMATS

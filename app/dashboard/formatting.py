@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 from bitbudget.app.contract.events import Progress
 from bitbudget.app.core.duration import duration_words
-from bitbudget.app.core.formats import Mode, parse_format
+from bitbudget.app.core.formats import FLOAT_FORMATS, Mode, parse_format
 from bitbudget.app.core.requests import AllocationRequest
 from bitbudget.app.core.sizes import format_size
 
@@ -109,7 +109,7 @@ def format_words(name: str) -> str:
     format_ = parse_format(name)
     if format_.mode is Mode.KEEP:
         return "not quantized"
-    kind = "integers" if format_.mode is Mode.AFFINE else "floats"
+    kind = "floats" if format_ in FLOAT_FORMATS else "integers"
     return f"{format_.bits}-bit {kind}, one scale for {format_.group_size} weights"
 
 

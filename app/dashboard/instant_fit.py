@@ -42,7 +42,8 @@ class Asked:
     def rules(self) -> Rules:
         """What the form says of candidates; InvalidRequestError for a name that is no format."""
         names = [name.strip() for name in self.formats.split(",") if name.strip()]
-        return Rules(formats=tuple(map(parse_format, names)) if names else None)
+        formats = tuple(map(parse_format, names)) if names else None
+        return Rules(formats=formats, runtime=self.runtime)
 
 
 @dataclass(frozen=True, slots=True)

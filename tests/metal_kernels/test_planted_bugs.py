@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from bitbudget.metal_kernels import (
+    own_qmm,
+    own_qmv,
     rd_sweep,
     residual_rms_norm_rht,
     rht32,
@@ -19,6 +21,7 @@ from bitbudget.metal_kernels import (
 from bitbudget.metal_kernels.attention_cases import attention_case
 from bitbudget.metal_kernels.kernel import relative_error
 from bitbudget.metal_kernels.launch import Launch
+from bitbudget.metal_kernels.own_matmul import own_case
 from tests.metal_emulator.emulate import ORDERS, emulate, to_numpy
 from tests.metal_emulator.machine import EmulatorError
 from tests.metal_emulator.toolchain import CompileError
@@ -32,6 +35,14 @@ NORM = rms_norm_rht.launch(X, ONES, eps=1e-5)
 SWIGLU = swiglu_rht.launch(X, X)
 PACKED = mx.quantize(mx.random.normal((37, 256), key=mx.random.key(2)), group_size=64, bits=4)
 QMV = rht_qmv.launch(X, *PACKED, bits=4, group_size=64)
+TWO_CASE = own_case("two", mx.float32, 4, 32, rows=2, outputs=11, width=544)
+TWO = own_qmv.launch(*TWO_CASE.arguments, **TWO_CASE.options)
+ZERO_CASE = own_case("zero", mx.float32, 4, 32, rows=1, outputs=6, width=96)
+ZERO = own_qmv.launch(*ZERO_CASE.arguments, **ZERO_CASE.options)
+SYM_CASE = own_case("sym", mx.float32, 8, 32, rows=1, outputs=6, width=96)
+SYM = own_qmv.launch(*SYM_CASE.arguments, **SYM_CASE.options)
+TWO_TILE_CASE = own_case("two", mx.float32, 5, 32, rows=33, outputs=11, width=96)
+TWO_TILE = own_qmm.launch(*TWO_TILE_CASE.arguments, **TWO_TILE_CASE.options)
 MANY = mx.random.normal((34, 256), key=mx.random.key(3))
 QMM = rht_qmm.launch(MANY, *PACKED, bits=4, group_size=64)
 NARROW = X.astype(mx.bfloat16)
@@ -53,6 +64,10 @@ EXPECTED = {
     SWIGLU.source.name: swiglu_rht.reference(X, X),
     QMV.source.name: rht_qmv.reference(X, *PACKED, bits=4, group_size=64),
     QMM.source.name: rht_qmv.reference(MANY, *PACKED, bits=4, group_size=64),
+    TWO.source.name: own_qmv.reference(*TWO_CASE.arguments, **TWO_CASE.options),
+    ZERO.source.name: own_qmv.reference(*ZERO_CASE.arguments, **ZERO_CASE.options),
+    SYM.source.name: own_qmv.reference(*SYM_CASE.arguments, **SYM_CASE.options),
+    TWO_TILE.source.name: own_qmv.reference(*TWO_TILE_CASE.arguments, **TWO_TILE_CASE.options),
 }
 
 BUGS = {
@@ -77,10 +92,24 @@ BUGS = {
     "wrong sign in a butterfly": mutate(SWIGLU, "other - x[i]", "x[i] - other"),
     "a stage is missing": mutate(SWIGLU, "mask < 32 / VALUES", "mask < 16 / VALUES"),
     "wrong nibble order": mutate(QMV, "const int at = i * BITS", "const int at = (7 - i) * BITS"),
-    "bias forgotten": mutate(QMV, "static_cast<float>(biases[group]) * sum", "0.0f * sum"),
+    "bias forgotten": mutate(QMV, "group.y * sum", "0.0f * sum"),
     "sum taken before the transform": mutate(QMV, "sum += values[i];", "sum += row_of_x[k + i];"),
     "wrong group": mutate(QMV, "k / GROUP;", "k / 32;"),
-    "last rows not guarded": mutate(QMV, "|| row >= outputs", ""),
+    "last rows not guarded": mutate(QMV, "if (row >= outputs)", "if (false)"),
+    "D of another span": mutate(
+        TWO, "float step = 0, low = 0;", "k ^= 256; float step = 0, low = 0;"
+    ),
+    "nibbles of a byte exchanged": mutate(TWO, "small & 15u", "small >> 4 & 15u"),
+    "minimum added": mutate(TWO, "-(low *", "(low *"),
+    "byte of the lane before": mutate(TWO, "simd_shuffle(small, group_lane)", "small"),
+    "D read by one lane for all": mutate(TWO, "simd_shuffle(step, span_lane)", "step"),
+    "spans not rounded up": mutate(TWO, "(width + 255) / 256", "width / 256"),
+    "zero points of the next row": mutate(ZERO, "(groups + 1) / 2", "groups / 2"),
+    "zero point in the other half": mutate(ZERO, "group % 2 * 4", "(1 - group % 2) * 4"),
+    "middle of seven bits": mutate(SYM, "128.0f", "127.0f"),
+    "decoder of the tile": mutate(
+        TWO_TILE, "scales[row * (width / GROUP) + k / GROUP]", "scales[row]"
+    ),
     "tile read before it is written": mutate(QMM, BARRIER, ""),
     "tile overwritten while it is read": mutate(QMM, BARRIER, "", 1),
     "transposed tile": mutate(QMM, "STRIDE, ulong2(0, 0), true", "STRIDE, ulong2(0, 0), false"),
@@ -169,7 +198,9 @@ def symptom(launch: Launch) -> str:
 
 
 @pytest.mark.parametrize(
-    "launch", [NORM, SWIGLU, QMV, QMM, RESIDUAL, RHT, SWEEP, ATTEND], ids=lambda x: x.source.name
+    "launch",
+    [NORM, SWIGLU, QMV, QMM, TWO, ZERO, SYM, TWO_TILE, RESIDUAL, RHT, SWEEP, ATTEND],
+    ids=lambda x: x.source.name,
 )
 def test_the_kernels_themselves_have_no_symptom(launch: Launch) -> None:
     assert not symptom(launch)

@@ -6,6 +6,7 @@ import mlx.core as mx
 import pytest
 
 from bitbudget.metal_kernels import (
+    own_qmv,
     rd_sweep,
     residual_rms_norm_rht,
     rht32,
@@ -17,6 +18,7 @@ from bitbudget.metal_kernels import (
 )
 from bitbudget.metal_kernels.attention_cases import attention_case
 from bitbudget.metal_kernels.launch import Launch
+from bitbudget.metal_kernels.own_matmul import own_case
 from tests.metal_emulator.emulate import Traffic, emulate
 
 pytestmark = pytest.mark.usefixtures("emulator")
@@ -63,6 +65,33 @@ def test_a_product_with_a_transform_moves_no_byte_more_than_without(bits: int) -
     assert with_ == without
     assert with_.read[1] == packed[0].nbytes
     assert with_.written == (13 * 2,)
+
+
+@pytest.mark.parametrize(("bits", "group"), [(3, 16), (4, 16), (5, 32)])
+@pytest.mark.parametrize("width", [512, 608])
+def test_a_two_level_product_reads_the_bytes_of_its_format_once(
+    bits: int, group: int, width: int
+) -> None:
+    shape = {"rows": 1, "outputs": 13, "width": width}
+    case = own_case("two", mx.bfloat16, bits, group, **shape)
+    x, *arrays = case.arguments
+    found, without = (
+        traffic(own_qmv.launch(x, *arrays, **case.options | {"rotate": rotate}))
+        for rotate in (True, False)
+    )
+    assert found.read[1:] == tuple(array.nbytes for array in arrays)
+    assert found == without
+    assert sum(found.read[1:]) * 8 == 13 * (width * (bits + 8 / group) + -(-width // 256) * 32)
+
+
+@pytest.mark.parametrize(("layout", "bits"), [("zero", 4), ("sym", 8)])
+def test_zero_points_cost_no_more_than_biases(layout: str, bits: int) -> None:
+    case = own_case(layout, mx.bfloat16, bits, 64, rows=1, outputs=13, width=WIDTH)
+    found = traffic(own_qmv.launch(*case.arguments, **case.options))
+    packed = mx.quantize(mx.zeros((13, WIDTH), mx.bfloat16), group_size=64, bits=bits)
+    affine = traffic(rht_qmv.launch(X[:1], *packed, bits=bits, group_size=64))
+    assert found.read[:3] == affine.read[:3]
+    assert found.read[3] == (affine.read[3] // 2 if layout == "zero" else 0)
 
 
 def test_the_tiled_product_reads_the_weights_once_per_tile_of_rows() -> None:
