@@ -103,7 +103,7 @@ BUGS = {
     "minimum added": mutate(TWO, "-(low *", "(low *"),
     "byte of the lane before": mutate(TWO, "simd_shuffle(small, group_lane)", "small"),
     "D read by one lane for all": mutate(TWO, "simd_shuffle(step, span_lane)", "step"),
-    "spans not rounded up": mutate(TWO, "(width + 255) / 256", "width / 256"),
+    "spans not rounded up": mutate(TWO, "(width + 255) / 256", "width / 256", 1),
     "zero points of the next row": mutate(ZERO, "(groups + 1) / 2", "groups / 2"),
     "zero point in the other half": mutate(ZERO, "group % 2 * 4", "(1 - group % 2) * 4"),
     "middle of seven bits": mutate(SYM, "128.0f", "127.0f"),
