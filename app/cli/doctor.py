@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -28,6 +30,8 @@ __all__ = ["doctor"]
 
 _OLDEST_PYTHON = (3, 11)
 _LEAST_FREE_BYTES = 10 * 2**30
+_MOST_DIFFERENCE = 1e-3
+"""Of the largest logit: approximations of GELU are within 6e-4, all else within 2e-6."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +58,14 @@ def doctor(
         str | None,
         typer.Option(help="The Mac to keep, such as m4-pro-24gb.", autocompletion=device_names),
     ] = None,
+    logits: Annotated[
+        bool,
+        typer.Option(
+            "--logits",
+            help="Also compare logits with transformers on tiny models: torch is needed, see"
+            " BITBUDGET_TORCH_PYTHON.",
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Check this machine: Python, packages, MLX, BLAS, memory, disk, database, server."""
@@ -71,6 +83,7 @@ def doctor(
         *_home(settings.home_folder),
         *_database(settings),
         *_server(server, token),
+        *(_logits() if logits else ()),
     ]
     bad = [finding for finding in findings if finding.level == "bad"]
     document = {"ok": not bad, "findings": [asdict(finding) for finding in findings]}
@@ -175,6 +188,32 @@ def _server(address: str | None, token: str | None) -> Iterator[Finding]:
         yield Finding("server", "bad", str(error), f"start it, or check the address {address}")
         return
     yield Finding("server", "ok", f"{address}, {workers} workers registered")
+
+
+def _logits() -> Iterator[Finding]:
+    """Compare tiny models with transformers in a process of their own."""
+    module = "bitbudget.workers.running.against_transformers"
+    answer = subprocess.run(
+        [sys.executable, "-m", module], capture_output=True, text=True, check=False
+    )
+    if answer.returncode:
+        last = (answer.stderr.strip().splitlines() or ["no answer"])[-1]
+        remedy = "check that BITBUDGET_TORCH_PYTHON has torch and transformers"
+        yield Finding("logits", "bad", f"not compared: {last[:200]}", remedy)
+        return
+    found = json.loads(answer.stdout)
+    if not found:
+        remedy = "set BITBUDGET_TORCH_PYTHON to a Python that has torch and transformers"
+        yield Finding("logits", "note", "not compared: no torch here", remedy)
+    for model_type, value in found.items():
+        name = f"logits of {model_type}"
+        if not isinstance(value, float):
+            yield Finding(name, "note", f"not compared: {value}")
+        elif value < _MOST_DIFFERENCE:
+            yield Finding(name, "ok", f"as in transformers, within {value:.0e} of the largest")
+        else:
+            remedy = "please report it with the versions of mlx-lm and transformers"
+            yield Finding(name, "bad", f"{value:.1%} of the largest logit apart", remedy)
 
 
 def _print(console: Console, findings: list[Finding]) -> None:

@@ -36,12 +36,20 @@ def open_tokenizer(folder: Path) -> Any:
             expected=" or ".join(_FILES),
             remedy="copy the tokenizer's files beside the weights, or do without a text",
         )
+    code = _own_code(folder)
     load = importlib.import_module("mlx_lm.utils").load_tokenizer
     try:
         return load(folder, {"trust_remote_code": False})
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # the tokenizers library panics outside of Exception
+        if code:
+            raise InvalidModelError(
+                where=str(folder),
+                found=f"a tokenizer with code of its own ({code})",
+                expected="one that the tokenizers library reads: no code of a model is run here",
+                remedy="do without a text (--sensitivity weights), or add a tokenizer.json",
+            ) from error
         raise InvalidModelError(
             where=str(folder),
             found=f"a tokenizer that cannot be read ({type(error).__name__}: {error})"[:400],
@@ -71,12 +79,20 @@ def tokenizer_notes(folder: Path) -> tuple[str, ...]:
         return (
             "the folder has no tokenizer: the output will have none, and no text is understood",
         )
+    code = _own_code(folder)
+    if not code:
+        return ()
+    note = f"the tokenizer has code of its own ({code}), copied and never run here: stock mlx-lm"
+    return (f"{note} loads the output with trust_remote_code alone",)
+
+
+def _own_code(folder: Path) -> str:
+    """Return the class that tokenizer_config.json asks to be run, "" where it asks for none."""
     try:
         config = json.loads((folder / "tokenizer_config.json").read_bytes())
     except (OSError, ValueError):
-        return ()
-    if not isinstance(config, dict) or not isinstance(config.get("auto_map"), dict):
-        return ()
-    code = str(config["auto_map"].get("AutoTokenizer"))
-    note = f"the tokenizer has code of its own ({code}), copied and never run here: stock mlx-lm"
-    return (f"{note} loads the output with trust_remote_code alone",)
+        return ""
+    classes = config.get("auto_map") if isinstance(config, dict) else None
+    named = classes.get("AutoTokenizer") if isinstance(classes, dict) else classes
+    named = next(filter(None, named), "") if isinstance(named, list) else named
+    return str(named or "")

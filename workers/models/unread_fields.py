@@ -1,8 +1,7 @@
 """Settings that change what transformers computes and that mlx-lm's classes do not read.
 
-Found by changing one field at a time in tiny models of transformers 5.23 and comparing logits
-(`tests/workers/models/transformers_side/fields.py` does it again). mlx-lm computes with the default
-given here, so that any other value means another model.
+Found by changing one field at a time in tiny models of transformers 5.23 and comparing logits.
+mlx-lm computes with the default given here, so that any other value means another model.
 """
 
 from __future__ import annotations

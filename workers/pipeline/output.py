@@ -9,7 +9,7 @@ from pathlib import Path
 from bitbudget.app.contract.home import Home
 from bitbudget.workers.pipeline.files import write_whole
 from bitbudget.workers.quantize.draft import output_exists
-from bitbudget.workers.quantize.output import check_folder, check_output
+from bitbudget.workers.quantize.output import check_output
 
 __all__ = ["claimed_output"]
 
@@ -20,7 +20,6 @@ def claimed_output(output: Path, home: Home) -> Iterator[None]:
 
     Until the block ends well, a later run may go on with what this one leaves behind.
     """
-    check_folder(home.folder, "BITBUDGET_HOME")
     check_output(output)
     mark = home.unfinished(output)
     if output.exists() and not mark.exists():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Final
 
 from bitbudget.app.core.errors import InvalidRequestError
@@ -31,13 +32,17 @@ def check_output(output: Path) -> None:
 
 
 def check_folder(folder: Path, where: str) -> None:
-    """Raise InvalidRequestError unless `folder` is one, or can be made, and be written to."""
+    """Raise InvalidRequestError unless `folder` is one, or can be made, and be written to.
+
+    Some file systems, such as /proc, say that they can be and refuse: it is tried.
+    """
     try:
         nearest = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
         if not nearest.is_dir():
             raise _unusable(folder, f"{nearest}, which is no folder", "a folder", where)
         if not os.access(nearest, os.W_OK | os.X_OK):
             raise _unusable(folder, f"{nearest}, which is not writable", "a folder", where)
+        TemporaryDirectory(dir=nearest, prefix=".bitbudget-").cleanup()
     except OSError as error:
         reason = "a path that is too long" if error.errno == errno.ENAMETOOLONG else str(error)
         raise _unusable(folder, reason, "a folder", where) from error

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.util
 import socket
 from pathlib import Path
 
@@ -88,6 +89,19 @@ def test_the_version_and_the_devices_are_told(bitbudget: Run) -> None:
     assert set(names) == set(DEVICES)
     assert "m4-pro-24gb" in bitbudget("devices").out
     assert [name for name, _ in device_names("M4-PRO-2")] == ["m4-pro-24gb"]
+
+
+def test_doctor_says_how_to_compare_logits(bitbudget: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    if importlib.util.find_spec("torch") is None:
+        monkeypatch.delenv("BITBUDGET_TORCH_PYTHON", raising=False)
+        findings = bitbudget("doctor", "--logits", "--json").document["findings"]
+        (found,) = [finding for finding in findings if finding["name"] == "logits"]
+        assert "BITBUDGET_TORCH_PYTHON" in found["remedy"]
+    monkeypatch.setenv("BITBUDGET_TORCH_PYTHON", "/bin/false")
+    answer = bitbudget("doctor", "--logits", "--json")
+    assert answer.code == 1
+    (found,) = [f for f in answer.document["findings"] if f["name"] == "logits"]
+    assert found["level"] == "bad"
 
 
 def test_the_mac_that_doctor_keeps_is_the_one_fit_answers_for(

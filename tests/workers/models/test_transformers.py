@@ -6,24 +6,23 @@ in BITBUDGET_TORCH_PYTHON and run `pytest -m slow tests/workers/models/test_tran
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
-import mlx.core as mx
-import numpy as np
 import pytest
 
 from bitbudget.app.core.errors import BitbudgetError
 from bitbudget.workers.models import build_inventory, open_checkpoint
-from bitbudget.workers.running.float32 import load_float32
+from bitbudget.workers.running.against_transformers import (
+    compare,
+    difference,
+    torch_python,
+    write_models,
+)
 
 EQUAL = (
     *("afmoe", "apertus", "cohere", "cohere2", "dots1", "ernie4_5", "exaone4", "gemma2"),
-    *("gemma3_text", "glm4", "glm4_moe", "gpt2", "gpt_bigcode", "gpt_neox", "granite"),
+    *("gemma3_text", "glm4", "glm4_moe", "gpt2", "gpt_bigcode", "gpt_neox", "gpt_oss", "granite"),
     *("granitemoe", "helium", "internlm3", "llama", "mellum", "ministral3", "mistral", "mixtral"),
     *("nemotron", "olmo2", "olmo3", "olmoe", "phi", "phi3", "phimoe", "qwen2", "qwen2_moe"),
     *("qwen3", "qwen3_moe", "seed_oss", "smollm3", "stablelm", "starcoder2"),
@@ -43,23 +42,12 @@ REFUSED = {"glm": "partial_rotary_factor = 0.5", "minicpm3": "config.json"}
 @pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folders of tiny models with the logits that transformers gives them."""
-    python = os.environ.get("BITBUDGET_TORCH_PYTHON")
-    if python is None and importlib.util.find_spec("torch") is None:
+    python = torch_python()
+    if python is None:
         pytest.skip("no torch: set BITBUDGET_TORCH_PYTHON to an interpreter that has it")
     folder = tmp_path_factory.mktemp("transformers")
-    script = Path(__file__).parent / "transformers_side" / "make_models.py"
-    types = [*EQUAL, *APPROXIMATE, *REFUSED]
-    subprocess.run(
-        [python or sys.executable, str(script), str(folder), *types], check=True, timeout=600
-    )
+    write_models(python, folder, [*EQUAL, *APPROXIMATE, *REFUSED])
     return folder
-
-
-def difference(folder: Path) -> float:
-    tokens = mx.array(np.load(folder / "tokens.npy"))
-    found = np.array(load_float32(folder)(tokens).astype(mx.float32))
-    expected = np.load(folder / "logits.npy")
-    return float(np.abs(found - expected).max() / np.abs(expected).max())
 
 
 @pytest.mark.parametrize("model_type", EQUAL)
@@ -79,3 +67,13 @@ def test_logits_are_near_those_of_transformers(model_type: str, made: Path) -> N
 def test_what_would_be_another_model_is_refused(model_type: str, made: Path) -> None:
     with pytest.raises(BitbudgetError, match=REFUSED[model_type]):
         build_inventory(open_checkpoint(made / model_type))
+
+
+def test_what_doctor_compares_is_within_its_tolerance() -> None:
+    python = torch_python()
+    if python is None:
+        pytest.skip("no torch: set BITBUDGET_TORCH_PYTHON to an interpreter that has it")
+    found = compare(python, ["llama", "unheard_of"])
+    assert isinstance(found["llama"], float)
+    assert found["llama"] < TOLERANCE
+    assert "unheard_of" in str(found["unheard_of"])

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 from tokenizers import Tokenizer
 
+from bitbudget.app.core.errors import InvalidModelError
 from bitbudget.app.core.formats import KEEP
 from bitbudget.workers.models import build_inventory, open_checkpoint
+from bitbudget.workers.models.tokenizer import open_tokenizer
 from bitbudget.workers.quantize import write_checkpoint
 from tests.workers.models.tiny import write_tiny
 from tests.workers.quantize.manifests import manifest_of
@@ -89,6 +91,17 @@ def test_the_files_of_the_tokenizer_are_kept(
     names = {str(path.relative_to(output)) for path in output.rglob("*") if path.is_file()}
     assert names >= {*kept, "additional_chat_templates/tools.jinja", "tokenizer.json"}
     assert not names & left.keys()
+
+
+def test_a_tokenizer_that_is_code_alone_is_refused_for_that(tmp_path: Path) -> None:
+    auto_map = {"auto_map": {"AutoTokenizer": ["tokenization_own.OwnTokenizer", None]}}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(auto_map))
+    (tmp_path / "tokenization_own.py").write_text("raise SystemExit")
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    with pytest.raises(
+        InvalidModelError, match=r"code of its own \(tokenization_own\.OwnTokenizer"
+    ):
+        open_tokenizer(tmp_path)
 
 
 @pytest.mark.parametrize("model_type", TYPES)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 
 from bitbudget.app.contract.home import Home
+from bitbudget.app.contract.tasks import MeasureTask
 from bitbudget.app.core.errors import InvalidRequestError
 from bitbudget.workers.pipeline.output import claimed_output
+from bitbudget.workers.pipeline.tasks import run_task
 from bitbudget.workers.quantize.output import check_output
 
 
@@ -39,11 +42,18 @@ def test_new_folders_are_no_fault(tmp_path: Path) -> None:
     check_output(tmp_path / ("n" * 240))
 
 
-def test_a_home_under_a_file_is_refused(tmp_path: Path) -> None:
+def test_a_home_under_a_file_is_refused(sample_model: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
+    task = MeasureTask(model=str(sample_model), home=str(tmp_path / "file" / "home"))
+    with pytest.raises(InvalidRequestError, match="BITBUDGET_HOME"):
+        run_task(task, lambda _: pytest.fail("work began"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
+def test_a_folder_that_only_says_that_it_is_writable_is_refused(tmp_path: Path) -> None:
     with (
-        pytest.raises(InvalidRequestError, match="BITBUDGET_HOME"),
-        claimed_output(tmp_path / "out", Home(tmp_path / "file" / "home")),
+        pytest.raises(InvalidRequestError, match="output /proc"),
+        claimed_output(Path("/proc/own/out"), Home(tmp_path / "home")),
     ):
         pytest.fail("work began")
 

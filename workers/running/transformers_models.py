@@ -1,11 +1,11 @@
 # mypy: ignore-errors
 """Write a tiny random model of each type with transformers, and its logits: run where torch is.
 
-    python make_models.py OUT TYPE...
+    python transformers_models.py OUT TYPE...
 
 Each `OUT/TYPE` gets config.json and model.safetensors as transformers saves them, and `logits.npy`
-(1, 24, vocabulary) in float32 for `tokens.npy` (1, 24). A type that transformers cannot make is a
-line on standard error and no folder. Used by test_transformers.py; not imported by it.
+(1, 24, vocabulary) in float32 for `tokens.npy` (1, 24). A type that transformers cannot make
+stands in `failures.json`. Run as a script by `against_transformers`, and never imported.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ THETA = 70_000.0
 ALL_HEADS = ("deepseek_v2", "deepseek_v3", "glm4_moe_lite", "minicpm3")
 
 
-def config_of(model_type: str) -> object:
+def _config_of(model_type: str) -> object:
     make = CONFIG_MAPPING[model_type]
     known = make().to_dict()
     values = {name: value for name, value in SMALL.items() if name in known}
@@ -94,9 +94,9 @@ def config_of(model_type: str) -> object:
     return make(**values)
 
 
-def write(folder: Path, model_type: str) -> None:
+def _write(folder: Path, model_type: str) -> None:
     torch.manual_seed(3)
-    model = AutoModelForCausalLM.from_config(config_of(model_type), dtype=torch.float32).eval()
+    model = AutoModelForCausalLM.from_config(_config_of(model_type), dtype=torch.float32).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(torch.randn(parameter.shape) * 0.15 + (parameter.ndim == 1) * 0.5)
@@ -107,17 +107,17 @@ def write(folder: Path, model_type: str) -> None:
     np.save(folder / "logits.npy", logits.float().numpy())
 
 
-def main() -> None:
+def _main() -> None:
     torch.set_num_threads(1)
     output = Path(sys.argv[1])
     failures = {}
     for model_type in sys.argv[2:]:
         try:
-            write(output / model_type, model_type)
+            _write(output / model_type, model_type)
         except Exception as error:  # noqa: BLE001, one type less
             failures[model_type] = f"{type(error).__name__}: {error}"[:200]
     (output / "failures.json").write_text(json.dumps(failures))
 
 
 if __name__ == "__main__":
-    main()
+    _main()
