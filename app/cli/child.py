@@ -69,11 +69,15 @@ def run_with_progress(task: Task, result: type[Result], command: str) -> Result:
 def _say_kept(task: Task) -> None:
     """Say what an interrupted command leaves: nothing that is finished is done twice."""
     console = stderr()
-    console.print(f"\nStopped. What was finished is kept in {task.home};", markup=False)
-    console.print("the same command goes on from there.")
+    console.print(
+        f"\nStopped. What was finished is kept in {task.home};"
+        " the same command goes on from there.",
+        markup=False,
+        soft_wrap=True,
+    )
     output = getattr(task, "output", None)
     if output and Path(output, "manifest.json").is_file():
-        console.print(f"The finished checkpoint is {output}", markup=False)
+        console.print(f"The finished checkpoint is {output}", markup=False, soft_wrap=True)
 
 
 def run_task(task: Task, result: type[Result], listener: Callable[[Event], None]) -> Result:
