@@ -153,7 +153,7 @@ class Inventory:
     architecture: Architecture
     modules: tuple[Module, ...]
     passthrough: tuple[StoredArray, ...]
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = field(default=(), compare=False)
     config: JsonObject = field(default_factory=dict, compare=False)
 
     @property
