@@ -21,7 +21,7 @@ from bitbudget.workers.running.layers import Walk, module_paths
 from bitbudget.workers.running.non_finite import first_broken
 from bitbudget.workers.running.taps import Gradients, Tape, backward, tapped
 
-__all__ = ["Pass"]
+__all__ = ["Pass", "sampled_slope"]
 
 
 class Pass(Walk):
@@ -224,8 +224,16 @@ def _sampled_loss(logits: mx.array, key: mx.array) -> tuple[mx.array, mx.array]:
     """
     logits = logits.astype(mx.float32)
     p = mx.stop_gradient(mx.softmax(logits, axis=-1, precise=True))
-    slope = p - (mx.arange(p.shape[-1]) == _drawn_labels(p, key)[..., None])
-    return (logits * mx.stop_gradient(slope)).sum(), p
+    return (logits * mx.stop_gradient(_slope(p, key))).sum(), p
+
+
+def sampled_slope(logits: mx.array, key: mx.array) -> mx.array:
+    """Return the gradient of the summed log-loss of drawn labels with respect to the logits."""
+    return _slope(mx.softmax(logits, axis=-1, precise=True), key)
+
+
+def _slope(p: mx.array, key: mx.array) -> mx.array:
+    return p - (mx.arange(p.shape[-1]) == _drawn_labels(p, key)[..., None])
 
 
 def _drawn_labels(p: mx.array, key: mx.array) -> mx.array:

@@ -1,0 +1,133 @@
+"""What rounding activations costs: an engine's integer products, simulated in float32.
+
+Before every quantized linear module the input of each token is rounded to integers, with a scale
+for each group of channels. Weights stay what their codes stand for.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import mlx.core as mx
+import numpy as np
+from mlx import nn
+from mlx_lm.models.switch_layers import SwitchLinear
+
+from bitbudget.app.core.activations import ActivationFormat
+from bitbudget.rotated_model import BLOCK, RotatedLinear, butterfly, hadamard
+from bitbudget.workers.models.folder import read_files
+from bitbudget.workers.running.float32 import load_float32
+from bitbudget.workers.running.streaming_forward import fits_whole
+
+__all__ = ["Rounded", "quantized_paths", "rounded", "rounded_inputs"]
+
+_SCALES: Final = ".scales"
+_SIGNS_SEED: Final = 0x516E
+
+
+def quantized_paths(checkpoint: Path) -> frozenset[str]:
+    """Return the modules that the files hold quantized."""
+    names = (tensor.name for file in read_files(checkpoint) for tensor in file.tensors)
+    return frozenset(name.removesuffix(_SCALES) for name in names if name.endswith(_SCALES))
+
+
+def rounded(x: mx.array, format_: ActivationFormat, *, rotate: bool = False) -> mx.array:
+    """Return `x` (..., channels) as it comes back from the integers of `format_`.
+
+    With `rotate` it is rounded behind a random Hadamard transform of blocks of 32 and turned back.
+    """
+    if rotate and x.shape[-1] % BLOCK == 0:
+        return _turned(rounded(_turned(x, forth=True), format_), forth=False)
+    width = x.shape[-1]
+    padded = mx.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, -width % format_.group_size)])
+    groups = padded.reshape(*x.shape[:-1], -1, format_.group_size)
+    scale = mx.abs(groups).max(axis=-1, keepdims=True) / format_.levels
+    safe = mx.where(scale > 0, scale, 1)
+    back = (mx.round(groups / safe) * scale).reshape(padded.shape)
+    return back[..., :width]
+
+
+def _turned(x: mx.array, *, forth: bool) -> mx.array:
+    """Return x S H, or with `forth` false H S of it: S random signs, H symmetric, orthogonal."""
+    signs = np.random.default_rng(_SIGNS_SEED).choice([-1.0, 1.0], x.shape[-1])
+    s, h = mx.array(signs.astype(np.float32)), hadamard() / math.sqrt(BLOCK)
+    if forth:
+        return ((x * s).reshape(-1, BLOCK) @ h).reshape(x.shape)
+    return (x.reshape(-1, BLOCK) @ h).reshape(x.shape) * s
+
+
+@contextmanager
+def rounded_inputs(
+    model: nn.Module,
+    paths: Collection[str],
+    format_: ActivationFormat,
+    *,
+    rotate: bool = False,
+) -> Iterator[None]:
+    """Round what the modules at `paths` read; lookups of an embedding read nothing."""
+    changed: list[tuple[nn.Module, type]] = []
+
+    def change(x: mx.array) -> mx.array:
+        return rounded(x, format_, rotate=rotate)
+
+    for path, module in model.named_modules():
+        if path in paths and (methods := _methods(module, change, format_)):
+            kind = type(module)
+            changed.append((module, kind))
+            object.__setattr__(module, "__class__", type(kind.__name__, (kind,), methods))
+    try:
+        yield
+    finally:
+        for module, kind in changed:
+            object.__setattr__(module, "__class__", kind)
+
+
+def _methods(
+    module: nn.Module, change: Callable[[mx.array], mx.array], format_: ActivationFormat
+) -> dict[str, Any]:
+    forward: Callable[..., mx.array] = type(module).__call__
+    if isinstance(module, nn.Embedding):
+        as_linear: Callable[..., mx.array] = type(module).as_linear
+        return {"as_linear": lambda self, x: as_linear(self, change(x))}
+    if isinstance(module, SwitchLinear):
+        return {
+            "__call__": lambda self, x, *more, **named: forward(self, change(x), *more, **named)
+        }
+    if isinstance(module, RotatedLinear):  # what it multiplies is rotated already
+        plain: Callable[..., mx.array] = nn.Linear.__call__
+        return {"__call__": lambda self, x: plain(self, rounded(butterfly(x), format_))}
+    if isinstance(module, nn.Linear):
+        return {"__call__": lambda self, x: forward(self, change(x))}
+    return {}
+
+
+@dataclass(frozen=True)
+class Rounded:
+    """The float32 model of a checkpoint whose quantized modules read rounded inputs.
+
+    It is read anew at every call where two models do not fit in half of the memory.
+    """
+
+    checkpoint: Path
+    format: ActivationFormat
+    rotate: bool = False
+
+    def __post_init__(self) -> None:
+        held = load_float32(self.checkpoint) if fits_whole(self.checkpoint, copies=2) else None
+        object.__setattr__(self, "_held", held)
+        object.__setattr__(self, "_paths", quantized_paths(self.checkpoint))
+
+    def __call__(self, ids: mx.array, cache: Any = None) -> mx.array:
+        """Return the logits, evaluated."""
+        held: nn.Module | None = getattr(self, "_held")  # noqa: B009, set on a frozen instance
+        paths: frozenset[str] = getattr(self, "_paths")  # noqa: B009, as above
+        model = load_float32(self.checkpoint) if held is None else held
+        with rounded_inputs(model, paths, self.format, rotate=self.rotate):
+            logits: mx.array = model(ids, cache=cache)
+            mx.eval(logits)
+        return logits
