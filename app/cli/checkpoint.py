@@ -85,7 +85,21 @@ def print_recovery(console: Console, found: Recovery | None) -> None:
 def evaluate(
     checkpoint: Folder,
     *,
-    reference: Annotated[str, typer.Option(help="The original: a folder or org/name.")],
+    reference: Annotated[
+        str | None, typer.Option(help="The original: a folder or org/name.")
+    ] = None,
+    draft: Annotated[
+        Path | None,
+        typer.Option(help="A draft model's folder: what is it worth to this checkpoint?"),
+    ] = None,
+    verify_cost: Annotated[
+        float,
+        typer.Option(help="With --draft: time to verify drafted tokens, in tokens of its own."),
+    ] = 1.0,
+    activations: Annotated[
+        str | None,
+        typer.Option(help="What an engine's integers cost: int8:128, bits and channels."),
+    ] = None,
     text: Annotated[Path | None, typer.Option(help="Held-out text to score.")] = None,
     rollouts: Annotated[int, typer.Option(help="Sequences that the original writes.")] = 0,
     seed: Annotated[int, typer.Option(help="Seed of rollouts and bootstrap.")] = 0,
@@ -97,7 +111,29 @@ def evaluate(
     allow_quantized_source: AllowQuantizedSource = False,
     as_json: Json = False,
 ) -> None:
-    """Compare a checkpoint with its original: KL, top-1 agreement, perplexity, noise floor."""
+    """Compare a checkpoint with its original: KL, top-1 agreement, perplexity, noise floor.
+
+    With --draft say what a draft model is worth to it in speculative decoding instead, with
+    --activations what rounding what its modules read costs.
+    """
+    if draft is not None:
+        from bitbudget.app.cli.drafting import evaluate_draft
+
+        evaluate_draft(
+            checkpoint,
+            draft,
+            {"text": text, "rollouts": rollouts, "seed": seed, "verify_cost": verify_cost},
+            as_json=as_json,
+        )
+        return
+    if activations is not None:
+        from bitbudget.app.cli.activations import evaluate_activations
+
+        where = {"checkpoint": checkpoint, "reference": _stated(reference), "text": text}
+        how = {"activations": activations, "rollouts": rollouts, "seed": seed}
+        more = {"allow_quantized_source": allow_quantized_source}
+        evaluate_activations(where | how | more, as_json=as_json)
+        return
     from bitbudget.app.cli.child import home, run_with_progress
     from bitbudget.app.contract.reports import Evaluation
     from bitbudget.app.contract.tasks import EvaluateTask
@@ -106,7 +142,7 @@ def evaluate(
         {
             "home": home(),
             "checkpoint": str(checkpoint.resolve()),
-            "reference": reference,
+            "reference": _stated(reference),
             "text": None if text is None else str(text.resolve()),
             "rollouts": rollouts,
             "seed": seed,
@@ -122,6 +158,19 @@ def evaluate(
         as_json=as_json,
         render=lambda console: print_evaluation(console, result),
     )
+
+
+def _stated(reference: str | None) -> str:
+    from bitbudget.app.core.errors import InvalidRequestError
+
+    if reference is None:
+        raise InvalidRequestError(
+            where="evaluate",
+            found="no --reference",
+            expected="the original, a folder or org/name; or --draft with a draft model",
+            remedy="write for example --reference Qwen/Qwen3-8B",
+        )
+    return reference
 
 
 def print_evaluation(console: Console, report: Evaluation) -> None:

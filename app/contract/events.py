@@ -22,6 +22,7 @@ from bitbudget.app.contract.reports import (
     SpeedResult,
     UploadResult,
 )
+from bitbudget.app.contract.serving_reports import ActivationReport, DraftReport
 from bitbudget.app.contract.steps import Step
 from bitbudget.app.contract.texts import TextComparison
 
@@ -103,6 +104,8 @@ TaskResult = (
     | JobResult
     | Evaluation
     | TextComparison
+    | ActivationReport
+    | DraftReport
     | Benchmark
 )
 """What a task comes to: the result of its kind, told apart by the fields that each must have."""

@@ -16,8 +16,10 @@ from bitbudget.app.core.runtime import Runtime
 from bitbudget.app.core.sensitivity import Sensitivity
 
 __all__ = [
+    "ActivationTask",
     "BenchmarkTask",
     "CompareTextTask",
+    "DraftTask",
     "EvaluateTask",
     "FitTask",
     "ImportTask",
@@ -163,6 +165,35 @@ class CompareTextTask(_SourceTask):
     tokens: Tokens = 64
 
 
+class ActivationTask(_SourceTask):
+    """Find what an engine's rounding of activations costs. Result: that of `--activations`."""
+
+    kind: Literal["activations"] = "activations"
+    checkpoint: str
+    reference: str
+    activations: str = Field(description="Such as int8:128: bits and channels of a scale.")
+    text: str | None = None
+    rollouts: int = Field(default=0, ge=0)
+    seed: int = 0
+
+
+class DraftTask(_Task):
+    """Find what a draft model is worth to a target. Result: the report of `evaluate --draft`.
+
+    Two checkpoints that one model was quantized to are predicted from their manifests, unless a
+    text or rollouts are given: then, and for any other pair, both are run.
+    """
+
+    kind: Literal["draft"] = "draft"
+    target: str
+    draft: str
+    text: str | None = None
+    rollouts: int = Field(default=0, ge=0)
+    seed: int = 0
+    temperature: float = Field(default=1.0, gt=0, le=10)
+    verify_cost: float = Field(default=1.0, ge=1, le=100)
+
+
 class BenchmarkTask(_Task):
     """Measure speed and peak memory of a checkpoint. Result: the report of `benchmark --json`.
 
@@ -223,6 +254,8 @@ Task = Annotated[
     | QuantizeTask
     | EvaluateTask
     | CompareTextTask
+    | ActivationTask
+    | DraftTask
     | BenchmarkTask
     | SpeedTask
     | UploadTask

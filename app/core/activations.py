@@ -43,7 +43,7 @@ class ActivationFormat:
     @property
     def levels(self) -> int:
         """The largest code."""
-        return 2 ** (self.bits - 1) - 1
+        return (1 << (self.bits - 1)) - 1
 
     def __str__(self) -> str:
         return f"int{self.bits}:{self.group_size}"

@@ -83,7 +83,7 @@ def _cost(
 
 
 def _product(module: nn.Module, x: mx.array, indices: mx.array | None) -> mx.array:
-    weight = module["weight"]
+    weight: mx.array = module["weight"]
     if indices is None:
         return x @ weight.T
     return mx.gather_mm(x, weight.swapaxes(-1, -2), rhs_indices=indices)

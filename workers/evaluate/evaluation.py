@@ -49,7 +49,7 @@ from bitbudget.workers.running.streaming_forward import (
     open_forward,
 )
 
-__all__ = ["Evaluator", "evaluate"]
+__all__ = ["Evaluator", "evaluate", "read_text"]
 
 _FLOOR_TOKENS: Final = 64
 
@@ -98,7 +98,7 @@ class Evaluator:
         self.windows: dict[str, np.ndarray] = {}
         if text is not None:
             self.windows["text"] = text_windows(
-                self.reference, _read_text(Path(text)), where=str(text)
+                self.reference, read_text(Path(text)), where=str(text)
             )
         if windows is not None:
             self.windows["windows"] = windows
@@ -250,7 +250,8 @@ def _joined(scores: list[TokenScores]) -> TokenScores:
     return TokenScores(*(np.concatenate([getattr(s, name) for s in scores]) for name in names))
 
 
-def _read_text(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """Return the text a user named; InvalidRequestError where it is no UTF-8."""
     try:
         return read_given(path).decode("utf-8")
     except UnicodeDecodeError as error:

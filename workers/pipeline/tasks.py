@@ -14,8 +14,10 @@ from bitbudget.app.contract.events import Event, TaskResult
 from bitbudget.app.contract.home import Home
 from bitbudget.app.contract.steps import Step, Work, possible_steps
 from bitbudget.app.contract.tasks import (
+    ActivationTask,
     BenchmarkTask,
     CompareTextTask,
+    DraftTask,
     EvaluateTask,
     FitTask,
     ImportTask,
@@ -33,6 +35,8 @@ from bitbudget.app.core.manifest import Manifest
 from bitbudget.app.core.measurement import Sensitivity
 from bitbudget.app.core.requests import AllocationRequest, Deliver, JobRequest, Recover, Rotation
 from bitbudget.workers.pipeline import results
+from bitbudget.workers.pipeline.activations import activation_report
+from bitbudget.workers.pipeline.drafting import draft_report
 from bitbudget.workers.pipeline.importing import imported
 from bitbudget.workers.pipeline.measuring.elsewhere import Repositories
 from bitbudget.workers.pipeline.options import (
@@ -117,6 +121,10 @@ def _plan(task: Task) -> _Plan:  # noqa: C901, PLR0911 - one line for each kind 
             return _evaluating(task)
         case CompareTextTask():
             return _comparing_texts(task)
+        case ActivationTask():
+            return _Plan((Step.FETCH,), partial(activation_report, task), (_source(task),))
+        case DraftTask():
+            return _Plan((), lambda _: draft_report(task))
         case BenchmarkTask():
             return _benchmarking(task)
         case SpeedTask():
@@ -260,13 +268,16 @@ def _evaluating(task: EvaluateTask) -> _Plan:
         task_folder=None if task.task_folder is None else Path(task.task_folder),
         task_limit=task.task_limit,
     )
-    fetched = FetchOptions(
+    return _Plan((Step.FETCH, Step.EVALUATE), results.evaluate, (_source(task), evaluated))
+
+
+def _source(task: EvaluateTask | ActivationTask) -> FetchOptions:
+    return FetchOptions(
         task.reference,
         disk_limit_bytes=task.disk_limit_bytes,
         name=task.name,
         allow_quantized_source=task.allow_quantized_source,
     )
-    return _Plan((Step.FETCH, Step.EVALUATE), results.evaluate, (fetched, evaluated))
 
 
 def _comparing_texts(task: CompareTextTask) -> _Plan:
