@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from urllib.parse import urlencode
 
 from bitbudget.app.core.canonical import JsonObject
@@ -33,6 +34,7 @@ def guide_page(
     )
     objective = measurement.objective
     fitting = [row for row in rows if row.fits]
+    lossy = [row for row in fitting if row.predicted]
     figure = Figure(
         name="guide",
         title="The best checkpoint for every Mac",
@@ -45,13 +47,13 @@ def guide_page(
         series=(
             Series(
                 objective.name,
-                [row.memory_bytes / _GIB for row in fitting],
-                [row.predicted or 0.0 for row in fitting],
+                [row.memory_bytes / _GIB for row in lossy],
+                [row.predicted or 0.0 for row in lossy],
                 role="ours",
-                labels=[row.title for row in fitting],
+                labels=[row.title for row in lossy],
             ),
         )
-        if fitting
+        if lossy
         else (),
         x_title="memory of the Mac (GiB)",
         y_title=f"{objective.name} ({objective.unit})",
@@ -66,6 +68,11 @@ def guide_page(
         "address": f"/models/{digest}/guide",
         "csv": f"/models/{digest}/guide.csv?{query}",
         "guide": figure,
+        "plot": replace(
+            figure,
+            title="What more memory buys",
+            summary="Lower is closer to the original; Macs that hold it as it is are left out.",
+        ),
         "context": context,
         "runtime": runtime.value,
         "runtimes": [each.value for each in Runtime],
