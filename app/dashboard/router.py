@@ -16,6 +16,7 @@ from bitbudget.app.dashboard.instant_fit import fit_words
 from bitbudget.app.dashboard.page_route import PageRoute
 from bitbudget.app.dashboard.pages.api import api_page
 from bitbudget.app.dashboard.pages.jobs import Listed
+from bitbudget.app.dashboard.pages.mac import Caches
 from bitbudget.app.dashboard.rendering import asset_file, asset_names, html, twin
 from bitbudget.app.dashboard.service import CompareQuery, GuideQuery, WhatIfQuery, figure_named
 from bitbudget.app.jobs.status import JobStatus
@@ -31,18 +32,23 @@ router = APIRouter(route_class=PageRoute, include_in_schema=False)
 Cursor = Annotated[str | None, Query(max_length=4096)]
 Name = Annotated[str, Query(max_length=512)]
 Several = Annotated[list[str] | None, Query(max_length=16)]
+KvBits = Annotated[str, Query(pattern="^(16|8|4)?$")]
 Context = Annotated[str, Query(pattern=r"^[0-9]{0,9}$")]
 
 
 def _asked(
+    *,
     measurement: Name = "",
     budget: Name = "",
     module: Name = "",
     device: Annotated[str | None, Query(max_length=512)] = None,
     context: Context = "",
+    kv_bits: KvBits = "",
+    runtime: Annotated[Runtime, Query()] = Runtime.STOCK,
 ) -> WhatIfQuery:
     tokens = int(context) if context else None
-    return WhatIfQuery(measurement, budget.strip(), module, device, tokens)
+    caches = Caches(int(kv_bits), runtime) if kv_bits else Caches(runtime=runtime)
+    return WhatIfQuery(measurement, budget.strip(), module, device, tokens, caches)
 
 
 def _guided(
@@ -108,7 +114,7 @@ def fit(
     budget: Name = "",
     device: Name = "",
     context: Name = "",
-    kv_bits: Annotated[str, Query(pattern="^(16|8|4)?$")] = "",
+    kv_bits: KvBits = "",
     runtime: Annotated[Runtime, Query()] = Runtime.STOCK,
     formats: Name = "",
     settled: bool = False,

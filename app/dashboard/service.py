@@ -32,7 +32,7 @@ from bitbudget.app.dashboard.pages.guide import guide_page
 from bitbudget.app.dashboard.pages.held import Held
 from bitbudget.app.dashboard.pages.job import job_page
 from bitbudget.app.dashboard.pages.jobs import Listed, jobs_page
-from bitbudget.app.dashboard.pages.mac import MacCard, mac_cards
+from bitbudget.app.dashboard.pages.mac import OWN_TYPE, Caches, MacCard, mac_cards
 from bitbudget.app.dashboard.pages.machines import benchmarks_page, machines_page
 from bitbudget.app.dashboard.pages.models import WhatIf, model_page, models_page
 from bitbudget.app.dashboard.sources import Sources
@@ -46,7 +46,6 @@ _LISTED = 50
 _MODELS = 200
 _FRONTIER_POINTS = 4000
 _DEFAULT_CONTEXT = 8192
-_UNQUANTIZED_KV_BITS = 16
 Page = JsonObject
 
 
@@ -59,6 +58,7 @@ class WhatIfQuery:
     module: str
     device: str | None = None
     context: int | None = None
+    caches: Caches = OWN_TYPE
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +148,7 @@ class Dashboard:
         except InvalidRequestError as error:
             budget, wrong = _default(trade), str(error)
         on = asked.device if asked.device is not None else self.mine or ""
-        at = WhatIf(digest, chosen, budget, asked.module, on, asked.context)
+        at = WhatIf(digest, chosen, budget, asked.module, on, asked.context, asked.caches)
         source = self.sources.measurements.source(chosen)
         if wrong:
             return model_page(measurement, trade.line, at, None, error=wrong, source=source)
@@ -156,7 +156,7 @@ class Dashboard:
             request = AllocationRequest(budget=at.budget)
             answer = self.sources.measurements.allocate(chosen, request)
             solved = Solved(measurement, trade, answer.manifest)
-            memory = _memory_on(solved, on, asked.context)
+            memory = _memory_on(solved, on, asked.context, asked.caches)
         except (InfeasibleBudgetError, InvalidRequestError) as error:
             return model_page(measurement, trade.line, at, None, error=str(error), source=source)
         request = self.job_for(digest, chosen, budget)
@@ -209,7 +209,7 @@ class Dashboard:
         """Return the best answer of the chosen device at a few contexts."""
         if not at.device:
             return []
-        return mac_cards(solved.measurement, solved.trade.line, device(at.device))
+        return mac_cards(solved.measurement, solved.trade.line, device(at.device), at.caches)
 
     def _measurement_of(self, digest: str) -> str:
         model = self.sources.models.find(digest)
@@ -262,23 +262,24 @@ def _memory(solved: Solved) -> Bar | None:
     request = solved.manifest.request
     if request.device is None or request.context is None:
         return None
-    return _memory_on(solved, request.device, request.context, request.kv_bits, request.runtime)
+    caches = Caches(request.kv_bits, request.runtime)
+    return _memory_on(solved, request.device, request.context, caches)
 
 
 def _memory_on(
     solved: Solved,
     name: str,
     context: int | None,
-    kv_bits: int = _UNQUANTIZED_KV_BITS,
-    runtime: Runtime = Runtime.STOCK,
+    caches: Caches,
 ) -> Bar | None:
     if not name:
         return None
     inventory, target = solved.measurement.inventory, device(name)
     tokens = context or _context(solved.measurement)
-    plan = plan_memory(inventory, target, tokens, kv_bits, runtime)
+    plan = plan_memory(inventory, target, tokens, caches.kv_bits, caches.runtime)
     if solved.manifest.kv_cache is not None:
-        plan = plan_with_caches(inventory, target, tokens, solved.manifest.kv_formats, runtime)
+        formats = solved.manifest.kv_formats
+        plan = plan_with_caches(inventory, target, tokens, formats, caches.runtime)
     return memory_parts(plan, solved.manifest.file_bytes, target.title)
 
 

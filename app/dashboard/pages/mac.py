@@ -8,15 +8,27 @@ from typing import Final
 
 from bitbudget.app.core.devices import Device
 from bitbudget.app.core.measurement import Measurement
-from bitbudget.app.core.memory import plan_memory
+from bitbudget.app.core.memory import KV_BITS, plan_memory
+from bitbudget.app.core.runtime import Runtime
 from bitbudget.app.core.sizes import format_size
 from bitbudget.app.dashboard import formatting as words
 from bitbudget.app.dashboard.figures.frontier import Point
 
-__all__ = ["MacCard", "mac_cards"]
+__all__ = ["OWN_TYPE", "Caches", "MacCard", "mac_cards"]
 
 _CONTEXTS: Final = (8192, 32_768, 131_072)
-_UNQUANTIZED_KV_BITS: Final = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Caches:
+    """How keys and values are kept, and whose attention reads them."""
+
+    kv_bits: int = max(KV_BITS)
+    runtime: Runtime = Runtime.STOCK
+
+
+OWN_TYPE: Final = Caches()
+"""Keys and values in the model's own type, read by mlx-lm's attention."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,15 +44,23 @@ class MacCard:
     unit: str = ""
 
 
-def mac_cards(measurement: Measurement, line: Sequence[Point], device: Device) -> list[MacCard]:
+def mac_cards(
+    measurement: Measurement, line: Sequence[Point], device: Device, caches: Caches
+) -> list[MacCard]:
     """Return a card per context that the model has, from the frontier, smallest point first."""
     most = measurement.inventory.architecture.max_context or max(_CONTEXTS)
     contexts = dict.fromkeys(min(context, most) for context in _CONTEXTS)
-    return [_card(measurement, line, device, context) for context in contexts]
+    return [_card(measurement, line, device, context, caches) for context in contexts]
 
 
-def _card(measurement: Measurement, line: Sequence[Point], device: Device, context: int) -> MacCard:
-    plan = plan_memory(measurement.inventory, device, context, _UNQUANTIZED_KV_BITS)
+def _card(
+    measurement: Measurement,
+    line: Sequence[Point],
+    device: Device,
+    context: int,
+    caches: Caches,
+) -> MacCard:
+    plan = plan_memory(measurement.inventory, device, context, caches.kv_bits, caches.runtime)
     limit = max(plan.weights_limit_bytes, 0)
     fitting = [point for point in line if point.file_bytes <= limit]
     if not fitting:

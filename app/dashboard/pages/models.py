@@ -8,6 +8,8 @@ from urllib.parse import urlencode
 
 from bitbudget.app.core.canonical import JsonObject
 from bitbudget.app.core.measurement import Measurement
+from bitbudget.app.core.memory import KV_BITS
+from bitbudget.app.core.runtime import Runtime
 from bitbudget.app.core.sensitivity import Objective
 from bitbudget.app.core.sizes import format_size
 from bitbudget.app.dashboard import formatting as words
@@ -17,7 +19,7 @@ from bitbudget.app.dashboard.figures.tensor import Tensor, tensor
 from bitbudget.app.dashboard.figures.verification import verification_figure
 from bitbudget.app.dashboard.pages.answer import Solved, answer_figures
 from bitbudget.app.dashboard.pages.jobs import device_options
-from bitbudget.app.dashboard.pages.mac import MacCard
+from bitbudget.app.dashboard.pages.mac import OWN_TYPE, Caches, MacCard
 from bitbudget.app.dashboard.pages.tiles import Tile, answer_tiles
 from bitbudget.app.dashboard.taking import Taking
 from bitbudget.app.http.pages import Page
@@ -61,6 +63,7 @@ class WhatIf:
     module: str
     device: str = ""
     context: int | None = None
+    caches: Caches = OWN_TYPE
 
     def moved(self, budget: int, context: int) -> str:
         """Return the page's address at another budget and context on the same device."""
@@ -75,6 +78,7 @@ class WhatIf:
         }
         if self.device:
             query |= {"device": self.device, "context": str(self.context or "")}
+            query |= {"kv_bits": str(self.caches.kv_bits), "runtime": self.caches.runtime.value}
         return f"/models/{self.digest}{suffix}?{urlencode(query)}"
 
 
@@ -119,6 +123,9 @@ def model_page(
         "at": at,
         "device": at.device,
         "context": at.context,
+        "kv_bits": str(at.caches.kv_bits),
+        "runtime": at.caches.runtime.value,
+        "choices": {"kv_bits": [str(bits) for bits in KV_BITS], "runtime": [*map(str, Runtime)]},
         "compare": f"/compare?{urlencode({'allocations': f'{measurement.key}@{at.budget}'})}",
         "tensor": None,
         "tensor_words": "",

@@ -147,7 +147,7 @@ function whatIf(form) {
     clearTimeout(timer);
     timer = setTimeout(() => show(address()), 180);
   });
-  for (const field of [typed, form.elements.device, form.elements.context]) {
+  for (const field of [typed, ...["device", "context", "kv_bits", "runtime"].map((name) => form.elements[name])]) {
     field.addEventListener("change", () => show(address()));
   }
   form.addEventListener("submit", (event) => {

@@ -89,6 +89,23 @@ def test_every_mac_has_a_row_of_the_guide(server: Server, measurement: Measureme
     assert f"{at}?measurement={measurement.key}" in server.http.get(at.removesuffix("/guide")).text
 
 
+def test_a_mac_has_more_room_where_its_caches_are_small(
+    server: Server, measurement: Measurement
+) -> None:
+    answered(server, measurement)
+    at = f"/models/{measurement.model.digest}.json"
+    caches = []
+    for bits in (16, 8, 4):
+        asked = f"device=m4-pro-24gb&context=256&kv_bits={bits}&runtime=bitbudget"
+        page = server.http.get(f"{at}?{asked}").json()
+        rows = {row[0]: row[1] for row in page["memory"]["figure"]["rows"]}
+        caches.append(next(value for name, value in rows.items() if "KV" in name))
+        assert f"kv_bits={bits}&runtime=bitbudget" in page["twin"]
+        assert len(page["cards"]) == 1  # the model has 256 tokens
+    assert caches == sorted(caches, reverse=True)
+    assert len(set(caches)) == 3
+
+
 def test_another_budget_is_another_address(server: Server, measurement: Measurement) -> None:
     answered(server, measurement)
     digest = server.http.get("/models.json").json()["models"][0]["digest"]
