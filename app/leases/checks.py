@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict
 
 from bitbudget.app.core.audit import audit
 from bitbudget.app.core.calibration_text import NO_TEXT, OwnText
+from bitbudget.app.core.effort import Effort, efforts_up_to
 from bitbudget.app.core.hub_id import HubId
 from bitbudget.app.core.inventory import Inventory
 from bitbudget.app.core.manifest import Manifest
@@ -59,7 +60,7 @@ class Assignment:
         """Raise InvalidRequestError unless it was made of the job's model in the way it asked."""
         _check_identity(measurement.model, self.request)
         check_measured(measurement)
-        _check_way(measurement, self.request)
+        _check_way(measurement, self._request_at(measurement.effort))
         if self.inventory is not None:
             known = self.inventory
             require("model digest", measurement.model.digest, known.model.digest)
@@ -74,10 +75,16 @@ class Assignment:
         audit(
             manifest,
             self.measurement,
-            self.request,
+            self._request_at(self.measurement.effort),
             seconds=_AUDIT_SECONDS,
             is_over=lambda: time.monotonic() > end,
         )
+
+    def _request_at(self, effort: Effort) -> JobRequest:
+        """Return the request; one with a limit of time at the effort that a worker chose by it."""
+        limited = self.request.max_minutes is not None
+        chosen = limited and effort in efforts_up_to(self.request.effort)
+        return self.request.at_effort(effort) if chosen else self.request
 
 
 def _check_identity(identity: ModelIdentity, request: JobRequest) -> None:

@@ -111,6 +111,16 @@ def test_a_limit_of_time_takes_what_was_measured(server: Server, measurement: Me
     assert (answer["status"], answer["measurement_id"]) == ("succeeded", quick.key)
 
 
+def test_the_effort_that_a_limit_of_time_allowed_is_taken(
+    server: Server, measurement: Measurement
+) -> None:
+    job = server.submit(budget=200_000, max_minutes=0.5)
+    worker = server.worker()
+    worker.claim()
+    worker.do(replace(measurement, effort=Effort.QUICK, encoder=Encoder.CAREFUL))
+    assert server.job(job["id"])["status"] == "succeeded"
+
+
 def test_a_second_budget_of_auto_needs_no_worker(server: Server, measurement: Measurement) -> None:
     twin = folded(measurement, 0.5)
     server.submit(rotation="auto")
