@@ -29,6 +29,8 @@ class ArtifactName(StrEnum):
         return artifact
 
     INVENTORY = "inventory.json"
+    FIRST_MEASUREMENT = "first_measurement.json"
+    FIRST_MANIFEST = "first_manifest.json"
     MEASUREMENT = "measurement.json"
     MANIFEST = "manifest.json"
     EVALUATION = ("evaluation.json", Evaluation)

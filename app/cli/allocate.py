@@ -14,6 +14,7 @@ from bitbudget.app.cli.options import (
     Json,
     MeasureOptions,
     Model,
+    Preview,
 )
 from bitbudget.app.cli.output import say
 from bitbudget.app.core.canonical import JsonObject
@@ -37,6 +38,7 @@ def allocate(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Write the manifest here.")
     ] = None,
+    preview: Preview = None,
     as_json: Json = False,
 ) -> None:
     """Choose the format of every module for a budget, and prove how good the choice is.
@@ -46,7 +48,7 @@ def allocate(
     from bitbudget.app.cli.measure import load_measurements
 
     asked = budget.request().model_dump(mode="json", exclude_none=True)
-    found = load_measurements(model, measuring, given=measurement, budget=asked)
+    found = load_measurements(model, measuring, given=measurement, budget=asked, preview=preview)
     manifest = best_manifest(found, budget)
     if output is not None:
         write_manifest(output, manifest)

@@ -52,15 +52,26 @@ def run_quickly(
         return _follow(child, result(), view)
 
 
-def run_with_progress(task: Task, result: type[Result], command: str) -> Result:
+def run_with_progress(
+    task: Task,
+    result: type[Result],
+    command: str,
+    listener: Callable[[Event], None] = lambda _: None,
+) -> Result:
     """Run `task` with its progress on standard error and return its result.
 
+    `listener` is told every event, too.
     Raises MissingExtraError without the worker extra, ChildFailedError when the task fails.
     """
     require_extra("worker", command)
     try:
         with ProgressView(stderr()) as view:
-            return run_task(task, result, view)
+
+            def tell(event: Event) -> None:
+                view(event)
+                listener(event)
+
+            return run_task(task, result, tell)
     except KeyboardInterrupt:
         _say_kept(task)
         raise typer.Exit(INTERRUPTED) from None

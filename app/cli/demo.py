@@ -77,7 +77,7 @@ def demo(
         stack.enter_context(_worker(place, address))
         client = stack.enter_context(Client(address))
         job = _run(client, place, budget, effort, address)
-        raise_if_unfinished(job)
+        raise_if_unfinished(job, address)
         manifest = client.manifest(job.id)
     document = report_document(job, manifest)
     say(document, as_json=as_json, render=lambda console: print_report(console, job, manifest))

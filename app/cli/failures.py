@@ -59,10 +59,10 @@ class LittleMemoryError(BitbudgetError):
 class JobCancelledError(BitbudgetError):
     """A job that was followed was cancelled."""
 
-    template = "Job '{job}' was cancelled."
+    template = "Job '{job}' was cancelled: {kept}."
 
-    def __init__(self, *, job: str) -> None:
-        super().__init__(job=job)
+    def __init__(self, *, job: str, kept: str) -> None:
+        super().__init__(job=job, kept=kept)
 
 
 class ChildFailedError(BitbudgetError):

@@ -10,7 +10,9 @@ import typer
 
 from bitbudget.app.cli.output import INTERRUPTED, stderr
 from bitbudget.app.cli.progress import ProgressView
-from bitbudget.app.contract.events import Logged, Progressed
+from bitbudget.app.cli.revisions import manifest_address
+from bitbudget.app.contract.events import Answered, Logged, Progressed
+from bitbudget.app.contract.reports import Revision
 from bitbudget.app.jobs.status import EventKind, JobStatus
 
 if TYPE_CHECKING:
@@ -37,7 +39,7 @@ def follow(client: Client, job_id: str, server: str) -> Job:
         with ProgressView(console) as view:
             told = client.events(job_id, told=lambda said: view(Logged(detail=said)))
             for event in told:
-                shown = _as_progress(event)
+                shown = _as_progress(event, server)
                 if shown is not None:
                     view(shown)
     except KeyboardInterrupt:
@@ -71,18 +73,27 @@ def _waiting_words(client: Client, job_id: str, server: str) -> str:
     return f"queued, {place}; {len(workers)} workers online, {busy} at work"
 
 
-def _as_progress(event: JobEvent) -> Event | None:
+def _as_progress(event: JobEvent, server: str) -> Event | None:
     match event.kind:
         case EventKind.PROGRESS:
             return Progressed.model_validate(event.data)
+        case EventKind.ANSWERED:
+            answer = Revision.model_validate(event.data)
+            return Answered(answer=answer, path=manifest_address(server, event.job_id, answer))
+    told = _words(event)
+    return Logged(detail=told) if told else None
+
+
+def _words(event: JobEvent) -> str:
+    match event.kind:
         case EventKind.LOG:
-            return Logged(detail=str(event.data["detail"]))
+            return str(event.data["detail"])
         case EventKind.STARTED:
             attempt = f", attempt {event.data['attempt']}" if event.data["attempt"] != 1 else ""
-            return Logged(detail=f"started by {event.data['worker']}{attempt}")
+            return f"started by {event.data['worker']}{attempt}"
         case EventKind.REQUEUED:
-            return Logged(detail=f"queued again: {event.data['reason']}")
+            return f"queued again: {event.data['reason']}"
         case EventKind.CANCEL_REQUESTED:
-            return Logged(detail="cancel requested")
+            return "cancel requested"
         case _:
-            return None
+            return ""

@@ -51,6 +51,7 @@ def cancel(
     as_json: Json = False,
 ) -> None:
     """Ask for a job to be stopped; one that has ended stays as it is."""
+    from bitbudget.app.cli.revisions import kept_words
     from bitbudget.app.client.client import Client
 
     with Client(server, token=token) as client:
@@ -59,7 +60,8 @@ def cancel(
     def render(console: Console) -> None:
         asked = found.cancel_requested and not found.status.is_final
         said = "cancel requested, its worker stops within seconds" if asked else found.status.value
-        console.print(f"{found.id}: {said}")
+        kept = kept_words(found.answer, server, found.id)
+        console.print(f"{found.id}: {said}{kept and f'; {kept}'}", soft_wrap=True)
 
     say(found.model_dump(mode="json"), as_json=as_json, render=render)
 

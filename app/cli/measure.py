@@ -83,14 +83,16 @@ def load_measurements(
     *,
     given: str | None = None,
     budget: Document | None = None,
+    preview: bool | None = None,
 ) -> list[Measurement]:
     """As `load_measurement`; with `--rotation auto`, of the model as it is and rotated.
 
-    A `budget` that cannot be is refused before anything is measured.
+    A `budget` that cannot be is refused before anything is measured; `preview` says whether a first
+    answer to it comes before.
     """
     if model.endswith(".json") or given is not None:
         return [load_measurement(model, options, given=given)]
-    made = measure_in_child(model, options, budget=budget)
+    made = measure_in_child(model, options, budget=budget, preview=preview)
     return [read_measurement(Path(path)) for path in made.measurements.values()]
 
 

@@ -72,6 +72,13 @@ Relinearize = Annotated[
         help="Measure errors together and solve again (default: below 3.5 bits per weight).",
     ),
 ]
+Preview = Annotated[
+    bool | None,
+    typer.Option(
+        "--preview/--no-preview",
+        help="A first answer at quick effort (default: where the wanted one takes over a minute).",
+    ),
+]
 RuntimeName = Annotated[
     Runtime,
     typer.Option(help="What runs the result: mlx-lm as it is, with bitbudget.load, or uzu."),

@@ -18,6 +18,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from bitbudget.app.cli.revisions import revision_words
 from bitbudget.app.core.duration import duration_words
 from bitbudget.app.core.sizes import format_size
 
@@ -99,6 +100,9 @@ class ProgressView:
                 if event.job_fraction:
                     self._tell_whole(event)
                 self._advance(event)
+            case "answered":
+                told = f"{revision_words(event.answer)}; manifest: {event.path}"
+                self._console.print(Text(told), soft_wrap=True)
             case "log":
                 note = Text.assemble(("note: ", "yellow"), event.detail)
                 self._console.print(note, soft_wrap=True)

@@ -15,6 +15,7 @@ from bitbudget.app.cli.options import (
     Json,
     MeasureOptions,
     Model,
+    Preview,
     Recover,
     RecoverSeconds,
     Relinearize,
@@ -25,7 +26,8 @@ from bitbudget.app.cli.output import say
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from bitbudget.app.contract.reports import JobResult
+    from bitbudget.app.contract.events import Event
+    from bitbudget.app.contract.reports import JobResult, Revision
     from bitbudget.app.core.requests import JobRequest
 
 __all__ = ["run"]
@@ -42,6 +44,7 @@ def run(
     recover: Recover = None,
     recover_seconds: RecoverSeconds = 300.0,
     relinearize: Relinearize = None,
+    preview: Preview = None,
     baseline: Annotated[
         bool,
         typer.Option(
@@ -71,6 +74,7 @@ def run(
             recover=recover,
             recover_seconds=recover_seconds,
             relinearize=relinearize,
+            preview=preview,
         ),
         output=str(output.resolve()),
         disk_limit_bytes=disk_limit_bytes(measuring.disk_limit),
@@ -78,9 +82,16 @@ def run(
         measurement=None if taken is None else taken.measurement,
         measurement_repositories=measurement_repositories(),
     )
-    result = run_with_progress(task, JobResult, "run")
+    answers: list[Revision] = []
+
+    def note(event: Event) -> None:
+        if event.kind == "answered":
+            answers.append(event.answer)
+
+    result = run_with_progress(task, JobResult, "run", note)
+    revisions = [answer.model_dump(mode="json") for answer in answers]
     say(
-        result.model_dump(mode="json"),
+        {**result.model_dump(mode="json"), "revisions": revisions},
         as_json=as_json,
         render=lambda console: _print(console, result, task.request),
     )

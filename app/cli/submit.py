@@ -12,6 +12,7 @@ from bitbudget.app.cli.options import (
     Json,
     MeasureOptions,
     Model,
+    Preview,
     Recover,
     Relinearize,
     Server,
@@ -38,6 +39,7 @@ def submit(
     deliver: Annotated[str, typer.Option(help="manifest or checkpoint.")] = "manifest",
     recover: Recover = None,
     relinearize: Relinearize = None,
+    preview: Preview = None,
     wait: Annotated[bool, typer.Option("--wait", help="Follow the job until it ends.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -46,7 +48,12 @@ def submit(
     from bitbudget.app.client.client import Client
 
     request = measuring.job(
-        model, budget, deliver=deliver, recover=recover, relinearize=relinearize
+        model,
+        budget,
+        deliver=deliver,
+        recover=recover,
+        relinearize=relinearize,
+        preview=preview,
     )
     with Client(server, token=token, told=_say_note) as client:
         job = client.submit(request)
@@ -74,18 +81,22 @@ def _say_note(said: str) -> None:
     stderr().print(said, soft_wrap=True)
 
 
-def raise_if_unfinished(job: Job) -> None:
-    """Raise what a failed job met, or JobCancelledError."""
+def raise_if_unfinished(job: Job, server: str) -> None:
+    """Raise what a failed job met, or JobCancelledError; say which answer is kept."""
     from bitbudget.app.cli.failures import ChildFailedError, JobCancelledError
+    from bitbudget.app.cli.revisions import kept_words
 
+    kept = kept_words(job.answer, server, job.id)
     if job.problem is not None:
+        if kept:
+            _say_note(kept)
         raise ChildFailedError(job.problem, job=job.id)
     if job.status == "cancelled":
-        raise JobCancelledError(job=job.id)
+        raise JobCancelledError(job=job.id, kept=kept or "it had no answer yet")
 
 
 def _tell(job: Job, server: str, *, as_json: bool) -> None:
-    raise_if_unfinished(job)
+    raise_if_unfinished(job, server)
     say(
         job.model_dump(mode="json"),
         as_json=as_json,
@@ -106,6 +117,7 @@ def _print(console: Console, job: Job, server: str) -> None:
             goal.label: f"{job.answer.predicted_kl_nats_per_token:.6f} {goal.unit}",
             "bits per weight": f"{job.answer.bits_per_weight:.3f}",
             "lower bound": f"{job.answer.bound:.6f}, gap {job.answer.gap:.2e}",
+            "answer": f"{job.answer.revision}, at {job.answer.effort.value} effort",
             "manifest": f"{server}/v1/jobs/{job.id}/manifest",
         }
     if job.result is not None and job.result.checkpoint is not None:

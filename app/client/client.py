@@ -129,9 +129,13 @@ class Client:
         """
         return read_events(self._http, f"/v1/jobs/{job_id}/events", after, told)
 
-    def manifest(self, job_id: str) -> bytes:
-        """Return the exact bytes of a job's manifest, checked against their digest."""
-        answer = self._get(f"/v1/jobs/{job_id}/manifest")
+    def manifest(self, job_id: str, revision: int | None = None) -> bytes:
+        """Return the exact bytes of a job's manifest, checked against their digest.
+
+        Of an earlier answer with its `revision`.
+        """
+        query = "" if revision is None else f"?revision={revision}"
+        answer = self._get(f"/v1/jobs/{job_id}/manifest{query}")
         expected = answer.headers["ETag"].strip('"')
         found = sha256_of(answer.content)
         if found != expected:

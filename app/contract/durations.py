@@ -8,7 +8,7 @@ processor seconds of SmolLM2-135M (docs/performance.md) over the rates of the ma
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from bitbudget.app.core.effort import (
@@ -26,6 +26,9 @@ __all__ = [
     "Work",
     "curves_s",
     "evaluation_s",
+    "is_previewed",
+    "measuring_s",
+    "preview_s",
     "quantizing_s",
     "relinearizing_s",
     "rollouts_s",
@@ -80,6 +83,10 @@ _PART_OF_WINDOWS: Final = 0.5
 """What is run of them to measure all but the budget's own checkpoint of a large model."""
 _EVALUATED_AT_ONCE: Final = 2.0
 """Forward passes of a checkpoint that take as long as one of the original."""
+_PREVIEW_SHARE: Final = 0.2
+"""Part of the time to the wanted answer that a first one may take unasked."""
+_PREVIEW_FROM_S: Final = 60.0
+"""Seconds that one waits for the wanted answer without a first one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +95,8 @@ class Work:
 
     `weights` are those of all `modules`. `runs` says whether the model is run to measure it, and
     `variants` as how many: as it is, and rotated. `is_measured` says that the curves
-    are there, `relinearizes` that errors are measured together.
+    are there, `relinearizes` that errors are measured together, `preview` whether a first answer
+    at quick effort comes before (None: where it is worth its time).
 
         Work(135_000_000, effort=Effort.QUICK).tokens  # 512
     """
@@ -104,6 +112,7 @@ class Work:
     encoder: Encoder = Encoder.YAQA
     is_measured: bool = False
     relinearizes: bool = False
+    preview: bool | None = None
     speed: MachineSpeed = TYPICAL
 
     @property
@@ -188,6 +197,40 @@ def curves_s(work: Work) -> float:
 def sweep_s(work: Work) -> float:
     """Return how long weights alone are measured in all formats."""
     return work.coding_s(_SWEEP, threads=work.speed.threads)
+
+
+def measuring_s(work: Work) -> float:
+    """Return how long a measurement takes, its verification included."""
+    if work.is_measured:
+        return 0.0
+    sensitivities = text_s(work) + statistics_s(work)
+    checked = rollouts_s(work) + verification_s(work) if work.verifies else 0.0
+    return work.variants * (sensitivities + curves_s(work) + checked)
+
+
+def is_previewed(work: Work) -> bool:
+    """Return whether a first answer at quick effort comes before the wanted one.
+
+    Unless it is asked for, that is where the wanted measurement takes more than a minute and the
+    first one at most a fifth of that.
+    """
+    if not work.runs or work.is_measured or work.effort is Effort.QUICK:
+        return False
+    if work.preview is not None:
+        return work.preview
+    whole = measuring_s(work)
+    return whole > _PREVIEW_FROM_S and measuring_s(_quick(work)) <= _PREVIEW_SHARE * whole
+
+
+def preview_s(work: Work) -> float:
+    """Return how long the first answer takes, 0 where there is none."""
+    return measuring_s(_quick(work)) if is_previewed(work) else 0.0
+
+
+def _quick(work: Work) -> Work:
+    follows = work.encoder is work.plan.encoder
+    encoder = EFFORTS[Effort.QUICK].encoder if follows else work.encoder
+    return replace(work, effort=Effort.QUICK, encoder=encoder, variants=1)
 
 
 def rollouts_s(work: Work) -> float:

@@ -19,6 +19,7 @@ from bitbudget.app.contract.reports import (
     JobResult,
     MeasureResult,
     QuantizeResult,
+    Revision,
     SpeedResult,
     UploadResult,
 )
@@ -28,6 +29,7 @@ from bitbudget.app.contract.texts import TextComparison
 
 __all__ = [
     "EVENT",
+    "Answered",
     "ArtifactMade",
     "Event",
     "Failed",
@@ -86,6 +88,15 @@ class ArtifactMade(Message):
     seconds: Quantity = 0.0
 
 
+class Answered(Message):
+    """There is an answer, or a refined one; `path` is the file or the address of its manifest."""
+
+    kind: Literal["answered"] = "answered"
+    step: Step | None = None
+    answer: Revision
+    path: Path
+
+
 class Logged(Message):
     """Something that a person should know of a step."""
 
@@ -126,7 +137,8 @@ class Failed(Message):
 
 
 Event = Annotated[
-    Started | Progressed | ArtifactMade | Logged | Finished | Failed, Field(discriminator="kind")
+    Started | Progressed | ArtifactMade | Answered | Logged | Finished | Failed,
+    Field(discriminator="kind"),
 ]
 EVENT: Final[TypeAdapter[Event]] = TypeAdapter(Event)
 """Reads one line of a child process."""

@@ -7,7 +7,7 @@ in seconds, sizes in bytes, throughout.
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import Field
 
@@ -28,11 +28,15 @@ from bitbudget.app.contract.messages import (
     Text,
     is_none,
 )
+from bitbudget.app.core.effort import Effort
 from bitbudget.app.core.inventory import Inventory
 from bitbudget.app.core.machine_speed import MachineSpeed
+from bitbudget.app.core.manifest import Manifest
 from bitbudget.app.core.requests import Recover
+from bitbudget.app.core.sensitivity import Sensitivity
 
 __all__ = [
+    "MOST_REVISIONS",
     "Answer",
     "Baseline",
     "Evaluation",
@@ -49,6 +53,7 @@ __all__ = [
     "Recovery",
     "Relinearization",
     "RelinearizationSkipped",
+    "Revision",
     "Rival",
     "UniformRival",
     "UploadResult",
@@ -56,6 +61,8 @@ __all__ = [
 ]
 
 _MOST_WINDOWS: Final = 2**18
+MOST_REVISIONS: Final = 16
+"""Answers that a job may come to: each is kept, and a worker makes two or three."""
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Interval = tuple[Nats, Nats]
 """A 95 % interval: its lower and its upper end."""
@@ -194,7 +201,7 @@ LowBits = Relinearization | RelinearizationSkipped
 
 
 class Answer(Report):
-    """The allocation a job came to: the head of its manifest."""
+    """An allocation: the head of its manifest, and how the measurement behind it was made."""
 
     manifest_sha256: Digest
     file_bytes: Amount
@@ -204,6 +211,37 @@ class Answer(Report):
     bound: Nats
     gap: Real
     status: Line
+    effort: Effort
+    sensitivity: Sensitivity
+
+    @classmethod
+    def of(cls, manifest: Manifest, **more: object) -> Self:
+        """Return the head of a manifest, with `more` fields of a subclass."""
+        certificate = manifest.certificate
+        return cls.model_validate(
+            {
+                "manifest_sha256": manifest.sha256,
+                "file_bytes": manifest.file_bytes,
+                "budget_bytes": manifest.budget_bytes,
+                "bits_per_weight": manifest.bits_per_weight,
+                "predicted_kl_nats_per_token": certificate.predicted_kl_nats_per_token,
+                "bound": certificate.bound,
+                "gap": certificate.gap,
+                "status": certificate.status,
+                "effort": manifest.effort,
+                "sensitivity": manifest.sensitivity,
+                **more,
+            }
+        )
+
+
+class Revision(Answer):
+    """One answer of a job, numbered from 1: a later one is a refinement.
+
+    Revision.of(manifest, revision=1)
+    """
+
+    revision: Annotated[int, Field(ge=1, le=MOST_REVISIONS)]
 
 
 class JobResult(Report):

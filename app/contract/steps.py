@@ -12,15 +12,12 @@ from typing import Final, Self
 
 from bitbudget.app.contract.durations import (
     Work,
-    curves_s,
     evaluation_s,
+    measuring_s,
+    preview_s,
     quantizing_s,
     relinearizing_s,
-    rollouts_s,
-    statistics_s,
     sweep_s,
-    text_s,
-    verification_s,
 )
 from bitbudget.app.core.effort import EFFORTS
 from bitbudget.app.core.requests import Deliver, JobRequest, Recover, Rotation
@@ -33,14 +30,6 @@ _OVERHEAD_S: Final = 1.0
 _DOWNLOAD_BYTES_PER_SECOND: Final = 5e7
 _HASHED: Final = 1.0
 """Coded weights in the time that a weight is read and hashed."""
-
-
-def _measure(work: Work) -> float:
-    if work.is_measured:
-        return 0.0
-    sensitivities = text_s(work) + statistics_s(work)
-    checked = rollouts_s(work) + verification_s(work) if work.verifies else 0.0
-    return work.variants * (sensitivities + curves_s(work) + checked)
 
 
 class Step(StrEnum):
@@ -100,13 +89,21 @@ class Step(StrEnum):
         lambda request: request.rotation is not Rotation.NONE,
         lambda work: work.operations_s(500),
     )
+    PREVIEW = (
+        "preview",
+        "give a first answer at quick effort",
+        ("model", "inventory.json"),
+        ("first_measurement.json", "first_manifest.json"),
+        lambda request: None if request.may_preview else False,
+        preview_s,
+    )
     MEASURE = (
         "measure",
         "measure what each format of each module costs",
         ("model", "inventory.json"),
         ("measurement.json",),
         lambda _: True,
-        _measure,
+        measuring_s,
     )
     ALLOCATE = (
         "allocate",

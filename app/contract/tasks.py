@@ -93,7 +93,10 @@ class FitTask(_SourceTask, _LookingTask):
 
 
 class MeasureTask(_ModelTask):
-    """Steps fetch, inventory, measure. Result: {"measurement": path, "key": sha256, ...}."""
+    """Steps fetch, inventory, measure; with a budget preview, which announces first_manifest.json.
+
+    Result: {"measurement": path, "key": sha256, ...}.
+    """
 
     kind: Literal["measure"] = "measure"
     runtime: Runtime = Field(
@@ -104,6 +107,9 @@ class MeasureTask(_ModelTask):
     cluster: str | None = None
     budget: AllocationRequest | None = Field(
         None, description="Asked for afterwards: what cannot be is refused before it is measured."
+    )
+    preview: bool | None = Field(
+        None, description="Whether a first answer to `budget` comes before; see JobRequest."
     )
 
     @property
@@ -232,7 +238,8 @@ class JobTask(_LookingTask):
     """All steps of a job, as far as `request.deliver` says.
 
     `output` is the checkpoint folder (default: one under `home`). Artifacts announced on the way:
-    inventory.json, measurement.json, manifest.json, evaluation.json, benchmark.json.
+    inventory.json, first_measurement.json, first_manifest.json, measurement.json, manifest.json,
+    evaluation.json, benchmark.json.
     """
 
     kind: Literal["job"] = "job"

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from bitbudget.app.core.encoders import Encoder
+from bitbudget.app.core.encoders import Encoder, usable_encoder
 from bitbudget.app.core.recover import Recover
+from bitbudget.app.core.sensitivity import Sensitivity
 
 __all__ = [
     "EFFORTS",
@@ -20,6 +21,7 @@ __all__ = [
     "EffortPlan",
     "calibration_windows",
     "efforts_up_to",
+    "encoder_at",
     "measures_rival",
     "with_effort",
 ]
@@ -144,6 +146,21 @@ def with_effort(given: object, names: Collection[str]) -> object:
         return given
     plan = EFFORTS[Effort(effort)]
     return {name: getattr(plan, name) for name in names} | dict(given) | {"effort": effort}
+
+
+def encoder_at(
+    effort: Effort, encoder: Encoder, *, before: Effort, sensitivity: Sensitivity
+) -> Encoder:
+    """Return the encoder at another effort: its default where it was the default before.
+
+    >>> encoder_at(
+    ...     Effort.QUICK, Encoder.YAQA, before=Effort.STANDARD, sensitivity=Sensitivity.FISHER
+    ... ).value
+    'careful'
+    """
+    if encoder is not usable_encoder(EFFORTS[before].encoder, sensitivity):
+        return encoder
+    return usable_encoder(EFFORTS[effort].encoder, sensitivity)
 
 
 def efforts_up_to(most: Effort) -> tuple[Effort, ...]:

@@ -17,7 +17,7 @@ from pydantic import (
 from pydantic.config import JsonDict
 
 from bitbudget.app.core.devices import DEVICES, device
-from bitbudget.app.core.effort import EFFORTS, Effort, with_effort
+from bitbudget.app.core.effort import EFFORTS, Effort, encoder_at, with_effort
 from bitbudget.app.core.encoders import Encoder, usable_encoder
 from bitbudget.app.core.errors import InvalidRequestError
 from bitbudget.app.core.formats import FormatName
@@ -212,6 +212,12 @@ class JobRequest(AllocationRequest):
         description="The most that the work may take on the worker's machine, as it is estimated:"
         " the best effort that fits is taken, up to the one that is stated.",
     )
+    preview: bool | None = Field(
+        None,
+        strict=True,
+        description="Give a first answer at quick effort, which the wanted effort then refines;"
+        " default: where the wanted one takes more than a minute and five times as long.",
+    )
     encoder: Encoder = Field(
         Encoder.YAQA,
         description="Default: the effort's. gptq and yaqa need statistics: without fisher"
@@ -259,14 +265,21 @@ class JobRequest(AllocationRequest):
     def _follows_its_effort(cls, given: object) -> object:
         return with_effort(given, ("encoder", "recover"))
 
+    @property
+    def may_preview(self) -> bool:
+        """Whether a first answer at quick effort may come before the one that is asked for."""
+        return (
+            self.preview is not False
+            and self.effort is not Effort.QUICK
+            and self.sensitivity is Sensitivity.FISHER
+        )
+
     def at_effort(self, effort: Effort) -> JobRequest:
         """Return the same without a limit of time; encoder and recovery follow as by default."""
-        before, after = EFFORTS[self.effort], EFFORTS[effort]
-        change: dict[str, object] = {"effort": effort, "max_minutes": None}
-        if self.encoder is usable_encoder(before.encoder, self.sensitivity):
-            change["encoder"] = usable_encoder(after.encoder, self.sensitivity)
-        if self.recover is before.recover:
-            change["recover"] = after.recover
+        encoder = encoder_at(effort, self.encoder, before=self.effort, sensitivity=self.sensitivity)
+        change: dict[str, object] = {"effort": effort, "max_minutes": None, "encoder": encoder}
+        if self.recover is EFFORTS[self.effort].recover:
+            change["recover"] = EFFORTS[effort].recover
         return self.model_copy(update=change)
 
     @model_validator(mode="after")

@@ -121,8 +121,9 @@ class Dashboard:
     def _solved(self, job: Job) -> Solved | None:
         if job.answer is None or job.measurement_id is None:
             return None
-        measurement = self.sources.measurements.library.get(job.measurement_id)
-        return Solved(measurement, self._trade(measurement), self._manifest(job))
+        manifest = self._manifest(job)
+        measurement = self.sources.measurements.library.get(manifest.measurement)
+        return Solved(measurement, self._trade(measurement), manifest)
 
     def _manifest(self, job: Job) -> Manifest:
         return Manifest.from_bytes(self.sources.jobs.manifest(job.id))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Final
 
@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from bitbudget.app.contract.steps import Step
 from bitbudget.app.core.errors import NotFoundError
 from bitbudget.app.jobs.status import OPEN_STATUSES, EventKind, JobStatus
-from bitbudget.app.jobs.tables import EventRow, JobRow
+from bitbudget.app.jobs.tables import EventRow, JobRow, RevisionRow
 from bitbudget.app.storage.ids import is_id
 
 __all__ = [
@@ -25,11 +25,15 @@ __all__ = [
     "delete_progress",
     "events_after",
     "get",
+    "is_answer",
     "jobs_of_events",
     "lock",
     "next_queued",
     "notes",
     "page",
+    "referenced_digests",
+    "revision",
+    "revisions",
     "worker_ids",
 ]
 
@@ -105,6 +109,32 @@ def count_by_status(session: Session) -> dict[JobStatus, int]:
     counts = dict.fromkeys(JobStatus, 0)
     counts.update({JobStatus(status): count for status, count in session.execute(query)})
     return counts
+
+
+def revisions(session: Session, job_ids: Iterable[str]) -> dict[str, list[RevisionRow]]:
+    """Return the answers of each of these jobs, in the order of their numbers."""
+    query = sa.select(RevisionRow).where(RevisionRow.job_id.in_(list(job_ids)))
+    found: dict[str, list[RevisionRow]] = {}
+    for row in session.scalars(query.order_by(RevisionRow.number)):
+        found.setdefault(row.job_id, []).append(row)
+    return found
+
+
+def revision(session: Session, job: JobRow, number: int | None = None) -> RevisionRow | None:
+    """Return an answer of a job by its number, by default the one that counts now."""
+    wanted = job.revision if number is None else number
+    return None if wanted is None else session.get(RevisionRow, (job.id, wanted))
+
+
+def is_answer(session: Session, digest: str) -> bool:
+    """Whether some job came to the manifest with this digest."""
+    query = sa.select(RevisionRow.job_id).where(RevisionRow.sha256 == digest).limit(1)
+    return session.scalars(query).first() is not None
+
+
+def referenced_digests(session: Session) -> set[str]:
+    """Return the digests of the manifests that some job came to."""
+    return set(session.scalars(sa.select(RevisionRow.sha256).distinct()))
 
 
 def events_after(session: Session, job_id: str, after: int, limit: int = 500) -> list[EventRow]:

@@ -12,6 +12,7 @@ from pydantic import Field
 from pydantic.json_schema import SkipJsonSchema
 
 from bitbudget.app.auth.dependencies import JobsReader, JobsWriter
+from bitbudget.app.contract.reports import MOST_REVISIONS
 from bitbudget.app.core.canonical import sha256_of
 from bitbudget.app.core.requests import JobRequest
 from bitbudget.app.http.pages import Page
@@ -63,6 +64,7 @@ IdempotencyKey = Annotated[
     Header(description="The same key and body give the same job, however often they are sent."),
 ]
 EventNumber = Annotated[int, Field(ge=0, le=_MAX_EVENT_ID)] | SkipJsonSchema[None]
+RevisionNumber = Annotated[int, Field(ge=1, le=MOST_REVISIONS)] | SkipJsonSchema[None]
 ModelName = Annotated[str, Field(max_length=1024)] | SkipJsonSchema[None]
 
 
@@ -164,9 +166,13 @@ def get_manifest(
     jobs: Jobs,
     _: JobsReader,
     if_none_match: KnownTags = None,
+    revision: Annotated[RevisionNumber, Query()] = None,
 ) -> Response:
-    """Download the manifest: canonical bytes, whose SHA-256 is the ETag."""
-    data = jobs.manifest(job_id)
+    """Download the manifest: canonical bytes, whose SHA-256 is the ETag.
+
+    By default it is that of the answer that counts now; every `revision` stays.
+    """
+    data = jobs.manifest(job_id, revision)
     return tagged(data, f'"{sha256_of(data)}"', if_none_match)
 
 

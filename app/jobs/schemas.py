@@ -10,7 +10,7 @@ from bitbudget.app.contract.benchmarks import Benchmark
 from bitbudget.app.contract.events import Progress
 from bitbudget.app.contract.leases import Capabilities
 from bitbudget.app.contract.problems import Problem
-from bitbudget.app.contract.reports import Answer, Evaluation, JobResult
+from bitbudget.app.contract.reports import Evaluation, JobResult, Revision
 from bitbudget.app.core.manifest import Certificate
 from bitbudget.app.core.requests import JobRequest
 from bitbudget.app.jobs.status import EventKind, JobStatus
@@ -39,7 +39,15 @@ class Job(BaseModel):
     progress: Progress | None
     worker: JobWorker | None
     measurement_id: str | None
-    answer: Answer | None = Field(description="Present once a manifest can be downloaded.")
+    answer: Revision | None = Field(
+        description="The answer that counts now, once a manifest can be downloaded; it stays when"
+        " the job is cancelled or fails."
+    )
+    revisions: tuple[Revision, ...] = Field(
+        (),
+        description="Every answer so far, the first at quick effort where there was one; the"
+        " manifest of each stays downloadable by its number.",
+    )
     result: JobResult | None = Field(description="What the worker reported at the end.")
     problem: Problem | None = Field(description="Why it failed.")
     unreadable: tuple[str, ...] = Field(

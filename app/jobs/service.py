@@ -17,9 +17,11 @@ from bitbudget.app.contract.benchmarks import Benchmark
 from bitbudget.app.contract.messages import Report
 from bitbudget.app.contract.reports import Evaluation
 from bitbudget.app.core.canonical import canonical_json, sha256_of
+from bitbudget.app.core.effort import Effort
 from bitbudget.app.core.errors import (
     BitbudgetError,
     ConflictError,
+    InfeasibleBudgetError,
     InvalidRequestError,
     NotFoundError,
 )
@@ -51,6 +53,7 @@ __all__ = ["JobService"]
 
 _LOG: Final = logging.getLogger(__name__)
 _MOST_REQUEST_BYTES: Final = 2**16
+_FIRST: Final = (ArtifactName.FIRST_MEASUREMENT, ArtifactName.FIRST_MANIFEST)
 Document = TypeVar("Document", bound=Report)
 
 
@@ -61,6 +64,12 @@ class _Ready:
     measurement_id: str
     measurement_json: bytes
     solved: Solved
+    names: tuple[ArtifactName, ArtifactName] = (ArtifactName.MEASUREMENT, ArtifactName.MANIFEST)
+
+    @property
+    def is_first(self) -> bool:
+        """Whether it is a first answer, which a worker refines."""
+        return self.names == _FIRST
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +98,7 @@ class JobService:
         ready = self._solve_stored(request)
         if ready is None:
             self._refuse_infeasible(request)
+            ready = self._first_answer(request)
         try:
             return self._insert(request, principal, key, digest, ready)
         except sqlalchemy.exc.IntegrityError:
@@ -131,24 +141,29 @@ class JobService:
             found = repository.events_after(session, job_id, after)
             return [event_view(event) for event in found], not JobStatus(row.status).is_final
 
-    def manifest(self, job_id: str) -> bytes:
-        """Return the manifest's bytes; ConflictError while there is none yet."""
-        data = self._artifact(job_id, ArtifactName.MANIFEST)
-        if data is None:
+    def manifest(self, job_id: str, revision: int | None = None) -> bytes:
+        """Return the manifest's bytes, of a revision or of the answer that counts now.
+
+        ConflictError while there is none yet.
+        """
+        with self.database.read() as session:
+            row = repository.revision(session, repository.get(session, job_id), revision)
+        if row is None:
+            what = "no manifest" if revision is None else f"no revision {revision}"
             raise ConflictError(
                 what="Job",
                 name=job_id,
-                reason="has no manifest yet",
+                reason=f"has {what} yet",
                 remedy=f"follow /v1/jobs/{job_id}/events until it has",
             )
-        return data
+        return self.store.get(row.sha256)
 
     def report(self, job_id: str) -> JobReport:
         """Return what is known of a job's outcome."""
         job = self.get(job_id)
         return JobReport(
             job=job,
-            allocation=self._allocation(job_id),
+            allocation=None if job.answer is None else self._allocation(job_id),
             evaluation=self._document(job_id, ArtifactName.EVALUATION, Evaluation),
             benchmark=self._document(job_id, ArtifactName.BENCHMARK, Benchmark),
         )
@@ -160,9 +175,8 @@ class JobService:
 
     def _allocation(self, job_id: str) -> AllocationSummary | None:
         """Summarize a manifest; one of a version that wrote it differently is downloaded only."""
-        manifest = self._artifact(job_id, ArtifactName.MANIFEST)
         try:
-            return None if manifest is None else allocation_summary(Manifest.from_bytes(manifest))
+            return allocation_summary(Manifest.from_bytes(self.manifest(job_id)))
         except InvalidRequestError:
             return None
 
@@ -190,7 +204,23 @@ class JobService:
     def is_answerable(self, request: JobRequest) -> bool:
         """Whether stored curves may answer a request, which then is solved."""
         with self.database.read() as session:
-            return bool(measurements.find_for(session, request))
+            if measurements.find_for(session, request):
+                return True
+            quick = request.at_effort(Effort.QUICK)
+            return request.may_preview and bool(measurements.find_for(session, quick))
+
+    def _first_answer(self, request: JobRequest) -> _Ready | None:
+        """Answer at quick effort from stored curves, where there are such.
+
+        They may allow nothing where the wanted ones do: then there is no answer yet.
+        """
+        if not request.may_preview:
+            return None
+        try:
+            found = self._solve_stored(request.at_effort(Effort.QUICK))
+        except InfeasibleBudgetError:
+            return None
+        return None if found is None else replace(found, names=_FIRST)
 
     def _solve_stored(self, request: JobRequest) -> _Ready | None:
         with self.database.read() as session:
@@ -243,7 +273,7 @@ class JobService:
             transitions.queued(row)
             if ready is not None:
                 self._attach(session, transitions, row, ready)
-                if request.deliver is Deliver.MANIFEST:
+                if request.deliver is Deliver.MANIFEST and not ready.is_first:
                     transitions.succeeded(row, None)
             return job_view(session, row)
 
@@ -252,13 +282,9 @@ class JobService:
     ) -> None:
         """Give a new job the manifest and the measurement, so that no worker makes them again."""
         row.measurement_id = ready.measurement_id
-        row.summary = ready.solved.answer.model_dump(mode="json")
-        files = {
-            ArtifactName.MEASUREMENT: ready.measurement_json,
-            ArtifactName.MANIFEST: ready.solved.data,
-        }
         one_at_a_time(session, artifacts.BLOBS)
-        for name, data in files.items():
+        files = (ready.measurement_json, ready.solved.data)
+        for name, data in zip(ready.names, files, strict=True):
             digest = self.store.put(data)
             artifacts.save(
                 session,
@@ -270,6 +296,7 @@ class JobService:
                 now=row.created_at,
             )
             transitions.artifact(row, name, digest, len(data))
+        transitions.answered(row, ready.solved.manifest)
 
 
 def _check_length(body: bytes) -> None:

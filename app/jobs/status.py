@@ -33,6 +33,7 @@ class EventKind(StrEnum):
     STARTED = "started"
     PROGRESS = "progress"
     ARTIFACT = "artifact"
+    ANSWERED = "answered"
     LOG = "log"
     REQUEUED = "requeued"
     CANCEL_REQUESTED = "cancel_requested"

@@ -11,11 +11,14 @@ from sqlalchemy.orm import Mapped, mapped_column
 from bitbudget.app.jobs.status import EventKind, JobStatus
 from bitbudget.app.storage.schema import Base, Moment, one_of
 
-__all__ = ["EventRow", "JobRow"]
+__all__ = ["EventRow", "JobRow", "RevisionRow"]
 
 
 class JobRow(Base):
-    """One job; `attempt` counts leases taken, `strikes` the attempts that were lost."""
+    """One job; `attempt` counts leases taken, `strikes` the attempts that were lost.
+
+    `revision` is the number of the answer that counts now.
+    """
 
     __tablename__ = "jobs"
 
@@ -31,7 +34,7 @@ class JobRow(Base):
     measurement_id: Mapped[str | None] = mapped_column(
         sa.ForeignKey("measurements.id", ondelete="SET NULL")
     )
-    summary: Mapped[dict[str, JsonValue] | None] = mapped_column(sa.JSON(none_as_null=True))
+    revision: Mapped[int | None]
     result: Mapped[dict[str, JsonValue] | None] = mapped_column(sa.JSON(none_as_null=True))
     problem: Mapped[dict[str, JsonValue] | None] = mapped_column(sa.JSON(none_as_null=True))
     owner: Mapped[str] = mapped_column(sa.String(32), default="")
@@ -57,6 +60,25 @@ class JobRow(Base):
         sa.UniqueConstraint("owner", "idempotency_key"),
         sa.Index("ix_jobs_status_id", "status", "id"),
         sa.Index("ix_jobs_queue", "status", "strikes", "id"),
+    )
+
+
+class RevisionRow(Base):
+    """One answer of a job; its manifest lies in the store under `sha256`."""
+
+    __tablename__ = "revisions"
+
+    job_id: Mapped[str] = mapped_column(
+        sa.ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True
+    )
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    sha256: Mapped[str] = mapped_column(sa.String(64))
+    answer: Mapped[dict[str, JsonValue]] = mapped_column(sa.JSON)
+
+    __table_args__ = (
+        sa.CheckConstraint("number >= 1", name="number_positive"),
+        sa.UniqueConstraint("job_id", "sha256"),
+        sa.Index("ix_revisions_sha256", "sha256"),
     )
 
 

@@ -12,10 +12,12 @@ from sqlalchemy.orm import Session
 from bitbudget.app.contract.events import Progress
 from bitbudget.app.contract.leases import LogLine
 from bitbudget.app.contract.problems import Problem
-from bitbudget.app.contract.reports import JobResult
+from bitbudget.app.contract.reports import MOST_REVISIONS, JobResult, Revision
+from bitbudget.app.core.errors import ConflictError
+from bitbudget.app.core.manifest import Manifest
 from bitbudget.app.jobs import repository
 from bitbudget.app.jobs.status import EventKind, JobStatus
-from bitbudget.app.jobs.tables import EventRow, JobRow
+from bitbudget.app.jobs.tables import EventRow, JobRow, RevisionRow
 
 __all__ = ["MAX_STRIKES", "Transitions"]
 
@@ -59,6 +61,37 @@ class Transitions:
         """A file of the job was stored."""
         self._record(job, EventKind.ARTIFACT, {"name": name, "sha256": sha256, "bytes": nbytes})
 
+    def answered(self, job: JobRow, manifest: Manifest) -> None:
+        """The job came to an answer, a new revision of it or one it came to before.
+
+        ConflictError for more revisions than any job has.
+        """
+        known = repository.revisions(self._session, [job.id]).get(job.id, [])
+        row = next((row for row in known if row.sha256 == manifest.sha256), None)
+        if row is None:
+            row = self._revision(job, manifest, known[-1].number + 1 if known else 1)
+        if job.revision != row.number:
+            job.revision = row.number
+            self._record(job, EventKind.ANSWERED, row.answer)
+
+    def _revision(self, job: JobRow, manifest: Manifest, number: int) -> RevisionRow:
+        if number > MOST_REVISIONS:
+            raise ConflictError(
+                what="Job",
+                name=job.id,
+                reason=f"has {MOST_REVISIONS} revisions of its answer",
+                remedy="a worker uploads two or three: submit the job again",
+            )
+        answer = Revision.of(manifest, revision=number).model_dump(mode="json")
+        row = RevisionRow(job_id=job.id, number=number, sha256=manifest.sha256, answer=answer)
+        self._session.add(row)
+        self._session.flush()
+        return row
+
+    def _answer(self, job: JobRow) -> dict[str, JsonValue] | None:
+        row = repository.revision(self._session, job)
+        return None if row is None else row.answer
+
     def logged(self, job: JobRow, lines: Iterable[LogLine]) -> None:
         """The worker told something that people should know."""
         for line in lines:
@@ -100,7 +133,7 @@ class Transitions:
         """The job came to its end."""
         job.result = None if result is None else result.model_dump(mode="json")
         self._end(job, JobStatus.SUCCEEDED)
-        self._record(job, EventKind.SUCCEEDED, {"answer": job.summary})
+        self._record(job, EventKind.SUCCEEDED, {"answer": self._answer(job)})
 
     def failed(self, job: JobRow, problem: Problem) -> None:
         """The job cannot be done."""
@@ -109,9 +142,9 @@ class Transitions:
         self._record(job, EventKind.FAILED, {"problem": job.problem})
 
     def cancelled(self, job: JobRow) -> None:
-        """The job was stopped as asked."""
+        """The job was stopped as asked; the answer that it has is kept."""
         self._end(job, JobStatus.CANCELLED)
-        self._record(job, EventKind.CANCELLED, {})
+        self._record(job, EventKind.CANCELLED, {"answer": self._answer(job)})
 
     def _end(self, job: JobRow, status: JobStatus) -> None:
         job.status = status

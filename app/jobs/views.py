@@ -12,11 +12,12 @@ from sqlalchemy.orm import Session
 from bitbudget.app.contract.events import Progress
 from bitbudget.app.contract.leases import Capabilities
 from bitbudget.app.contract.problems import Problem
-from bitbudget.app.contract.reports import Answer, JobResult
+from bitbudget.app.contract.reports import JobResult, Revision
 from bitbudget.app.core.requests import JobRequest
+from bitbudget.app.jobs import repository
 from bitbudget.app.jobs.schemas import Job, JobEvent, JobWorker
 from bitbudget.app.jobs.status import EventKind, JobStatus
-from bitbudget.app.jobs.tables import EventRow, JobRow
+from bitbudget.app.jobs.tables import EventRow, JobRow, RevisionRow
 from bitbudget.app.storage.stored import read_stored
 from bitbudget.app.workers import repository as workers_repository
 from bitbudget.app.workers.tables import WorkerRow
@@ -33,7 +34,10 @@ def _views(session: Session, rows: Iterable[JobRow]) -> list[Job]:
     """Return jobs with their workers, in the order given."""
     listed: Sequence[JobRow] = list(rows)
     workers = workers_repository.by_id(session, {row.worker_id for row in listed if row.worker_id})
-    return [_view(row, workers.get(row.worker_id or "")) for row in listed]
+    revisions = repository.revisions(session, [row.id for row in listed])
+    return [
+        _view(row, workers.get(row.worker_id or ""), revisions.get(row.id, [])) for row in listed
+    ]
 
 
 def job_lines(session: Session, rows: Iterable[JobRow]) -> list[Job]:
@@ -46,8 +50,10 @@ def job_view(session: Session, row: JobRow) -> Job:
     return _views(session, [row])[0]
 
 
-def _view(row: JobRow, worker: WorkerRow | None) -> Job:
+def _view(row: JobRow, worker: WorkerRow | None, revisions: Sequence[RevisionRow]) -> Job:
     parts = _Parts(row.id)
+    read = [parts.read("answer", Revision, each.answer) for each in revisions]
+    answers = tuple(each for each in read if each is not None)
     request = parts.read("request", JobRequest, row.request)
     return Job(
         id=row.id,
@@ -58,7 +64,8 @@ def _view(row: JobRow, worker: WorkerRow | None) -> Job:
         progress=parts.read("progress", Progress, row.progress),
         worker=None if worker is None else _worker(worker, parts),
         measurement_id=row.measurement_id,
-        answer=parts.read("answer", Answer, row.summary),
+        answer=next((each for each in answers if each.revision == row.revision), None),
+        revisions=answers,
         result=parts.read("result", JobResult, row.result),
         problem=parts.read("problem", Problem, row.problem),
         created_at=row.created_at,

@@ -18,11 +18,11 @@ from bitbudget.app.core.manifest import Manifest
 from bitbudget.app.core.measurement import Measurement
 from bitbudget.app.core.requests import JobRequest, Rotation
 from bitbudget.app.jobs.tables import JobRow
+from bitbudget.app.jobs.transitions import Transitions
 from bitbudget.app.leases.checks import Assignment, KnownModel
 from bitbudget.app.measurements import repository as measurements
 from bitbudget.app.measurements.cache import MeasurementLibrary
 from bitbudget.app.measurements.repository import Maker
-from bitbudget.app.measurements.solving import answer_of
 from bitbudget.app.models import repository as models
 from bitbudget.app.storage.database import one_at_a_time
 
@@ -76,7 +76,7 @@ class Intake:
             case Measurement():
                 return _keep_measurement(session, job, document, maker, now)
             case Manifest():
-                job.summary = answer_of(document).model_dump(mode="json")
+                Transitions(session, now).answered(job, document)
             case Report():
                 pass  # read from the artifact where they are shown
         return None
@@ -96,9 +96,9 @@ def _reader(name: ArtifactName) -> Untrusted[Document]:
     match name:
         case ArtifactName.INVENTORY:
             return Untrusted[Document](KnownModel)
-        case ArtifactName.MEASUREMENT:
+        case ArtifactName.MEASUREMENT | ArtifactName.FIRST_MEASUREMENT:
             return Untrusted[Document](Measurement)
-        case ArtifactName.MANIFEST:
+        case ArtifactName.MANIFEST | ArtifactName.FIRST_MANIFEST:
             return Untrusted[Document](Manifest)
         case _:
             return Untrusted[Document](name.report)
@@ -134,7 +134,7 @@ def _keep_measurement(
             " those stay, this job goes on with its own"
         )
     request = JobRequest.model_validate(job.request)
-    if request.max_minutes is not None:  # as one of the effort that was chosen
+    if request.effort is not document.effort:  # that of a first answer, or chosen by the time
         request = request.at_effort(document.effort)
     if request.rotation is Rotation.AUTO:  # as `auto` once the job is done
         found = next((r for r in Rotation if r == document.rotation), Rotation.NONE)

@@ -23,8 +23,9 @@ from bitbudget.app.contract.leases import (
     StoredArtifact,
 )
 from bitbudget.app.contract.problems import Problem
-from bitbudget.app.contract.reports import Answer, JobResult
+from bitbudget.app.contract.reports import JobResult, Revision
 from bitbudget.app.core.canonical import sha256_of
+from bitbudget.app.core.effort import Effort
 from bitbudget.app.core.errors import ConflictError, LostLeaseError, NotFoundError
 from bitbudget.app.core.measurement import Measurement
 from bitbudget.app.core.requests import JobRequest, Rotation
@@ -51,7 +52,10 @@ _LOG: Final = logging.getLogger(__name__)
 _CHECKED_AGAINST: Final[Mapping[ArtifactName, tuple[ArtifactName, ...]]] = {
     ArtifactName.MEASUREMENT: (ArtifactName.INVENTORY,),
     ArtifactName.MANIFEST: (ArtifactName.MEASUREMENT,),
+    ArtifactName.FIRST_MEASUREMENT: (ArtifactName.INVENTORY,),
+    ArtifactName.FIRST_MANIFEST: (ArtifactName.FIRST_MEASUREMENT,),
 }
+_FIRST: Final = (ArtifactName.FIRST_MEASUREMENT, ArtifactName.FIRST_MANIFEST)
 _UNREADABLE: Final = Problem.about(
     "unreadable-request",
     "what is stored of this request cannot be read by this version of the server; "
@@ -169,9 +173,9 @@ class LeaseService:
                 now=now,
             )
             maker = Maker(worker.id, worker.owner)
-            remark = self.intake.apply(session, job, document, maker, now)
             transitions = Transitions(session, now)
             transitions.artifact(job, name, found, len(data))
+            remark = self.intake.apply(session, job, document, maker, now)
             if remark is not None:
                 _LOG.warning("job %s, worker %s: %s", job.id, worker.id, remark)
                 transitions.remarked(job, remark)
@@ -180,12 +184,12 @@ class LeaseService:
         return StoredArtifact(name=name, sha256=found, bytes=len(data))
 
     def _release(self, digest: str | None) -> None:
-        """Remove a blob that was replaced, unless an artifact still has it."""
+        """Remove a blob that was replaced, unless an artifact or a revision still has it."""
         if digest is None:
             return
         with self.database.write() as session:
             one_at_a_time(session, artifacts.BLOBS)
-            if not artifacts.is_needed(session, digest):
+            if not (artifacts.is_needed(session, digest) or jobs.is_answer(session, digest)):
                 self.store.delete(digest)
 
     def _assignment(
@@ -198,9 +202,11 @@ class LeaseService:
             if other in known
         }
         inventory = documents.get(ArtifactName.INVENTORY)
-        measurement = documents.get(ArtifactName.MEASUREMENT)
+        measurement = documents.get(ArtifactName.MEASUREMENT) or documents.get(
+            ArtifactName.FIRST_MEASUREMENT
+        )
         return Assignment(
-            request,
+            request.at_effort(Effort.QUICK) if name in _FIRST else request,
             inventory if isinstance(inventory, KnownModel) else None,
             measurement if isinstance(measurement, Measurement) else None,
         )
@@ -281,7 +287,17 @@ def _stored(session: Session, job_id: str) -> tuple[StoredArtifact, ...]:
     )
 
 
-def _check_same_answer(job: JobRow, answer: Answer, result: JobResult) -> None:
+def _final_answer(session: Session, job: JobRow) -> Revision:
+    """Return the answer of the uploaded manifest.json; ConflictError where that does not count."""
+    row = jobs.revision(session, job)
+    manifest = artifacts.find(session, job.id, ArtifactName.MANIFEST)
+    answer = None if row is None else read_stored(Revision, row.answer, f"job {job.id}")
+    if manifest is None or answer is None or manifest.sha256 != answer.manifest_sha256:
+        raise _conflict(job, "has no manifest.json that is its newest answer")
+    return answer
+
+
+def _check_same_answer(job: JobRow, answer: Revision, result: JobResult) -> None:
     """Raise ConflictError for a result that is not of the manifest that was uploaded."""
     if answer.manifest_sha256 != result.sha256:
         raise _conflict(job, f"holds another manifest than that of the result, {result.sha256}")
@@ -293,7 +309,7 @@ def _check_same_answer(job: JobRow, answer: Answer, result: JobResult) -> None:
         raise _conflict(job, f"has measurement {job.measurement_id}, the result says another")
 
 
-def _check_budget(job: JobRow, answer: Answer) -> None:
+def _check_budget(job: JobRow, answer: Revision) -> None:
     """Raise ConflictError for more bytes than were asked for, whatever was checked before."""
     budget = JobRequest.model_validate(job.request).budget_bytes
     if budget is not None and answer.file_bytes > budget:
@@ -309,9 +325,7 @@ def _end(session: Session, job: JobRow, result: LeaseResult, now: datetime) -> N
     transitions = Transitions(session, now)
     match result.outcome:
         case LeaseOutcome.SUCCEEDED:
-            answer = read_stored(Answer, job.summary, f"job {job.id}")
-            if answer is None:
-                raise _conflict(job, "has no manifest.json")
+            answer = _final_answer(session, job)
             _check_budget(job, answer)
             if result.result is not None:
                 _check_same_answer(job, answer, result.result)

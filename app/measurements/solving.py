@@ -17,7 +17,7 @@ from bitbudget.app.core.requests import AllocationRequest
 from bitbudget.app.core.rotation_choice import solve_each
 from bitbudget.app.core.solving import manifest_of
 
-__all__ = ["Solved", "answer_of", "limited", "solve", "solve_best"]
+__all__ = ["Solved", "limited", "solve", "solve_best"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ def solve(measurement: Measurement, request: AllocationRequest) -> Solved:
         seconds_left=lambda: 0.0 if limits.is_gone() else ends_at - time.monotonic(),
     )
     manifest = manifest_of(measurement, request, allocation)
-    return Solved(manifest, manifest.to_bytes(), answer_of(manifest))
+    return Solved(manifest, manifest.to_bytes(), Answer.of(manifest))
 
 
 def solve_best(
@@ -80,19 +80,4 @@ def solve_best(
         measurements,
         lambda measurement: (measurement, solve(measurement, request)),
         lambda found: (found[0], found[1].answer.predicted_kl_nats_per_token),
-    )
-
-
-def answer_of(manifest: Manifest) -> Answer:
-    """Return the head of a manifest."""
-    certificate = manifest.certificate
-    return Answer(
-        manifest_sha256=manifest.sha256,
-        file_bytes=manifest.file_bytes,
-        budget_bytes=manifest.budget_bytes,
-        bits_per_weight=manifest.bits_per_weight,
-        predicted_kl_nats_per_token=certificate.predicted_kl_nats_per_token,
-        bound=certificate.bound,
-        gap=certificate.gap,
-        status=certificate.status,
     )

@@ -52,7 +52,7 @@ def collect(
             session, now - age, kept=[jobs.worker_ids(), leases.worker_ids()]
         )
     with database.read() as session:
-        needed = artifacts.referenced_digests(session)
+        needed = artifacts.referenced_digests(session) | jobs.referenced_digests(session)
     count, nbytes = store.delete_partial(utc_now() - _GRACE)
     for blob in store.blobs():
         if blob.digest not in needed and utc_now() - blob.put_at > _GRACE:

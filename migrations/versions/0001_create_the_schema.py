@@ -1,4 +1,4 @@
-"""Create the schema: keys, workers, models, measurements, jobs, events, leases, follow-ups."""
+"""Create the schema: keys, workers, models, measurements, jobs, revisions, events, leases."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def upgrade() -> None:
         sa.Column("worker_id", sa.String(length=32), nullable=True),
         sa.Column("progress", sa.JSON(none_as_null=True), nullable=True),
         sa.Column("measurement_id", sa.String(length=64), nullable=True),
-        sa.Column("summary", sa.JSON(none_as_null=True), nullable=True),
+        sa.Column("revision", sa.Integer(), nullable=True),
         sa.Column("result", sa.JSON(none_as_null=True), nullable=True),
         sa.Column("problem", sa.JSON(none_as_null=True), nullable=True),
         sa.Column("owner", sa.String(length=32), nullable=False),
@@ -133,6 +133,21 @@ def upgrade() -> None:
     )
     op.create_index("ix_jobs_status_id", "jobs", ["status", "id"], unique=False)
     op.create_index("ix_jobs_queue", "jobs", ["status", "strikes", "id"], unique=False)
+
+    op.create_table(
+        "revisions",
+        sa.Column("job_id", sa.String(length=32), nullable=False),
+        sa.Column("number", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("sha256", sa.String(length=64), nullable=False),
+        sa.Column("answer", sa.JSON(), nullable=False),
+        sa.CheckConstraint("number >= 1", name=op.f("ck_revisions_number_positive")),
+        sa.ForeignKeyConstraint(
+            ["job_id"], ["jobs.id"], name=op.f("fk_revisions_job_id_jobs"), ondelete="CASCADE"
+        ),
+        sa.PrimaryKeyConstraint("job_id", "number", name=op.f("pk_revisions")),
+        sa.UniqueConstraint("job_id", "sha256", name=op.f("uq_revisions_job_id_sha256")),
+    )
+    op.create_index("ix_revisions_sha256", "revisions", ["sha256"], unique=False)
 
     op.create_table(
         "measurement_names",
@@ -194,7 +209,7 @@ def upgrade() -> None:
         sa.Column("at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("data", sa.JSON(), nullable=False),
         sa.CheckConstraint(
-            "kind IN ('queued', 'started', 'progress', 'artifact', 'log', 'requeued', "
+            "kind IN ('queued', 'started', 'progress', 'artifact', 'answered', 'log', 'requeued', "
             "'cancel_requested', 'succeeded', 'failed', 'cancelled')",
             name=op.f("ck_events_kind_known"),
         ),
@@ -304,6 +319,9 @@ def downgrade() -> None:
     op.drop_table("artifacts")
     op.drop_table("tensors")
     op.drop_table("measurement_names")
+    op.drop_index("ix_revisions_sha256", table_name="revisions")
+
+    op.drop_table("revisions")
     op.drop_index("ix_jobs_queue", table_name="jobs")
     op.drop_index("ix_jobs_status_id", table_name="jobs")
 

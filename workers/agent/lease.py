@@ -37,6 +37,7 @@ _LOG: Final = logging.getLogger(__name__)
 _EVENT_SECONDS: Final = 0.25
 _REACH_SECONDS: Final = 2.0
 _MEASUREMENT: Final = "measurement.json"
+_FIRST_MANIFEST: Final = "first_manifest.json"
 _WRONG_DOCUMENTS: Final = (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.UNPROCESSABLE_ENTITY)
 _UNFORESEEN: Final = "urn:bitbudget:problem:internal"
 
@@ -93,6 +94,8 @@ class LeaseRun:
 
     def _task(self) -> JobTask:
         request = self.lease.request
+        if _FIRST_MANIFEST in self._stored:
+            request = request.model_copy(update={"preview": False})
         return JobTask(
             home=str(self.home),
             disk_limit_bytes=self.disk_limit_bytes,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bitbudget.app.contract.tasks import MeasureTask
 from bitbudget.app.core.calibration_text import NO_TEXT, OwnText
 from bitbudget.app.core.canonical import canonical_json, sha256_of
-from bitbudget.app.core.effort import Effort
+from bitbudget.app.core.effort import Effort, encoder_at
 from bitbudget.app.core.formats import STOCK_FORMATS, Format
 from bitbudget.app.core.manifest import Manifest
 from bitbudget.app.core.measurement import Encoder, ModelIdentity, Sensitivity, measurement_key
@@ -22,6 +22,7 @@ __all__ = [
     "FetchOptions",
     "GivenMeasurement",
     "MeasureOptions",
+    "PreviewOptions",
     "QuantizeOptions",
     "RecoverOptions",
     "StatedBudget",
@@ -112,6 +113,11 @@ class MeasureOptions:
             own_text=OwnText.CHAT if manifest.text == OwnText.CHAT else OwnText.SELF,
         )
 
+    def at_effort(self, effort: Effort) -> MeasureOptions:
+        """Return the same at another effort; a stated encoder stays."""
+        encoder = encoder_at(effort, self.encoder, before=self.effort, sensitivity=self.sensitivity)
+        return replace(self, effort=effort, encoder=encoder)
+
     @property
     def is_rotated(self) -> bool:
         """Whether a rotated model is measured, perhaps beside the model as it is."""
@@ -160,6 +166,14 @@ class GivenMeasurement:
     """A measurement.json made elsewhere, taken if it is of these weights and made in this way."""
 
     path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class PreviewOptions:
+    """What a first answer is asked for; `wanted` None says: where it is worth its time."""
+
+    request: AllocationRequest
+    wanted: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)

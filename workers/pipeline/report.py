@@ -9,10 +9,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, Self
 
-from bitbudget.app.contract.events import ArtifactMade, Event, Logged, Progressed, Started
+from bitbudget.app.contract.events import (
+    Answered,
+    ArtifactMade,
+    Event,
+    Logged,
+    Progressed,
+    Started,
+)
 from bitbudget.app.contract.messages import storable_text
+from bitbudget.app.contract.reports import Revision
 from bitbudget.app.contract.steps import Step, Work
 from bitbudget.app.core.canonical import sha256_of
+from bitbudget.app.core.manifest import Manifest
 from bitbudget.workers.pipeline.fractions import Fractions
 from bitbudget.workers.pipeline.pace import Pace
 
@@ -43,6 +52,7 @@ class Reporter:
         self._step: Step | None = None
         self._began = self._told = 0.0
         self._pace = Pace()
+        self._revision: Revision | None = None
 
     def begin(self, step: Step) -> Self:
         """Announce that `step` begins; ValueError when it is not one of those to come."""
@@ -103,17 +113,26 @@ class Reporter:
             )
         )
 
-    def artifact(self, path: Path) -> None:
-        """Announce a finished file by its name, place and digest."""
+    def artifact(self, path: Path, name: str = "") -> None:
+        """Announce a finished file by its name, place and digest; `name` if not the file's own."""
         self._emit(
             ArtifactMade(
                 step=self.step,
-                name=path.name,
+                name=name or path.name,
                 path=str(path),
                 sha256=sha256_of(path.read_bytes()),
                 seconds=time.monotonic() - self._began,
             )
         )
+
+    def answer(self, manifest: Manifest, path: Path) -> None:
+        """Announce an answer, the next revision, unless it is the newest one again."""
+        newest = self._revision
+        if newest is not None and newest.manifest_sha256 == manifest.sha256:
+            return
+        number = 1 if newest is None else newest.revision + 1
+        self._revision = Revision.of(manifest, revision=number)
+        self._emit(Answered(step=self.step, answer=self._revision, path=str(path)))
 
     def log(self, detail: str) -> None:
         """Tell something that a person should know."""

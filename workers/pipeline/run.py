@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeVar
 
 from bitbudget.app.contract.home import Home
@@ -11,6 +11,7 @@ from bitbudget.workers.pipeline.report import Reporter
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from bitbudget.app.contract.durations import Work
     from bitbudget.app.core.inventory import Inventory
     from bitbudget.app.core.measurement import Measurement
     from bitbudget.workers.models import Checkpoint
@@ -21,6 +22,7 @@ __all__ = [
     "Delivered",
     "Measured",
     "Measurements",
+    "Previewed",
     "Run",
     "Variant",
     "Variants",
@@ -67,6 +69,13 @@ class Measurements:
 
 
 @dataclass(frozen=True, slots=True)
+class Previewed:
+    """SHA-256 of the manifest of the first answer, None where its curves allowed none."""
+
+    sha256: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class AllocatedByCurves:
     """SHA-256 of the manifest that the curves alone gave."""
 
@@ -100,6 +109,11 @@ class Run:
     def keep(self, *values: object) -> None:
         """Keep options of the task, or what a step made, for the steps to come."""
         self._kept.update((type(value), value) for value in values)
+
+    def work_on(self, variant: Variant) -> Work:
+        """Return the work at the effort that `variant` is measured with."""
+        options = variant.options
+        return replace(self.report.work, effort=options.effort, encoder=options.encoder)
 
     def __getitem__(self, kind: type[_Kind]) -> _Kind:
         """Return what is kept of a type; KeyError when no earlier step made it."""

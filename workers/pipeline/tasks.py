@@ -28,7 +28,7 @@ from bitbudget.app.contract.tasks import (
     Task,
     UploadTask,
 )
-from bitbudget.app.core.effort import EFFORTS
+from bitbudget.app.core.effort import EFFORTS, Effort
 from bitbudget.app.core.encoders import ENCODERS
 from bitbudget.app.core.errors import InvalidRequestError
 from bitbudget.app.core.manifest import Manifest
@@ -45,6 +45,7 @@ from bitbudget.workers.pipeline.options import (
     FetchOptions,
     GivenMeasurement,
     MeasureOptions,
+    PreviewOptions,
     QuantizeOptions,
     RecoverOptions,
     StatedBudget,
@@ -165,17 +166,20 @@ def _measuring(task: MeasureTask) -> _Plan:
         allow_quantized_source=task.allow_quantized_source,
         only_measures=True,
     )
+    preview = () if task.budget is None else (PreviewOptions(task.budget, task.preview),)
+    steps = (Step.FETCH, Step.INVENTORY, *rotate, *(Step.PREVIEW for _ in preview), Step.MEASURE)
     return _Plan(
-        (Step.FETCH, Step.INVENTORY, *rotate, Step.MEASURE),
+        steps,
         results.measure,
         (
             fetched,
             options,
             *_looking(task),
+            *preview,
             *_limit(task.max_minutes),
             *_stated(task.budget, is_quantized=task.allow_quantized_source),
         ),
-        _work(task.model, options),
+        _work(task.model, options, preview=task.preview),
     )
 
 
@@ -201,6 +205,7 @@ def _job(task: JobTask) -> _Plan:
             fetched,
             options,
             *_looking(task),
+            PreviewOptions(request.at_effort(Effort.QUICK), request.preview),
             *_limit(request.max_minutes),
             *given,
             *_stated(request, is_quantized=request.allow_quantized_source),
@@ -215,6 +220,7 @@ def _job(task: JobTask) -> _Plan:
             baseline=task.baseline,
             recover_seconds=request.recover_seconds,
             relinearizes=request.relinearize is True,
+            preview=request.preview,
         ),
         output,
     )
@@ -313,6 +319,7 @@ def _work(
     baseline: bool = False,
     recover_seconds: float = 0.0,
     relinearizes: bool = False,
+    preview: bool | None = None,
 ) -> Work:
     """Return what is known of the work before anything is done."""
     is_here = Path(model).expanduser().is_dir()
@@ -324,6 +331,7 @@ def _work(
         baseline=baseline,
         recover_seconds=recover_seconds,
         relinearizes=relinearizes,
+        preview=preview,
     )
 
 

@@ -8,7 +8,6 @@ from bitbudget.app.contract.durations import Work
 from bitbudget.app.contract.steps import Step, possible_steps
 from bitbudget.app.core.duration import duration_words
 from bitbudget.app.core.effort import EFFORTS, Effort, efforts_up_to
-from bitbudget.app.core.encoders import usable_encoder
 from bitbudget.app.core.errors import TooLittleTimeError
 from bitbudget.app.core.recover import Recover
 from bitbudget.app.core.requests import JobRequest
@@ -16,6 +15,7 @@ from bitbudget.workers.pipeline.options import (
     BenchmarkOptions,
     EvaluateOptions,
     MeasureOptions,
+    PreviewOptions,
     RecoverOptions,
 )
 from bitbudget.workers.pipeline.run import Run
@@ -53,34 +53,25 @@ def keep_within(run: Run) -> None:
     )
 
 
-def _at(options: MeasureOptions, effort: Effort) -> MeasureOptions:
-    """Return the options at another effort; a stated encoder stays."""
-    default = usable_encoder(EFFORTS[options.effort].encoder, options.sensitivity)
-    follows = options.encoder is default
-    encoder = usable_encoder(EFFORTS[effort].encoder, options.sensitivity)
-    return replace(options, effort=effort, encoder=encoder if follows else options.encoder)
-
-
 def _seconds(run: Run, effort: Effort) -> float:
-    request = run.find(JobRequest)
-    steps = (
-        (Step.FETCH, Step.INVENTORY, Step.MEASURE)
-        if request is None
-        else possible_steps(request.at_effort(effort))
-    )
-    work = _work(run, effort)
+    request, work = run.find(JobRequest), _work(run, effort)
+    steps: tuple[Step, ...] = (Step.FETCH, Step.INVENTORY, Step.PREVIEW, Step.MEASURE)
+    if request is not None:
+        steps = possible_steps(request.at_effort(effort))
+    elif run.find(PreviewOptions) is None:
+        steps = (Step.FETCH, Step.INVENTORY, Step.MEASURE)
     return sum(step.seconds(work) for step in steps)
 
 
 def _work(run: Run, effort: Effort) -> Work:
-    encoder = _at(run[MeasureOptions], effort).encoder
+    encoder = run[MeasureOptions].at_effort(effort).encoder
     return replace(run.report.work, effort=effort, encoder=encoder, download_bytes=0)
 
 
 def _take(run: Run, effort: Effort) -> None:
     work, request = _work(run, effort), run.find(JobRequest)
     run.report.weigh(effort=effort, encoder=work.encoder)
-    run.keep(_at(run[MeasureOptions], effort))
+    run.keep(run[MeasureOptions].at_effort(effort))
     if request is None:
         return
     request = request.at_effort(effort)

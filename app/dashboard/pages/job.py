@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from urllib.parse import urlencode
 
 from bitbudget.app.contract.benchmarks import Benchmark
-from bitbudget.app.contract.reports import Evaluation
+from bitbudget.app.contract.reports import Evaluation, Revision
 from bitbudget.app.contract.steps import Step, steps_of
 from bitbudget.app.core.canonical import JsonObject
 from bitbudget.app.core.duration import duration_words
@@ -14,6 +14,7 @@ from bitbudget.app.core.kv import running_bytes
 from bitbudget.app.core.manifest import Manifest
 from bitbudget.app.core.requests import Deliver
 from bitbudget.app.core.sensitivity import objective_of
+from bitbudget.app.core.sizes import format_size
 from bitbudget.app.dashboard import formatting as words
 from bitbudget.app.dashboard.figures.figure import Cell, Figure
 from bitbudget.app.dashboard.figures.frontier import Point
@@ -72,6 +73,8 @@ def job_page(
             "tiles": [*evaluation_tiles(report.evaluation), *answer_tiles(solved.manifest)],
             "what_if": _what_if(solved),
             "manifest_sha256": solved.manifest.sha256,
+            "revision": _revision_words(job),
+            "revisions": [_revision(job, each) for each in job.revisions],
             "notes": list(solved.manifest.notes),
         }
         page["taking"] = taking(solved.manifest, job.request, page["checkpoint"])
@@ -123,6 +126,29 @@ def _head(job: Job) -> JsonObject:
         "can_make": job.answer is not None and job.request.deliver is Deliver.MANIFEST,
         "cancel_requested": job.cancel_requested,
         "attempt": job.attempt,
+    }
+
+
+def _revision_words(job: Job) -> str:
+    """Return which answer this is, and whether a better one is to come."""
+    if job.answer is None:
+        return ""
+    number, effort = job.answer.revision, job.answer.effort
+    if effort is job.request.effort or job.request.max_minutes is not None:
+        return f"Answer {number}, at {effort} effort."
+    ending = "refines it now" if not job.status.is_final else "did not come to refine it"
+    return f"Answer {number}, a first one at {effort} effort; {job.request.effort} effort {ending}."
+
+
+def _revision(job: Job, answer: Revision) -> JsonObject:
+    """Return one line of the list of answers."""
+    goal = objective_of(answer.sensitivity)
+    cost = words.kl(answer.predicted_kl_nats_per_token)
+    return {
+        "number": answer.revision,
+        "words": f"{answer.effort} effort: {format_size(answer.file_bytes)},"
+        f" {answer.bits_per_weight:.2f} bits per weight, {goal.label} {cost} {goal.unit}",
+        "manifest": f"/v1/jobs/{job.id}/manifest?revision={answer.revision}",
     }
 
 

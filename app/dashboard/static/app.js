@@ -215,7 +215,7 @@ function follow(root) {
     });
     document.getElementById("announce").textContent = `Step ${progress.step}`;
   });
-  for (const kind of ["started", "log", "requeued", "cancel_requested", "succeeded", "failed", "cancelled"]) {
+  for (const kind of ["started", "answered", "log", "requeued", "cancel_requested", "succeeded", "failed", "cancelled"]) {
     source.addEventListener(kind, refresh);
   }
   addEventListener("pagehide", () => source.close());

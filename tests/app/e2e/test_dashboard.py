@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -21,9 +21,12 @@ from bitbudget.app.contract.leases import (
 )
 from bitbudget.app.contract.steps import Step
 from bitbudget.app.core.allocate import allocate
+from bitbudget.app.core.effort import Effort
+from bitbudget.app.core.encoders import Encoder
 from bitbudget.app.core.layout import plan_checkpoint
 from bitbudget.app.core.manifest import Manifest
 from bitbudget.app.core.measurement import Measurement
+from bitbudget.app.core.solving import allocate_manifest
 from tests.support.reports import benchmark, evaluation, job_result, text_comparison
 
 pytestmark = pytest.mark.e2e
@@ -88,6 +91,13 @@ class Machine:
     def report(self, lease: LeaseGrant, step: Step, done: int) -> None:
         progress = Progress(step=step, done=done, total=2**20, detail=f"{step} part", seconds=1)
         self.client.renew(lease, progress)
+
+    def preview(self, lease: LeaseGrant) -> None:
+        """Give a first answer: the same curves, as if measured at quick effort."""
+        quick = replace(self.measurement, effort=Effort.QUICK, encoder=Encoder.CAREFUL)
+        manifest = allocate_manifest(quick, lease.request.at_effort(Effort.QUICK))
+        self.client.put_artifact(lease, "first_measurement.json", quick.to_json())
+        self.client.put_artifact(lease, "first_manifest.json", manifest.to_bytes())
 
     def finish(self, lease: LeaseGrant) -> None:
         measured, request = self.measurement, lease.request
@@ -161,8 +171,16 @@ def test_the_whole_path_from_the_form_to_the_compared_answers(
     page.reload()
     expect(page.get_by_text("512.00 KiB of 1.00 MiB")).to_be_visible()
     visitor.check("running")
+    if is_first:
+        machine.preview(lease)
+        expect(page.get_by_text("a first one at quick effort; standard")).to_be_visible()
+        expect(page.get_by_role("button", name="Keep this answer and stop")).to_be_visible()
+        visitor.check("first-answer")
 
     machine.finish(lease)
+    if is_first:
+        expect(page.get_by_text("Answer 2, at standard effort.")).to_be_visible()
+        expect(page.get_by_role("link", name="manifest 1")).to_be_visible()
     expect(page.get_by_role("link", name="Download the manifest")).to_be_visible()
     expect(page.get_by_text("0.0123", exact=False).first).to_be_visible()
     expect(page.locator(".plot .main-svg").first).to_be_visible()

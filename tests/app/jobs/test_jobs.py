@@ -45,7 +45,13 @@ def test_a_second_budget_needs_no_worker(server: Server, measurement: Measuremen
     assert time.perf_counter() - began < 1
     assert job["status"] == "succeeded"
     assert job["answer"]["file_bytes"] <= 200_000
-    assert server.kinds(job["id"]) == ["queued", "artifact", "artifact", "succeeded"]
+    assert server.kinds(job["id"]) == [
+        "queued",
+        "artifact",
+        "artifact",
+        "answered",
+        "succeeded",
+    ]
 
 
 def test_a_stored_measurement_is_called_as_the_request_has_it(

@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from bitbudget.app.core.measurement import Measurement
-from bitbudget.app.jobs.tables import JobRow
+from bitbudget.app.jobs.tables import JobRow, RevisionRow
 from tests.support.http import FakeWorker, Server
 from tests.support.reports import benchmark, evaluation
 
@@ -94,18 +94,18 @@ def test_an_odd_problem_is_refused(server: Server, fields: dict[str, Any]) -> No
     assert_pages_answer(server, job_id)
 
 
-@pytest.mark.parametrize("part", ["request", "progress", "summary", "result"])
+@pytest.mark.parametrize("part", ["request", "progress", "answer", "result"])
 def test_an_unreadable_row_is_shown_as_such(
     server: Server, measurement: Measurement, part: str
 ) -> None:
     job_id, worker = working(server)
     worker.do(measurement)
     with server.services.database.write() as session:
-        session.execute(sa.update(JobRow).where(JobRow.id == job_id).values({part: {"odd": "x"}}))
+        table, key = (RevisionRow, RevisionRow.job_id) if part == "answer" else (JobRow, JobRow.id)
+        session.execute(sa.update(table).where(key == job_id).values({part: {"odd": "x"}}))
     listed = server.http.get("/v1/jobs").json()["items"]
-    name = "answer" if part == "summary" else part
-    assert [job["unreadable"] for job in listed if job["id"] == job_id] == [[name]]
-    assert name in server.http.get(f"/jobs/{job_id}").text
+    assert [job["unreadable"] for job in listed if job["id"] == job_id] == [[part]]
+    assert part in server.http.get(f"/jobs/{job_id}").text
     assert_pages_answer(server, job_id)
 
 

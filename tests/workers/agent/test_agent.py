@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import signal
 import subprocess
 import sys
@@ -16,6 +17,9 @@ import pytest
 
 from bitbudget.app.client.client import Client
 from bitbudget.app.contract.steps import Step
+from bitbudget.app.contract.tasks import JobTask
+from bitbudget.app.core.effort import Effort
+from bitbudget.app.core.manifest import Manifest
 from bitbudget.app.core.requests import Deliver, JobRequest
 from bitbudget.app.jobs.schemas import Job
 from bitbudget.app.jobs.status import JobStatus
@@ -25,6 +29,7 @@ from tests.workers.child.test_child import job as job_task
 from tests.workers.models.tiny import write_tiny
 
 pytestmark = pytest.mark.e2e
+BITBUDGET = (sys.executable, "-m", "bitbudget.app.cli")
 QUICK = {
     "poll_seconds": "0.1",
     "renew_seconds": "0.3",
@@ -66,8 +71,10 @@ def worker(server: LiveServer, home: Path) -> Iterator[subprocess.Popen[bytes]]:
         process.wait()
 
 
-def wait_for(client: Client, job_id: str, is_so: Callable[[Job], bool]) -> Job:
-    end = time.monotonic() + 120
+def wait_for(
+    client: Client, job_id: str, is_so: Callable[[Job], bool], seconds: float = 120
+) -> Job:
+    end = time.monotonic() + seconds
     while time.monotonic() < end:
         job = client.job(job_id)
         if is_so(job):
@@ -134,6 +141,59 @@ def test_a_cancelled_job_stops_its_child(server: LiveServer, tiny: Path, tmp_pat
             time.sleep(0.05)
         assert psutil.Process(process.pid).children() == []
         assert process.poll() is None
+
+
+def test_a_first_answer_outlives_its_worker_and_its_job(server: LiveServer, tmp_path: Path) -> None:
+    """Killed while it is refined, a job keeps revision 1 and ends as an undisturbed one does."""
+
+    def has_answer(job: Job) -> bool:
+        return job.answer is not None
+
+    def kinds(job: Job) -> list[str]:
+        return [event.kind.value for event in client.events(job.id)]
+
+    models = [write_tiny(tmp_path / name, "qwen3") for name in ("one", "other")]
+    wanted, other = (request(model, 90_000, encoder="minmax", preview=True) for model in models)
+    calm = run_child(JobTask(home=str(tmp_path / "calm"), request=wanted))
+    with Client(server.url) as client:
+        submitted = client.submit(wanted)
+        with worker(server, tmp_path / "home") as process:
+            running = wait_for(client, submitted.id, has_answer)
+            children = psutil.Process(process.pid).children()
+            process.kill()
+            psutil.wait_procs(children, timeout=30)
+        assert running.answer is not None
+        assert (running.status, running.answer.revision) == (JobStatus.RUNNING, 1)
+        first = client.manifest(submitted.id, revision=1)
+        assert Manifest.from_bytes(first).effort is Effort.QUICK
+        watching = subprocess.Popen(
+            [*BITBUDGET, "watch", submitted.id, "--server", server.url, "--json"],
+            cwd=REPOSITORY,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        with worker(server, tmp_path / "home"):
+            job = wait_for(client, submitted.id, is_over, seconds=400)
+            out, told = watching.communicate(timeout=60)
+        assert job.status is JobStatus.SUCCEEDED, job
+        assert [answer.revision for answer in job.revisions] == [1, 2]
+        assert client.manifest(job.id) == Path(calm.result["manifest"]).read_bytes()
+        assert client.manifest(job.id, revision=1) == first
+        assert kinds(job).count("answered") == 2
+        assert "answer 1 (effort quick): " in told
+        assert f"/v1/jobs/{job.id}/manifest?revision=1" in told
+        assert "answer 2 (effort standard): " in told
+        assert json.loads(out)["answer"]["revision"] == 2
+
+        stopped = client.submit(other)
+        with worker(server, tmp_path / "other-home"):
+            wait_for(client, stopped.id, has_answer)
+            client.cancel(stopped.id)
+            ended = wait_for(client, stopped.id, is_over)
+        assert ended.status is JobStatus.CANCELLED
+        assert ended.answer is not None
+        assert Manifest.from_bytes(client.manifest(stopped.id)).effort is Effort.QUICK
 
 
 def test_sigterm_hands_the_job_back(server: LiveServer, tiny: Path, tmp_path: Path) -> None:

@@ -111,7 +111,7 @@ def verified(
     With them comes a note on curves that were estimated.
     """
     checkpoint, inventory, options = variant.checkpoint, variant.inventory, variant.options
-    report = run.report
+    report, work = run.report, run.work_on(variant)
     sampled = _sampled(variant, curves, known)
     if not known.modules:
         return None, sampled
@@ -119,7 +119,7 @@ def verified(
         return None, (*sampled, _UNCHECKED)
     if not fits_whole(checkpoint.folder):
         report.log(_STREAMED)
-    with report.part(share(rollouts_s(report.work), verification_s(report.work))):
+    with report.part(share(rollouts_s(work), verification_s(work))):
         reference = verifying_reference(run, variant)
     found = verify(
         Coding(checkpoint, inventory, options.encoder, known.modules, scratch=run.home.scratch),

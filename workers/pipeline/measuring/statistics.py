@@ -55,7 +55,8 @@ def take_statistics(run: Run, variant: Variant) -> Statistics:
     write_whole(pointer, str(options.seed).encode())
     if options.text is not None:
         write_whole(pointer.with_suffix(".text"), options.text_bytes())
-    with report.part(share(text_s(report.work), statistics_s(report.work))):
+    work = run.work_on(variant)
+    with report.part(share(text_s(work), statistics_s(work))):
         tokens = _tokens(run, variant, folder)
     try:
         return collect_statistics(

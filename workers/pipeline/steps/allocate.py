@@ -66,7 +66,8 @@ def answered_manifest(run: Run, measurement: Measurement, request: AllocationReq
     return manifest
 
 
-def keep_manifest(run: Run, manifest: Manifest) -> None:
-    """Store manifest.json under its digest and announce it."""
+def keep_manifest(run: Run, manifest: Manifest, name: str = "") -> None:
+    """Store manifest.json under its digest, and announce it by `name` and as an answer."""
     path = run.home.manifest(manifest.sha256) / "manifest.json"
-    run.report.artifact(write_whole(path, manifest.to_bytes()))
+    run.report.artifact(write_whole(path, manifest.to_bytes()), name)
+    run.report.answer(manifest, path)

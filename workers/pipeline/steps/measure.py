@@ -31,12 +31,19 @@ from bitbudget.workers.pipeline.measuring.elsewhere import (
     take_from_elsewhere,
 )
 from bitbudget.workers.pipeline.options import GivenMeasurement
-from bitbudget.workers.pipeline.run import Measured, Measurements, Run, Variant, Variants
+from bitbudget.workers.pipeline.run import (
+    Measured,
+    Measurements,
+    Previewed,
+    Run,
+    Variant,
+    Variants,
+)
 
 if TYPE_CHECKING:
     from bitbudget.workers.pipeline.measuring.by_running import Sensitivities
 
-__all__ = ["measurement_path", "run_step"]
+__all__ = ["measured", "measurement_path", "run_step", "tell_duration", "with_own_text"]
 
 
 def run_step(run: Run) -> Measurements:
@@ -44,12 +51,16 @@ def run_step(run: Run) -> Measurements:
     known = run.find(KnownMeasurement)
     if known is not None:
         return _taken(run, known)
-    variants = [_with_own_text(run, variant) for variant in run[Variants].all]
-    _tell_duration(run, variants[0])
+    variants = [_told_own_text(run, variant) for variant in run[Variants].all]
+    if run.find(Previewed) is None:
+        run.report.weigh(is_measured=measurement_path(run, variants[0]).is_file())
+        tell_duration(run, variants[0])
     found = []
     for variant in variants:
         with run.report.part(1 / len(variants)):
-            found.append(_measured(run, variant))
+            one = measured(run, variant)
+            run.report.artifact(one.path)
+            found.append(one)
     return Measurements(tuple(found))
 
 
@@ -64,20 +75,24 @@ def _taken(run: Run, known: KnownMeasurement) -> Measurements:
     return Measurements((Measured(variant, found, known.path),))
 
 
-def _with_own_text(run: Run, variant: Variant) -> Variant:
-    """Return the variant with how its model writes the text that it is measured on."""
-    options = variant.options
-    if options.text_identity() not in set(OwnText):
-        return variant
-    kind, note = own_text(variant.checkpoint.folder)
+def _told_own_text(run: Run, variant: Variant) -> Variant:
+    found, note = with_own_text(variant)
     if note:
         run.report.log(note)
-    return replace(variant, options=replace(options, own_text=kind))
+    return found
 
 
-def _tell_duration(run: Run, first: Variant) -> None:
+def with_own_text(variant: Variant) -> tuple[Variant, str]:
+    """Return the variant with how its model writes the text that it is measured on, and a note."""
+    options = variant.options
+    if options.text_identity() not in set(OwnText):
+        return variant, ""
+    kind, note = own_text(variant.checkpoint.folder)
+    return replace(variant, options=replace(options, own_text=kind)), note
+
+
+def tell_duration(run: Run, first: Variant) -> None:
     """Say how long the rest of the task will take, before it begins."""
-    run.report.weigh(is_measured=measurement_path(run, first).is_file())
     effort, left = first.options.effort.value, duration_words(run.report.seconds_left())
     run.report.log(f"effort {effort}: about {left} on this machine, if it does nothing else")
 
@@ -88,7 +103,7 @@ def measurement_path(run: Run, variant: Variant) -> Path:
     return run.home.measurement(name) / "measurement.json"
 
 
-def _measured(run: Run, variant: Variant) -> Measured:
+def measured(run: Run, variant: Variant) -> Measured:
     """Return the measurement, from the cache, as given, or made now.
 
     A module that was finished before a kill is not measured again.
@@ -105,7 +120,6 @@ def _measured(run: Run, variant: Variant) -> Measured:
         write_whole(path, work.run_all().to_json())
         work.clean()
     measurement = _called(path, variant.checkpoint.identity(run.home.digests))
-    run.report.artifact(path)
     return Measured(variant, measurement, path)
 
 
@@ -160,7 +174,7 @@ class _Work:
         from bitbudget.workers.pipeline.measuring.by_running import take_sensitivities, verified  # noqa: PLC0415, as above
 
         self._check_cluster()
-        report, work = self.run.report, self.run.report.work
+        report, work = self.run.report, self.run.work_on(self.variant)
         begun, coded = text_s(work) + statistics_s(work), curves_s(work)
         checking = rollouts_s(work) + verification_s(work) if work.verifies else 0.0
         with report.part(share(begun, coded, checking)):
