@@ -252,10 +252,11 @@ def take_it(visitor: Visitor) -> None:
     expect(page.get_by_role("heading", name="256 tokens")).to_be_visible()
     expect(page.get_by_role("button", name="Copy command")).to_be_visible()
     visitor.check("take")
+    shared = page.url
     page.get_by_role("link", name="Every Mac").click()
     expect(page.get_by_role("rowheader").first).to_be_visible()
     visitor.check("guide")
-    page.go_back()
+    page.goto(shared)
     page.get_by_role("button", name="Make this checkpoint").click()
     expect(page.get_by_text("queued")).to_be_visible()
     page.get_by_role("button", name="Cancel").click()
