@@ -14,6 +14,7 @@ from mlx import nn
 from mlx.utils import tree_flatten
 
 from bitbudget.app.core.canonical import JsonObject
+from bitbudget.workers.models.language_part import setting
 
 __all__ = ["TokenBytes", "bytes_per_token"]
 
@@ -38,18 +39,10 @@ def _nbytes(tree: Any) -> int:
     return sum(int(leaf.nbytes) for _, leaf in leaves if isinstance(leaf, mx.array))
 
 
-def _option(config: JsonObject, *names: str) -> Any:
-    for part in (config, config.get("text_config") or {}):
-        for name in names:
-            if part.get(name) is not None:
-                return part[name]
-    return None
-
-
 def bytes_per_token(model: nn.Module, config: JsonObject, cache: list[Any]) -> TokenBytes:
     """Return the bytes a token reads of `model` with `cache` as it stands."""
-    top_k = _option(config, "num_experts_per_tok", "num_experts_per_token", "moe_topk") or 1
-    tied = _option(config, "tie_word_embeddings")
+    top_k = setting(config, "num_experts_per_tok", "num_experts_per_token", "moe_topk") or 1
+    tied = setting(config, "tie_word_embeddings")
     dense = experts = embedding = 0
     for _, module in model.named_modules():
         own = _nbytes({k: v for k, v in module.items() if isinstance(v, mx.array)})

@@ -18,6 +18,7 @@ from bitbudget.workers.benchmark.machine import describe_device, measure_bandwid
 from bitbudget.workers.benchmark.prediction import predict
 from bitbudget.workers.benchmark.roofline import bytes_per_token
 from bitbudget.workers.benchmark.speed import TRIALS, measure_speed
+from bitbudget.workers.models.language_part import language_config
 
 __all__ = ["benchmark"]
 
@@ -40,7 +41,7 @@ def _peak_process_bytes() -> int:
 
 
 def _vocabulary(config: JsonObject) -> int:
-    return int(config.get("vocab_size") or config["text_config"]["vocab_size"])
+    return int(language_config(config)["vocab_size"])
 
 
 def benchmark(

@@ -31,6 +31,7 @@ from bitbudget.workers.models.experts import named_experts
 from bitbudget.workers.models.folder import float8_names
 from bitbudget.workers.models.headers import SourceFile, TensorRef
 from bitbudget.workers.models.heads import check_kept
+from bitbudget.workers.models.language_part import text_part
 from bitbudget.workers.models.layouts import SCALED_FLOAT8
 from bitbudget.workers.models.library import model_classes
 from bitbudget.workers.models.norms import norm_gains, norm_readers
@@ -117,9 +118,8 @@ class Checkpoint:
 
     def _check_layers(self) -> None:
         """Refuse more layers, experts or layer kinds than files hold before they are built."""
-        text = self.config.get("text_config")
         tensors = sum(len(file.tensors) for file in self.files)
-        for config in (self.config, text if isinstance(text, dict) else {}):
+        for config in (self.config, text_part(self.config)):
             for name in _LAYER_COUNTS:
                 count = config.get(name)
                 if isinstance(count, int) and count > tensors:

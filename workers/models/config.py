@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from bitbudget.app.core.canonical import JsonObject
 from bitbudget.app.core.errors import UnsupportedModelError
+from bitbudget.workers.models.language_part import TEXT, text_part
 from bitbudget.workers.models.library import model_classes
 from bitbudget.workers.models.synonyms import filled, sliding_pattern
 from bitbudget.workers.models.unread_fields import same_setting, unread_fields
@@ -37,11 +38,11 @@ def understood(config: JsonObject) -> JsonObject:
     what transformers computes and that the class has no field for.
     """
     result = _translated(config, accepted_fields(config))
-    text = config.get("text_config")
-    if isinstance(text, dict):
+    text = text_part(config)
+    if text:
         inner = {"model_type": config.get("model_type"), **text}
         known = accepted_fields(inner) if "model_type" in text else None
-        result["text_config"] = _translated(inner, known, of_model=text)
+        result[TEXT] = _translated(inner, known, of_model=text)
     return result
 
 
@@ -55,7 +56,7 @@ def accepted_fields(config: Mapping[str, Any]) -> frozenset[str] | None:
     except (ValueError, AttributeError, KeyError):
         return None
     names = frozenset(inspect.signature(arguments_class).parameters)
-    return None if "text_config" in names else names
+    return None if TEXT in names else names
 
 
 def _translated(

@@ -16,6 +16,7 @@ from bitbudget.app.core.canonical import JsonObject
 from bitbudget.app.core.errors import UnsupportedModelError
 from bitbudget.workers.models.config import accepted_fields
 from bitbudget.workers.models.headers import SourceFile, TensorRef
+from bitbudget.workers.models.language_part import text_part, with_setting
 
 __all__ = ["EMBEDDING", "Head", "Read", "check_kept", "find_head"]
 
@@ -55,8 +56,8 @@ def find_head(
     """
     tensors = {tensor.name: tensor for file in files for tensor in file.tensors}
     head, embedding = _only(tensors, _HEAD), _only(tensors, EMBEDDING)
-    text = config.get("text_config")
-    inner = {"model_type": config["model_type"], **text} if isinstance(text, dict) else config
+    text = text_part(config)
+    inner = {"model_type": config["model_type"], **text} if text else config
     known = accepted_fields(inner)
     if embedding is None or (known is not None and _FLAG not in known):
         differs = head is not None and not (
@@ -67,15 +68,15 @@ def find_head(
     if head is None:
         if stated is False and known is not None:
             raise _no_head(config)
-        return Head(_with_flag(config, tied=True))
+        return Head(with_setting(config, _FLAG, value=True))
     if _equal(head, embedding, read, most_bytes):
         note = f"{head.name} equals {embedding.name}: stored once, as tied"
         notes = () if stated else (note,)
-        return Head(_with_flag(config, tied=True), frozenset({head.name}), notes)
+        return Head(with_setting(config, _FLAG, value=True), frozenset({head.name}), notes)
     flag = "missing" if stated is None else str(stated).lower()
     note = f"{head.name} differs from {embedding.name}: kept as a head of its own ({_FLAG}: {flag})"
     notes = () if stated is False else (note,)
-    return Head(_with_flag(config, tied=False), notes=notes, own=head.name)
+    return Head(with_setting(config, _FLAG, value=False), notes=notes, own=head.name)
 
 
 def check_kept(own: str, names: Iterable[str], model_type: str) -> None:
@@ -102,13 +103,6 @@ def _only(tensors: Mapping[str, TensorRef], pattern: re.Pattern[str]) -> TensorR
     found = [tensor for name, tensor in tensors.items() if pattern.search(name)]
     found = [tensor for tensor in found if not tensor.name.startswith(("mtp.", "model.mtp."))]
     return found[0] if len(found) == 1 else None
-
-
-def _with_flag(config: JsonObject, *, tied: bool) -> JsonObject:
-    changed = {**config, _FLAG: tied}
-    if isinstance(config.get("text_config"), dict):
-        changed["text_config"] = {**config["text_config"], _FLAG: tied}
-    return changed
 
 
 def _equal(first: TensorRef, second: TensorRef, read: Read, most_bytes: int | None) -> bool:

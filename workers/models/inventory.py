@@ -17,6 +17,7 @@ from bitbudget.app.core.errors import InvalidModelError, UnsupportedModelError
 from bitbudget.app.core.inventory import Architecture, Inventory, Module, ModuleKind, StoredArray
 from bitbudget.workers.models.arrays import dtype_of
 from bitbudget.workers.models.checkpoint import Checkpoint
+from bitbudget.workers.models.language_part import language_config
 from bitbudget.workers.models.trace import Trace, trace_model
 
 __all__ = ["build_inventory", "flat", "quantizable_modules"]
@@ -121,7 +122,7 @@ def _wish(model: nn.Module, path: str, module: Any) -> tuple[bool, int]:
 def _architecture(
     checkpoint: Checkpoint, model: nn.Module, modules: tuple[Module, ...], trace: Trace
 ) -> Architecture:
-    config = _text_config(checkpoint.config)
+    config = language_config(checkpoint.config)
     embedding = next((m for m in modules if m.kind is ModuleKind.EMBEDDING), None)
     stacked = [m for m in modules if m.kind is ModuleKind.SWITCH_LINEAR]
     return Architecture(
@@ -139,12 +140,6 @@ def _architecture(
         experts=max((m.shape[0] for m in stacked), default=0),
         experts_per_token=max((m.experts_per_token for m in stacked), default=0),
     )
-
-
-def _text_config(config: JsonObject) -> JsonObject:
-    """Return the part of a multimodal configuration that describes the language model."""
-    text = config.get("text_config")
-    return {**config, **text} if isinstance(text, dict) else config
 
 
 def _layers(model: nn.Module, config: JsonObject) -> int:

@@ -17,6 +17,7 @@ from bitbudget.app.core.canonical import JsonObject
 from bitbudget.app.core.errors import AlreadyQuantizedError
 from bitbudget.workers.models.decoders import Settings
 from bitbudget.workers.models.headers import SourceFile, TensorRef
+from bitbudget.workers.models.language_part import setting
 from bitbudget.workers.models.layouts import (
     LAYOUTS,
     PLAIN_FLOAT8,
@@ -99,12 +100,8 @@ def _found(tensors: Mapping[str, TensorRef]) -> Iterator[tuple[str, tuple[Layout
 
 def _quantization(config: Mapping[str, Any]) -> JsonObject:
     """Return what the configuration says of it, of the model or of its language part."""
-    text = config.get("text_config")
-    for part in (config, text if isinstance(text, dict) else {}):
-        for key in _CONFIG_KEYS:
-            if isinstance(part.get(key), dict):
-                return dict(part[key])
-    return {}
+    stated = setting(config, *_CONFIG_KEYS)
+    return dict(stated) if isinstance(stated, dict) else {}
 
 
 def check_dense(

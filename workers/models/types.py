@@ -10,6 +10,7 @@ from mlx import nn
 
 from bitbudget.app.core.dtypes import Dtype
 from bitbudget.workers.models.headers import SourceFile, TensorRef
+from bitbudget.workers.models.language_part import text_part
 from bitbudget.workers.models.sanitize import Sanitized
 
 __all__ = ["in_dtype", "target_dtype", "wide_notes"]
@@ -28,8 +29,7 @@ def target_dtype(config: Mapping[str, Any], tensors: Iterable[TensorRef]) -> mx.
     those become float32 where nothing is said.
     """
     stored = {tensor.dtype for tensor in tensors if tensor.dtype in _FLOATS}
-    text = config.get("text_config")
-    inner = text if isinstance(text, dict) else {}
+    inner = text_part(config)
     stated = config.get("torch_dtype") or inner.get("dtype") or inner.get("torch_dtype")
     wanted = _STATED.get(str(stated).removeprefix("torch."))
     if wanted is None and Dtype.F64 in stored:

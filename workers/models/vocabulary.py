@@ -18,6 +18,7 @@ import numpy.typing as npt
 from bitbudget.app.core.errors import InvalidModelError
 from bitbudget.workers.models.folder import read_files, read_json
 from bitbudget.workers.models.heads import EMBEDDING
+from bitbudget.workers.models.language_part import text_part
 
 __all__ = ["begin_token", "check_tokens", "embedding_rows", "longest_window"]
 
@@ -84,8 +85,7 @@ def _shapes(folder: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
 
 def _setting(folder: Path, names: Sequence[str]) -> int:
     config = read_json(folder / "config.json")
-    text = config.get("text_config")
-    for source in (text if isinstance(text, dict) else {}, config):
+    for source in (text_part(config), config):
         for name in names:
             if type(source.get(name)) is int and source[name] > 0:
                 return int(source[name])
@@ -98,10 +98,9 @@ def _begin_tokens(folder: Path) -> Iterator[tuple[str, int]]:
             config = json.loads((folder / name).read_bytes())
         except (OSError, ValueError):
             continue
-        text = config.get("text_config") if isinstance(config, dict) else None
-        for source in (config, text):
-            if not isinstance(source, dict):
-                continue
+        if not isinstance(config, dict):
+            continue
+        for source in (config, text_part(config)):
             for key in ("bos_token_id", "eos_token_id"):
                 value = source.get(key)
                 value = value[0] if isinstance(value, list) and value else value

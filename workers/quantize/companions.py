@@ -19,6 +19,7 @@ from bitbudget.rotated_model import KEY
 from bitbudget.workers.models import Checkpoint
 from bitbudget.workers.models.folder import INDEX_NAME, encode_floats
 from bitbudget.workers.models.given import belongs_to
+from bitbudget.workers.models.language_part import TEXT, text_part
 from bitbudget.workers.models.tokenizer import write_fast_tokenizer
 from bitbudget.workers.quantize.card import model_card
 
@@ -120,9 +121,9 @@ def quantized_config(config: JsonObject, manifest: Manifest) -> JsonObject:
     """
     dropped = ("quantization", "quantization_config", "vision_config", "_name_or_path")
     result = {key: value for key, value in config.items() if key not in dropped}
-    if isinstance(result.get("text_config"), dict):
-        text = result["text_config"]
-        result["text_config"] = {k: v for k, v in text.items() if k != "quantization_config"}
+    text = text_part(result)
+    if text:
+        result[TEXT] = {k: v for k, v in text.items() if k != "quantization_config"}
     if KEY in result:
         result["model_file"] = MODEL_FILE
     quantization = manifest.quantization_config()

@@ -22,6 +22,7 @@ from bitbudget.app.core.canonical import JsonObject
 from bitbudget.app.core.requests import Rotation as Kind
 from bitbudget.rotated_model import KEY
 from bitbudget.workers.models import Checkpoint, open_checkpoint
+from bitbudget.workers.models.language_part import with_setting
 from bitbudget.workers.models.vocabulary import begin_token, embedding_rows
 from bitbudget.workers.rotate.checks import mean_kl, noise_floor, observe
 from bitbudget.workers.rotate.folded import fold_residual, fold_values
@@ -185,19 +186,11 @@ def _tokens(checkpoint: Checkpoint, sample: _Sample) -> tuple[Tokens, str]:
     return tokens, "random"
 
 
-def _untied(config: JsonObject) -> JsonObject:
-    untied = copy.deepcopy(config)
-    untied["tie_word_embeddings"] = False
-    if isinstance(untied.get("text_config"), dict):
-        untied["text_config"]["tie_word_embeddings"] = False
-    return untied
-
-
 def _plan_folded(checkpoint: Checkpoint) -> _Plan:
     """Return the sites; UnsupportedModelError before any weight is read."""
     model_type = checkpoint.config["model_type"]
     weights = checkpoint.weights()
-    config = _untied(checkpoint.config)
+    config = with_setting(copy.deepcopy(checkpoint.config), "tie_word_embeddings", value=False)
     twin = dataclasses.replace(checkpoint, config=config)
     structure = read_structure(twin.model_without_weights(), model_type)
     if structure.head is None:
