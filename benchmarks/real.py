@@ -111,7 +111,9 @@ def _bench(options: argparse.Namespace) -> Bench:
 def _peer(bench: Bench, method: str) -> None:
     out = bench.scratch / "peers"
     command = [sys.executable, "-m", "benchmarks.peers", str(bench.folder)]
-    seconds = _run([*command, str(bench.calibration), str(out), method], bench.scratch)[1]
+    seconds = None
+    if not (out / method).is_dir():
+        seconds = _run([*command, str(bench.calibration), str(out), method], bench.scratch)[1]
     if (out / method).is_dir():
         bench.add(method, out / method, cpu_seconds=seconds)
 
@@ -122,7 +124,7 @@ def _ours(bench: Bench, name: str, nbytes: int, effort: str) -> None:
     cli = [sys.executable, "-m", "bitbudget.app.cli"]
     how = ["--effort", effort] if effort else []
     arguments = ["allocate", str(bench.folder), "--budget", str(nbytes), "--sqnr-floor", "0"]
-    arguments += [*how, "-o", str(manifest), "--overwrite", "--json"]
+    arguments += [*how, "-o", str(manifest), "--json"]
     try:
         said, measuring = _run([*cli, *arguments], bench.scratch)
     except subprocess.CalledProcessError as error:
