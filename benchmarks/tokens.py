@@ -6,9 +6,10 @@
 For each setting, a kind of text and a number of its tokens, statistics are taken, every module is
 coded in one format by the compensated encoder, layers in sequence, and the result is compared with
 the original on three texts that no statistics saw: held-out prose, what the model answers to
-held-out prompts, and what it writes from its beginning token. Kinds are `chat` and `self`, the
-model's own as `OwnText` has them, and `text`, the first tokens of `--calibration`. In one command
-fewer tokens are the first windows of more. `predicted` is what the statistics say of the codes:
+held-out prompts, and what it writes from its beginning token. Kinds are `chat`, the model's answers
+to prompts, `self`, what it writes from its beginning token, `by-turns`, windows of both, on which a
+chat model is measured, and `text`, the first tokens of `--calibration`. In one command fewer tokens
+are the first windows of more. `predicted` is what the statistics say of the codes:
 they were fitted to it, and no checkpoint has calibrated it. Processor seconds are those of
 statistics and coding. A killed run goes on where it stopped; `tokens.md` in DIR is the table.
 """
@@ -43,6 +44,7 @@ from bitbudget.workers.running.float32 import load_float32
 from bitbudget.workers.running.tokens import SEQUENCE_LENGTH, sample_tokens
 
 SETS = ("prose", "chat", "self")
+BY_TURNS = "by-turns"
 TEXT = "text"
 
 
@@ -160,8 +162,8 @@ def _tokens(bench: Bench, kind: str, count: int) -> tuple[np.ndarray, float]:
     file, clock = bench.scratch / f"{kind}-{rows}.npy", bench.scratch / f"{kind}-{rows}.seconds"
     if not file.is_file():
         began = time.process_time()
-        chat = open_chat(folder) if kind == OwnText.CHAT else None
-        tokens = sample_tokens(folder, rows, seed=0, chat=chat)
+        chat = None if kind == OwnText.SELF else open_chat(folder)
+        tokens = sample_tokens(folder, rows, seed=0, chat=chat, by_turns=kind == BY_TURNS)
         clock.write_text(str(time.process_time() - began))
         np.save(file, tokens)
     return np.load(file), float(clock.read_text())

@@ -13,8 +13,8 @@ NO_TEXT = "none"
 class OwnText(StrEnum):
     """How a model writes the text that it is measured on.
 
-    `SELF` is what it writes from its beginning token. `CHAT` is what it answers to bundled prompts,
-    which its chat template wraps.
+    `SELF` is what it writes from its beginning token. `CHAT` is by turns what it answers to bundled
+    prompts, which its chat template wraps, and what it writes from its beginning token.
     """
 
     SELF = "self"
@@ -30,6 +30,6 @@ def text_words(text: str) -> str:
     words = {
         NO_TEXT: "none: the weights alone",
         OwnText.SELF: "the model's own, written from its beginning token",
-        OwnText.CHAT: "the model's own answers to bundled prompts, through its chat template",
+        OwnText.CHAT: "the model's own: answers to bundled prompts, and what it writes by itself",
     }
     return words.get(text, f"the user's, SHA-256 {text[:12]}")

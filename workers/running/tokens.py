@@ -47,6 +47,7 @@ def sample_tokens(
     seed: int,
     batch: int = 64,
     chat: Chat | None = None,
+    by_turns: bool = False,
     model: Forward | None = None,
     hidden: HiddenStates | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -55,7 +56,8 @@ def sample_tokens(
 
     Without `chat` it writes from its beginning token, and end of text does not stop a sequence:
     what it writes after it is its text, too. With `chat` a sequence is a conversation, in which the
-    next prompt follows the end of an answer (see `scripts.asking`).
+    next prompt follows the end of an answer (see `scripts.asking`); `by_turns` every second one is
+    written from the beginning token all the same.
 
     Sequences are shorter where the model has fewer positions.
     The same seed gives the same tokens on the same machine. `model` spares loading it once more.
@@ -69,6 +71,8 @@ def sample_tokens(
         script, ends = from_begin(begin_token(folder), count, length), []
     else:
         script, ends = asking(chat, count, length, seed=seed), sorted(chat.ends)
+        if by_turns:
+            script[1::2] = from_begin(begin_token(folder), count // 2, length)
     done = []
     for start in range(0, count, batch):
         key, rows = mx.random.key(seed * 1_000_003 + start), slice(start, start + batch)

@@ -159,7 +159,7 @@ def test_a_chat_model_is_measured_on_its_conversations_and_the_card_says_so(
     manifest = Manifest.from_bytes(Path(result.manifest).read_bytes())
     assert (manifest.text, manifest.measurement) == ("chat", measurement.key)
     card = (Path(result.checkpoint or "") / "README.md").read_text()
-    assert "| calibration text | the model's own answers to bundled prompts" in card
+    assert "| calibration text | the model's own: answers to bundled prompts" in card
 
 
 def test_a_step_that_is_not_needed_is_not_told(model: Path, tmp_path: Path) -> None:

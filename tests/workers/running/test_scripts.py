@@ -64,3 +64,12 @@ def test_rows_keep_to_their_script(sample_model: Path) -> None:
 
 def test_from_the_beginning_all_but_one_token_is_the_models() -> None:
     assert from_begin(7, 2, 4).tolist() == [[7, OWN, OWN, OWN]] * 2
+
+
+def test_by_turns_every_second_row_begins_without_a_prompt(sample_model: Path) -> None:
+    tokens = sample_tokens(sample_model, 5, 32, seed=5, chat=CHAT, by_turns=True)
+    asked = asking(CHAT, 5, 32, seed=5)
+    assert np.array_equal(tokens[::2, :4], asked[::2, :4])
+    begin = sample_tokens(sample_model, 1, 4, seed=0)[0, 0]
+    assert np.all(tokens[1::2, 0] == begin)
+    assert not np.array_equal(tokens[1::2, 1:4], asked[1::2, 1:4])

@@ -42,7 +42,14 @@ def measurement_tokens(
     hidden = HiddenStates((count, length)) if fits_whole(folder) else None
     chat = open_chat(folder) if options.own_text is OwnText.CHAT else None
     tokens = sample_tokens(
-        folder, count, length, seed=options.seed, chat=chat, hidden=hidden, progress=progress
+        folder,
+        count,
+        length,
+        seed=options.seed,
+        chat=chat,
+        by_turns=True,
+        hidden=hidden,
+        progress=progress,
     )
     return tokens, () if hidden is None else hidden.states
 
