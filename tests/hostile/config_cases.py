@@ -94,13 +94,6 @@ def _values() -> dict[str, dict[str, Any]]:
         "model_type-nul": {"model_type": "llama\0"},
         "code-of-its-own": {"model_file": "evil.py"},
         "code-outside": {"model_file": "../../evil.py"},
-        "quantized-in-blocks-of-1024": {
-            "quantization_config": {
-                "quant_method": "fp8",
-                "scale_fmt": "ue8m0",
-                "weight_block_size": [32, 32],
-            }
-        },
         "rope-text": {"rope_scaling": "yes"},
         "rope-of-no-kind": {"rope_scaling": {"rope_type": "evil", "factor": 2}},
     }

@@ -49,6 +49,13 @@ def test_an_index_that_nobody_needs_is_no_fault(case: Case, tmp_path: Path) -> N
         {"quantization": {"group_size": 64, "bits": 4}},
         {"quantization_config": {"quant_method": "gptq", "bits": 4}},
         {"quantization_config": {"quant_method": "bitsandbytes"}},
+        {
+            "quantization_config": {
+                "quant_method": "fp8",
+                "scale_fmt": "ue8m0",
+                "weight_block_size": [32, 32],
+            }
+        },
         {"quantization_config": [1]},
     ],
 )

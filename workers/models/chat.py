@@ -104,7 +104,7 @@ _CONFIGS: Final = ("tokenizer_config.json", "chat_template.json")
 def _read(path: Path) -> JsonObject:
     try:
         value = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
 

@@ -146,7 +146,7 @@ def _scaled_float8(
     (`mlx_lm.utils.load_model`).
     """
     stays_packed = (
-        (quantization := config.get("quantization_config")) is not None
+        isinstance(quantization := config.get("quantization_config"), Mapping)
         and quantization.get("quant_method") == "fp8"
         and quantization.get("scale_fmt") == "ue8m0"
         and list(quantization.get("weight_block_size") or ()) == [32, 32]

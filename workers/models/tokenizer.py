@@ -90,7 +90,7 @@ def _own_code(folder: Path) -> str:
     """Return the class that tokenizer_config.json asks to be run, "" where it asks for none."""
     try:
         config = json.loads((folder / "tokenizer_config.json").read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):  # told when the tokenizer is opened
         return ""
     classes = config.get("auto_map") if isinstance(config, dict) else None
     named = classes.get("AutoTokenizer") if isinstance(classes, dict) else classes
