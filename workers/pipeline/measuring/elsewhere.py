@@ -13,7 +13,7 @@ from typing import Final
 
 from bitbudget.app.core.calibration_text import OwnText
 from bitbudget.app.core.errors import BitbudgetError, InvalidRequestError
-from bitbudget.app.core.formats import ALL_FORMATS
+from bitbudget.app.core.formats import STOCK_FORMATS
 from bitbudget.app.core.hub_id import HubPlace
 from bitbudget.app.core.inventory import Inventory
 from bitbudget.app.core.measurement import Measurement, ModelIdentity
@@ -44,7 +44,7 @@ class KnownMeasurement:
     path: Path
 
 
-_ANYONE_CAN_MAKE: Final = {"seed": 0, "formats": ALL_FORMATS, "features": "default"}
+_ANYONE_CAN_MAKE: Final = {"seed": 0, "formats": STOCK_FORMATS, "features": "default"}
 """Options that the key does not tell, as those who share measurements have them."""
 
 
