@@ -12,7 +12,7 @@ from bitbudget.app.cli.options import OUTPUT_NAMES, AllowQuantizedSource, Json
 from bitbudget.app.cli.output import say
 from bitbudget.app.core.canonical import JsonObject
 from bitbudget.app.core.errors import BitbudgetError, InvalidRequestError
-from bitbudget.app.core.exports.recipe import Target
+from bitbudget.app.core.export_target import Target
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
+from pydantic.config import JsonDict
 
 from bitbudget.app.contract.messages import Flag, Line, Message
 from bitbudget.app.contract.problems import Problem
@@ -27,7 +28,7 @@ __all__ = [
 class CompareText(Message):
     """Let original and checkpoint continue a prompt."""
 
-    kind: Literal["compare-text"] = "compare-text"
+    kind: Literal["compare-text"]
     prompt: Prompt
     tokens: Tokens = 64
 
@@ -38,7 +39,7 @@ class Publish(Message):
     A worker publishes only below the namespace that it was started with (`--publish-to`).
     """
 
-    kind: Literal["publish"] = "publish"
+    kind: Literal["publish"]
     repository: Annotated[
         Line,
         Field(max_length=96, pattern="^[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9][A-Za-z0-9_.-]*$"),
@@ -67,6 +68,14 @@ class FollowupRenewal(Message):
     worker_id: str = Field(max_length=64)
 
 
+_ONE_OF_BOTH: Final[JsonDict] = {
+    "oneOf": [
+        {"required": [name], "properties": {name: {"type": "object"}}}
+        for name in ("result", "problem")
+    ]
+}
+
+
 class FollowupGrant(Message):
     """A follow-up, for one worker and one attempt; `request` is that of the job."""
 
@@ -80,6 +89,8 @@ class FollowupGrant(Message):
 
 class FollowupEnd(Message):
     """What came of it: a result, or a problem."""
+
+    model_config = ConfigDict(json_schema_extra=_ONE_OF_BOTH)
 
     worker_id: str = Field(max_length=64)
     result: FollowupResult | None = None

@@ -53,7 +53,6 @@ from bitbudget.workers.pipeline.options import (
 from bitbudget.workers.pipeline.report import Reporter
 from bitbudget.workers.pipeline.run import Run
 from bitbudget.workers.pipeline.time_limit import TimeLimit
-from bitbudget.workers.quantize.output import check_folder
 
 __all__ = ["run_task"]
 
@@ -74,6 +73,8 @@ class _Plan:
 def run_task(task: Task, emit: Callable[[Event], None]) -> TaskResult:
     """Run `task` here, tell its events to `emit`, and return its result."""
     if not isinstance(task, FitTask):
+        from bitbudget.workers.quantize.output import check_folder  # noqa: PLC0415, only who writes
+
         check_folder(Path(task.home), "BITBUDGET_HOME")
     plan = _plan(task)
     run = Run(Home(Path(task.home)), Reporter(emit, plan.steps, plan.work))

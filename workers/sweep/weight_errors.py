@@ -101,6 +101,9 @@ def errors_from_sums(total: SegmentSums, plan: SweepPlan, name: str) -> WeightEr
             relative |= {format_: doubt} if plan.own_step > 1 else {}
             continue
         is_affine = format_ in AFFINE_FORMATS
+        if energy == 0 and not is_affine and format_ not in floats:  # nothing there to be coded
+            t2[format_] = 0.0
+            continue
         error = errors[affine_index(format_)] if is_affine else floats[format_]
         t2[format_] = _ratio(float(error), energy, total.power("largest"))
         if is_affine and plan.is_sampled:

@@ -10,7 +10,8 @@ from typing import Final
 
 from bitbudget.app.core.canonical import JsonObject
 from bitbudget.app.core.errors import UnsupportedModelError
-from bitbudget.app.core.exports.recipe import Change, Recipe, Target, check_plain
+from bitbudget.app.core.export_target import Target
+from bitbudget.app.core.exports.recipe import Change, Recipe, check_plain
 from bitbudget.app.core.formats import KEEP, Format, Mode, parse_format
 from bitbudget.app.core.inventory import Inventory, Module, ModuleKind
 from bitbudget.app.core.manifest import Manifest

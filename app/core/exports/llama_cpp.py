@@ -8,7 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from bitbudget.app.core.exports.recipe import Change, Recipe, Target, check_plain
+from bitbudget.app.core.export_target import Target
+from bitbudget.app.core.exports.recipe import Change, Recipe, check_plain
 from bitbudget.app.core.formats import KEEP, Format, Mode
 from bitbudget.app.core.inventory import Inventory, Module
 from bitbudget.app.core.manifest import Manifest

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 
-from bitbudget.app.core.exports.recipe import Recipe, Target, check_plain
+from bitbudget.app.core.export_target import Target
+from bitbudget.app.core.exports.recipe import Recipe, check_plain
 from bitbudget.app.core.manifest import Manifest
 
 __all__ = ["mlx_lm_recipe"]

@@ -5,20 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from enum import StrEnum
 
 from bitbudget.app.core.errors import ConflictError
+from bitbudget.app.core.export_target import Target
 from bitbudget.app.core.manifest import Manifest
 
-__all__ = ["Change", "Recipe", "Target", "check_plain"]
-
-
-class Target(StrEnum):
-    """A program that quantizes by a recipe of ours."""
-
-    MLX_LM = "mlx-lm"
-    LLAMA_CPP = "llama.cpp"
-    AUTO_ROUND = "auto-round"
+__all__ = ["Change", "Recipe", "check_plain"]
 
 
 @dataclass(frozen=True, slots=True)

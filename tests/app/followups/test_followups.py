@@ -156,7 +156,7 @@ def test_a_worker_publishes_only_where_its_owner_said(
 def test_only_the_owner_of_a_job_asks(server: Server, measurement: Measurement) -> None:
     job_id, _ = finished(server, measurement)
     stranger = Principal("another", frozenset({Scope.JOBS_WRITE}))
-    asked = CompareText(prompt="Once")
+    asked = CompareText(kind="compare-text", prompt="Once")
     with pytest.raises(ForbiddenError, match="another key"):
         server.services.followups.ask(job_id, asked, stranger)
 

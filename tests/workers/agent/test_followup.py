@@ -68,7 +68,9 @@ def test_a_finished_checkpoint_is_tried_and_published(sample_model: Path, tmp_pa
             check=True,
         )
         assert client.job(job.id).status is JobStatus.SUCCEEDED, client.job(job.id)
-        tried = client.ask_followup(job.id, CompareText(prompt="Once upon a time", tokens=8))
+        tried = client.ask_followup(
+            job.id, CompareText(kind="compare-text", prompt="Once upon a time", tokens=8)
+        )
         assert tried.status is FollowupStatus.QUEUED
         worker = subprocess.Popen(
             [*command, "--server", server.url, "--name", "studio", "--publish-to", "me"],
@@ -81,7 +83,9 @@ def test_a_finished_checkpoint_is_tried_and_published(sample_model: Path, tmp_pa
             assert found.original is not None
             assert found.result.weight_bytes < 3_000_000 < found.original.weight_bytes
 
-            published = done(client, client.ask_followup(job.id, Publish(repository="me/tiny")))
+            published = done(
+                client, client.ask_followup(job.id, Publish(kind="publish", repository="me/tiny"))
+            )
             assert isinstance(published.result, UploadResult), published.problem
             files = hub.repositories["me/tiny"].commits[published.result.revision]
             manifest = json.loads(files["manifest.json"].content)
