@@ -259,7 +259,7 @@ def take_it(visitor: Visitor) -> None:
     page.goto(shared)
     page.get_by_role("button", name="Make this checkpoint").click()
     expect(page.get_by_text("queued")).to_be_visible()
-    page.get_by_role("button", name="Cancel").click()
+    page.get_by_role("button", name="Keep this answer and stop").click()
     expect(page.get_by_role("heading", name="Cancelled", exact=True)).to_be_visible()
     expect(page.get_by_role("button", name="Try again")).to_be_visible()
     visitor.check("cancelled")

@@ -75,7 +75,8 @@ def test_a_job_from_submission_to_manifest(shared: LiveServer, measurement: Meas
         assert not watcher.is_alive()
         assert client.manifest(job.id) == data
         kinds = [str(event.kind) for event in events]
-        assert kinds == ["queued", "started", "progress", "artifact", "artifact", "succeeded"]
+        ended = ["artifact", "artifact", "answered", "succeeded"]
+        assert kinds == ["queued", "started", "progress", *ended]
         assert [event.id for event in events] == sorted({event.id for event in events})
         assert client.report(job.id).allocation is not None
         assert job.id in [found.id for found in client.jobs()]
@@ -103,7 +104,7 @@ def test_events_and_leases_outlive_the_server(tmp_path: Path, measurement: Measu
             assert client.job(job.id).status == "running"
             finish(client, lease, measurement)
             rest = [str(event.kind) for event in events]
-        assert rest == ["started", "artifact", "artifact", "succeeded"]
+        assert rest == ["started", "artifact", "artifact", "answered", "succeeded"]
     finally:
         client.close()
         if first.process.poll() is None:

@@ -74,7 +74,8 @@ def test_every_event_is_of_its_step_and_none_runs_backwards(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     events, result = whole_job(model, tmp_path / "home", monkeypatch)
-    assert [event.step for event in events if event.kind == "started"] == list(Step)
+    started = [event.step for event in events if event.kind == "started"]
+    assert started == [step for step in Step if step is not Step.PREVIEW], "it is quick already"
 
     steps = [getattr(event, "step", None) for event in events]
     order = [list(Step).index(step) for step in steps if step is not None]
