@@ -3,21 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bitbudget.distribution import installed_version
 
-__all__ = ["__version__", "load", "load_model", "make_cache", "shared_noise"]
+if TYPE_CHECKING:
+    from bitbudget.app.core.errors import BitbudgetError
+    from bitbudget.app.notebook.objects import Answer, Checkpoint, Measurement, measure
+
+__all__ = [
+    "Answer",
+    "BitbudgetError",
+    "Checkpoint",
+    "Measurement",
+    "__version__",
+    "load",
+    "load_model",
+    "make_cache",
+    "measure",
+    "shared_noise",
+]
+
+_NOTEBOOK = ("Answer", "Checkpoint", "Measurement", "measure")
 
 __version__: str
 """The installed version; `0` in a checkout that is not installed."""
 
 
 def __getattr__(name: str) -> Any:
-    """Look the version up when it is asked for: a build imports this before it is installed."""
+    """Look up what takes time to import, and the version, when they are asked for."""
     if name == "__version__":
         return installed_version()
+    if name in _NOTEBOOK:
+        return getattr(import_module("bitbudget.app.notebook.objects"), name)
+    if name == "BitbudgetError":
+        return import_module("bitbudget.app.core.errors").BitbudgetError
     raise AttributeError(name)
 
 

@@ -10,6 +10,8 @@ from bitbudget.app.core.wording import expected_words
 from bitbudget.distribution import install_hint
 
 if TYPE_CHECKING:
+    from pydantic import ValidationError
+
     from bitbudget.app.contract.problems import Problem
 
 __all__ = [
@@ -19,6 +21,7 @@ __all__ = [
     "MissingExtraError",
     "ServerError",
     "problem_of",
+    "refusal_of",
 ]
 
 
@@ -94,17 +97,22 @@ def _from_library(error: Exception) -> Document | None:
     from pydantic import ValidationError
 
     if isinstance(error, ValidationError):
-        first = error.errors(include_url=False)[0]
-        cause = first.get("ctx", {}).get("error")
-        return problem_document(cause if isinstance(cause, BitbudgetError) else _invalid(first))
+        return problem_document(refusal_of(error))
     return None
 
 
-def _invalid(first: Any) -> InvalidRequestError:
+def refusal_of(error: ValidationError, remedy: str = "see --help") -> BitbudgetError:
+    """Return the error of ours that pydantic's first complaint is, or is caused by."""
+    first = error.errors(include_url=False)[0]
+    cause = first.get("ctx", {}).get("error")
+    return cause if isinstance(cause, BitbudgetError) else _invalid(first, remedy)
+
+
+def _invalid(first: Any, remedy: str) -> InvalidRequestError:
     place = ".".join(str(part) for part in first["loc"]) or "options"
     return InvalidRequestError(
         where=place,
         found=repr(first.get("input"))[:80] if first["loc"] else "none that fits together",
         expected=expected_words(first["msg"]),
-        remedy="see --help",
+        remedy=remedy,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from bitbudget.app.core.frontier import Frontier, MarkedPoint
     from bitbudget.app.core.sensitivity import Objective
 
-__all__ = ["frontier"]
+__all__ = ["figure", "frontier"]
 
 _SHOWN = 12
 
@@ -56,7 +56,8 @@ def frontier(
     if csv_file is not None:
         _write_csv(csv_file, found, goal)
     if plot is not None:
-        _write_plot(plot, found, measured.model.name, goal)
+        drawn = figure(found, measured.model.name, goal)
+        drawn.write_html(plot, include_plotlyjs=True)
     say(
         _document(found, goal), as_json=as_json, render=lambda console: _print(console, found, goal)
     )
@@ -92,29 +93,30 @@ def _write_csv(file: Path, found: Frontier, goal: Objective) -> None:
         writer.writerows(("recipe", *point) for point in found.recipes)
 
 
-def _write_plot(file: Path, found: Frontier, title: str, goal: Objective) -> None:
+def figure(found: Frontier, title: str, goal: Objective) -> Any:
+    """Return the frontier and the recipes of others as a plotly figure."""
     from plotly import graph_objects
 
-    figure = graph_objects.Figure()
+    drawn = graph_objects.Figure()
     line = [point for point in found.breakpoints if point.kl_nats_per_token > 0]
-    figure.add_scatter(
+    drawn.add_scatter(
         x=[point.file_bytes for point in line],
         y=[point.kl_nats_per_token for point in line],
         mode="lines",
         name="best possible",
     )
     for name, points in (("uniform", found.uniform), ("mixed recipes", found.recipes)):
-        figure.add_scatter(
+        drawn.add_scatter(
             x=[point.file_bytes for point in points],
             y=[point.kl_nats_per_token for point in points],
             text=[point.name for point in points],
             mode="markers",
             name=name,
         )
-    figure.update_layout(title=title, template="simple_white")
-    figure.update_xaxes(title="bytes of the files")
-    figure.update_yaxes(title=goal.axis, type="log")
-    figure.write_html(file, include_plotlyjs=True)
+    drawn.update_layout(title=title, template="simple_white")
+    drawn.update_xaxes(title="bytes of the files")
+    drawn.update_yaxes(title=goal.axis, type="log")
+    return drawn
 
 
 def _print(console: Console, found: Frontier, goal: Objective) -> None:

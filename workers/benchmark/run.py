@@ -10,7 +10,7 @@ from pathlib import Path
 
 import mlx.core as mx
 
-import bitbudget
+from bitbudget import loading
 from bitbudget.app.core.canonical import JsonObject
 from bitbudget.app.core.errors import InvalidRequestError
 from bitbudget.workers.benchmark.kernels import benchmark_kernels
@@ -92,7 +92,7 @@ def _timed(
     most_seconds: float | None,
 ) -> JsonObject:
     """Return the timed part of the report; `tokens` are those of the prompt and generated."""
-    model, config = bitbudget.load_model(checkpoint_dir)
+    model, config = loading.load_model(checkpoint_dir)
     mx.reset_peak_memory()
     vocabulary = _vocabulary(config)
     speed = measure_speed(model, vocabulary, *tokens, progress, most_seconds=most_seconds)
