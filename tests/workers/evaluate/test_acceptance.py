@@ -6,6 +6,7 @@ from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
+import pytest
 from mlx_lm import convert
 
 from benchmarks.drafts import Counted, count_accepted, tried_and_accepted
@@ -44,6 +45,7 @@ def test_cycles_are_counted_up_to_their_first_refusal() -> None:
     assert tried_and_accepted(flags, 3) == Counted(tried=3 + 2 + 1, accepted=3 + 1)
 
 
+@pytest.mark.slow
 def test_speculative_decoding_accepts_what_is_predicted(sample_model: Path, tmp_path: Path) -> None:
     target, draft = tmp_path / "8 bit", tmp_path / "3 bit"
     for folder, bits in ((target, 8), (draft, 3)):
