@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Final, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, WithJsonSchema, model_validator
 from pydantic.config import JsonDict
 
 from bitbudget.app.contract.messages import Flag, Line, Message
@@ -25,6 +25,15 @@ __all__ = [
 ]
 
 
+_REPOSITORY: Final = "^[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9][A-Za-z0-9_.-]*$"
+Repository = Annotated[
+    Line,
+    Field(max_length=96, pattern=_REPOSITORY),
+    WithJsonSchema({"type": "string", "maxLength": 96, "pattern": _REPOSITORY}),
+]
+"""namespace/name of a repository on the Hub."""
+
+
 class CompareText(Message):
     """Let original and checkpoint continue a prompt."""
 
@@ -40,10 +49,7 @@ class Publish(Message):
     """
 
     kind: Literal["publish"]
-    repository: Annotated[
-        Line,
-        Field(max_length=96, pattern="^[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9][A-Za-z0-9_.-]*$"),
-    ] = Field(description="namespace/name, created when it does not exist.")
+    repository: Repository = Field(description="namespace/name, created when it does not exist.")
     private: Flag = True
 
     @property

@@ -77,7 +77,7 @@ def _texts() -> dict[str, bytes]:
         "header-keys-twice-among-many": pack(_many(20_000)[:-1] + b', "t19999": 1}', b""),
         "header-shape-of-4299-digits": pack(_replaced("[32]", f"[{'9' * 4299}]"), _DATA),
         "header-offsets-of-4299-digits": pack(_replaced("[0, ", f"[{'9' * 4299}, "), _DATA),
-        "header-empty-tensors": pack(_many(50_000), b""),
+        "header-empty-tensors": pack(_many(20_000), b""),
         "header-nul-bytes": pack(_RAW + b"\0\0\0", _DATA),
         "header-single-quotes": pack(_RAW.replace(b'"', b"'"), _DATA),
         "header-control-characters": pack(_RAW.replace(b"model.norm", b"model.\x01rm"), _DATA),

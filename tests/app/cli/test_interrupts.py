@@ -13,7 +13,12 @@ import pytest
 
 from tests.support.live import server_environment
 
-PROGRAM = "from bitbudget.app.cli.main import main; main()"
+PROGRAM = (
+    "import signal\n"
+    "signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background\n"
+    "from bitbudget.app.cli.main import main\n"
+    "main()"
+)
 
 
 def interrupted(home: Path, *words: str, until: str) -> tuple[int, str]:

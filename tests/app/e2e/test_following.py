@@ -17,9 +17,17 @@ from bitbudget.samples import sample_model
 pytestmark = pytest.mark.e2e
 
 
+PROGRAM = (
+    "import signal\n"
+    "signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background\n"
+    "from bitbudget.app.cli.main import main\n"
+    "main()"
+)
+
+
 def _bitbudget(*words: str, home: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "bitbudget.app.cli", *words],
+        [sys.executable, "-c", PROGRAM, *words],
         env={**os.environ, "BITBUDGET_HOME": str(home)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
