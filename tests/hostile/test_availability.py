@@ -159,6 +159,7 @@ SWOLLEN: tuple[tuple[str, Callable[[], bytes]], ...] = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of memory from /proc")
 def test_no_artifact_takes_much_memory_or_keeps_others_waiting(tmp_path: Path) -> None:
     bodies = [(name, make()) for name, make in SWOLLEN]
