@@ -123,7 +123,6 @@ def print_manifest(console: Console, manifest: Manifest) -> None:
 
     console.print(manifest_facts(manifest))
     console.print()
-    formats = {path: choice.format for path, choice in manifest.modules.items()}
-    console.print(formats_by_layer(None, formats))
+    console.print(formats_by_layer(None, manifest.formats))
     for note in manifest.notes:
         console.print(f"[yellow]note:[/] {note}", soft_wrap=True)

@@ -56,8 +56,8 @@ def print_report(console: Console, job: Job, data: bytes) -> None:
     """Draw the end of the demo."""
     manifest = Manifest.from_bytes(data)
     console.print(_budget(manifest))
-    formats = {path: choice.format for path, choice in manifest.modules.items()}
-    console.print(formats_by_layer(None, formats, "\nFormats by layer (bits g group size)"))
+    title = "\nFormats by layer (bits g group size)"
+    console.print(formats_by_layer(None, manifest.formats, title))
     if job.result is not None and job.result.baseline is not None:
         print_comparison(console, job.result.baseline, manifest.encoder.value)
     console.print(_proof(manifest), soft_wrap=True)

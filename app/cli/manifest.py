@@ -55,8 +55,7 @@ def show(file: File, *, as_json: Json = False) -> None:
     def render(console: Console) -> None:
         console.print(manifest_facts(manifest))
         console.print()
-        formats = {path: choice.format for path, choice in manifest.modules.items()}
-        console.print(formats_by_layer(None, formats))
+        console.print(formats_by_layer(None, manifest.formats))
 
     document = {"sha256": manifest.sha256, **manifest.model_dump(mode="json")}
     say(document, as_json=as_json, render=render)

@@ -18,7 +18,6 @@ from bitbudget.app.core.calibration import UNCALIBRATED, Calibration
 from bitbudget.app.core.candidates import DecisionGroup, ExactSizes, Rules, decision_groups
 from bitbudget.app.core.constraints import Conditions, conditions_of
 from bitbudget.app.core.errors import InfeasibleBudgetError, InvalidRequestError
-from bitbudget.app.core.formats import Format
 from bitbudget.app.core.inventory import Module
 from bitbudget.app.core.kv import KvSide
 from bitbudget.app.core.layout import plan_checkpoint
@@ -304,8 +303,7 @@ def _check_measured_together(
     chosen: _Chosen,
 ) -> None:
     """Refuse costs that are not the curves' unless bits are so few that they were measured anew."""
-    formats: dict[str, Format] = {p: choice.format for p, choice in manifest.modules.items()}
-    each = [formats] if best is None else [formats, best.formats]
+    each = [manifest.formats] if best is None else [manifest.formats, best.formats]
     bits = min(bits_per_weight(measurement.inventory, one) for one in each)
     wish = getattr(request, "relinearize", None)
     wanted = bits < LOW_BITS_PER_WEIGHT if wish is None else wish

@@ -17,7 +17,7 @@ from bitbudget.app.core.calibration_text import OwnText
 from bitbudget.app.core.canonical import JsonObject, canonical_json, sha256_of
 from bitbudget.app.core.effort import Effort
 from bitbudget.app.core.errors import InvalidRequestError
-from bitbudget.app.core.formats import KEEP, FormatName
+from bitbudget.app.core.formats import KEEP, Format, FormatName
 from bitbudget.app.core.inventory import CacheLayer
 from bitbudget.app.core.kv import (
     KvFormat,
@@ -209,6 +209,11 @@ class Manifest(_Part):
         }
 
     @property
+    def formats(self) -> dict[str, Format]:
+        """The format of each module, by path."""
+        return {path: choice.format for path, choice in self.modules.items()}
+
+    @property
     def bits_per_weight(self) -> float:
         """Bits of the files for each weight, headers and unquantized arrays included."""
         return 8 * self.file_bytes / max(self.model.weights, 1)
@@ -216,7 +221,7 @@ class Manifest(_Part):
     @property
     def has_own_formats(self) -> bool:
         """Whether a module has a format that `bitbudget.load` reads and stock mlx-lm does not."""
-        return any(not choice.format.is_stock for choice in self.modules.values())
+        return any(not format_.is_stock for format_ in self.formats.values())
 
     def to_bytes(self) -> bytes:
         """Return the canonical bytes, whose SHA-256 is the manifest's identity."""

@@ -32,8 +32,7 @@ def refine(run: Run, evaluation: Evaluation) -> None:
         return
     if not mark.is_file():
         measurement = Measurement.from_json(stored.read_bytes())
-        formats = {path: choice.format for path, choice in manifest.modules.items()}
-        one = CheckpointKl(measurement.cost(formats), *_measured(found))
+        one = CheckpointKl(measurement.cost(manifest.formats), *_measured(found))
         better = replace(measurement, calibration=measurement.calibration.refined(one))
         write_whole(stored, better.to_json())
         write_whole(mark, b"")

@@ -70,7 +70,7 @@ def write_checkpoint(
 
 def chosen_formats(manifest: Manifest, inventory: Inventory) -> dict[str, Format]:
     """Return the format per path; InvalidRequestError when the manifest does not fit the model."""
-    formats = {path: choice.format for path, choice in manifest.modules.items()}
+    formats = manifest.formats
     paths = {module.path for module in inventory.modules}
     odd = sorted(paths ^ formats.keys())
     if odd:

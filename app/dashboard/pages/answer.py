@@ -36,7 +36,7 @@ class Solved:
 def answer_figures(solved: Solved, measured: Sequence[Point] = ()) -> JsonObject:
     """Return the figures that a job's page and a model's page share."""
     manifest, measurement = solved.manifest, solved.measurement
-    formats = {path: choice.format for path, choice in manifest.modules.items()}
+    formats = manifest.formats
     predicted = manifest.certificate.predicted_kl_nats_per_token
     ours = Point("this answer", manifest.file_bytes, predicted)
     return {

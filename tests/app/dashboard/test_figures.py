@@ -53,7 +53,7 @@ def test_every_module_has_one_cell(measurement: Measurement) -> None:
 
 def test_parts_add_up_to_the_files(measurement: Measurement) -> None:
     manifest = build_manifest(measurement, "affine4g64")
-    formats = {path: choice.format for path, choice in manifest.modules.items()}
+    formats = manifest.formats
     parts = file_parts(measurement.inventory, formats, manifest.budget_bytes)
     assert sum(part.nbytes for part in parts.parts) == manifest.file_bytes
     assert ("total", manifest.file_bytes) in parts.figure.rows

@@ -88,10 +88,9 @@ def manifest_encoder(run: Run, variant: Variant, manifest: Manifest) -> EncodePa
     measured = replace(variant, options=_as_measured(run, variant, manifest))
     with run.report.part(0.5):
         statistics = take_statistics(run, measured)
-    formats = {path: choice.format for path, choice in manifest.modules.items()}
     plan = Plan(
         variant.inventory,
-        formats,
+        manifest.formats,
         manifest.encoder,
         statistics,
         lambda module, format_: arrays_alone(
@@ -101,7 +100,7 @@ def manifest_encoder(run: Run, variant: Variant, manifest: Manifest) -> EncodePa
     coded = code_sequentially(
         checkpoint.folder,
         plan,
-        sequence_folder(run, manifest.measurement, formats),
+        sequence_folder(run, manifest.measurement, manifest.formats),
         lambda done, total: run.report.progress(done, total, "layers", "coding in sequence"),
     )
     return _Compensating(statistics, manifest.encoder, coded).encode_part

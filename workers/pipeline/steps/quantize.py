@@ -42,8 +42,8 @@ def run_step(run: Run) -> Delivered:
     with run.report.part(0.5):
         encode_part = manifest_encoder(run, variant, manifest)
     written = _write(run, variant, manifest, output, encode_part)
-    formats = {path: choice.format for path, choice in manifest.modules.items()}
-    shutil.rmtree(sequence_folder(run, manifest.measurement, formats), ignore_errors=True)
+    place = sequence_folder(run, manifest.measurement, manifest.formats)
+    shutil.rmtree(place, ignore_errors=True)
     return written
 
 

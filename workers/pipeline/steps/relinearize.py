@@ -108,8 +108,7 @@ def run_step(run: Run) -> Manifest:
 
 def _bits(run: Run) -> float:
     """Return the bits per weight of the allocation there is."""
-    formats = {path: choice.format for path, choice in run[Manifest].modules.items()}
-    return bits_per_weight(run[Measured].measurement.inventory, formats)
+    return bits_per_weight(run[Measured].measurement.inventory, run[Manifest].formats)
 
 
 def _statistics(run: Run) -> Mapping[str, ModuleStatistics]:

@@ -52,7 +52,7 @@ def test_stock_mlx_lm_makes_exactly_the_manifest_of_the_predicate(
         for path in (tmp_path / "out").glob("*.safetensors")
         for tensor in read_header(path).tensors
     }
-    formats = {path: choice.format for path, choice in manifest.modules.items()}
+    formats = manifest.formats
     files = plan_checkpoint(inventory).files(formats)
     assert stored == {array.name: array.nbytes for file in files for array in file.arrays}
     assert not recipe.changes
