@@ -20,6 +20,7 @@ import numpy as np
 from bitbudget.app.core.calibration_text import OwnText
 from bitbudget.app.core.canonical import JsonObject, canonical_json
 from bitbudget.app.core.errors import InvalidModelError
+from bitbudget.workers.models.folder import json_object_or_empty
 from bitbudget.workers.models.tokenizer import open_tokenizer
 from bitbudget.workers.models.vocabulary import check_tokens
 
@@ -90,7 +91,7 @@ def template_digest(folder: Path) -> str | None:
 
     The tokenizer, whose opening takes a second, is not opened.
     """
-    found = {name: _read(folder / name).get("chat_template") for name in _CONFIGS}
+    found = {name: json_object_or_empty(folder / name).get("chat_template") for name in _CONFIGS}
     template = folder / "chat_template.jinja"
     if template.is_file():
         found[template.name] = template.read_text(encoding="utf-8", errors="replace")
@@ -99,14 +100,6 @@ def template_digest(folder: Path) -> str | None:
 
 
 _CONFIGS: Final = ("tokenizer_config.json", "chat_template.json")
-
-
-def _read(path: Path) -> JsonObject:
-    try:
-        value = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 def open_chat(folder: Path, *, held_out: bool = False) -> Chat:

@@ -23,6 +23,7 @@ __all__ = [
     "decode_floats",
     "encode_floats",
     "float8_names",
+    "json_object_or_empty",
     "read_config",
     "read_files",
     "read_json",
@@ -181,6 +182,18 @@ def absent_files(names: Sequence[str], folder: Path | None = None) -> tuple[str,
         if isinstance(shards, dict):
             wanted |= {name for name in shards.values() if isinstance(name, str)}
     return tuple(sorted(wanted - set(names)))
+
+
+def json_object_or_empty(path: Path) -> JsonObject:
+    """Return the JSON object in a file that a model can do without, {} where there is none.
+
+    What is broken or nested too deep is refused by whoever needs the file.
+    """
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def float8_names(files: Iterable[SourceFile]) -> frozenset[str]:

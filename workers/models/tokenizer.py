@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import importlib
-import json
 from pathlib import Path
 from typing import Any, Final
 
 from bitbudget.app.core.errors import InvalidModelError
+from bitbudget.workers.models.folder import json_object_or_empty
 
 __all__ = ["open_tokenizer", "tokenizer_notes", "write_fast_tokenizer"]
 
@@ -88,11 +88,7 @@ def tokenizer_notes(folder: Path) -> tuple[str, ...]:
 
 def _own_code(folder: Path) -> str:
     """Return the class that tokenizer_config.json asks to be run, "" where it asks for none."""
-    try:
-        config = json.loads((folder / "tokenizer_config.json").read_bytes())
-    except (OSError, ValueError, RecursionError):  # told when the tokenizer is opened
-        return ""
-    classes = config.get("auto_map") if isinstance(config, dict) else None
+    classes = json_object_or_empty(folder / "tokenizer_config.json").get("auto_map")
     named = classes.get("AutoTokenizer") if isinstance(classes, dict) else classes
     named = next(filter(None, named), "") if isinstance(named, list) else named
     return str(named or "")

@@ -6,7 +6,6 @@ foreign memory.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bitbudget.app.core.errors import InvalidModelError
-from bitbudget.workers.models.folder import read_files, read_json
+from bitbudget.workers.models.folder import json_object_or_empty, read_files, read_json
 from bitbudget.workers.models.heads import EMBEDDING
 from bitbudget.workers.models.language_part import text_part
 
@@ -94,12 +93,7 @@ def _setting(folder: Path, names: Sequence[str]) -> int:
 
 def _begin_tokens(folder: Path) -> Iterator[tuple[str, int]]:
     for name in ("generation_config.json", "config.json"):
-        try:
-            config = json.loads((folder / name).read_bytes())
-        except (OSError, ValueError):
-            continue
-        if not isinstance(config, dict):
-            continue
+        config = json_object_or_empty(folder / name)
         for source in (config, text_part(config)):
             for key in ("bos_token_id", "eos_token_id"):
                 value = source.get(key)

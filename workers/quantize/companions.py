@@ -17,7 +17,7 @@ from bitbudget.app.core.layout import Shard
 from bitbudget.app.core.manifest import Manifest
 from bitbudget.rotated_model import KEY
 from bitbudget.workers.models import Checkpoint
-from bitbudget.workers.models.folder import INDEX_NAME, encode_floats
+from bitbudget.workers.models.folder import INDEX_NAME, encode_floats, json_object_or_empty
 from bitbudget.workers.models.given import belongs_to
 from bitbudget.workers.models.language_part import TEXT, text_part
 from bitbudget.workers.models.tokenizer import write_fast_tokenizer
@@ -101,10 +101,10 @@ def _tokenizer_code(folder: Path) -> list[Path]:
 
     They are copied and never run; whoever loads the result decides about that.
     """
+    config = json_object_or_empty(folder / "tokenizer_config.json")
     try:
-        config = json.loads((folder / "tokenizer_config.json").read_bytes())
         entries = config["auto_map"]["AutoTokenizer"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (KeyError, TypeError):
         return []
     entries = entries if isinstance(entries, list) else [entries]
     names = {str(entry).rsplit("--", 1)[-1].split(".")[0] for entry in entries if entry}
