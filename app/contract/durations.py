@@ -141,13 +141,14 @@ class Work:
         return self.runs and self.plan.verifies
 
     @property
-    def _is_large(self) -> bool:
+    def is_large(self) -> bool:
+        """Whether coding it takes longer than running it does."""
         return self.weights > LARGE_WEIGHTS
 
     @property
     def verifying_windows(self) -> int:
         """Windows that whole checkpoints are measured on."""
-        return _VERIFYING_LARGE if self._is_large else _VERIFYING
+        return _VERIFYING_LARGE if self.is_large else _VERIFYING
 
     def operations_s(self, per_weight: float) -> float:
         """Return the seconds of so many operations for each weight."""
@@ -244,8 +245,7 @@ def verification_s(work: Work) -> float:
     if not work.verifies:
         return 0.0
     windows = work.verifying_windows
-    is_large = windows == _VERIFYING_LARGE
-    written, part = (1, _PART_OF_WINDOWS) if is_large else (_SIZES, 1.0)
+    written, part = (1, _PART_OF_WINDOWS) if work.is_large else (_SIZES, 1.0)
     sizes = (2 + written + (_SIZES - 1) * part) * windows
     passes = sizes + (_ALLOCATIONS + _PARTS) * _PROBING * part
     return (

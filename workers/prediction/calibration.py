@@ -16,9 +16,10 @@ import numpy as np
 from bitbudget.app.core.calibration import Calibration, CheckpointKl
 from bitbudget.app.core.errors import InfeasibleBudgetError, InvalidRequestError
 from bitbudget.app.core.formats import KEEP, Format
-from bitbudget.app.core.inventory import Module
+from bitbudget.app.core.inventory import Inventory, Module
 from bitbudget.app.core.layout import plan_checkpoint
 from bitbudget.app.core.measurement import Measurement
+from bitbudget.app.core.relinearization import bits_per_weight
 from bitbudget.app.core.requests import AllocationRequest
 from bitbudget.app.core.runtime import Runtime
 from bitbudget.app.core.solving import allocate_in_time
@@ -71,19 +72,19 @@ def calibration_sizes(
 
     Sizes that no allocation has are left out; None where none is left.
     """
-    movable = [m for m in measurement.inventory.modules if set(m.legal_formats()) - {KEEP}]
+    weights = sum(m.weights for m in measurement.inventory.modules if _is_movable(m))
     own = Runtime.BITBUDGET if measurement.has_own_formats else Runtime.STOCK
     runtime = own if request is None else request.runtime
     found: dict[float, Mapping[str, Format]] = {}
     for bits in _BITS:
-        budget = _fixed_bytes(measurement, movable) + int(bits * _weights(movable) / 8)
+        budget = _fixed_bytes(measurement.inventory) + int(bits * weights / 8)
         asked_for = AllocationRequest(budget=budget, sqnr_floor_db=0, runtime=runtime)
         allocated = _allocated(measurement, asked_for)
         if allocated is not None:
             found[bits] = allocated
     wanted = None if request is None else _allocated(measurement, request)
     if wanted is not None and measurement.cost(wanted) > 0:
-        asked = 8 * _data_bytes(movable, wanted) / _weights(movable)
+        asked = bits_per_weight(measurement.inventory, wanted)
         if found:
             del found[min(found, key=lambda bits: abs(np.log(bits / asked)))]
         found[asked] = wanted
@@ -101,17 +102,12 @@ def _allocated(measurement: Measurement, request: AllocationRequest) -> Mapping[
         return None
 
 
-def _weights(modules: Sequence[Module]) -> int:
-    return sum(module.weights for module in modules)
+def _is_movable(module: Module) -> bool:
+    return bool(set(module.legal_formats()) - {KEEP})
 
 
-def _data_bytes(modules: Sequence[Module], formats: Mapping[str, Format]) -> int:
-    return sum(formats[m.path].data_bytes(m.shape, m.dtype) for m in modules)
-
-
-def _fixed_bytes(measurement: Measurement, movable: Sequence[Module]) -> int:
+def _fixed_bytes(inventory: Inventory) -> int:
     """Return the bytes of a checkpoint that no allocation changes."""
-    inventory, moved = measurement.inventory, {module.path for module in movable}
-    kept = [module for module in inventory.modules if module.path not in moved]
-    kept_bytes = _data_bytes(kept, {module.path: KEEP for module in kept})
+    kept = (module for module in inventory.modules if not _is_movable(module))
+    kept_bytes = sum(KEEP.data_bytes(module.shape, module.dtype) for module in kept)
     return plan_checkpoint(inventory).fixed_bytes + kept_bytes
