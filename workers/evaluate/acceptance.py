@@ -14,7 +14,7 @@ import mlx.core as mx
 import numpy as np
 
 from bitbudget.app.core.errors import InvalidModelError
-from bitbudget.workers.evaluate.teacher import batches, log_probabilities
+from bitbudget.workers.evaluate.teacher import batches, log_probabilities, log_total
 from bitbudget.workers.running.streaming_forward import open_forward
 
 __all__ = ["Acceptance", "agreement", "measure_acceptance"]
@@ -83,7 +83,7 @@ def measure_acceptance(
 
 def _at(log_p: mx.array, temperature: float) -> mx.array:
     warmer = log_p / temperature
-    return warmer - mx.logsumexp(warmer, axis=-1, keepdims=True)
+    return warmer - log_total(warmer)
 
 
 def _check_vocabularies(draft: Path, log_p: mx.array, log_q: mx.array) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -106,28 +105,23 @@ def _methods(
     return {}
 
 
-@dataclass(frozen=True)
 class Rounded:
     """The float32 model of a checkpoint whose quantized modules read rounded inputs.
 
     It is read anew at every call where two models do not fit in half of the memory.
     """
 
-    checkpoint: Path
-    format: ActivationFormat
-    rotate: bool = False
-
-    def __post_init__(self) -> None:
-        held = load_float32(self.checkpoint) if fits_whole(self.checkpoint, copies=2) else None
-        object.__setattr__(self, "_held", held)
-        object.__setattr__(self, "_paths", quantized_paths(self.checkpoint))
+    def __init__(
+        self, checkpoint: Path, format_: ActivationFormat, *, rotate: bool = False
+    ) -> None:
+        self._checkpoint, self._format, self._rotate = checkpoint, format_, rotate
+        self._held = load_float32(checkpoint) if fits_whole(checkpoint, copies=2) else None
+        self._paths = quantized_paths(checkpoint)
 
     def __call__(self, ids: mx.array, cache: Any = None) -> mx.array:
         """Return the logits, evaluated."""
-        held: nn.Module | None = getattr(self, "_held")  # noqa: B009, set on a frozen instance
-        paths: frozenset[str] = getattr(self, "_paths")  # noqa: B009, as above
-        model = load_float32(self.checkpoint) if held is None else held
-        with rounded_inputs(model, paths, self.format, rotate=self.rotate):
+        model = load_float32(self._checkpoint) if self._held is None else self._held
+        with rounded_inputs(model, self._paths, self._format, rotate=self._rotate):
             logits: mx.array = model(ids, cache=cache)
             mx.eval(logits)
         return logits

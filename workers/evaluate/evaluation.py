@@ -28,6 +28,7 @@ from bitbudget.workers.evaluate.teacher import (
     TokenScores,
     batches,
     log_probabilities,
+    log_total,
     score,
     scores_of,
     teach,
@@ -225,7 +226,7 @@ def _decoded(model: Forward, ids: np.ndarray) -> mx.array:
         for position in range(ids.shape[1] - 1)
     ]
     logits = mx.concatenate(steps, axis=1)
-    return logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+    return logits - log_total(logits)
 
 
 def _score(candidate: Forward, batch: TeacherBatch, name: str) -> TokenScores:

@@ -54,7 +54,7 @@ def activation_report(task: ActivationTask, run: Run) -> ActivationReport:
     name = next(iter(judge.windows))
     exact = judge.sets_of(folder)[name]
     both = {
-        rotate: judge.sets(Rounded(folder, format_, rotate), str(folder))[name]
+        rotate: judge.sets(Rounded(folder, format_, rotate=rotate), str(folder))[name]
         for rotate in (False, True)
     }
     stored = _stored(folder, paths)

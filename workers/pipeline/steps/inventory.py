@@ -59,12 +59,8 @@ def run_step(run: Run) -> Variants:
 def _speed(run: Run) -> dict[str, MachineSpeed]:
     """Return the speed of this machine, measured now if it is to run a model and never was."""
     known = read_speed(run.home.folder)
-    is_measured = run.find(KnownMeasurement) is not None
-    if (
-        known is None
-        and not (run[FetchOptions].headers_only or is_measured)
-        and (run.report.work.runs)
-    ):
+    runs = run.report.work.runs and run.find(KnownMeasurement) is None
+    if known is None and runs and not run[FetchOptions].headers_only:
         from bitbudget.workers.benchmark.machine_speed import machine_speed  # noqa: PLC0415, MLX
 
         known = machine_speed(run.home.folder)
