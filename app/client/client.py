@@ -17,10 +17,10 @@ import hashlib
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 import httpx2
-from pydantic import TypeAdapter
+from pydantic import BaseModel, TypeAdapter
 
 from bitbudget.app.client.events import read_events
 from bitbudget.app.client.transport import Transport
@@ -61,6 +61,8 @@ from bitbudget.app.models.schemas import Model
 from bitbudget.app.workers.schemas import Worker
 
 __all__ = ["Client"]
+
+_Grant = TypeVar("_Grant", bound=BaseModel)
 
 
 class Client:
@@ -217,27 +219,23 @@ class Client:
 
     def claim(self, worker: WorkerWelcome) -> LeaseGrant | None:
         """Ask for a job; None when there is none, then ask again after `poll_seconds`."""
-        answer = self._http.request(
-            "POST",
-            "/v1/leases",
-            json=LeaseClaim(worker_id=worker.worker_id).model_dump(),
-            token=worker.token,
-        )
-        if answer.status_code == httpx2.codes.NO_CONTENT:
-            return None
-        return LeaseGrant.model_validate_json(answer.content)
+        claim = LeaseClaim(worker_id=worker.worker_id)
+        return self._claimed("/v1/leases", claim, worker, LeaseGrant)
 
     def claim_followup(self, worker: WorkerWelcome) -> FollowupGrant | None:
         """Ask for something to do with a checkpoint that this worker made; None without any."""
-        answer = self._http.request(
-            "POST",
-            "/v1/followups",
-            json=FollowupClaim(worker_id=worker.worker_id).model_dump(),
-            token=worker.token,
-        )
+        claim = FollowupClaim(worker_id=worker.worker_id)
+        return self._claimed("/v1/followups", claim, worker, FollowupGrant)
+
+    def _claimed(
+        self, path: str, claim: BaseModel, worker: WorkerWelcome, kind: type[_Grant]
+    ) -> _Grant | None:
+        """Return what the server grants, None where there is nothing to do."""
+        body = claim.model_dump()
+        answer = self._http.request("POST", path, json=body, token=worker.token)
         if answer.status_code == httpx2.codes.NO_CONTENT:
             return None
-        return FollowupGrant.model_validate_json(answer.content)
+        return kind.model_validate_json(answer.content)
 
     def renew_followup(self, worker: WorkerWelcome, followup_id: str) -> None:
         """Say that the worker is still at it; ConflictError once nobody waits."""

@@ -5,20 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
+from tests.support.commands import interruptible
 from tests.support.live import server_environment
-
-PROGRAM = (
-    "import signal\n"
-    "signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background\n"
-    "from bitbudget.app.cli.main import main\n"
-    "main()"
-)
 
 
 def interrupted(home: Path, *words: str, until: str) -> tuple[int, str]:
@@ -26,7 +19,7 @@ def interrupted(home: Path, *words: str, until: str) -> tuple[int, str]:
     log = home / "stderr"
     with log.open("wb") as errors:
         process = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, *words],
+            interruptible(*words),
             env=server_environment(home, {"port": "0"}),
             stdout=subprocess.DEVNULL,
             stderr=errors,

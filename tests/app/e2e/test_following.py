@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -13,21 +12,14 @@ import httpx2
 import pytest
 
 from bitbudget.samples import sample_model
+from tests.support.commands import interruptible
 
 pytestmark = pytest.mark.e2e
 
 
-PROGRAM = (
-    "import signal\n"
-    "signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background\n"
-    "from bitbudget.app.cli.main import main\n"
-    "main()"
-)
-
-
 def _bitbudget(*words: str, home: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, *words],
+        interruptible(*words),
         env={**os.environ, "BITBUDGET_HOME": str(home)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
