@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import sys
 import tempfile
 import time
@@ -97,7 +98,7 @@ def problem_of(error: Exception, home: Path) -> Problem:
             f"{error}; free some room, or keep less there with --disk-limit",
             status=507,
         )
-    if isinstance(error, OSError):
+    if isinstance(error, OSError | sqlite3.OperationalError):
         return Problem.about("machine-trouble", f"{error}; look at the disk and its permissions")
     return Problem.about(
         "internal",

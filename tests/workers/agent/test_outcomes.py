@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,8 @@ FINAL, AGAIN = LeaseOutcome.FAILED, LeaseOutcome.CRASHED
         (MemoryError(), FINAL),
         (OSError(5, "Input/output error"), AGAIN),
         (OSError(28, "No space left on device"), AGAIN),
+        (sqlite3.OperationalError("disk I/O error"), AGAIN),
+        (sqlite3.OperationalError("database or disk is full"), AGAIN),
     ],
 )
 def test_what_the_input_is_at_fault_for_is_not_tried_again(
