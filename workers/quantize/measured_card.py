@@ -8,7 +8,7 @@ from typing import Final
 from bitbudget.app.contract.reports import Baseline, Evaluation, Rival
 from bitbudget.app.core.formats import parse_format
 
-__all__ = ["write_measured"]
+__all__ = ["with_measured"]
 
 _HEADING: Final = "\n## Measured\n"
 _SECTION: Final = (
@@ -25,12 +25,9 @@ times the original's.
 )
 
 
-def write_measured(folder: Path, report: Evaluation, baseline: Baseline | None) -> None:
-    """Write what was measured of the checkpoint in `folder` into its card, instead of the last."""
-    path = folder / "README.md"
-    if not path.is_file():
-        return
-    card, _, _ = path.read_text(encoding="utf-8").partition(_HEADING)
+def with_measured(card: str, folder: Path, report: Evaluation, baseline: Baseline | None) -> str:
+    """Return the card of the checkpoint in `folder` with what was measured, instead of the last."""
+    card, _, _ = card.partition(_HEADING)
     nbytes = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
     rows = [_measured("this one", nbytes, report)]
     if baseline is not None:
@@ -44,7 +41,7 @@ def write_measured(folder: Path, report: Evaluation, baseline: Baseline | None) 
         ratio=report.perplexity_ratio,
         rows="\n".join(rows),
     )
-    path.write_text(card.rstrip("\n") + "\n" + section, encoding="utf-8")
+    return card.rstrip("\n") + "\n" + section
 
 
 def _rival(name: str, rival: Rival) -> str:

@@ -23,7 +23,7 @@ from bitbudget.workers.pipeline.files import write_whole
 from bitbudget.workers.pipeline.options import EvaluateOptions, user_text
 from bitbudget.workers.pipeline.refine import refine
 from bitbudget.workers.pipeline.run import AllocatedByCurves, Delivered, Run
-from bitbudget.workers.quantize.measured_card import write_measured
+from bitbudget.workers.quantize.measured_card import with_measured
 
 __all__ = ["Judge", "run_step"]
 
@@ -49,11 +49,19 @@ def run_step(run: Run) -> Evaluation:
     report = Evaluation.model_validate_json(path.read_bytes())
     delivered = run.find(Delivered)
     if delivered is not None:
-        write_measured(delivered.folder, report, run.find(Baseline))
+        _write_measured(delivered.folder, report, run.find(Baseline))
     allocated = run.find(AllocatedByCurves)
     if allocated is not None and allocated.sha256 == digest:
         refine(run, report)
     return _with_scores(report, options, folder, run[Checkpoint].folder)
+
+
+def _write_measured(folder: Path, report: Evaluation, baseline: Baseline | None) -> None:
+    """Put what was measured into the checkpoint's card, whole or not at all."""
+    path = folder / "README.md"
+    if path.is_file():
+        card = with_measured(path.read_text(encoding="utf-8"), folder, report, baseline)
+        write_whole(path, card.encode())
 
 
 def _candidate(run: Run, options: EvaluateOptions) -> tuple[Path, str]:
