@@ -23,9 +23,10 @@ serve: install  ## start the server with its dashboard
 
 test: install lint  ## everything but `slow` and `package`
 	$(PYTEST) -n 2 $(PYTEST_ARGS)
+	$(PYTEST) -n 0 -m timed
 
 test-fast: install  ## the parts without processes, browsers and whole models: under a minute
-	$(PYTEST) -n 2 -q $(FAST) -m "not slow and not package and not e2e and not postgres and not contract and not chaos"
+	$(PYTEST) -n 2 -q $(FAST) -m "not slow and not package and not e2e and not postgres and not contract and not chaos and not timed"
 
 test-package: install  ## build wheel and source distribution, install the wheel elsewhere, use it
 	$(BIN)/python -m pytest -n 0 -m "package and not slow" tests/package
