@@ -17,10 +17,11 @@ from bitbudget.app.core.errors import InvalidRequestError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from bitbudget.app.client.client import Client
     from bitbudget.app.contract.reports import ImportedMeasurement
     from bitbudget.app.core.measurement import Measurement
 
-__all__ = ["app", "import_measurement", "measured_so"]
+__all__ = ["app", "given_to_server", "import_measurement", "measured_so"]
 
 app = typer.Typer(
     no_args_is_help=True, help="Pass measurements on, and take those that others made."
@@ -134,9 +135,6 @@ def import_measurement(
     from bitbudget.app.contract.reports import ImportedMeasurement
     from bitbudget.app.contract.tasks import ImportTask
 
-    stated = {"effort": options.effort, "encoder": options.encoder, "name": options.name}
-    stated["sensitivity"] = _unless(options.sensitivity, MeasureOptions.sensitivity)
-    stated["rotation"] = _unless(options.rotation, MeasureOptions.rotation)
     task = ImportTask.model_validate(
         {
             "home": home(),
@@ -144,17 +142,53 @@ def import_measurement(
             "model": model,
             "keep": keep,
             "allow_quantized_source": options.allow_quantized_source,
-            **stated,
+            "name": options.name,
+            **_stated(options),
         }
     )
     return run_with_progress(task, ImportedMeasurement, "measurement import")
+
+
+def given_to_server(
+    client: Client, source: str, model: str, options: MeasureOptions
+) -> tuple[MeasureOptions, str]:
+    """Import a measurement from a file or the Hub on a server.
+
+    Returns options that ask for one made so, and the id that a job names it by. The server's
+    workers compare it with the model: its weights need not be here.
+    """
+    from bitbudget.app.core.hub_id import HubId
+    from bitbudget.app.core.measurement_file import file_bytes
+    from bitbudget.app.core.measurement_way import check_stated
+
+    if Path(source).is_file():
+        found = _read(Path(source))
+        check_stated(source, found, _stated(options))
+    else:
+        from bitbudget.app.cli.measure import read_measurement
+
+        of = model if HubId.matches(model) else None
+        found = read_measurement(Path(import_measurement(source, of, options).measurement))
+    so = measured_so(options, found)
+    return so, client.import_measurement(file_bytes(found), found.origin).id
+
+
+def _stated(options: MeasureOptions) -> dict[str, str | None]:
+    return {
+        "effort": options.effort,
+        "encoder": options.encoder,
+        "sensitivity": _unless(options.sensitivity, MeasureOptions.sensitivity),
+        "rotation": _unless(options.rotation, MeasureOptions.rotation),
+    }
 
 
 def _unless(stated: str, default: str) -> str | None:
     return None if stated == default else stated
 
 
-def measured_so(options: MeasureOptions, taken: ImportedMeasurement) -> MeasureOptions:
+def measured_so(
+    options: MeasureOptions, taken: ImportedMeasurement | Measurement
+) -> MeasureOptions:
     """Return options that ask for a measurement made as this one was."""
     from bitbudget.app.core.calibration_text import NO_TEXT, OwnText
 

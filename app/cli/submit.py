@@ -9,6 +9,7 @@ import typer
 from bitbudget.app.cli.grouped import grouped
 from bitbudget.app.cli.options import (
     AllocationOptions,
+    GivenMeasurement,
     Json,
     MeasureOptions,
     Model,
@@ -36,6 +37,7 @@ def submit(
     token: Token = None,
     budget: AllocationOptions,
     measuring: MeasureOptions,
+    measurement: GivenMeasurement = None,
     deliver: Annotated[str, typer.Option(help="manifest or checkpoint.")] = "manifest",
     recover: Recover = None,
     relinearize: Relinearize = None,
@@ -45,17 +47,22 @@ def submit(
 ) -> None:
     """Submit a job to a server; on a model measured before, it is answered at once."""
     from bitbudget.app.cli.following import follow
+    from bitbudget.app.cli.measurement import given_to_server
     from bitbudget.app.client.client import Client
 
-    request = measuring.job(
-        model,
-        budget,
-        deliver=deliver,
-        recover=recover,
-        relinearize=relinearize,
-        preview=preview,
-    )
     with Client(server, token=token, told=_say_note) as client:
+        given = None
+        if measurement is not None:
+            measuring, given = given_to_server(client, measurement, model, measuring)
+        request = measuring.job(
+            model,
+            budget,
+            deliver=deliver,
+            recover=recover,
+            relinearize=relinearize,
+            preview=preview,
+            measurement=given,
+        )
         job = client.submit(request)
         if wait:
             job = follow(client, job.id, server)
@@ -110,6 +117,8 @@ def _print(console: Console, job: Job, server: str) -> None:
 
     goal = objective_of(job.request.sensitivity)
     rows = {"job": job.id, "state": job.status.value, "page": f"{server}/jobs/{job.id}"}
+    if job.request.measurement is not None:
+        rows["measured"] = f"elsewhere: {server}/v1/measurements/{job.request.measurement}"
     if job.answer is not None:
         rows |= {
             "files": exact(job.answer.file_bytes),

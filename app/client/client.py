@@ -108,6 +108,22 @@ class Client:
         )
         return Job.model_validate_json(answer.content)
 
+    def import_measurement(self, data: bytes, origin: str = "") -> Measurement:
+        """Give the server a measurement made elsewhere, as `bitbudget measurement export` wrote it.
+
+        A job names it by its id: `JobRequest(measurement=found.id)`. `origin` is where on the Hub
+        it was taken from, `[datasets/]org/name@commit`.
+        """
+        answer = self._http.request(
+            "POST",
+            "/v1/measurements",
+            params={"origin": origin} if origin else {},
+            content=data,
+            headers={"Content-Type": "application/octet-stream"},
+            repeatable=True,
+        )
+        return Measurement.model_validate_json(answer.content)
+
     def job(self, job_id: str) -> Job:
         """Return a job as it is now."""
         return Job.model_validate_json(self._get(f"/v1/jobs/{job_id}").content)

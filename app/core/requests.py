@@ -259,6 +259,14 @@ class JobRequest(AllocationRequest):
         description="Take weights that were quantized before: what they lost is not seen.",
     )
     seed: Annotated[int, Field(ge=0, lt=2**32), Number] = 0
+    measurement: str | None = Field(
+        None,
+        min_length=64,
+        max_length=64,
+        pattern=r"^[0-9a-f]{64}$",
+        description="Id of a measurement that the server has, such as an imported one: used instead"
+        " of measuring if it is of the model's weights and was made as asked.",
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -270,6 +278,7 @@ class JobRequest(AllocationRequest):
         """Whether a first answer at quick effort may come before the one that is asked for."""
         return (
             self.preview is not False
+            and self.measurement is None
             and self.effort is not Effort.QUICK
             and self.sensitivity is Sensitivity.FISHER
         )
@@ -281,6 +290,13 @@ class JobRequest(AllocationRequest):
         if self.recover is EFFORTS[self.effort].recover:
             change["recover"] = EFFORTS[effort].recover
         return self.model_copy(update=change)
+
+    @model_validator(mode="after")
+    def _measures_or_is_given(self) -> JobRequest:
+        if self.measurement is not None and self.max_minutes is not None:
+            msg = "max_minutes chooses how to measure, and `measurement` says that it is measured"
+            raise ValueError(msg)
+        return self
 
     @model_validator(mode="after")
     def _rotates_for_its_runtime(self) -> JobRequest:

@@ -32,6 +32,7 @@ _TEXTS = (
     "rotation",
     "recover",
     "runtime",
+    "measurement",
 )
 _NUMBERS = ("context", "kv_bits")
 _SWITCHES = ("joint_kv", "min_safe")

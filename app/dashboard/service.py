@@ -109,7 +109,9 @@ class Dashboard:
         solved = self._solved(report.job)
         memory = None if solved is None else _memory(solved)
         notes, held = self.sources.jobs.notes(job_id), self._held(report.job)
-        return job_page(report, solved, memory, notes, held)
+        measured = report.job.measurement_id
+        source = "" if measured is None else self.sources.measurements.source(measured)
+        return job_page(report, solved, memory, notes, held, source=source)
 
     def _held(self, job: Job) -> Held | None:
         """Return what can be done with a checkpoint that a worker holds, and was."""
@@ -204,6 +206,7 @@ class Dashboard:
             sensitivity=found.sensitivity,
             rotation=Rotation(found.rotation),
             deliver=Deliver.CHECKPOINT,
+            measurement=measurement if self.sources.measurements.is_imported(measurement) else None,
         )
 
     def _cards(self, solved: Solved, at: WhatIf) -> list[MacCard]:

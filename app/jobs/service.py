@@ -34,6 +34,7 @@ from bitbudget.app.http.errors import KeyMismatchError, QuotaExceededError
 from bitbudget.app.http.pages import Page, cut_page, decode_cursor
 from bitbudget.app.jobs import repository
 from bitbudget.app.jobs.access import check_owner
+from bitbudget.app.jobs.given import GivenMeasurements
 from bitbudget.app.jobs.schemas import AllocationSummary, Job, JobEvent, JobReport
 from bitbudget.app.jobs.status import JobStatus
 from bitbudget.app.jobs.summary import allocation_summary
@@ -42,7 +43,7 @@ from bitbudget.app.jobs.transitions import Transitions
 from bitbudget.app.jobs.views import event_view, job_lines, job_view
 from bitbudget.app.measurements import repository as measurements
 from bitbudget.app.measurements.cache import MeasurementLibrary
-from bitbudget.app.measurements.solving import Solved, solve_best
+from bitbudget.app.measurements.solving import Solved, solve, solve_best
 from bitbudget.app.models import repository as models
 from bitbudget.app.models.allowed_paths import ModelGate
 from bitbudget.app.storage.database import Database, one_at_a_time
@@ -59,17 +60,22 @@ Document = TypeVar("Document", bound=Report)
 
 @dataclass(frozen=True, slots=True)
 class _Ready:
-    """An answer found without a worker, and the measurement it came from."""
+    """A measurement for a job, and the answer that it gives, where that needs no worker."""
 
     measurement_id: str
     measurement_json: bytes
-    solved: Solved
+    solved: Solved | None
     names: tuple[ArtifactName, ArtifactName] = (ArtifactName.MEASUREMENT, ArtifactName.MANIFEST)
 
     @property
     def is_first(self) -> bool:
         """Whether it is a first answer, which a worker refines."""
         return self.names == _FIRST
+
+    @property
+    def is_last(self) -> bool:
+        """Whether it is all that a job for a manifest wants."""
+        return self.solved is not None and not self.is_first
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,10 +101,7 @@ class JobService:
         if earlier is not None:
             return earlier
         self.gate.check(request.model)
-        ready = self._solve_stored(request)
-        if ready is None:
-            self._refuse_infeasible(request)
-            ready = self._first_answer(request)
+        ready = self._ready(request)
         try:
             return self._insert(request, principal, key, digest, ready)
         except sqlalchemy.exc.IntegrityError:
@@ -203,11 +206,32 @@ class JobService:
 
     def is_answerable(self, request: JobRequest) -> bool:
         """Whether stored curves may answer a request, which then is solved."""
+        if request.measurement is not None:
+            return True
         with self.database.read() as session:
             if measurements.find_for(session, request):
                 return True
             quick = request.at_effort(Effort.QUICK)
             return request.may_preview and bool(measurements.find_for(session, quick))
+
+    def _ready(self, request: JobRequest) -> _Ready | None:
+        if request.measurement is not None:
+            return self._given(request)
+        ready = self._solve_stored(request)
+        if ready is not None:
+            return ready
+        self._refuse_infeasible(request)
+        return self._first_answer(request)
+
+    def _given(self, request: JobRequest) -> _Ready:
+        """Answer from the measurement that the request names, or leave its weights to a worker."""
+        given = GivenMeasurements(self.database, self.library)
+        found = given.of(request)
+        called = _called(found, request)
+        if given.is_proven(found, request):
+            return _Ready(found.key, called.to_json(), solve(called, request))
+        self._refuse_infeasible(request)
+        return _Ready(found.key, called.to_json(), None)
 
     def _first_answer(self, request: JobRequest) -> _Ready | None:
         """Answer at quick effort from stored curves, where there are such.
@@ -273,18 +297,19 @@ class JobService:
             transitions.queued(row)
             if ready is not None:
                 self._attach(session, transitions, row, ready)
-                if request.deliver is Deliver.MANIFEST and not ready.is_first:
+                if request.deliver is Deliver.MANIFEST and ready.is_last:
                     transitions.succeeded(row, None)
             return job_view(session, row)
 
     def _attach(
         self, session: Session, transitions: Transitions, row: JobRow, ready: _Ready
     ) -> None:
-        """Give a new job the manifest and the measurement, so that no worker makes them again."""
+        """Give a new job the measurement and its answer, so that no worker makes them again."""
         row.measurement_id = ready.measurement_id
         one_at_a_time(session, artifacts.BLOBS)
-        files = (ready.measurement_json, ready.solved.data)
-        for name, data in zip(ready.names, files, strict=True):
+        solved = ready.solved
+        files = (ready.measurement_json, *(() if solved is None else (solved.data,)))
+        for name, data in zip(ready.names, files, strict=False):
             digest = self.store.put(data)
             artifacts.save(
                 session,
@@ -296,7 +321,8 @@ class JobService:
                 now=row.created_at,
             )
             transitions.artifact(row, name, digest, len(data))
-        transitions.answered(row, ready.solved.manifest)
+        if solved is not None:
+            transitions.answered(row, solved.manifest)
 
 
 def _check_length(body: bytes) -> None:

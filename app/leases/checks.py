@@ -13,7 +13,6 @@ from typing import Final
 from pydantic import BaseModel, ConfigDict
 
 from bitbudget.app.core.audit import audit
-from bitbudget.app.core.calibration_text import NO_TEXT, OwnText
 from bitbudget.app.core.effort import Effort, efforts_up_to
 from bitbudget.app.core.hub_id import HubId
 from bitbudget.app.core.inventory import Inventory
@@ -26,7 +25,8 @@ from bitbudget.app.core.measurement_bounds import (
     refusal,
     require,
 )
-from bitbudget.app.core.requests import JobRequest, Rotation
+from bitbudget.app.core.measurement_way import check_way
+from bitbudget.app.core.requests import JobRequest
 
 __all__ = ["Assignment", "KnownModel"]
 
@@ -60,7 +60,9 @@ class Assignment:
         """Raise InvalidRequestError unless it was made of the job's model in the way it asked."""
         _check_identity(measurement.model, self.request)
         check_measured(measurement)
-        _check_way(measurement, self._request_at(measurement.effort))
+        check_way(measurement, self._request_at(measurement.effort))
+        if self.request.measurement is not None:
+            require("key", measurement.key, self.request.measurement)
         if self.inventory is not None:
             known = self.inventory
             require("model digest", measurement.model.digest, known.model.digest)
@@ -98,17 +100,3 @@ def _check_identity(identity: ModelIdentity, request: JobRequest) -> None:
         require("model.name", identity.name, asked.repository)
     if asked.revision is not None and _COMMIT.fullmatch(asked.revision):
         require("model.revision", identity.revision, asked.revision)
-
-
-def _check_way(measurement: Measurement, request: JobRequest) -> None:
-    """Check encoder, sensitivity, rotation and text; a file's digest is known to its worker."""
-    require("effort", measurement.effort, request.effort)
-    require("encoder", measurement.encoder, request.encoder)
-    require("sensitivity", measurement.sensitivity, request.sensitivity)
-    rotation = request.rotation
-    allowed = (Rotation.NONE, Rotation.FOLDED) if rotation is Rotation.AUTO else (rotation,)
-    if measurement.rotation not in allowed:
-        raise refusal("rotation", measurement.rotation, " or ".join(allowed))
-    known = (*OwnText, NO_TEXT)
-    if request.text is None and measurement.text not in known:
-        raise refusal("text", measurement.text, f"{' or '.join(known)}: the job names no text")

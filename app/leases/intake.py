@@ -125,6 +125,9 @@ def _wrong(error: Exception) -> str:
 def _keep_measurement(
     session: Session, job: JobRow, document: Measurement, maker: Maker, now: datetime
 ) -> str | None:
+    request = JobRequest.model_validate(job.request)
+    if request.measurement is not None:  # this worker did not make it, and no name leads to it
+        return None
     models.save(session, job.model, document.model, document.inventory, now)
     kept = measurements.save(session, document, maker, now)
     job.measurement_id = document.key
@@ -133,7 +136,6 @@ def _keep_measurement(
             f"measurement {document.key} was stored before by another worker, with other curves:"
             " those stay, this job goes on with its own"
         )
-    request = JobRequest.model_validate(job.request)
     if request.effort is not document.effort:  # that of a first answer, or chosen by the time
         request = request.at_effort(document.effort)
     if request.rotation is Rotation.AUTO:  # as `auto` once the job is done

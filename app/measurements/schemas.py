@@ -56,7 +56,7 @@ class MeasurementSummary(BaseModel):
     warnings: tuple[str, ...]
     origin: str = Field(
         description="[datasets/]org/name@commit of the repository on the Hub that a worker took it"
-        " from; empty where it was measured or imported."
+        " from, or that its importer named; empty where it was measured or imported as a file."
     )
     imported: bool = Field(description="Whether it was imported: no worker of this server made it.")
     created_at: datetime

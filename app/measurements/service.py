@@ -24,6 +24,7 @@ from bitbudget.app.measurements.schemas import (
     Guide,
     MarkedPoint,
     Measurement,
+    MeasurementSummary,
     Order,
     Tensor,
     TensorSort,
@@ -65,8 +66,7 @@ class MeasurementService:
 
     def get(self, measurement_id: str) -> Measurement:
         """Return the head of a measurement."""
-        with self.database.read() as session:
-            summary = measurement_summary(repository.get(session, measurement_id))
+        summary = self._summary(measurement_id)
         stored = self.library.get(measurement_id)
         inventory = stored.inventory
         return Measurement(
@@ -85,9 +85,18 @@ class MeasurementService:
 
     def source(self, measurement_id: str) -> str:
         """Return where a measurement came from if no worker of this server made it."""
-        with self.database.read() as session:
-            summary = measurement_summary(repository.get(session, measurement_id))
+        summary = self._summary(measurement_id)
+        if summary.imported and summary.origin:
+            return f"an imported file, which its importer says is from {summary.origin}"
         return summary.origin or ("an imported file" if summary.imported else "")
+
+    def is_imported(self, measurement_id: str) -> bool:
+        """Whether a measurement was imported: no worker of this server made it."""
+        return self._summary(measurement_id).imported
+
+    def _summary(self, measurement_id: str) -> MeasurementSummary:
+        with self.database.read() as session:
+            return measurement_summary(repository.get(session, measurement_id))
 
     def tensors(
         self, measurement_id: str, query: TensorQuery, cursor: str | None, limit: int

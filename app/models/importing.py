@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sqlalchemy.orm import Session
 
 from bitbudget.app.core.errors import ConflictError, InvalidRequestError
 from bitbudget.app.core.measurement import Measurement as CoreMeasurement
+from bitbudget.app.core.measurement_bounds import is_origin, refusal
 from bitbudget.app.core.measurement_file import file_bytes, read_file
 from bitbudget.app.core.requests import Rotation
 from bitbudget.app.measurements import repository as measurements
@@ -34,12 +35,17 @@ class ImportService:
     measurements: MeasurementService
     clock: Clock
 
-    def take(self, data: bytes, owner: str) -> Measurement:
+    def take(self, data: bytes, owner: str, origin: str = "") -> Measurement:
         """Check a file and store what it says; InvalidRequestError names what is wrong with it.
+
+        `origin` is where on the Hub it was taken from, as `[datasets/]org/name@commit`: shown as
+        what the importer said.
 
         ConflictError where another measurement made in this way of these weights is stored already.
         """
-        found = read_file(data)
+        if origin and not is_origin(origin):
+            raise refusal("origin", origin, "[datasets/]org/name@commit")
+        found = replace(read_file(data), origin=origin)
         with self.database.write() as session:
             one_at_a_time(session, _INTAKE)
             self._check_inventory(session, found)

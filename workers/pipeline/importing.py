@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
 
 from bitbudget.app.contract.reports import ImportedMeasurement, MeasuredModel
 from bitbudget.app.contract.tasks import ImportTask
@@ -14,15 +13,14 @@ from bitbudget.app.core.hub_id import HubPlace
 from bitbudget.app.core.inventory import Inventory
 from bitbudget.app.core.measurement import Measurement, ModelIdentity
 from bitbudget.app.core.measurement_file import MAX_MEASUREMENT_BYTES, file_bytes, read_file
+from bitbudget.app.core.measurement_way import WAY, check_stated
 from bitbudget.app.core.requests import Rotation
 from bitbudget.workers.models.given import read_given
 from bitbudget.workers.pipeline.files import write_whole
-from bitbudget.workers.pipeline.measuring.elsewhere import check_inventory
+from bitbudget.workers.pipeline.measuring.elsewhere import check_inventory, check_weights
 from bitbudget.workers.pipeline.run import Run, Variant
 
 __all__ = ["imported"]
-
-_PARTS: Final = ("effort", "encoder", "sensitivity", "rotation")
 
 
 def imported(task: ImportTask, run: Run) -> ImportedMeasurement:
@@ -30,7 +28,7 @@ def imported(task: ImportTask, run: Run) -> ImportedMeasurement:
     variant = run.find(Variant)
     identity = None if variant is None else variant.checkpoint.identity(run.home.digests)
     found = _found(task, identity)
-    _check_way(task, found)
+    check_stated(task.source, found, _stated(task))
     passed_on = file_bytes(found)
     if variant is not None and identity is not None:
         _check_model(task.source, found, identity, variant.inventory)
@@ -76,11 +74,14 @@ def _found(task: ImportTask, identity: ModelIdentity | None) -> Measurement:
     from bitbudget.workers.hub.client import Hub  # noqa: PLC0415, a file needs no network
     from bitbudget.workers.hub.measurements import fetch_measurement  # noqa: PLC0415, as above
 
-    stated = {part: getattr(task, part) for part in _PARTS}
-    wanted = {part: value.value for part, value in stated.items() if value is not None}
+    wanted = {part: value for part, value in _stated(task).items() if value is not None}
     if identity is not None:
         wanted["model"] = identity.digest[:16]
     return fetch_measurement(Hub(), HubPlace.parse(task.source, "--measurement"), wanted)
+
+
+def _stated(task: ImportTask) -> dict[str, str | None]:
+    return {part: getattr(task, part) for part in WAY}
 
 
 def _is_place(source: str) -> bool:
@@ -91,27 +92,9 @@ def _is_place(source: str) -> bool:
     return True
 
 
-def _check_way(task: ImportTask, found: Measurement) -> None:
-    for part in _PARTS:
-        stated, made = getattr(task, part), str(getattr(found, part))
-        if stated is not None and stated != made:
-            raise InvalidRequestError(
-                where=f"{task.source}: {part}",
-                found=made,
-                expected=stated.value,
-                remedy=f"drop --{part}, or give a measurement made so",
-            )
-
-
 def _check_model(
     source: str, found: Measurement, identity: ModelIdentity, inventory: Inventory
 ) -> None:
-    if found.model.digest != identity.digest:
-        raise InvalidRequestError(
-            where=f"{source}: model.digest",
-            found=f"{found.model.digest}, weights of {found.model.name}"[:200],
-            expected=f"{identity.digest}, those of {identity.name}"[:200],
-            remedy="give a measurement of these weights, or measure them",
-        )
+    check_weights(found, identity, source)
     if found.rotation == Rotation.NONE.value:
         check_inventory(found, inventory)

@@ -38,7 +38,7 @@ from bitbudget.workers.pipeline import results
 from bitbudget.workers.pipeline.activations import activation_report
 from bitbudget.workers.pipeline.drafting import draft_report
 from bitbudget.workers.pipeline.importing import imported
-from bitbudget.workers.pipeline.measuring.elsewhere import Repositories
+from bitbudget.workers.pipeline.measuring.elsewhere import KnownMeasurement, Repositories
 from bitbudget.workers.pipeline.options import (
     BenchmarkOptions,
     EvaluateOptions,
@@ -195,9 +195,9 @@ def _job(task: JobTask) -> _Plan:
         name=request.name,
         names_are_ids=task.names_are_ids,
         allow_quantized_source=request.allow_quantized_source,
+        only_measures=request.deliver is Deliver.MANIFEST and not request.relinearize,
     )
     output = None if task.output is None else Path(task.output)
-    given = () if task.measurement is None else (GivenMeasurement(Path(task.measurement)),)
     return _Plan(
         possible_steps(request),
         results.job,
@@ -208,7 +208,7 @@ def _job(task: JobTask) -> _Plan:
             *_looking(task),
             PreviewOptions(request.at_effort(Effort.QUICK), request.preview),
             *_limit(request.max_minutes),
-            *given,
+            *_given(task),
             *_stated(request, is_quantized=request.allow_quantized_source),
             QuantizeOptions(output),
             RecoverOptions(request.recover, request.recover_seconds, request.seed),
@@ -225,6 +225,15 @@ def _job(task: JobTask) -> _Plan:
         ),
         output,
     )
+
+
+def _given(task: JobTask) -> tuple[KnownMeasurement | GivenMeasurement, ...]:
+    """Return the measurement that came with the task: the one the request names, or a hint."""
+    if task.measurement is None:
+        return ()
+    path = Path(task.measurement)
+    is_named = task.request.measurement is not None
+    return (KnownMeasurement(path) if is_named else GivenMeasurement(path),)
 
 
 def _limit(max_minutes: float | None) -> tuple[TimeLimit, ...]:

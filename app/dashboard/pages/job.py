@@ -45,11 +45,13 @@ def job_page(
     memory: Bar | None,
     notes: Sequence[JobEvent] = (),
     held: Held | None = None,
+    *,
+    source: str = "",
 ) -> JsonObject:
     """Return what a job's page shows; `solved` once it has an answer.
 
     `notes` are lines of its log and why attempts were lost; `held` is about a checkpoint that a
-    worker has.
+    worker has; `source` is where its measurement came from if no worker of this server made it.
     """
     job = report.job
     page: JsonObject = {
@@ -65,6 +67,7 @@ def job_page(
         "tables": list(_tables(report, solved)),
         "unreadable": list(job.unreadable),
         "log": [_note(event) for event in notes],
+        "source": source,
         "held": None if held is None else held_part(held, job),
     }
     if solved is not None:

@@ -6,11 +6,15 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from bitbudget.app.client.client import Client
+from tests.support.live import live_server
 from tests.support.shards import in_three_shards
 from tests.workers.hub.hub_server import Fault, HubServer
 
@@ -143,3 +147,67 @@ def test_a_measurement_of_another_model_is_refused(
     refused = bitbudget(*asked, code=2)
     assert "model.digest" in refused["detail"]
     assert "1" * 64 in refused["detail"]
+
+
+def test_jobs_use_measurements_made_elsewhere(
+    server: HubServer, bitbudget: Any, sample_model: Path, tmp_path: Path
+) -> None:
+    server.repository("org/tiny", token="hf_mine").put_folder(sample_model)
+    exported, mine = tmp_path / "measurement.json", tmp_path / "mine.json"
+    weights = ("--sensitivity", "weights", "--encoder", "careful")
+    bitbudget("measurement", "export", "org/tiny", *weights, "-o", exported)
+    bitbudget("allocate", "org/tiny", *weights, "--budget", "4MB", "-o", mine)
+    sent = bitbudget("upload", exported, "datasets/me/them", "--measurement")
+    expected = json.loads(mine.read_bytes())
+    origin = f"datasets/me/them@{sent['revision']}"
+    forged = tmp_path / "forged.json"
+    document = json.loads(exported.read_bytes())
+    document["model"]["digest"] = "1" * 64
+    forged.write_text(json.dumps(document, sort_keys=True, separators=(",", ":")))
+    elsewhere = {
+        "BITBUDGET_HOME": str(tmp_path / "other home"),
+        "BITBUDGET_MEASUREMENT_REPOSITORIES": "datasets/me/them",
+    }
+    server.requests.clear()
+    with (
+        live_server(tmp_path / "server", poll_seconds="0.1") as live,
+        working(server, live.url, tmp_path / "worker", elsewhere) as log,
+    ):
+
+        def submit(*more: object, code: int = 0) -> dict[str, Any]:
+            asked = ("org/tiny", "--budget", "4MB", "--server", live.url, "--wait", *more)
+            return dict(bitbudget("submit", *asked, code=code, **elsewhere))
+
+        def manifest(job: dict[str, Any]) -> dict[str, Any]:
+            with Client(live.url) as client:
+                return dict(json.loads(client.manifest(job["id"])))
+
+        wrong = submit("--measurement", forged, code=2)
+        assert "1" * 64 in wrong["detail"], log.read_text()
+        given = submit("--measurement", "datasets/me/them")
+        assert given["worker"] is not None
+        assert manifest(given) == expected | {"origin": origin}
+        at_once = submit("--measurement", exported)
+        assert at_once["worker"] is None
+        assert manifest(at_once) == expected | {"origin": origin}
+        found = submit(*weights)
+        assert found["worker"] is not None
+        assert manifest(found) == expected | {"origin": origin}
+    assert server.bytes_sent < 500_000
+
+
+@contextmanager
+def working(server: HubServer, url: str, home: Path, more: dict[str, str]) -> Iterator[Path]:
+    """A worker that sees the Hub of the test; gives the file of its log."""
+    home.mkdir()
+    command = [sys.executable, "-m", "bitbudget.workers.agent", "--server", url]
+    environment = {**os.environ, **more, "HF_ENDPOINT": server.endpoint, "HF_TOKEN": "hf_mine"}
+    with (home / "log").open("ab") as log:
+        process = subprocess.Popen(
+            [*command, "--home", str(home)], env=environment, cwd=REPOSITORY, stderr=log
+        )
+    try:
+        yield home / "log"
+    finally:
+        process.terminate()
+        process.wait(60)

@@ -25,6 +25,7 @@ __all__ = [
     "KnownMeasurement",
     "Repositories",
     "check_inventory",
+    "check_weights",
     "known_measurement",
     "take_from_elsewhere",
 ]
@@ -39,7 +40,7 @@ class Repositories:
 
 @dataclass(frozen=True, slots=True)
 class KnownMeasurement:
-    """The file of a measurement that was found before any weight was downloaded."""
+    """The file of a measurement found before any weight is downloaded, or named by the request."""
 
     path: Path
 
@@ -74,6 +75,17 @@ def known_measurement(run: Run, identity: ModelIdentity, options: MeasureOptions
             if _is_whole(found):
                 return write_whole(run.home.imported(found.key), found.to_json())
     return None
+
+
+def check_weights(found: Measurement, identity: ModelIdentity, where: str = "measurement") -> None:
+    """Raise InvalidRequestError unless a measurement is of these weights, by their digest."""
+    if found.model.digest != identity.digest:
+        raise InvalidRequestError(
+            where=f"{where}: model.digest",
+            found=f"{found.model.digest}, weights of {found.model.name}"[:200],
+            expected=f"{identity.digest}, those of {identity.name}"[:200],
+            remedy="give a measurement of these weights, or measure them",
+        )
 
 
 def check_inventory(found: Measurement, inventory: Inventory) -> None:

@@ -28,6 +28,7 @@ from bitbudget.workers.pipeline.measuring.by_weights import measure_streamed
 from bitbudget.workers.pipeline.measuring.elsewhere import (
     KnownMeasurement,
     check_inventory,
+    check_weights,
     take_from_elsewhere,
 )
 from bitbudget.workers.pipeline.options import GivenMeasurement
@@ -65,12 +66,20 @@ def run_step(run: Run) -> Measurements:
 
 
 def _taken(run: Run, known: KnownMeasurement) -> Measurements:
-    """Return the measurement that was known before any weight was read."""
+    """Return the measurement that was known before any weight was read.
+
+    InvalidRequestError for one of other weights or modules.
+    """
     variant = run[Variants].last
-    found = _called(known.path, variant.checkpoint.identity(run.home.digests))
+    identity = variant.checkpoint.identity(run.home.digests)
+    check_weights(Measurement.from_json(known.path.read_bytes()), identity)
+    found = _called(known.path, identity)
     check_inventory(found, variant.inventory)
     if found.origin:
         run.report.log(f"measured elsewhere: {found.origin}")
+    if found.text in set(OwnText):
+        written = replace(variant.options, own_text=OwnText(found.text))
+        variant = replace(variant, options=written)
     run.report.artifact(known.path)
     return Measurements((Measured(variant, found, known.path),))
 

@@ -36,6 +36,7 @@ from bitbudget.app.core.requests import Deliver, JobRequest
 from bitbudget.app.core.solving import allocate_in_time, manifest_of
 from bitbudget.workers.fisher import ModuleStatistics
 from bitbudget.workers.pipeline.files import write_whole
+from bitbudget.workers.pipeline.measuring.elsewhere import KnownMeasurement
 from bitbudget.workers.pipeline.measuring.reference import verifying_reference
 from bitbudget.workers.pipeline.measuring.statistics import take_statistics
 from bitbudget.workers.pipeline.options import GivenMeasurement
@@ -69,7 +70,8 @@ def is_needed(run: Run) -> bool:
     Statistics that were taken elsewhere are not taken again for a manifest alone.
     """
     request = run[JobRequest]
-    if run.find(GivenMeasurement) is not None and request.deliver is Deliver.MANIFEST:
+    is_measured = run.find(GivenMeasurement) or run.find(KnownMeasurement)
+    if is_measured is not None and request.deliver is Deliver.MANIFEST:
         return False
     if request.relinearize is None:
         return EFFORTS[request.effort].verifies and _bits(run) < LOW_BITS_PER_WEIGHT
