@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -11,14 +12,17 @@ import numpy as np
 
 from bitbudget.app.core.effort import EFFORTS, Effort
 from bitbudget.workers.evaluate.cache import ReferenceCache
-from bitbudget.workers.evaluate.teacher import TeacherBatch, batches, teach
+from bitbudget.workers.evaluate.teacher import Dictation, TeacherBatch, batches, teach
 from bitbudget.workers.evaluate.windows import rollout_kind, rollout_windows
-from bitbudget.workers.running.streaming_forward import Forward, open_forward
+from bitbudget.workers.running.streaming_forward import Forward, fits_whole, open_forward
+from bitbudget.workers.running.tokens import Predicted
 
 __all__ = ["PROBING_WINDOWS", "Reference", "job_rollouts", "verifying_windows"]
 
 PROBING_WINDOWS: Final = 8
 """Windows that random allocations, and single groups of modules, are measured on."""
+_PARTS: Final = (slice(PROBING_WINDOWS), slice(PROBING_WINDOWS, None))
+"""Of the verifying windows: those for probing, and those for judging."""
 _MOST_VERIFYING: Final = 32
 _FEWEST_VERIFYING: Final = 16
 _FILE_BYTES_OF_FEW: Final = 100_000_000
@@ -45,20 +49,33 @@ def job_rollouts(
     """Return rollouts to verify predictions on and, disjoint from them, rollouts to evaluate on.
 
     They are written in one batch, int32 (count, length) each: reading the weights for a token costs
-    the same however many sequences go on by one. How many there are, and whether there are any of
+    the same however many sequences go on by one. `cache` keeps what the original predicts there,
+    too, unless a rounded copy of it writes. How many there are, and whether there are any of
     the first kind, follows from the effort.
     """
     plan = EFFORTS[effort]
     length, evaluating = plan.window_tokens, plan.evaluated_windows
     total = evaluating + (verifying_windows(folder) if plan.verifies else 0)
 
-    def write() -> np.ndarray:
-        return rollout_windows(folder, total, length=length, seed=seed, progress=progress)
+    def write(predicted: Predicted | None = None) -> np.ndarray:
+        return rollout_windows(
+            folder, total, length=length, seed=seed, predicted=predicted, progress=progress
+        )
+
+    def write_and_keep() -> np.ndarray:
+        if cache is None or not fits_whole(folder):
+            return write()
+        heard, order = Dictation(), np.arange(total)
+        ids = write(heard.hear)
+        for rows in (order[:evaluating], *(order[evaluating:][part] for part in _PARTS)):
+            if len(rows):
+                cache.taught(ids[rows], partial(heard.batches, ids, rows, str(folder)))
+        return ids
 
     if cache is None:
         both = write()
     else:
-        both = cache.rollouts(rollout_kind(folder), total, length, seed, write)
+        both = cache.rollouts(rollout_kind(folder), total, length, seed, write_and_keep)
     return both[evaluating:], both[:evaluating]
 
 
@@ -93,4 +110,4 @@ class Reference:
                 return []
             return taught(part) if cache is None else cache.taught(part, lambda: taught(part))
 
-        return cls(known(windows[:PROBING_WINDOWS]), known(windows[PROBING_WINDOWS:]))
+        return cls(*(known(windows[part]) for part in _PARTS))
