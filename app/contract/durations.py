@@ -8,7 +8,7 @@ processor seconds of SmolLM2-135M (docs/performance.md) over the rates of the ma
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from typing import Final
 
 from bitbudget.app.core.effort import (
@@ -23,6 +23,7 @@ from bitbudget.app.core.encoders import ENCODERS, Encoder
 from bitbudget.app.core.machine_speed import TYPICAL, MachineSpeed
 
 __all__ = [
+    "VerificationTimes",
     "Work",
     "curves_s",
     "evaluation_s",
@@ -37,6 +38,7 @@ __all__ = [
     "sweep_s",
     "text_s",
     "verification_s",
+    "verification_times",
 ]
 
 _POSITION: Final = 110.0
@@ -67,8 +69,10 @@ _COUPLED: Final = 354.0
 """The same with error feedback, of rows in all formats and the whole in two."""
 _WHOLE: Final = 1890.0
 """The same of all rows in all formats."""
-_DESCENT: Final = 55.0
-"""The same in one format."""
+_DESCENTS: Final = 140.0
+"""The same in the formats of three sizes by two sweeps, each module once."""
+_RECODED: Final = 60.0
+"""The same of what has another format once the parts of a model are levelled, on one thread."""
 _IN_SEQUENCE: Final = 470.0
 """Coded weights per weight that code layers one after the other, on one thread."""
 _BY_WEIGHTS: Final = 2.0
@@ -240,19 +244,31 @@ def rollouts_s(work: Work) -> float:
     return _writing_s(work, rows)
 
 
-def verification_s(work: Work) -> float:
+@dataclass(frozen=True, slots=True)
+class VerificationTimes:
+    """Seconds of the stages of a verification, in their order."""
+
+    coding_s: float
+    running_s: float
+    in_sequence_s: float
+
+
+def verification_times(work: Work) -> VerificationTimes:
     """Return how long whole checkpoints and random allocations are coded and run."""
-    if not work.verifies:
-        return 0.0
     windows = work.verifying_windows
     written, part = (1, _PART_OF_WINDOWS) if work.is_large else (_SIZES, 1.0)
-    sizes = (2 + written + (_SIZES - 1) * part) * windows
+    sizes = (1 + (_SIZES - 1) * part) * windows
     passes = sizes + (_ALLOCATIONS + _PARTS) * _PROBING * part
-    return (
-        _forward_s(work, passes)
-        + work.coding_s(_SIZES * _DESCENT, threads=work.speed.threads)
-        + written * work.coding_s(_IN_SEQUENCE)
+    return VerificationTimes(
+        coding_s=work.coding_s(_DESCENTS, threads=work.speed.threads),
+        running_s=_forward_s(work, passes) + work.coding_s(_RECODED),
+        in_sequence_s=written * (work.coding_s(_IN_SEQUENCE) + _forward_s(work, windows)),
     )
+
+
+def verification_s(work: Work) -> float:
+    """Return how long a verification takes in all, 0 where there is none."""
+    return sum(astuple(verification_times(work))) if work.verifies else 0.0
 
 
 def _forward_s(work: Work, windows: float) -> float:

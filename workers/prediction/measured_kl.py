@@ -135,14 +135,16 @@ class Trials:
         formats: Mapping[str, Format],
         windows: Iterable[TeacherBatch],
         place: Path | None = None,
+        progress: Callable[[int, int], None] | None = None,
     ) -> MeasuredKl:
         """Return the KL of an allocation coded as its checkpoint is, layers in sequence.
 
         What was coded stays in `place`, where one is given: its checkpoint is written from that.
+        `progress` is told layers coded and in all.
         """
         coding = self.coding
         what = (coding.checkpoint, self.inventory, formats, coding.encoder, coding.statistics)
-        for module, arrays in written_arrays(*what, place=place):
+        for module, arrays in written_arrays(*what, place=place, progress=progress):
             self._codes.put(module, formats[module.path], arrays, _WRITTEN)
         self._store(self.inventory.modules, formats, _WRITTEN)
         found = self._measured(windows)

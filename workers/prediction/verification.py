@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from itertools import count
 from pathlib import Path
 from typing import Final
@@ -28,7 +30,7 @@ from bitbudget.workers.prediction.calibration import (
 )
 from bitbudget.workers.prediction.measured_kl import Coding, MeasuredKl, Trials
 
-__all__ = ["ALLOCATIONS", "Deployment", "Verified", "verify"]
+__all__ = ["ALLOCATIONS", "Deployment", "Stage", "Verified", "verify"]
 
 ALLOCATIONS: Final = 8
 _FEW_SWEEPS: Final = 2
@@ -72,6 +74,24 @@ class Deployment:
     place: Callable[[Mapping[str, Format]], Path | None]
 
 
+class Stage(StrEnum):
+    """What a verification does, in its order; each takes a good part of the time."""
+
+    CODING = "modules"
+    RUNNING = "allocations"
+    IN_SEQUENCE = "layers"
+
+
+Progress = Callable[[int, int], None]
+Stages = Callable[[Stage], AbstractContextManager[Progress]]
+
+
+@contextmanager
+def _unwatched(_stage: Stage) -> Iterator[Progress]:
+    """Let a stage be told to nobody."""
+    yield lambda _done, _total: None
+
+
 def verify(
     coding: Coding,
     curves: Mapping[str, Curve],
@@ -80,7 +100,7 @@ def verify(
     seed: int,
     deployment: Deployment | None = None,
     memory_bytes: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    stages: Stages = _unwatched,
 ) -> Verified:
     """Return the curves calibrated by whole checkpoints, and how they predict random allocations.
 
@@ -90,12 +110,25 @@ def verify(
     their formats, so that nothing more is coded; they are measured on the probing windows and
     compared with what the calibrated curves predict, to which they contribute nothing. What they
     are off by, and what the windows leave open, is the standard error of the calibration.
-    `memory_bytes` is by default this machine's.
+    `memory_bytes` is by default this machine's. `stages` gives the block that is told how far a
+    stage is.
     """
-    told = progress or (lambda _done, _total: None)
-    run = _Run(coding, curves, reference, seed=seed, deployment=deployment, progress=told)
+    run = _Run(coding, curves, reference, seed=seed, deployment=deployment, stages=stages)
     with Trials(run.coding, reference, memory_bytes=memory_bytes) as trials:
         return run.verified(trials)
+
+
+@dataclass(frozen=True, slots=True)
+class _Checked:
+    """Sums of curves and measured KL by size, and how predictions agree with random allocations.
+
+    `errors` are the standard errors of the logarithm of what these lost.
+    """
+
+    cost: Mapping[float, float]
+    alone: Mapping[float, MeasuredKl]
+    verification: Verification
+    errors: Sequence[float]
 
 
 class _Run:
@@ -107,7 +140,7 @@ class _Run:
         *,
         seed: int,
         deployment: Deployment | None,
-        progress: Callable[[int, int], None],
+        stages: Stages,
     ) -> None:
         self.is_large = coding.inventory.weights > LARGE_WEIGHTS
         few = replace(coding, sweeps=_FEW_SWEEPS) if self.is_large else coding
@@ -122,11 +155,10 @@ class _Run:
         self.seed = seed
         self.parts = _parts(coding.inventory)
         self.sizes = self._allocated()
-        count_of_sizes = 0 if self.sizes is None else len(self.sizes.allocations)
-        written = min(count_of_sizes, 1) if self.is_large else count_of_sizes
         levelled = len(self.parts) if self.sizes else 0
-        self.total = count_of_sizes + ALLOCATIONS + written + levelled
-        self.steps, self.progress = count(), progress
+        self.total = (len(self.sizes.allocations) if self.sizes else 0) + ALLOCATIONS + levelled
+        self.steps, self.stages = count(1), stages
+        self.progress: Progress = lambda _done, _total: None
 
     def _allocated(self) -> Sizes | None:
         """Return the calibration checkpoints, by the curves as they are now."""
@@ -134,18 +166,28 @@ class _Run:
         return calibration_sizes(self.measurement, request)
 
     def step(self) -> None:
-        """Tell that one more allocation is measured; the first time that none is."""
+        """Tell that one more allocation is measured."""
         self.progress(next(self.steps), self.total)
 
     def verified(self, trials: Trials) -> Verified:
         """Return everything, by trials on the reference."""
-        self.step()
         if self.sizes is not None:
-            self._level_parts(trials, self.sizes)
-            self.sizes = self._allocated()
-        if self.sizes is None:
-            return self._unquantized(trials)
-        return self._calibrated(trials, self.sizes)
+            self._code(trials, self.sizes)
+        with self.stages(Stage.RUNNING) as self.progress:
+            if self.sizes is not None:
+                self._level_parts(trials, self.sizes)
+                self.sizes = self._allocated()
+            if self.sizes is None:
+                return self._unquantized(trials)
+            checked = self._checked(trials, self.sizes)
+        return self._calibrated(trials, self.sizes, checked)
+
+    def _code(self, trials: Trials, sizes: Sizes) -> None:
+        """Code every module in the formats of all sizes: what these have in common is made once."""
+        modules = self.coding.inventory.modules
+        with self.stages(Stage.CODING) as progress:
+            for done, _ in enumerate(trials.code(list(sizes.allocations.values())), 1):
+                progress(done, len(modules))
 
     def _unquantized(self, trials: Trials) -> Verified:
         """Return the curves as they are, where no module can be quantized."""
@@ -155,7 +197,8 @@ class _Run:
         found = {curve.path: curve for curve in self.measurement.curves}
         return Verified(found, agreement([0.0] * ALLOCATIONS, measured, bits), law_through([]))
 
-    def _calibrated(self, trials: Trials, sizes: Sizes) -> Verified:
+    def _checked(self, trials: Trials, sizes: Sizes) -> _Checked:
+        """Return what the sizes lose, and how predictions through them agree with what is run."""
         cost = {bits: self.measurement.cost(pick) for bits, pick in sizes.allocations.items()}
         deployed = self._measured(
             trials, sizes.allocations[sizes.deployed], self.reference.everything
@@ -165,12 +208,18 @@ class _Run:
             for bits, pick in sizes.allocations.items()
         }
         law = law_through([CheckpointKl(cost[b], kl.mean) for b, kl in alone.items()])
-        verification, errors = self._verification(trials, sizes, law, deployed)
-        spread = typical_error(verification, errors)
-        written = {
-            bits: self._written(trials, sizes, bits)
-            for bits in ([sizes.deployed] if self.is_large else sizes.allocations)
-        }
+        return _Checked(cost, alone, *self._verification(trials, sizes, law, deployed))
+
+    def _calibrated(self, trials: Trials, sizes: Sizes, checked: _Checked) -> Verified:
+        """Return the calibration: what is coded in sequence loses less than modules coded alone."""
+        cost, alone = checked.cost, checked.alone
+        spread = typical_error(checked.verification, checked.errors)
+        coded = [sizes.deployed] if self.is_large else list(sizes.allocations)
+        with self.stages(Stage.IN_SEQUENCE) as progress:
+            written = {
+                bits: self._written(trials, sizes, bits, _share_of(progress, done, len(coded)))
+                for done, bits in enumerate(coded)
+            }
         gain = common_factor([alone[b].mean for b in written], [w.mean for w in written.values()])
         checkpoints = {
             bits: CheckpointKl(
@@ -184,7 +233,7 @@ class _Run:
         factor = common_factor([own.cost], [own.measured])
         found = {c.path: scaled(c, factor) for c in self.measurement.curves}
         moved = [replace(one, cost=one.cost * factor) for one in checkpoints.values()]
-        return Verified(found, verification, law_through(moved))
+        return Verified(found, checked.verification, law_through(moved))
 
     def _level_parts(self, trials: Trials, sizes: Sizes) -> None:
         """Scale the curves of each part of the model to what its error is seen to cost alone.
@@ -237,13 +286,11 @@ class _Run:
         windows = self._short(self.reference.everything)
         return self._measured(trials, pick, windows).over(_level(deployed, windows))
 
-    def _written(self, trials: Trials, sizes: Sizes, bits: float) -> MeasuredKl:
+    def _written(self, trials: Trials, sizes: Sizes, bits: float, progress: Progress) -> MeasuredKl:
         formats, place = sizes.allocations[bits], None
         if self.deployment is not None and bits == sizes.deployed:
             place = self.deployment.place(formats)
-        found = trials.kl_as_written(formats, self.reference.everything, place)
-        self.step()
-        return found
+        return trials.kl_as_written(formats, self.reference.everything, place, progress)
 
     def _verification(
         self, trials: Trials, sizes: Sizes, law: Calibration, deployed: MeasuredKl
@@ -261,6 +308,11 @@ class _Run:
             found.append((predicted, lost.mean, _bits(self.coding.inventory, pick)))
             errors.append(lost.log_error)
         return agreement(*zip(*found, strict=True)), errors
+
+
+def _share_of(progress: Progress, before: int, count: int) -> Progress:
+    """Return what tells how far the next of `count` equal parts is."""
+    return lambda done, total: progress(before * total + done, count * total)
 
 
 def _level(deployed: MeasuredKl, windows: Sequence[TeacherBatch]) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -90,11 +90,13 @@ def written_arrays(
     statistics: Mapping[str, ModuleStatistics],
     *,
     place: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[tuple[Module, dict[str, np.ndarray]]]:
     """Yield what a finished checkpoint stores of each module that is not kept, by suffix.
 
     One module is in memory at a time. What is coded in sequence lies in `place` and stays there;
-    without one it is deleted after the last module.
+    without one it is deleted after the last module. `progress` is told layers coded in sequence
+    and in all.
     """
 
     def alone(module: Module, format_: Format) -> dict[str, np.ndarray]:
@@ -104,7 +106,7 @@ def written_arrays(
         files: Mapping[str, Path] = {}
         if isinstance(statistics, Statistics):
             plan = Plan(inventory, formats, encoder, statistics, alone)
-            files = code_sequentially(checkpoint.folder, plan, kept)
+            files = code_sequentially(checkpoint.folder, plan, kept, progress)
         for module in inventory.modules:
             path, format_ = module.path, formats[module.path]
             if format_ != KEEP:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -26,12 +27,28 @@ from bitbudget.workers.models import build_inventory, open_checkpoint
 from bitbudget.workers.native.arrays import as_float32
 from bitbudget.workers.prediction import verification
 from bitbudget.workers.prediction.measured_kl import Coding
-from bitbudget.workers.prediction.verification import Deployment, Verified, verify
+from bitbudget.workers.prediction.verification import (
+    Deployment,
+    Progress,
+    Stage,
+    Verified,
+    verify,
+)
 from bitbudget.workers.running.tokens import sample_tokens
 from tests.workers.models.tiny import write_tiny
 
 FORMATS = [parse_format(f"affine{bits}g64") for bits in (2, 3, 4, 6, 8)]
-Step = tuple[int, int]
+Step = tuple[Stage, int, int]
+
+
+def noted_in(told: list[Step]) -> Callable[[Stage], AbstractContextManager[Progress]]:
+    """Return stages that note in `told` what they are told."""
+
+    @contextmanager
+    def stages(stage: Stage) -> Iterator[Progress]:
+        yield lambda done, total: told.append((stage, done, total))
+
+    return stages
 
 
 @pytest.fixture(scope="module")
@@ -87,17 +104,22 @@ def checked(
     coding: Coding, curves: dict[str, Curve], reference: Reference
 ) -> tuple[Verified, list[Step]]:
     told: list[Step] = []
-    found = verify(coding, curves, reference, seed=0, progress=lambda *step: told.append(step))
-    return found, told
+    return verify(coding, curves, reference, seed=0, stages=noted_in(told)), told
 
 
 def test_random_allocations_cost_what_is_predicted(
-    checked: tuple[Verified, list[Step]], curves: dict[str, Curve]
+    checked: tuple[Verified, list[Step]], coding: Coding, curves: dict[str, Curve]
 ) -> None:
     found, told = checked
     agreed = found.verification
     corrected, law = found.curves, found.calibration
-    assert told == [(i, 16) for i in range(17)]
+    modules = len(coding.inventory.modules)
+    assert told[:modules] == [(Stage.CODING, i + 1, modules) for i in range(modules)]
+    assert told[modules : modules + 13] == [(Stage.RUNNING, i + 1, 13) for i in range(13)]
+    layers = len({m.layer for m in coding.inventory.modules} - {None})
+    assert told[modules + 13 :] == [
+        (Stage.IN_SEQUENCE, i + 1, 3 * layers) for i in range(3 * layers)
+    ]
     assert len(agreed.measured) == 8
     assert agreed.r_squared >= 0.9
     assert agreed.spearman >= 0.95
@@ -118,8 +140,9 @@ def test_large_models_are_coded_faster_and_predicted_as_well(
 ) -> None:
     monkeypatch.setattr(verification, "LARGE_WEIGHTS", 1000)
     told: list[Step] = []
-    fast = verify(coding, curves, reference, seed=0, progress=lambda *step: told.append(step))
-    assert told[-1] == (14, 14)
+    fast = verify(coding, curves, reference, seed=0, stages=noted_in(told))
+    assert told[-1][1] == told[-1][2]
+    assert 3 * told[-1][2] == checked[1][-1][2], "coded in sequence once, and not at each size"
     assert fast.verification.r_squared >= 0.9
     for one, other in zip(checked[0].calibration.measured, fast.calibration.measured, strict=True):
         assert one == pytest.approx(other, rel=0.1)

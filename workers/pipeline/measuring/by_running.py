@@ -6,13 +6,21 @@ without.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import numpy as np
 
-from bitbudget.app.contract.durations import rollouts_s, share, verification_s
+from bitbudget.app.contract.durations import (
+    Work,
+    rollouts_s,
+    share,
+    verification_s,
+    verification_times,
+)
 from bitbudget.app.core.calibration_text import OwnText
 from bitbudget.app.core.effort import EFFORTS
 from bitbudget.app.core.measurement import Curve, KvCurve, Sensitivity
@@ -26,7 +34,14 @@ from bitbudget.workers.pipeline.measuring.statistics import sequence_folder, tak
 from bitbudget.workers.pipeline.options import StatedBudget
 from bitbudget.workers.pipeline.run import Run, Variant
 from bitbudget.workers.prediction.measured_kl import Coding
-from bitbudget.workers.prediction.verification import Deployment, Verified, verify
+from bitbudget.workers.prediction.verification import (
+    Deployment,
+    Progress,
+    Stage,
+    Stages,
+    Verified,
+    verify,
+)
 from bitbudget.workers.probe.noise import PROBE_TOKENS, probe_alphas
 from bitbudget.workers.running.streaming_forward import fits_whole
 
@@ -127,9 +142,22 @@ def verified(
         reference,
         seed=options.seed,
         deployment=_deployment(run, variant),
-        progress=lambda done, total: report.progress(done, total, "allocations", "verification"),
+        stages=_stages(run, work),
     )
     return found, sampled
+
+
+def _stages(run: Run, work: Work) -> Stages:
+    """Return what tells how far the stages of the verification are, each by the time it takes."""
+    times = verification_times(work)
+    seconds = dict(zip(Stage, (times.coding_s, times.running_s, times.in_sequence_s), strict=True))
+
+    @contextmanager
+    def told(stage: Stage) -> Iterator[Progress]:
+        with run.report.part(seconds[stage] / sum(seconds.values())):
+            yield partial(run.report.progress, unit=stage.value, detail="verification")
+
+    return told
 
 
 def _deployment(run: Run, variant: Variant) -> Deployment | None:
