@@ -15,6 +15,8 @@ import numpy as np
 __all__ = ["inverse_factor_of"]
 
 _STRIP: Final = 256
+_LEAF: Final = 32
+"""Up to this size a triangular matrix is inverted as any other."""
 _COLUMNS: Final = 1024
 """Columns of the inverse that one product makes: it skips what lies above the diagonal."""
 
@@ -24,13 +26,12 @@ def inverse_factor_of(matrix: np.ndarray, scale: float, damping: float) -> np.nd
 
     Raises numpy.linalg.LinAlgError when the sum is not positive definite.
     """
-    strips = _strips(matrix, scale, damping)
+    strips, inverses = _strips(matrix, scale, damping)
     upper = np.zeros(matrix.shape, np.float32)
     inverse = upper[::-1, ::-1]
     while strips:
-        strip = strips.pop(0)
+        strip, own = strips.pop(0), inverses.pop(0)
         begin, end = strip.shape[1] - len(strip), strip.shape[1]
-        own = np.tril(np.linalg.inv(strip[:, begin:]))
         before = -(own @ strip[:, :begin]).astype(np.float32)
         for first in range(0, begin, _COLUMNS):
             last = min(first + _COLUMNS, begin)
@@ -39,8 +40,13 @@ def inverse_factor_of(matrix: np.ndarray, scale: float, damping: float) -> np.nd
     return upper
 
 
-def _strips(matrix: np.ndarray, scale: float, damping: float) -> list[np.ndarray]:
-    """Return the rows of the Cholesky factor of the matrix in reversed order, to the diagonal."""
+def _strips(
+    matrix: np.ndarray, scale: float, damping: float
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Return the rows of the Cholesky factor of the matrix in reversed order, to the diagonal.
+
+    The second list holds the inverses of the square blocks on the diagonal.
+    """
     turned = matrix[::-1, ::-1]
     strips: list[np.ndarray] = []
     inverses: list[np.ndarray] = []
@@ -56,9 +62,22 @@ def _strips(matrix: np.ndarray, scale: float, damping: float) -> list[np.ndarray
         own = strip[:, begin:]
         own -= strip[:, :begin] @ strip[:, :begin].T
         own[:] = np.linalg.cholesky(own)
-        inverses.append(np.linalg.inv(own))
+        inverses.append(_inverse(own))
         strips.append(strip)
-    return strips
+    return strips, inverses
+
+
+def _inverse(lower: np.ndarray) -> np.ndarray:
+    """Return the inverse of a lower triangular matrix, from those of its two diagonal halves."""
+    size = len(lower)
+    if size <= _LEAF:
+        return np.tril(np.linalg.inv(lower))
+    half = size // 2
+    first, last = _inverse(lower[:half, :half]), _inverse(lower[half:, half:])
+    found = np.zeros_like(lower)
+    found[:half, :half], found[half:, half:] = first, last
+    found[half:, :half] = -last @ lower[half:, :half] @ first
+    return found
 
 
 def _with_starts(strips: list[np.ndarray]) -> Iterator[tuple[int, np.ndarray]]:
