@@ -78,6 +78,7 @@ def build_app() -> typer.Typer:
         submit.submit,
         submit.watch,
         jobs.jobs,
+        jobs.label,
         jobs.cancel,
         doctor.doctor,
         serve.gc,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bitbudget.app.cli.grouped import grouped
+from bitbudget.app.cli.labels import Tags
 from bitbudget.app.cli.options import (
     AllocationOptions,
     GivenMeasurement,
@@ -42,11 +43,14 @@ def submit(
     recover: Recover = None,
     relinearize: Relinearize = None,
     preview: Preview = None,
+    tag: Tags = None,
+    note: Annotated[str, typer.Option(help="A note that the job's page shows.")] = "",
     wait: Annotated[bool, typer.Option("--wait", help="Follow the job until it ends.")] = False,
     as_json: Json = False,
 ) -> None:
     """Submit a job to a server; on a model measured before, it is answered at once."""
     from bitbudget.app.cli.following import follow
+    from bitbudget.app.cli.labels import labels_of
     from bitbudget.app.cli.measurement import given_to_server
     from bitbudget.app.client.client import Client
 
@@ -63,7 +67,7 @@ def submit(
             preview=preview,
             measurement=given,
         )
-        job = client.submit(request)
+        job = client.submit(request, labels=labels_of(tag or (), note))
         if wait:
             job = follow(client, job.id, server)
         _tell(job, server, as_json=as_json)
@@ -117,6 +121,8 @@ def _print(console: Console, job: Job, server: str) -> None:
 
     goal = objective_of(job.request.sensitivity)
     rows = {"job": job.id, "state": job.status.value, "page": f"{server}/jobs/{job.id}"}
+    if job.tags:
+        rows["tags"] = ", ".join(job.tags)
     if job.request.measurement is not None:
         rows["measured"] = f"elsewhere: {server}/v1/measurements/{job.request.measurement}"
     if job.answer is not None:

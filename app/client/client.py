@@ -48,6 +48,7 @@ from bitbudget.app.core.requests import AllocationRequest, JobRequest
 from bitbudget.app.fit.schemas import Device, Fit, FitRequest
 from bitbudget.app.followups.schemas import Followup
 from bitbudget.app.http.pages import Page
+from bitbudget.app.jobs.labels import NO_LABELS, JobLabels, LabelChange
 from bitbudget.app.jobs.schemas import Job, JobEvent, JobReport
 from bitbudget.app.jobs.status import JobStatus
 from bitbudget.app.measurements.schemas import (
@@ -96,13 +97,22 @@ class Client:
         """Close the connections."""
         self._http.close()
 
-    def submit(self, request: JobRequest, *, idempotency_key: str | None = None) -> Job:
+    def submit(
+        self,
+        request: JobRequest,
+        *,
+        labels: JobLabels = NO_LABELS,
+        idempotency_key: str | None = None,
+    ) -> Job:
         """Queue a job, or get it solved at once when the model has been measured before."""
         key = idempotency_key or secrets.token_hex(16)
         answer = self._http.request(
             "POST",
             "/v1/jobs",
-            json=request.model_dump(mode="json", exclude_none=True),
+            json={
+                **request.model_dump(mode="json", exclude_none=True),
+                **labels.model_dump(mode="json", exclude_defaults=True),
+            },
             headers={"Idempotency-Key": key},
             repeatable=True,
         )
@@ -128,10 +138,16 @@ class Client:
         """Return a job as it is now."""
         return Job.model_validate_json(self._get(f"/v1/jobs/{job_id}").content)
 
-    def jobs(self, *, status: JobStatus | None = None) -> Iterator[Job]:
-        """Give every job, newest first."""
-        for item in self._items("/v1/jobs", {"status": status}):
+    def jobs(self, *, status: JobStatus | None = None, tag: str | None = None) -> Iterator[Job]:
+        """Give every job in a state and with a tag, newest first."""
+        for item in self._items("/v1/jobs", {"status": status, "tag": tag}):
             yield Job.model_validate(item)
+
+    def label(self, job_id: str, change: LabelChange) -> Job:
+        """Change the tags or the note of a job."""
+        body = change.model_dump(mode="json", exclude_none=True)
+        answer = self._http.request("PATCH", f"/v1/jobs/{job_id}", json=body, repeatable=True)
+        return Job.model_validate_json(answer.content)
 
     def cancel(self, job_id: str) -> Job:
         """Ask for a job to be stopped; asking twice is asking once."""

@@ -12,15 +12,16 @@ from pydantic import ValidationError
 from bitbudget.app.auth.dependencies import TOKEN_COOKIE, JobsWriter, Keys
 from bitbudget.app.core.devices import device as known_device
 from bitbudget.app.core.errors import BitbudgetError
-from bitbudget.app.core.requests import Deliver, JobRequest
+from bitbudget.app.core.requests import Deliver
 from bitbudget.app.core.sizes import parse_size
 from bitbudget.app.core.wording import expected_words
 from bitbudget.app.dashboard.dependencies import DEVICE_COOKIE, Pages, Solve
-from bitbudget.app.dashboard.forms import Form, followup_of, job_fields
+from bitbudget.app.dashboard.forms import Form, followup_of, job_fields, labels_of
 from bitbudget.app.dashboard.page_route import PageRoute, own_address, sign_in_page
 from bitbudget.app.dashboard.pages.jobs import Listed
 from bitbudget.app.dashboard.rendering import html
 from bitbudget.app.http.errors import UnauthorizedError
+from bitbudget.app.jobs.labels import JobLabels, JobSubmission
 from bitbudget.app.jobs.schemas import Job
 
 __all__ = ["router"]
@@ -34,8 +35,10 @@ router = APIRouter(route_class=PageRoute, include_in_schema=False)
 async def submit(pages: Pages, solve: Solve, principal: JobsWriter, form: Form) -> Response:
     """Take the form; what is wrong with it is shown beside it."""
     try:
-        request = JobRequest.model_validate(job_fields(form))
-        job = await solve(lambda: pages.sources.jobs.submit(request, principal, None))
+        asked = JobSubmission.model_validate(job_fields(form))
+        job = await solve(
+            lambda: pages.sources.jobs.submit(asked.request, principal, None, asked.labels)
+        )
     except (BitbudgetError, ValidationError) as error:
         said = str(error) if isinstance(error, BitbudgetError) else _first(error)
         page = await to_thread.run_sync(lambda: pages.jobs(Listed(), form, said))
@@ -65,13 +68,21 @@ async def again(
     """Submit what a job asked for once more, with its checkpoint where the form says so."""
 
     def submitted() -> Job:
-        request = pages.sources.jobs.get(job_id).request
+        before = pages.sources.jobs.get(job_id)
+        request, labels = before.request, JobLabels(tags=before.tags)
         if form.get("deliver") == Deliver.CHECKPOINT:
             request = request.model_copy(update={"deliver": Deliver.CHECKPOINT})
-        return pages.sources.jobs.submit(request, principal, None)
+        return pages.sources.jobs.submit(request, principal, None, labels)
 
     job = await solve(submitted)
     return RedirectResponse(f"/jobs/{job.id}", status.HTTP_303_SEE_OTHER)
+
+
+@router.post("/jobs/{job_id}/labels")
+def label(pages: Pages, principal: JobsWriter, form: Form, job_id: str) -> Response:
+    """Change the tags and the note of a job."""
+    pages.sources.jobs.label(job_id, labels_of(form), principal)
+    return RedirectResponse(f"/jobs/{job_id}", status.HTTP_303_SEE_OTHER)
 
 
 @router.post("/jobs/{job_id}/followups")

@@ -86,9 +86,9 @@ def static(name: str) -> Response:
     return FileResponse(asset.path, media_type=asset.media_type, headers=_FOREVER)
 
 
-def _listed(cursor: Cursor = None, state: Name = "", model: Name = "") -> Listed:
+def _listed(cursor: Cursor = None, state: Name = "", model: Name = "", tag: Name = "") -> Listed:
     known = state in set(JobStatus)
-    return Listed(cursor, JobStatus(state) if known else None, model.strip())
+    return Listed(cursor, JobStatus(state) if known else None, model.strip(), tag.strip())
 
 
 Shown = Annotated[Listed, Depends(_listed)]

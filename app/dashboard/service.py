@@ -37,6 +37,7 @@ from bitbudget.app.dashboard.pages.machines import benchmarks_page, machines_pag
 from bitbudget.app.dashboard.pages.models import WhatIf, model_page, models_page
 from bitbudget.app.dashboard.sources import Sources
 from bitbudget.app.dashboard.taking import taking
+from bitbudget.app.jobs.repository import Wanted
 from bitbudget.app.jobs.schemas import Job, JobReport
 from bitbudget.app.jobs.status import JobStatus
 
@@ -89,7 +90,7 @@ class Dashboard:
     def jobs(self, listed: Listed, form: Mapping[str, str] | None = None, error: str = "") -> Page:
         """Return the list of jobs with the form."""
         models = self.sources.models.page(None, _MODELS).items
-        jobs = self.sources.jobs.page(listed.cursor, _LISTED, listed.state, listed.model or None)
+        jobs = self.sources.jobs.page(listed.cursor, _LISTED, listed.wanted)
         return jobs_page(
             jobs,
             models=(name for model in models for name in model.names),
@@ -101,7 +102,8 @@ class Dashboard:
 
     def form_like(self, job_id: str) -> Mapping[str, str]:
         """Return the form that a job would be sent with again."""
-        return form_of(self.sources.jobs.get(job_id).request)
+        job = self.sources.jobs.get(job_id)
+        return form_of(job.request, job.tags)
 
     def job(self, job_id: str) -> Page:
         """Return one job; NotFoundError when there is none."""
@@ -255,7 +257,7 @@ class Dashboard:
                 yield self.sources.jobs.report(job.id)
 
     def _finished(self) -> list[Job]:
-        return self.sources.jobs.page(None, _LISTED, JobStatus.SUCCEEDED, None).items
+        return self.sources.jobs.page(None, _LISTED, Wanted(JobStatus.SUCCEEDED)).items
 
     def machines(self) -> Page:
         """Return the registered workers."""

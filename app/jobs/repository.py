@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
@@ -12,16 +13,18 @@ from sqlalchemy.orm import Session
 from bitbudget.app.contract.steps import Step
 from bitbudget.app.core.errors import NotFoundError
 from bitbudget.app.jobs.status import OPEN_STATUSES, EventKind, JobStatus
-from bitbudget.app.jobs.tables import EventRow, JobRow, RevisionRow
+from bitbudget.app.jobs.tables import EventRow, JobRow, JobTagRow, RevisionRow
 from bitbudget.app.storage.ids import is_id
 
 __all__ = [
     "NEWEST_EVENT",
     "NEWS",
+    "Wanted",
     "by_idempotency_key",
     "count_by_status",
     "count_open",
     "delete_finished_before",
+    "delete_labelled",
     "delete_progress",
     "events_after",
     "get",
@@ -34,6 +37,8 @@ __all__ = [
     "referenced_digests",
     "revision",
     "revisions",
+    "set_tags",
+    "tags",
     "worker_ids",
 ]
 
@@ -41,6 +46,15 @@ NEWEST_EVENT: Final = sa.text("SELECT max(id) FROM events WHERE job_id = :job_id
 """The id of a job's newest event, null when it has none."""
 NEWS: Final = sa.text("SELECT max(id) || ':' || count(*) FROM events WHERE id > :after")
 """A text that differs once there are other events after `after`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which jobs a list is of: those in one state, of one model, with one tag."""
+
+    status: JobStatus | None = None
+    model: str | None = None
+    tag: str | None = None
 
 
 def get(session: Session, job_id: str) -> JobRow:
@@ -81,17 +95,18 @@ def by_idempotency_key(session: Session, owner: str, key: str) -> JobRow | None:
     return session.scalars(query).one_or_none()
 
 
-def page(
-    session: Session, *, before: str | None, limit: int, status: JobStatus | None, model: str | None
-) -> Sequence[JobRow]:
-    """Return up to `limit` + 1 jobs, newest first, older than the one called `before`."""
+def page(session: Session, *, before: str | None, limit: int, wanted: Wanted) -> Sequence[JobRow]:
+    """Return up to `limit` + 1 wanted jobs, newest first, older than the one called `before`."""
     query = sa.select(JobRow).order_by(JobRow.id.desc()).limit(limit + 1)
     if before is not None:
         query = query.where(JobRow.id < before)
-    if status is not None:
-        query = query.where(JobRow.status == status)
-    if model is not None:
-        query = query.where(JobRow.model == model)
+    if wanted.status is not None:
+        query = query.where(JobRow.status == wanted.status)
+    if wanted.model is not None:
+        query = query.where(JobRow.model == wanted.model)
+    if wanted.tag is not None:
+        tagged = sa.select(JobTagRow.job_id).where(JobTagRow.tag == wanted.tag)
+        query = query.where(JobRow.id.in_(tagged))
     return session.scalars(query).all()
 
 
@@ -118,6 +133,22 @@ def revisions(session: Session, job_ids: Iterable[str]) -> dict[str, list[Revisi
     for row in session.scalars(query.order_by(RevisionRow.number)):
         found.setdefault(row.job_id, []).append(row)
     return found
+
+
+def tags(session: Session, job_ids: Iterable[str]) -> dict[str, list[str]]:
+    """Return the tags of each of these jobs that has any, sorted."""
+    query = sa.select(JobTagRow).where(JobTagRow.job_id.in_(list(job_ids)))
+    found: dict[str, list[str]] = {}
+    for row in session.scalars(query):
+        found.setdefault(row.job_id, []).append(row.tag)
+    return {job_id: sorted(each) for job_id, each in found.items()}
+
+
+def set_tags(session: Session, job_id: str, wanted: Iterable[str]) -> None:
+    """Give a job these tags in place of those that it has."""
+    session.execute(sa.delete(JobTagRow).where(JobTagRow.job_id == job_id))
+    session.add_all(JobTagRow(job_id=job_id, tag=tag) for tag in wanted)
+    session.flush()
 
 
 def revision(session: Session, job: JobRow, number: int | None = None) -> RevisionRow | None:
@@ -174,6 +205,13 @@ def delete_progress(session: Session, job_id: str, step: Step) -> None:
             EventRow.kind == EventKind.PROGRESS,
             EventRow.data["step"].as_string() == step.value,
         )
+    )
+
+
+def delete_labelled(session: Session, job_id: str) -> None:
+    """Remove the events that told of a job's earlier labels."""
+    session.execute(
+        sa.delete(EventRow).where(EventRow.job_id == job_id, EventRow.kind == EventKind.LABELLED)
     )
 
 

@@ -14,12 +14,13 @@ from pydantic.json_schema import SkipJsonSchema
 from bitbudget.app.auth.dependencies import JobsReader, JobsWriter
 from bitbudget.app.contract.reports import MOST_REVISIONS
 from bitbudget.app.core.canonical import sha256_of
-from bitbudget.app.core.requests import JobRequest
 from bitbudget.app.http.pages import Page
 from bitbudget.app.http.parameters import Cursor, Limit, storable
 from bitbudget.app.http.problems import Responses, problems
 from bitbudget.app.http.tagged import KnownTags, tagged
 from bitbudget.app.jobs.dependencies import Jobs, Polls, Streams
+from bitbudget.app.jobs.labels import JobSubmission, LabelChange, Tag
+from bitbudget.app.jobs.repository import Wanted
 from bitbudget.app.jobs.schemas import Job, JobReport
 from bitbudget.app.jobs.status import JobStatus
 from bitbudget.app.measurements.dependencies import Solving
@@ -76,7 +77,7 @@ ModelName = Annotated[str, Field(max_length=1024)] | SkipJsonSchema[None]
 )
 async def submit_job(
     *,
-    request: JobRequest,
+    submission: JobSubmission,
     http: Request,
     response: Response,
     jobs: Jobs,
@@ -85,7 +86,8 @@ async def submit_job(
     idempotency_key: IdempotencyKey = None,
 ) -> Job:
     """Queue a job; on a model measured before, its manifest is there at once."""
-    work = partial(jobs.submit, request, principal, idempotency_key)
+    request = submission.request
+    work = partial(jobs.submit, request, principal, idempotency_key, submission.labels)
     if await to_thread.run_sync(jobs.is_answerable, request):
         job = await solving.run(http, principal.owner, work)
     else:
@@ -96,15 +98,17 @@ async def submit_job(
 
 @router.get("", operation_id="listJobs", responses=problems(401, 403, 404, 422, 429, 503))
 def list_jobs(
+    *,
     jobs: Jobs,
     _: JobsReader,
     limit: Limit = 50,
     cursor: Cursor = None,
     status: JobStatus | SkipJsonSchema[None] = None,
     model: Annotated[ModelName, Query()] = None,
+    tag: Annotated[Tag | SkipJsonSchema[None], Query()] = None,
 ) -> Page[Job]:
-    """List jobs, newest first."""
-    return jobs.page(cursor, limit, status, storable(model))
+    """List jobs, newest first, of one state, of one model or with one tag."""
+    return jobs.page(cursor, limit, Wanted(status, storable(model), tag))
 
 
 @router.get(
@@ -119,6 +123,16 @@ async def get_job(
     """Return a job as it is now, or 304 while it is the one whose ETag was sent."""
     job = await polls.get(job_id)
     return tagged(job.body, job.etag, if_none_match)
+
+
+@router.patch(
+    "/{job_id}",
+    operation_id="labelJob",
+    responses=problems(400, 401, 403, 404, 413, 422, 429, 503),
+)
+def label_job(job_id: str, change: LabelChange, jobs: Jobs, principal: JobsWriter) -> Job:
+    """Change the tags or the note of a job of one's own (any, for admins)."""
+    return jobs.label(job_id, change, principal)
 
 
 @router.post(

@@ -56,6 +56,8 @@ class Job(BaseModel):
     omitted: tuple[str, ...] = Field(
         (), description="Parts too long for a list, which `GET /v1/jobs/{id}` has."
     )
+    tags: tuple[str, ...] = Field((), description="To find it again: `GET /v1/jobs?tag=`.")
+    note: str = Field("", description="What somebody wrote about it.")
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None

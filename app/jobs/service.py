@@ -35,6 +35,8 @@ from bitbudget.app.http.pages import Page, cut_page, decode_cursor
 from bitbudget.app.jobs import repository
 from bitbudget.app.jobs.access import check_owner
 from bitbudget.app.jobs.given import GivenMeasurements
+from bitbudget.app.jobs.labels import NO_LABELS, JobLabels, LabelChange
+from bitbudget.app.jobs.repository import Wanted
 from bitbudget.app.jobs.schemas import AllocationSummary, Job, JobEvent, JobReport
 from bitbudget.app.jobs.status import JobStatus
 from bitbudget.app.jobs.summary import allocation_summary
@@ -89,12 +91,19 @@ class JobService:
     clock: Clock
     max_open_jobs: int
 
-    def submit(self, request: JobRequest, principal: Principal, key: str | None) -> Job:
+    def submit(
+        self,
+        request: JobRequest,
+        principal: Principal,
+        key: str | None,
+        labels: JobLabels = NO_LABELS,
+    ) -> Job:
         """Queue a job, or answer it at once from a stored measurement.
 
         Raises InfeasibleBudgetError, KeyMismatchError, QuotaExceededError, InvalidRequestError.
         """
-        body = canonical_json(request.model_dump(mode="json"))
+        asked, written = request.model_dump(mode="json"), labels.model_dump(mode="json")
+        body = canonical_json({**asked, **written})
         _check_length(body)
         digest = sha256_of(body)
         earlier = self._earlier(principal, key, digest)
@@ -103,7 +112,7 @@ class JobService:
         self.gate.check(request.model)
         ready = self._ready(request)
         try:
-            return self._insert(request, principal, key, digest, ready)
+            return self._insert(request, principal, key, digest, ready=ready, labels=labels)
         except sqlalchemy.exc.IntegrityError:
             earlier = self._earlier(principal, key, digest)
             if earlier is None:
@@ -115,14 +124,12 @@ class JobService:
         with self.database.read() as session:
             return job_view(session, repository.get(session, job_id))
 
-    def page(
-        self, cursor: str | None, limit: int, status: JobStatus | None, model: str | None
-    ) -> Page[Job]:
-        """Return a page of jobs, newest first."""
+    def page(self, cursor: str | None, limit: int, wanted: Wanted) -> Page[Job]:
+        """Return a page of the wanted jobs, newest first."""
         key = decode_cursor(cursor, (str,))
         before = None if key is None else str(key[0])
         with self.database.read() as session:
-            rows = repository.page(session, before=before, limit=limit, status=status, model=model)
+            rows = repository.page(session, before=before, limit=limit, wanted=wanted)
             kept, following = cut_page(rows, limit, lambda row: [row.id])
             return Page[Job](items=job_lines(session, kept), next_cursor=following)
 
@@ -135,6 +142,22 @@ class JobService:
             row = repository.lock(session, job_id)
             check_owner(row, principal)
             Transitions(session, self.clock()).cancel_requested(row)
+            return job_view(session, row)
+
+    def label(self, job_id: str, change: LabelChange, principal: Principal) -> Job:
+        """Change the tags or the note of a job, in whatever state it is.
+
+        ForbiddenError unless the caller submitted it, or is an admin.
+        """
+        with self.database.write() as session:
+            row = repository.lock(session, job_id)
+            check_owner(row, principal)
+            tags = repository.tags(session, [job_id]).get(job_id, [])
+            labels = JobLabels(
+                tags=tuple(tags) if change.tags is None else change.tags,
+                note=row.note if change.note is None else change.note,
+            )
+            Transitions(session, self.clock()).labelled(row, labels)
             return job_view(session, row)
 
     def events(self, job_id: str, after: int) -> tuple[list[JobEvent], bool]:
@@ -277,7 +300,9 @@ class JobService:
         principal: Principal,
         key: str | None,
         digest: str,
+        *,
         ready: _Ready | None,
+        labels: JobLabels,
     ) -> Job:
         now = self.clock()
         row = JobRow(
@@ -295,6 +320,7 @@ class JobService:
                 raise QuotaExceededError(what="Open jobs of this key", limit=self.max_open_jobs)
             transitions = Transitions(session, now)
             transitions.queued(row)
+            transitions.labelled(row, labels)
             if ready is not None:
                 self._attach(session, transitions, row, ready)
                 if request.deliver is Deliver.MANIFEST and ready.is_last:

@@ -36,6 +36,7 @@ class EventKind(StrEnum):
     ANSWERED = "answered"
     LOG = "log"
     REQUEUED = "requeued"
+    LABELLED = "labelled"
     CANCEL_REQUESTED = "cancel_requested"
     SUCCEEDED = "succeeded"
     FAILED = "failed"

@@ -8,10 +8,11 @@ import sqlalchemy as sa
 from pydantic import JsonValue
 from sqlalchemy.orm import Mapped, mapped_column
 
+from bitbudget.app.jobs.labels import LONGEST_TAG
 from bitbudget.app.jobs.status import EventKind, JobStatus
 from bitbudget.app.storage.schema import Base, Moment, one_of
 
-__all__ = ["EventRow", "JobRow", "RevisionRow"]
+__all__ = ["EventRow", "JobRow", "JobTagRow", "RevisionRow"]
 
 
 class JobRow(Base):
@@ -37,6 +38,7 @@ class JobRow(Base):
     revision: Mapped[int | None]
     result: Mapped[dict[str, JsonValue] | None] = mapped_column(sa.JSON(none_as_null=True))
     problem: Mapped[dict[str, JsonValue] | None] = mapped_column(sa.JSON(none_as_null=True))
+    note: Mapped[str] = mapped_column(sa.Text, default="")
     owner: Mapped[str] = mapped_column(sa.String(32), default="")
     idempotency_key: Mapped[str | None] = mapped_column(sa.String(255))
     request_digest: Mapped[str] = mapped_column(sa.String(64))
@@ -61,6 +63,19 @@ class JobRow(Base):
         sa.Index("ix_jobs_status_id", "status", "id"),
         sa.Index("ix_jobs_queue", "status", "strikes", "id"),
     )
+
+
+class JobTagRow(Base):
+    """One tag of a job."""
+
+    __tablename__ = "job_tags"
+
+    job_id: Mapped[str] = mapped_column(
+        sa.ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True
+    )
+    tag: Mapped[str] = mapped_column(sa.String(LONGEST_TAG), primary_key=True)
+
+    __table_args__ = (sa.Index("ix_job_tags_tag_job_id", "tag", "job_id"),)
 
 
 class RevisionRow(Base):

@@ -16,6 +16,7 @@ from bitbudget.app.contract.reports import MOST_REVISIONS, JobResult, Revision
 from bitbudget.app.core.errors import ConflictError
 from bitbudget.app.core.manifest import Manifest
 from bitbudget.app.jobs import repository
+from bitbudget.app.jobs.labels import JobLabels
 from bitbudget.app.jobs.status import EventKind, JobStatus
 from bitbudget.app.jobs.tables import EventRow, JobRow, RevisionRow
 
@@ -110,6 +111,16 @@ class Transitions:
         self._record(job, EventKind.CANCEL_REQUESTED, {})
         if job.status == JobStatus.QUEUED:
             self.cancelled(job)
+
+    def labelled(self, job: JobRow, labels: JobLabels) -> None:
+        """Somebody wrote other tags or another note on the job; of such events the last stays."""
+        tags = repository.tags(self._session, [job.id]).get(job.id, [])
+        if (job.note, tuple(tags)) == (labels.note, labels.tags):
+            return
+        job.note = labels.note
+        repository.set_tags(self._session, job.id, labels.tags)
+        repository.delete_labelled(self._session, job.id)
+        self._record(job, EventKind.LABELLED, labels.model_dump(mode="json"))
 
     def requeued(
         self, job: JobRow, reason: str, *, strike: bool, problem: Problem | None = None

@@ -35,8 +35,12 @@ def _views(session: Session, rows: Iterable[JobRow]) -> list[Job]:
     listed: Sequence[JobRow] = list(rows)
     workers = workers_repository.by_id(session, {row.worker_id for row in listed if row.worker_id})
     revisions = repository.revisions(session, [row.id for row in listed])
+    tags = repository.tags(session, [row.id for row in listed])
     return [
-        _view(row, workers.get(row.worker_id or ""), revisions.get(row.id, [])) for row in listed
+        _view(
+            row, workers.get(row.worker_id or ""), revisions.get(row.id, []), tags.get(row.id, [])
+        )
+        for row in listed
     ]
 
 
@@ -50,7 +54,12 @@ def job_view(session: Session, row: JobRow) -> Job:
     return _views(session, [row])[0]
 
 
-def _view(row: JobRow, worker: WorkerRow | None, revisions: Sequence[RevisionRow]) -> Job:
+def _view(
+    row: JobRow,
+    worker: WorkerRow | None,
+    revisions: Sequence[RevisionRow],
+    tags: Sequence[str],
+) -> Job:
     parts = _Parts(row.id)
     read = [parts.read("answer", Revision, each.answer) for each in revisions]
     answers = tuple(each for each in read if each is not None)
@@ -68,6 +77,8 @@ def _view(row: JobRow, worker: WorkerRow | None, revisions: Sequence[RevisionRow
         revisions=answers,
         result=parts.read("result", JobResult, row.result),
         problem=parts.read("problem", Problem, row.problem),
+        tags=tuple(tags),
+        note=row.note,
         created_at=row.created_at,
         started_at=row.started_at,
         finished_at=row.finished_at,

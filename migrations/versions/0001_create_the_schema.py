@@ -97,6 +97,7 @@ def upgrade() -> None:
         sa.Column("revision", sa.Integer(), nullable=True),
         sa.Column("result", sa.JSON(none_as_null=True), nullable=True),
         sa.Column("problem", sa.JSON(none_as_null=True), nullable=True),
+        sa.Column("note", sa.Text(), nullable=False),
         sa.Column("owner", sa.String(length=32), nullable=False),
         sa.Column("idempotency_key", sa.String(length=255), nullable=True),
         sa.Column("request_digest", sa.String(length=64), nullable=False),
@@ -133,6 +134,17 @@ def upgrade() -> None:
     )
     op.create_index("ix_jobs_status_id", "jobs", ["status", "id"], unique=False)
     op.create_index("ix_jobs_queue", "jobs", ["status", "strikes", "id"], unique=False)
+
+    op.create_table(
+        "job_tags",
+        sa.Column("job_id", sa.String(length=32), nullable=False),
+        sa.Column("tag", sa.String(length=48), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["job_id"], ["jobs.id"], name=op.f("fk_job_tags_job_id_jobs"), ondelete="CASCADE"
+        ),
+        sa.PrimaryKeyConstraint("job_id", "tag", name=op.f("pk_job_tags")),
+    )
+    op.create_index("ix_job_tags_tag_job_id", "job_tags", ["tag", "job_id"], unique=False)
 
     op.create_table(
         "revisions",
@@ -210,7 +222,7 @@ def upgrade() -> None:
         sa.Column("data", sa.JSON(), nullable=False),
         sa.CheckConstraint(
             "kind IN ('queued', 'started', 'progress', 'artifact', 'answered', 'log', 'requeued', "
-            "'cancel_requested', 'succeeded', 'failed', 'cancelled')",
+            "'labelled', 'cancel_requested', 'succeeded', 'failed', 'cancelled')",
             name=op.f("ck_events_kind_known"),
         ),
         sa.ForeignKeyConstraint(
@@ -322,6 +334,9 @@ def downgrade() -> None:
     op.drop_index("ix_revisions_sha256", table_name="revisions")
 
     op.drop_table("revisions")
+    op.drop_index("ix_job_tags_tag_job_id", table_name="job_tags")
+
+    op.drop_table("job_tags")
     op.drop_index("ix_jobs_queue", table_name="jobs")
     op.drop_index("ix_jobs_status_id", table_name="jobs")
 

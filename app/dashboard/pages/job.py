@@ -25,6 +25,7 @@ from bitbudget.app.dashboard.pages.held import Held, held_part
 from bitbudget.app.dashboard.pages.jobs import job_line
 from bitbudget.app.dashboard.pages.tiles import answer_tiles, evaluation_tiles
 from bitbudget.app.dashboard.taking import taking
+from bitbudget.app.jobs.labels import LONGEST_NOTE
 from bitbudget.app.jobs.schemas import Job, JobEvent, JobReport
 from bitbudget.app.jobs.status import EventKind, JobStatus
 
@@ -128,6 +129,8 @@ def _head(job: Job) -> JsonObject:
         "took": _took(job),
         "can_make": job.answer is not None and job.request.deliver is Deliver.MANIFEST,
         "cancel_requested": job.cancel_requested,
+        "tag_text": " ".join(job.tags),
+        "longest_note": LONGEST_NOTE,
         "attempt": job.attempt,
     }
 

@@ -20,6 +20,7 @@ from bitbudget.app.core.sizes import format_size
 from bitbudget.app.dashboard import formatting as words
 from bitbudget.app.dashboard.forms import FORM_FIELDS
 from bitbudget.app.http.pages import Page
+from bitbudget.app.jobs.repository import Wanted
 from bitbudget.app.jobs.schemas import Job
 from bitbudget.app.jobs.status import JobStatus
 
@@ -41,20 +42,26 @@ _DEFAULTS: Final = {
     "runtime": Runtime.STOCK.value,
     "kv_bits": "16",
 }
-_MORE: Final = ("encoder", "sensitivity", "rotation", "recover", "runtime", "formats")
+_MORE: Final = ("encoder", "sensitivity", "rotation", "recover", "runtime", "formats", "tags")
 
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """Which jobs are listed: a page of them, in one state or of one model."""
+    """Which jobs are listed: a page of them, in one state, of one model or with one tag."""
 
     cursor: str | None = None
     state: JobStatus | None = None
     model: str = ""
+    tag: str = ""
+
+    @property
+    def wanted(self) -> Wanted:
+        """Return the same for the service of jobs."""
+        return Wanted(self.state, self.model or None, self.tag or None)
 
     def address(self, cursor: str) -> str:
         """Return the address of the following page."""
-        query = {"cursor": cursor, "state": self.state or "", "model": self.model}
+        query = {"cursor": cursor, "state": self.state or "", "model": self.model, "tag": self.tag}
         return f"/?{urlencode({name: value for name, value in query.items() if value})}"
 
 
@@ -84,6 +91,7 @@ def jobs_page(
         "states": [state.value for state in JobStatus],
         "state": None if listed.state is None else listed.state.value,
         "model_filter": listed.model,
+        "tag_filter": listed.tag,
         "models": sorted(set(models)),
         "choices": _CHOICES,
         "devices": device_options(),
@@ -116,6 +124,8 @@ def job_line(job: Job) -> JsonObject:
         "predicted": "\N{EN DASH}"
         if answer is None
         else _predicted(answer.predicted_kl_nats_per_token, job.request.sensitivity),
+        "tags": [{"name": tag, "link": f"/?{urlencode({'tag': tag})}"} for tag in job.tags],
+        "note": job.note,
         "created_at": job.created_at.isoformat(),
         "created_words": words.when(job.created_at),
     }

@@ -189,10 +189,16 @@ function amount(progress) {
   return parts.join(" · ");
 }
 
+const isWriting = (part) => part.contains(document.activeElement) && document.activeElement.matches("input, textarea");
+
 // A job's events move the bar; a change of state fetches the page anew.
 function follow(root) {
   const source = new EventSource(root.dataset.events);
   const refresh = async () => {
+    if (isWriting(document.getElementById("job"))) {
+      setTimeout(refresh, 2000);
+      return;
+    }
     swap("job", await page(location.href));
     const now = document.getElementById("job");
     if (!now.dataset.events) source.close();
@@ -215,7 +221,7 @@ function follow(root) {
     });
     document.getElementById("announce").textContent = `Step ${progress.step}`;
   });
-  for (const kind of ["started", "answered", "log", "requeued", "cancel_requested", "succeeded", "failed", "cancelled"]) {
+  for (const kind of ["started", "answered", "log", "requeued", "labelled", "cancel_requested", "succeeded", "failed", "cancelled"]) {
     source.addEventListener(kind, refresh);
   }
   addEventListener("pagehide", () => source.close());

@@ -313,6 +313,23 @@ def test_jobs_are_filtered_by_state_and_model(server: Server) -> None:
     assert set(listed("")) == {first, second}
 
 
+def test_tags_and_a_note_are_written_on_the_page_of_a_job(server: Server) -> None:
+    sent = {"model": "org/one", "budget": "1GiB", "tags": "m4, release"}
+    to = server.http.post("/submit", data=sent, follow_redirects=False).headers["location"]
+    shown = server.http.get(to).text
+    assert all(f'href="/?tag={tag}"' in shown for tag in ("m4", "release"))
+    form = {"tags": "blog", "note": f"first\r\n{HOSTILE}"}
+    assert server.http.post(f"{to}/labels", data=form).status_code == 200
+    after = server.http.get(to).text
+    assert "first\n&lt;script&gt;" in after
+    assert HOSTILE not in after
+    listed = server.http.get("/index.json?tag=blog").json()["jobs"]
+    assert [job["note"] for job in listed] == [f"first\n{HOSTILE}"]
+    assert server.http.get("/index.json?tag=m4").json()["jobs"] == []
+    refused = server.http.post(f"{to}/labels", data={"tags": "no<tag"})
+    assert (refused.status_code, "tags.0" in refused.text) == (422, True)
+
+
 def test_an_unknown_address_is_a_page_for_people_and_a_problem_for_programs(
     server: Server,
 ) -> None:

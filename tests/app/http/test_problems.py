@@ -54,6 +54,7 @@ OPERATIONS = {
     "importMeasurement",
     "isAlive",
     "isReady",
+    "labelJob",
     "listDevices",
     "listFollowups",
     "listJobs",

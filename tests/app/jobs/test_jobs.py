@@ -6,11 +6,16 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from fastapi.testclient import TestClient
 
+from bitbudget.app.auth.principal import Scope
 from bitbudget.app.core.effort import Effort
 from bitbudget.app.core.encoders import Encoder
 from bitbudget.app.core.manifest import Manifest
 from bitbudget.app.core.measurement import Measurement
+from bitbudget.app.jobs.repository import events_after
+from bitbudget.app.server.main import create_app
+from bitbudget.app.server.settings import Settings
 from tests.support.http import Server
 from tests.support.reports import evaluation
 
@@ -263,6 +268,68 @@ def test_jobs_are_listed_by_status_and_model(server: Server) -> None:
     found = server.http.get("/v1/jobs", params={"model": "org/b", "status": "queued"}).json()
     assert [job["id"] for job in found["items"]] == [other["id"]]
     assert server.http.get("/v1/jobs", params={"status": "failed"}).json()["items"] == []
+
+
+def test_a_job_is_found_by_its_tags_which_its_owner_changes(server: Server) -> None:
+    server.submit(model="org/a")
+    made = server.submit(model="org/b", tags=["m4", "release", "m4"], note="two\nlines")
+    assert (made["tags"], made["note"]) == (["m4", "release"], "two\nlines")
+
+    def found(tag: str) -> list[str]:
+        listed = server.http.get("/v1/jobs", params={"tag": tag}).json()["items"]
+        return [job["id"] for job in listed]
+
+    path = f"/v1/jobs/{made['id']}"
+    known = {"If-None-Match": server.http.get(path).headers["ETag"]}
+    assert found("m4") == [made["id"]]
+    changed = server.http.patch(path, json={"tags": ["blog"]}).json()
+    assert (changed["tags"], changed["note"]) == (["blog"], "two\nlines")
+    assert (found("m4"), found("blog")) == ([], [made["id"]])
+    for note in ("first", "second"):
+        server.http.patch(path, json={"note": note})
+    seen = server.http.get(path, headers=known)
+    assert (seen.status_code, seen.json()["note"], seen.json()["tags"]) == (200, "second", ["blog"])
+    with server.services.database.read() as session:
+        kinds = [event.kind for event in events_after(session, made["id"], 0)]
+    assert kinds == ["queued", "labelled"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"tags": ["two words"]},
+        {"tags": ["x" * 49]},
+        {"tags": [f"t{i}" for i in range(17)]},
+        {"note": "x" * 2001},
+        {"note": "\u0000"},
+        {"owner": ""},
+    ],
+)
+def test_labels_are_bounded(server: Server, change: dict[str, Any]) -> None:
+    job = server.submit()["id"]
+    assert server.http.patch(f"/v1/jobs/{job}", json=change).status_code == 422
+    assert server.http.get(f"/v1/jobs/{job}").json()["tags"] == []
+
+
+def test_labels_are_changed_by_owner_and_admin_alone(settings: Settings) -> None:
+    app = create_app(settings.model_copy(update={"require_keys": True}))
+    with TestClient(app, base_url="http://127.0.0.1") as http:
+        keys = app.state.services.keys
+        writers = {Scope.JOBS_READ, Scope.JOBS_WRITE}
+        scopes = {"owner": writers, "other": writers, "reader": {Scope.JOBS_READ}}
+        scopes["admin"] = {Scope.ADMIN}
+        tokens = {name: keys.create(name, sorted(each)).token for name, each in scopes.items()}
+
+        def headers(who: str) -> dict[str, str]:
+            return {"Authorization": f"Bearer {tokens[who]}"}
+
+        body = {"model": "org/a", "min_safe": True}
+        job = http.post("/v1/jobs", json=body, headers=headers("owner")).json()["id"]
+        codes = {
+            who: http.patch(f"/v1/jobs/{job}", json={"note": who}, headers=headers(who)).status_code
+            for who in ("owner", "other", "reader", "admin")
+        }
+        assert codes == {"owner": 200, "other": 403, "reader": 403, "admin": 200}
 
 
 @pytest.mark.parametrize("cursor", ["!", "e30", "WyJhIiwgImIiXQ", "WzFd", "ü"])
