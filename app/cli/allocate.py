@@ -23,9 +23,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from bitbudget.app.core.manifest import Manifest
-    from bitbudget.app.core.measurement import Measurement
 
-__all__ = ["allocate", "best_manifest", "manifest_for"]
+__all__ = ["allocate", "write_manifest"]
 
 
 @grouped
@@ -46,10 +45,12 @@ def allocate(
     MODEL may also be a measurement that `bitbudget measure -o` wrote.
     """
     from bitbudget.app.cli.measure import load_measurements
+    from bitbudget.app.core.solving import best_manifest
 
-    asked = budget.request().model_dump(mode="json", exclude_none=True)
+    request = budget.request()
+    asked = request.model_dump(mode="json", exclude_none=True)
     found = load_measurements(model, measuring, given=measurement, budget=asked, preview=preview)
-    manifest = best_manifest(found, budget)
+    manifest = best_manifest(found, request)
     if output is not None:
         write_manifest(output, manifest)
     document = {
@@ -67,27 +68,6 @@ def allocate(
             console.print(f"\nmanifest: {output}")
 
     say(document, as_json=as_json, render=render)
-
-
-def best_manifest(measurements: list[Measurement], budget: AllocationOptions) -> Manifest:
-    """Allocate on every measurement, rotated or not, and return the best manifest.
-
-    InfeasibleBudgetError when the budget fits none; it names the smallest size of the first.
-    """
-    from bitbudget.app.core.rotation_choice import solve_each
-
-    return solve_each(
-        measurements,
-        lambda measurement: (measurement, manifest_for(measurement, budget)),
-        lambda found: (found[0], found[1].certificate.predicted_kl_nats_per_token),
-    )[1]
-
-
-def manifest_for(measurement: Measurement, budget: AllocationOptions) -> Manifest:
-    """Allocate and record; InfeasibleBudgetError names the smallest feasible size."""
-    from bitbudget.app.core.solving import allocate_manifest
-
-    return allocate_manifest(measurement, budget.request())
 
 
 def write_manifest(file: Path, manifest: Manifest) -> None:

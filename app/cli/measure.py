@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,9 +18,10 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from bitbudget.app.contract.reports import MeasureResult
+    from bitbudget.app.contract.tasks import MeasureTask
     from bitbudget.app.core.measurement import Measurement
 
-__all__ = ["load_measurement", "load_measurements", "measure"]
+__all__ = ["load_measurement", "load_measurements", "measure", "measure_task", "read_measurement"]
 
 
 @grouped
@@ -64,17 +66,21 @@ def _names(formats: str | None) -> list[str] | None:
 
 def measure_in_child(model: str, options: MeasureOptions, **more: object) -> MeasureResult:
     """Measure `model` in a child, or find its stored measurement; return the task's result."""
-    from bitbudget.app.cli.child import home, measurement_repositories, run_with_progress
+    from bitbudget.app.cli.child import run_with_progress
     from bitbudget.app.contract.reports import MeasureResult
+
+    limit = disk_limit_bytes(options.disk_limit)
+    task = measure_task(model, {"disk_limit_bytes": limit, **options.fields(), **more})
+    return run_with_progress(task, MeasureResult, "measure")
+
+
+def measure_task(model: str, fields: Mapping[str, object]) -> MeasureTask:
+    """Return the task that measures `model` in this user's home; `fields` are its other fields."""
+    from bitbudget.app.cli.child import home, measurement_repositories
     from bitbudget.app.contract.tasks import MeasureTask
 
-    given = {
-        "model": model,
-        "disk_limit_bytes": disk_limit_bytes(options.disk_limit),
-        "measurement_repositories": measurement_repositories(),
-    }
-    task = MeasureTask.model_validate({"home": home(), **given, **options.fields(), **more})
-    return run_with_progress(task, MeasureResult, "measure")
+    where = {"home": home(), "measurement_repositories": measurement_repositories()}
+    return MeasureTask.model_validate({**where, "model": model, **fields})
 
 
 def load_measurements(

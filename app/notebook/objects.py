@@ -8,9 +8,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from bitbudget.app.cli.allocate import write_manifest
-from bitbudget.app.cli.child import home, measurement_repositories
+from bitbudget.app.cli.child import home
 from bitbudget.app.cli.frontier import figure
-from bitbudget.app.cli.measure import read_measurement
+from bitbudget.app.cli.measure import measure_task, read_measurement
 from bitbudget.app.cli.tables import exact
 from bitbudget.app.contract.reports import Evaluation, MeasureResult, QuantizeResult
 from bitbudget.app.contract.tasks import EvaluateTask, MeasureTask, QuantizeTask
@@ -18,8 +18,7 @@ from bitbudget.app.core.frontier import Frontier, frontier
 from bitbudget.app.core.manifest import Manifest
 from bitbudget.app.core.measurement import Measurement as Curves
 from bitbudget.app.core.requests import AllocationRequest
-from bitbudget.app.core.rotation_choice import solve_each
-from bitbudget.app.core.solving import allocate_manifest
+from bitbudget.app.core.solving import best_manifest
 from bitbudget.app.notebook.running import Progress, html_table, one_error_tree, run
 
 __all__ = ["Answer", "Checkpoint", "Measurement", "measure"]
@@ -42,14 +41,7 @@ def measure(
     if "text" in given:
         given["text"] = str(Path(given["text"]).resolve())
     with one_error_tree():
-        task = MeasureTask.model_validate(
-            {
-                "home": home(),
-                "measurement_repositories": measurement_repositories(),
-                "model": str(model),
-                **given,
-            }
-        )
+        task = measure_task(str(model), given)
     made = run(task, MeasureResult, "measure", progress)
     curves = tuple(read_measurement(Path(path)) for path in made.measurements.values())
     return Measurement(task, curves, made.warnings)
@@ -71,12 +63,7 @@ class Measurement:
         """
         with one_error_tree():
             request = AllocationRequest.model_validate({"budget": budget, **conditions})
-        _, manifest = solve_each(
-            self.curves,
-            lambda curves: (curves, allocate_manifest(curves, request)),
-            lambda found: (found[0], found[1].certificate.predicted_kl_nats_per_token),
-        )
-        return Answer(manifest)
+        return Answer(best_manifest(self.curves, request))
 
     def frontier(self) -> Frontier:
         """Return every best trade of bytes against predicted KL, and where recipes lie."""
