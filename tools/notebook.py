@@ -25,7 +25,7 @@ def execute(folder: Path) -> nbformat.NotebookNode:
 
     Times are left out. The kernel is spoken to over sockets of a folder, not over a network.
     """
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    notebook: nbformat.NotebookNode = nbformat.read(NOTEBOOK, as_version=4)
     with tempfile.TemporaryDirectory() as sockets:
         kernel = AsyncKernelManager(transport="ipc", connection_file=f"{sockets}/kernel.json")
         client = NotebookClient(
