@@ -9,7 +9,7 @@ from typing import Final
 from bitbudget.app.core.errors import InvalidRequestError
 from bitbudget.app.core.formats import Format, Mode
 
-__all__ = ["ActivationFormat", "runs_int8"]
+__all__ = ["INT8", "INT8_NATS", "ActivationFormat", "runs_int8"]
 
 _PATTERN: Final = re.compile(r"int([4-8]):(\d{1,5})")
 _ENGINE_BITS: Final = (4, 5)
@@ -47,6 +47,13 @@ class ActivationFormat:
 
     def __str__(self) -> str:
         return f"int{self.bits}:{self.group_size}"
+
+
+INT8_NATS: Final = "int8_activation_nats"
+"""The feature of a curve: KL in nats per token that rounding the inputs to INT8 costs."""
+
+INT8: Final = ActivationFormat(8, 128)
+"""What engines with int8 products round to."""
 
 
 def runs_int8(format_: Format) -> bool:

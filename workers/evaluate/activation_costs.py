@@ -16,8 +16,8 @@ from mlx import nn
 
 from bitbudget.app.core.activations import ActivationFormat
 from bitbudget.rotated_model import RotatedLinear
-from bitbudget.workers.evaluate.activations import rounded
 from bitbudget.workers.fisher.passes import sampled_slope
+from bitbudget.workers.running.rounding import rounded
 from bitbudget.workers.running.taps import Call, Tape, backward, tapped
 
 __all__ = ["input_costs"]

@@ -6,58 +6,31 @@ for each group of channels. Weights stay what their codes stand for.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 import mlx.core as mx
-import numpy as np
 from mlx import nn
 from mlx_lm.models.switch_layers import SwitchLinear
 
 from bitbudget.app.core.activations import ActivationFormat
-from bitbudget.rotated_model import BLOCK, RotatedLinear, butterfly, hadamard
+from bitbudget.rotated_model import RotatedLinear, butterfly
 from bitbudget.workers.models.folder import read_files
 from bitbudget.workers.running.float32 import load_float32
+from bitbudget.workers.running.rounding import rounded
 from bitbudget.workers.running.streaming_forward import fits_whole
 
-__all__ = ["Rounded", "quantized_paths", "rounded", "rounded_inputs"]
+__all__ = ["Rounded", "quantized_paths", "rounded_inputs"]
 
 _SCALES: Final = ".scales"
-_SIGNS_SEED: Final = 0x516E
 
 
 def quantized_paths(checkpoint: Path) -> frozenset[str]:
     """Return the modules that the files hold quantized."""
     names = (tensor.name for file in read_files(checkpoint) for tensor in file.tensors)
     return frozenset(name.removesuffix(_SCALES) for name in names if name.endswith(_SCALES))
-
-
-def rounded(x: mx.array, format_: ActivationFormat, *, rotate: bool = False) -> mx.array:
-    """Return `x` (..., channels) as it comes back from the integers of `format_`.
-
-    With `rotate` it is rounded behind a random Hadamard transform of blocks of 32 and turned back.
-    """
-    if rotate and x.shape[-1] % BLOCK == 0:
-        return _turned(rounded(_turned(x, forth=True), format_), forth=False)
-    width = x.shape[-1]
-    padded = mx.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, -width % format_.group_size)])
-    groups = padded.reshape(*x.shape[:-1], -1, format_.group_size)
-    scale = mx.abs(groups).max(axis=-1, keepdims=True) / format_.levels
-    safe = mx.where(scale > 0, scale, 1)
-    back = (mx.round(groups / safe) * scale).reshape(padded.shape)
-    return back[..., :width]
-
-
-def _turned(x: mx.array, *, forth: bool) -> mx.array:
-    """Return x S H, or with `forth` false H S of it: S random signs, H symmetric, orthogonal."""
-    signs = np.random.default_rng(_SIGNS_SEED).choice([-1.0, 1.0], x.shape[-1])
-    s, h = mx.array(signs.astype(np.float32)), hadamard() / math.sqrt(BLOCK)
-    if forth:
-        return ((x * s).reshape(-1, BLOCK) @ h).reshape(x.shape)
-    return (x.reshape(-1, BLOCK) @ h).reshape(x.shape) * s
 
 
 @contextmanager

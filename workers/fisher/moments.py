@@ -16,7 +16,9 @@ from typing import Final
 import mlx.core as mx
 import numpy as np
 
+from bitbudget.app.core.activations import INT8
 from bitbudget.workers.fisher.statistics import KroneckerTerm, ModuleStatistics
+from bitbudget.workers.running.rounding import rounded
 from bitbudget.workers.running.taps import Call
 
 __all__ = ["FULL_ROWS", "ModuleMoments"]
@@ -71,6 +73,7 @@ class ModuleMoments:
         self.lookup = _Pair()
         self.row_sums = mx.zeros(weight_shape[:-1])
         self.column_sums = mx.zeros((*weight_shape[:-2], weight_shape[-1]))
+        self.rounding: mx.array | None = None
 
     def add(self, call: Call, gradient: mx.array, variance: mx.array | None = None) -> None:
         """Add a call with its output gradient.
@@ -86,7 +89,8 @@ class ModuleMoments:
         else:
             self._add_linear(call.inputs, gradient)
         pairs = (self.use, self.lookup)
-        mx.eval(self.row_sums, self.column_sums, [(pair.columns, pair.rows) for pair in pairs])
+        sums = [(pair.columns, pair.rows) for pair in pairs]
+        mx.eval(self.row_sums, self.column_sums, self.rounding, sums)
 
     def add_direct(self, gradient: mx.array, tokens: int) -> None:
         """Add the gradient G (..., out, in) of the weight itself over a batch of `tokens`.
@@ -105,6 +109,9 @@ class ModuleMoments:
         self.row_sums = self.row_sums + rows
         self.column_sums = self.column_sums + columns
 
+    def _add_rounding(self, sums: mx.array) -> None:
+        self.rounding = sums if self.rounding is None else self.rounding + sums
+
     def _add_linear(self, x: mx.array, g: mx.array) -> None:
         if x.ndim == 1:  # DBRX calls its experts with one vector at a time
             x, g = x[None], g[None]
@@ -114,6 +121,7 @@ class ModuleMoments:
         x, g = x.flatten(0, 1), g.flatten(0, 1)
         energy_x, energy_g = mx.square(x).sum(-1), mx.square(g).sum(-1)
         self._add_sums(rows, columns)
+        self._add_rounding(_rounding(x, energy_g))
         self.use.add(
             _weighted(x, energy_g), self._rows(g, energy_x), np.array(x.shape[0]), rows.sum()
         )
@@ -123,6 +131,7 @@ class ModuleMoments:
         energy_x, energy_g = mx.square(x).sum(-1), variance.sum(-1)
         rows = energy_x @ variance
         self._add_sums(rows, energy_g @ mx.square(x))
+        self._add_rounding(_rounding(x, energy_g))
         self.use.add(_weighted(x, energy_g), rows, np.array(x.shape[0]), rows.sum())
 
     def _rows(self, g: mx.array, weight: mx.array) -> mx.array:
@@ -145,7 +154,7 @@ class ModuleMoments:
         order = mx.array(np.argsort(chosen, kind="stable"))
         counts = np.bincount(chosen, minlength=self.shape[0])
         x, g = x[order], g[order]
-        columns, rows, row_sums, column_sums = [], [], [], []
+        columns, rows, row_sums, column_sums, rounding = [], [], [], [], []
         for begin, end in zip(np.cumsum(counts) - counts, np.cumsum(counts), strict=True):
             own_x, own_g = x[int(begin) : int(end)], g[int(begin) : int(end)]
             energy_x, energy_g = mx.square(own_x).sum(-1), mx.square(own_g).sum(-1)
@@ -153,8 +162,10 @@ class ModuleMoments:
             rows.append(self._rows(own_g, energy_x))
             row_sums.append(energy_x @ mx.square(own_g))
             column_sums.append(energy_g @ mx.square(own_x))
+            rounding.append(_rounding(own_x, energy_g))
         sums = mx.stack(row_sums)
         self._add_sums(sums, mx.stack(column_sums))
+        self._add_rounding(mx.stack(rounding))
         self.use.add(mx.stack(columns), mx.stack(rows), counts, sums.sum(-1))
 
     def finish(self, mean_square_weight: float, tokens: int) -> ModuleStatistics:
@@ -170,6 +181,7 @@ class ModuleMoments:
             np.array(self.column_sums) / np.float32(tokens),
             tuple(terms),
             np.asarray(self.use.count + self.lookup.count),
+            None if self.rounding is None else np.array(self.rounding) / np.float32(tokens),
         )
 
     def _lookup_term(self, tokens: int) -> KroneckerTerm:
@@ -183,6 +195,13 @@ class ModuleMoments:
         smoothed = term.rows + total / max(int(self.lookup.count), 1)
         share = total / max(float(smoothed.sum(dtype=np.float64)), 1e-30)
         return KroneckerTerm(term.columns, (smoothed * share).astype(np.float32))
+
+
+def _rounding(x: mx.array, weight: mx.array) -> mx.array:
+    """Return sum_t weight_t dx_ti^2 for the error dx of rounding x (tokens, n) to int8."""
+    if not x.shape[0]:  # an expert that no token reached
+        return mx.zeros(x.shape[1])
+    return weight @ mx.square(rounded(x, INT8) - x)
 
 
 def _weighted(x: mx.array, weight: mx.array) -> mx.array:

@@ -69,7 +69,10 @@ class ModuleStatistics:
     `alpha_nats` is the KL per token that one unit of t2 costs, were the error isotropic.
     `row_sums` (..., out) and `column_sums` (..., in) are sums of the squared gradient, the rank-one
     diagonal Fisher. `tokens` counts what reached the module: shape () or (experts,).
-    An embedding that is also the head has two terms.
+    An embedding that is also the head has two terms, the lookup's last.
+    `rounding` (..., in) is E[|g|^2 dx_i^2] per token of text, dx the error of rounding the input x
+    to int8 in groups of 128 channels and g the gradient of the output; None where the calls of a
+    module cannot be recorded.
     """
 
     path: str
@@ -78,6 +81,7 @@ class ModuleStatistics:
     column_sums: np.ndarray
     terms: tuple[KroneckerTerm, ...]
     tokens: np.ndarray
+    rounding: np.ndarray | None = None
 
     @property
     def is_seen(self) -> bool:
@@ -97,6 +101,7 @@ class ModuleStatistics:
             self.column_sums + other.column_sums,
             (*self.terms, *other.terms),
             self.tokens + other.tokens,
+            self.rounding if other.rounding is None else other.rounding,
         )
 
     @property
@@ -252,6 +257,8 @@ def write_modules(file: Path, modules: Iterable[ModuleStatistics]) -> None:
         arrays[f"{path}|row_sums"] = module.row_sums
         arrays[f"{path}|column_sums"] = module.column_sums
         arrays[f"{path}|tokens"] = module.tokens
+        if module.rounding is not None:
+            arrays[f"{path}|rounding"] = module.rounding
         for index, term in enumerate(module.terms):
             arrays[f"{path}|columns{index}"] = packed(term.columns)
             if term.rows.ndim == term.columns.ndim:
@@ -284,4 +291,6 @@ def read_module(file: Path, path: str) -> ModuleStatistics:
                 rows = data[f"{path}|diagonal{index}"]
             terms.append(KroneckerTerm(columns, rows))
         alpha, tokens = float(data[f"{path}|alpha"]), data[f"{path}|tokens"]
-        return ModuleStatistics(path, alpha, row_sums, column_sums, tuple(terms), tokens)
+        name = f"{path}|rounding"
+        rounding = data[name] if name in data.files else None
+        return ModuleStatistics(path, alpha, row_sums, column_sums, tuple(terms), tokens, rounding)

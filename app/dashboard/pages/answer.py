@@ -10,6 +10,7 @@ from bitbudget.app.core.manifest import Manifest
 from bitbudget.app.core.measurement import Measurement
 from bitbudget.app.dashboard.figures.frontier import Point, frontier_figure
 from bitbudget.app.dashboard.figures.heatmap import heatmap
+from bitbudget.app.dashboard.figures.int8 import int8_figure
 from bitbudget.app.dashboard.figures.parts import file_parts
 from bitbudget.app.dashboard.figures.verification import verification_figure
 
@@ -50,4 +51,5 @@ def answer_figures(solved: Solved, measured: Sequence[Point] = ()) -> JsonObject
         "heatmap": heatmap(measurement.inventory, formats),
         "parts": file_parts(measurement.inventory, formats, manifest.budget_bytes),
         "verification": verification_figure(measurement),
+        "int8": int8_figure(measurement, manifest),
     }

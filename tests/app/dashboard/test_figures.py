@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from bitbudget.app.contract.reports import Baseline, Rival, UniformRival
+from bitbudget.app.core.activations import INT8_NATS
 from bitbudget.app.core.baselines import uniform_formats
 from bitbudget.app.core.calibration import Calibration
 from bitbudget.app.core.formats import KEEP, parse_format
@@ -19,6 +20,7 @@ from bitbudget.app.core.sqnr import DEFAULT_SQNR_FLOOR_DB
 from bitbudget.app.dashboard.figures.figure import Figure
 from bitbudget.app.dashboard.figures.frontier import Point, frontier_figure, thinned
 from bitbudget.app.dashboard.figures.heatmap import heatmap
+from bitbudget.app.dashboard.figures.int8 import int8_figure
 from bitbudget.app.dashboard.figures.parts import bar, file_parts
 from bitbudget.app.dashboard.figures.rivals import equal_bytes
 from bitbudget.app.dashboard.figures.tensor import tensor
@@ -135,6 +137,21 @@ def test_predicted_against_measured_has_a_line_of_equality(measurement: Measurem
     assert [row[0] for row in figure.rows] == ["random allocation"] * 2 + ["whole checkpoint"] * 2
     assert list(figure.series[0].x) == [0.01, 0.3]
     assert "2 whole checkpoints" in figure.summary
+
+
+def test_int8_products_are_told_of_modules_that_have_statistics(measurement: Measurement) -> None:
+    assert int8_figure(measurement, build_manifest(measurement, "affine4g64")) is None
+    features = {QUERY: {INT8_NATS: 0.25}, DOWN: {INT8_NATS: 9.0}}
+    curves = [replace(c, features=features.get(c.path, {})) for c in measurement.curves]
+    known = replace(measurement, curves=tuple(curves))
+    figures = [
+        int8_figure(known, build_manifest(known, name)) for name in ("affine4g64", "affine8g64")
+    ]
+    four, eight = (figure for figure in figures if figure is not None)
+    assert [row[:2] for row in four.rows] == [(QUERY, "affine4g64")]  # down_proj is kept
+    assert (four.rows[0][3], eight.rows[0][3]) == ("yes", "no")
+    assert four.rows[0][4] == 0.25
+    assert " 0% of these files. Rounding what those modules read costs 0 nats" in eight.summary
 
 
 def test_rivals_are_compared_at_equal_bytes() -> None:

@@ -17,12 +17,12 @@ from bitbudget.workers.evaluate.activation_costs import input_costs
 from bitbudget.workers.evaluate.activations import (
     Rounded,
     quantized_paths,
-    rounded,
     rounded_inputs,
 )
 from bitbudget.workers.evaluate.teacher import batches, teach, token_kl
 from bitbudget.workers.evaluate.windows import rollout_windows
 from bitbudget.workers.running.float32 import load_float32
+from bitbudget.workers.running.rounding import rounded
 
 INT8 = ActivationFormat.parse("int8:128")
 INT4 = ActivationFormat.parse("int4:64")

@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from bitbudget.app.core.activations import INT8_NATS
 from bitbudget.app.core.encoders import Encoder, encoder_by_weights
 from bitbudget.app.core.formats import KEEP, Format
 from bitbudget.app.core.inventory import Module
 from bitbudget.app.core.measurement import KEEP_POINT, Curve, CurvePoint
 from bitbudget.workers.curves.exact import kl_curve
+from bitbudget.workers.curves.rounding import input_rounding_nats
 from bitbudget.workers.curves.sampled import sample_size, sampled_curve
 from bitbudget.workers.fisher import ModuleStatistics
 from bitbudget.workers.models import Checkpoint
@@ -73,8 +75,11 @@ def curve_of(
         ]
     else:
         points = _points(module, formats, options, parts, statistics)
-    digest = digest_of_parts(parts)
-    return Curve(module.path, alpha, (*points, KEEP_POINT), digest, errors.features)
+    features = dict(errors.features)
+    rounding = None if statistics is None else input_rounding_nats(parts, module.dtype, statistics)
+    if rounding is not None:
+        features[INT8_NATS] = rounding
+    return Curve(module.path, alpha, (*points, KEEP_POINT), digest_of_parts(parts), features)
 
 
 def _points(
