@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
+from typing import Final
 
 from bitbudget.app.core.canonical import sha256_of
 
 __all__ = ["Folder", "Home"]
+
+_MANIFEST: Final = "manifest.json"
 
 
 class Folder(Enum):
@@ -103,6 +106,13 @@ class Home:
     def unfinished(self, output: Path) -> Path:
         """Mark that a run of ours is the one that makes `output`."""
         return self.at(Folder.UNFINISHED) / sha256_of(str(output.resolve()).encode())
+
+    def finished_checkpoint(self, sha256: str) -> Path | None:
+        """Return the folder of the checkpoint that a manifest describes, None where none is."""
+        for path in self.at(Folder.CHECKPOINTS).glob(f"*-{sha256[:12]}/{_MANIFEST}"):
+            if sha256_of(path.read_bytes()) == sha256:
+                return path.parent
+        return None
 
     def checkpoint(self, name: str, sha256: str) -> Path:
         """Where the checkpoint of a manifest goes unless the user says otherwise."""

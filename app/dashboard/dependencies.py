@@ -14,7 +14,7 @@ from bitbudget.app.dashboard.sources import Sources
 from bitbudget.app.fit.dependencies import Fits
 from bitbudget.app.fit.remembered import remembered_device
 from bitbudget.app.followups.dependencies import Followups
-from bitbudget.app.jobs.dependencies import Jobs
+from bitbudget.app.jobs.dependencies import CheckpointStore, Jobs
 from bitbudget.app.measurements.dependencies import Measurements, Solving
 from bitbudget.app.models.dependencies import Models
 from bitbudget.app.workers.dependencies import Workers
@@ -33,12 +33,14 @@ def _dashboard(
     workers: Workers,
     fits: Fits,
     followups: Followups,
+    checkpoints: CheckpointStore,
     request: Request,
-    _: JobsReader,
+    principal: JobsReader,
 ) -> Dashboard:
     chosen = request.cookies.get(DEVICE_COOKIE)
     mine = chosen if chosen in DEVICES else remembered_device(fits.headers.home)
-    return Dashboard(Sources(jobs, models, measurements, workers, fits, followups), mine)
+    sources = Sources(jobs, models, measurements, workers, fits, followups, checkpoints)
+    return Dashboard(sources, mine, principal, str(request.base_url).rstrip("/"))
 
 
 Pages = Annotated[Dashboard, Depends(_dashboard)]

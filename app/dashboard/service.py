@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
+from bitbudget.app.auth.principal import ANYONE, Principal
 from bitbudget.app.core.canonical import JsonObject
 from bitbudget.app.core.devices import device
 from bitbudget.app.core.errors import (
     BitbudgetError,
+    ConflictError,
     InfeasibleBudgetError,
     InvalidRequestError,
     NotFoundError,
@@ -37,8 +39,9 @@ from bitbudget.app.dashboard.pages.machines import benchmarks_page, machines_pag
 from bitbudget.app.dashboard.pages.models import WhatIf, model_page, models_page
 from bitbudget.app.dashboard.sources import Sources
 from bitbudget.app.dashboard.taking import taking
+from bitbudget.app.http.errors import ForbiddenError
 from bitbudget.app.jobs.repository import Wanted
-from bitbudget.app.jobs.schemas import Job, JobReport
+from bitbudget.app.jobs.schemas import CheckpointFile, Job, JobReport
 from bitbudget.app.jobs.status import JobStatus
 
 __all__ = ["CompareQuery", "Dashboard", "GuideQuery", "WhatIfQuery", "figure_named"]
@@ -86,6 +89,9 @@ class Dashboard:
     sources: Sources
     mine: str | None = None
     """The device that pages answer for where none is chosen."""
+    reader: Principal = ANYONE
+    address: str = ""
+    """Where the reader's browser found this server."""
 
     def jobs(self, listed: Listed, form: Mapping[str, str] | None = None, error: str = "") -> Page:
         """Return the list of jobs with the form."""
@@ -120,7 +126,19 @@ class Dashboard:
         if job.result is None or job.result.checkpoint is None:
             return None
         followups = self.sources.followups
-        return Held(followups.of_job(job.id), followups.publishes_to(job.id))
+        return Held(
+            followups.of_job(job.id),
+            followups.publishes_to(job.id),
+            self._checkpoint_files(job.id),
+            self.address,
+        )
+
+    def _checkpoint_files(self, job_id: str) -> Sequence[CheckpointFile] | str:
+        """Return the files that this reader may download here, or why there are none."""
+        try:
+            return self.sources.checkpoints.files(job_id, self.reader).files
+        except (ConflictError, ForbiddenError) as error:
+            return str(error)
 
     def _solved(self, job: Job) -> Solved | None:
         if job.answer is None or job.measurement_id is None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from bitbudget.app.fit.service import FitService
 from bitbudget.app.followups.service import FollowupService
+from bitbudget.app.jobs.checkpoints import Checkpoints
 from bitbudget.app.jobs.service import JobService
 from bitbudget.app.measurements.service import MeasurementService
 from bitbudget.app.models.service import ModelService
@@ -24,3 +25,4 @@ class Sources:
     workers: WorkerService
     fit: FitService
     followups: FollowupService
+    checkpoints: Checkpoints

@@ -20,7 +20,7 @@ from bitbudget.app.contract.followups import (
 )
 from bitbudget.app.contract.leases import Capabilities
 from bitbudget.app.contract.problems import Problem
-from bitbudget.app.contract.reports import JobResult, UploadResult
+from bitbudget.app.contract.reports import UploadResult
 from bitbudget.app.contract.texts import TextComparison
 from bitbudget.app.core.errors import ConflictError, InvalidRequestError, NotFoundError
 from bitbudget.app.core.requests import JobRequest
@@ -30,6 +30,7 @@ from bitbudget.app.followups.tables import FollowupKind, FollowupRow
 from bitbudget.app.http.errors import QuotaExceededError
 from bitbudget.app.jobs import repository as jobs
 from bitbudget.app.jobs.access import check_owner
+from bitbudget.app.jobs.checkpoints import finished_result
 from bitbudget.app.jobs.tables import JobRow
 from bitbudget.app.storage.database import Database
 from bitbudget.app.storage.ids import Clock, new_id
@@ -70,7 +71,7 @@ class FollowupService:
         with self.database.write() as session:
             job = jobs.lock(session, job_id)
             check_owner(job, principal)
-            _held(job)
+            finished_result(job)
             if isinstance(asked, Publish):
                 _check_published(session, job, asked)
             last = repository.of_kind(session, job_id, kind)
@@ -120,7 +121,7 @@ class FollowupService:
                 followup_id=row.id,
                 job_id=job.id,
                 request=JobRequest.model_validate(job.request),
-                manifest_sha256=_held(job),
+                manifest_sha256=finished_result(job).sha256,
                 asked=_ASKED.validate_python(row.asked),
                 renew_seconds=self.intervals.renew_seconds,
             )
@@ -166,14 +167,6 @@ class FollowupService:
 
     def _renewed(self, now: datetime) -> datetime:
         return now + timedelta(seconds=self.intervals.lease_seconds)
-
-
-def _held(job: JobRow) -> str:
-    """Return the digest of the manifest whose checkpoint a worker holds; ConflictError else."""
-    result = None if job.result is None else read_stored(JobResult, job.result, f"job {job.id}")
-    if result is None or result.checkpoint is None or job.worker_id is None:
-        raise _conflict(job.id, "it has no checkpoint", "submit it with deliver: checkpoint")
-    return result.sha256
 
 
 def _check_published(session: Session, job: JobRow, asked: Publish) -> None:

@@ -15,7 +15,16 @@ from bitbudget.app.core.manifest import Certificate
 from bitbudget.app.core.requests import JobRequest
 from bitbudget.app.jobs.status import EventKind, JobStatus
 
-__all__ = ["AllocationSummary", "FormatShare", "Job", "JobEvent", "JobReport", "JobWorker"]
+__all__ = [
+    "AllocationSummary",
+    "CheckpointFile",
+    "CheckpointFiles",
+    "FormatShare",
+    "Job",
+    "JobEvent",
+    "JobReport",
+    "JobWorker",
+]
 
 
 class JobWorker(BaseModel):
@@ -90,6 +99,19 @@ class AllocationSummary(BaseModel):
     certificate: Certificate
     formats: dict[str, FormatShare]
     notes: tuple[str, ...]
+
+
+class CheckpointFile(BaseModel):
+    """One file of a checkpoint."""
+
+    name: str
+    bytes: int
+
+
+class CheckpointFiles(BaseModel):
+    """The files of a checkpoint that the server holds."""
+
+    files: list[CheckpointFile]
 
 
 class JobReport(BaseModel):

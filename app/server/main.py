@@ -22,6 +22,7 @@ from bitbudget.app.http import docs, problems
 from bitbudget.app.http.body_limit import BodyLimitMiddleware
 from bitbudget.app.http.dependencies import provide
 from bitbudget.app.http.middleware import RequestMiddleware
+from bitbudget.app.jobs.checkpoint_router import router as checkpoint_router
 from bitbudget.app.jobs.router import router as jobs_router
 from bitbudget.app.jobs.schemas import JobEvent
 from bitbudget.app.leases.router import router as leases_router
@@ -58,6 +59,7 @@ def create_app(settings: Settings, *, clock: Clock = utc_now) -> FastAPI:
     for router in (
         jobs_router,
         leases_router,
+        checkpoint_router,
         followups_router,
         workers_router,
         models_router,

@@ -14,6 +14,7 @@ from bitbudget.app.fit.service import FitService
 from bitbudget.app.followups.service import FollowupService
 from bitbudget.app.http.metrics import Metrics
 from bitbudget.app.jobs.cached_polls import JobPolls
+from bitbudget.app.jobs.checkpoints import Checkpoints
 from bitbudget.app.jobs.notifications import Pulse
 from bitbudget.app.jobs.service import JobService
 from bitbudget.app.jobs.stream import EventStreams
@@ -49,6 +50,7 @@ class Services:
     keys: KeyService
     access: Access
     jobs: JobService
+    checkpoints: Checkpoints
     leases: LeaseService
     lease_access: LeaseAccess
     followups: FollowupService
@@ -102,6 +104,7 @@ class Services:
             keys=keys,
             access=Access(keys, quota, settings.needs_keys),
             jobs=jobs,
+            checkpoints=Checkpoints(database, settings.home_folder),
             leases=LeaseService(
                 database=database,
                 store=store,

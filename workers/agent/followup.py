@@ -14,13 +14,12 @@ from bitbudget.app.client.client import Client
 from bitbudget.app.client.transport import ServerUnreachableError
 from bitbudget.app.contract.events import TaskResult
 from bitbudget.app.contract.followups import CompareText, FollowupEnd, FollowupGrant
-from bitbudget.app.contract.home import Folder
+from bitbudget.app.contract.home import Home
 from bitbudget.app.contract.leases import WorkerWelcome
 from bitbudget.app.contract.problems import Problem
 from bitbudget.app.contract.reports import UploadResult
 from bitbudget.app.contract.tasks import CompareTextTask, Task, UploadTask
 from bitbudget.app.contract.texts import TextComparison
-from bitbudget.app.core.canonical import sha256_of
 from bitbudget.app.core.errors import BitbudgetError, ConflictError, NotFoundError
 
 __all__ = ["FollowupRun"]
@@ -28,7 +27,6 @@ __all__ = ["FollowupRun"]
 _LOG: Final = logging.getLogger(__name__)
 _EVENT_SECONDS: Final = 0.25
 _MOST_SECONDS: Final = 1800.0
-_MANIFEST: Final = "manifest.json"
 
 
 @dataclass(frozen=True)
@@ -85,10 +83,10 @@ class FollowupRun:
 
     def _checkpoint(self) -> Path:
         wanted = self.grant.manifest_sha256
-        for path in Folder.CHECKPOINTS.under(self.home).glob(f"*-{wanted[:12]}/{_MANIFEST}"):
-            if sha256_of(path.read_bytes()) == wanted:
-                return path.parent
-        raise NotFoundError(what="checkpoint on this worker", name=wanted)
+        found = Home(self.home).finished_checkpoint(wanted)
+        if found is None:
+            raise NotFoundError(what="checkpoint on this worker", name=wanted)
+        return found
 
     def _follow(self, child: ChildProcess) -> FollowupEnd | None:
         """Return how the child ended, None where nobody waits for it any more."""

@@ -11,7 +11,7 @@ from bitbudget.app.contract.texts import LONGEST_PROMPT, MOST_TOKENS, TextCompar
 from bitbudget.app.core.canonical import JsonObject
 from bitbudget.app.core.sizes import format_size
 from bitbudget.app.followups.schemas import Followup, FollowupStatus
-from bitbudget.app.jobs.schemas import Job
+from bitbudget.app.jobs.schemas import CheckpointFile, Job
 
 __all__ = ["Held", "held_part"]
 
@@ -21,10 +21,16 @@ _TOKENS = 64
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """The newest follow-up of each kind, and the namespace that the worker publishes to."""
+    """The newest follow-up of each kind, and the namespace that the worker publishes to.
+
+    `files` are those that the reader may download from this server, at `address`, or a sentence
+    that says why not.
+    """
 
     followups: Sequence[Followup]
     publishes_to: str
+    files: Sequence[CheckpointFile] | str = ""
+    address: str = ""
 
 
 def held_part(held: Held, job: Job) -> JsonObject:
@@ -47,7 +53,25 @@ def held_part(held: Held, job: Job) -> JsonObject:
         "link": _link(published),
         "publishes_to": held.publishes_to,
         "repository": f"{held.publishes_to or 'ORG'}/{name}-mixed",
+        "download": _download(held, job.id, f"{name}-mixed"),
         "upload": f"bitbudget upload {shlex.quote(folder)} ORG/{name}-mixed",
+    }
+
+
+def _download(held: Held, job_id: str, name: str) -> JsonObject:
+    """Return the files of a checkpoint with their links, and the line that fetches them all."""
+    if isinstance(held.files, str):
+        return {"files": [], "refused": held.files}
+    path = f"/v1/jobs/{job_id}/checkpoint"
+    all_files = f"{held.address}{path}/{{{','.join(file.name for file in held.files)}}}"
+    return {
+        "files": [
+            {"name": file.name, "size": format_size(file.bytes), "link": f"{path}/{file.name}"}
+            for file in held.files
+        ],
+        "size": format_size(sum(file.bytes for file in held.files)),
+        "command": f"curl -O -C - --create-dirs --output-dir {shlex.quote(name)}"
+        f" {shlex.quote(all_files)}",
     }
 
 
