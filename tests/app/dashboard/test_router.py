@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 from fastapi.testclient import TestClient
 
 from bitbudget.app.auth.principal import Scope
+from bitbudget.app.core.activations import INT8_NATS
 from bitbudget.app.core.canonical import sha256_of
 from bitbudget.app.core.manifest import Manifest
 from bitbudget.app.core.measurement import Measurement
@@ -104,6 +106,22 @@ def test_a_mac_has_more_room_where_its_caches_are_small(
         assert len(page["cards"]) == 1  # the model has 256 tokens
     assert caches == sorted(caches, reverse=True)
     assert len(set(caches)) == 3
+
+
+def test_what_int8_products_cost_is_on_the_pages_of_job_and_model(
+    server: Server, measurement: Measurement
+) -> None:
+    curves = (replace(curve, features={INT8_NATS: 0.25}) for curve in measurement.curves)
+    job = answered(server, replace(measurement, curves=tuple(curves)))
+    model = f"/models/{measurement.model.digest}"
+    for page, table in (
+        (f"/jobs/{job}", f"/jobs/{job}/int8.csv"),
+        (f"{model}?budget=180000", f"{model}/int8.csv?budget=180000"),
+    ):
+        assert "On an engine with int8 products" in server.http.get(page).text
+        rows = server.http.get(table).text.splitlines()
+        assert rows[0] == 'module,format,bytes,runs int8,"KL, nats per token"'
+        assert rows[1].endswith(",0.25")
 
 
 def test_another_budget_is_another_address(server: Server, measurement: Measurement) -> None:
