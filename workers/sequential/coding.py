@@ -2,23 +2,22 @@
 
 Modules of a layer are coded in the order they are called, those with the same input together.
 Linear modules that are called once, and read 8192 values at most, are coded against the inputs they
-will have (`shifted`), routers among them; embeddings, heads, stacked experts and other kinds as
+will have (`shifted`), routers and stacked experts among them; embeddings, heads and other kinds as
 their curves were. Two layers are in memory at a time; hidden states lie on disk, and a killed walk
 goes on at the layer it was at.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import mlx.core as mx
 import numpy as np
 
-from bitbudget.app.core.canonical import JsonObject
 from bitbudget.app.core.encoders import ENCODERS, Encoder
 from bitbudget.app.core.formats import KEEP, Format
 from bitbudget.app.core.inventory import Inventory, Module
@@ -28,13 +27,12 @@ from bitbudget.workers.fisher import Statistics
 from bitbudget.workers.fisher.store import PassStore
 from bitbudget.workers.native.threads import default_threads
 from bitbudget.workers.running.float32 import load_float32
-from bitbudget.workers.running.layers import Walk, module_paths
-from bitbudget.workers.running.taps import Call, Tape, tapped
-from bitbudget.workers.sequential.corrected_target import Correction, Halves, Moments
+from bitbudget.workers.running.layers import Walk
+from bitbudget.workers.sequential.corrected_target import Correction
+from bitbudget.workers.sequential.layer_pair import CODED, ORIGINAL, Group, LayerPair
 
 __all__ = ["Plan", "code_sequentially", "read_coded"]
 
-_ORIGINAL, _CODED = "hidden", "coded"
 _WIDEST: Final = 8192
 """Input width up to which a module is shifted: moments of a wider one would fill memory."""
 
@@ -44,13 +42,17 @@ _Coded = dict[str, dict[str, np.ndarray]]
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is coded how: `plain` gives the arrays of a module coded on its own, by suffix."""
+    """What is coded how: `plain` gives the arrays of a module coded on its own, by suffix.
+
+    `alone` are paths of modules that are coded so wherever they stand.
+    """
 
     inventory: Inventory
     formats: Mapping[str, Format]
     encoder: Encoder
     statistics: Statistics
     plain: Callable[[Module, Format], dict[str, np.ndarray]]
+    alone: Collection[str] = ()
 
 
 def code_sequentially(
@@ -100,25 +102,24 @@ class _Run:
     def layer(self, index: int) -> None:
         """Code layer `index` and pass both hidden states through it, unless that is done."""
         later = range(index + 1, len(self.walk.layers) + 1)
-        if any(self.store.has_state(_CODED, done) for done in later):
+        if any(self.store.has_state(CODED, done) for done in later):
             return
         if index == 0:
             self._embed()
         prefix = f"{self.walk.prefix}.{index}"
-        pair = _Pair(self.walk, index, prefix, self.store)
+        pair = LayerPair(self.walk, index, prefix, self.store)
         groups = pair.groups(self._is_shifted)
         pair.pass_original(groups)
-        alone = set(pair.weights) & set(self.modules) - {p for group in groups for p in group}
+        alone = set(pair.weights) & set(self.modules) - {p for group in groups for p in group.paths}
         coded = self._alone(sorted(alone))
         pair.replace({path: self._decoded(path, arrays) for path, arrays in coded.items()})
         for group in groups:
-            found = self._together(pair, group)
+            found = (self._experts if group.stack else self._together)(pair, group)
             pair.replace({path: self._decoded(path, arrays) for path, arrays in found.items()})
             coded |= found
         self._save(index + 1, coded)
         pair.pass_coded()
-        inputs = (group[0] for group in groups)
-        for name in (_ORIGINAL, _CODED, *(name for path in inputs for name in _states(path))):
+        for name in (ORIGINAL, CODED, *pair.stored):
             self.store.drop_state(name, index)
 
     def _alone(self, paths: Sequence[str]) -> _Coded:
@@ -127,20 +128,59 @@ class _Run:
         lossy = [path for path in paths if formats[path] != KEEP]
         return {path: self.plan.plain(self.modules[path], formats[path]) for path in lossy}
 
-    def _together(self, pair: _Pair, group: Sequence[str]) -> _Coded:
+    def _together(self, pair: LayerPair, group: Group) -> _Coded:
         """Return the arrays of modules with one input, coded side by side against it."""
         moments = pair.moments(group)
         correction = Correction.of(*moments)
         together = _unit_trace(moments[0].own + moments[1].own)
-        weights = [pair.original(path) for path in group]
 
-        def code(path: str, weight: np.ndarray) -> dict[str, np.ndarray]:
+        def code(path: str) -> dict[str, np.ndarray]:
             coder = ModuleEncoder(self.plan.statistics[path], self.plan.encoder, together)
-            dtype, format_ = self.modules[path].dtype, self.plan.formats[path]
-            return coder.encode(correction.shifted(weight), dtype, format_)
+            return self._shifted(coder, path, pair.original(path), correction)
 
         with ThreadPoolExecutor(default_threads()) as pool:
-            return dict(zip(group, pool.map(code, group, weights), strict=True))
+            return dict(zip(group.paths, pool.map(code, group.paths), strict=True))
+
+    def _experts(self, pair: LayerPair, group: Group) -> _Coded:
+        """Return the arrays of stacked modules with one input, each expert coded against its own.
+
+        An expert's A is the mean of that of its statistics, which sees gradients, and that of the
+        inputs it will have. The moments of one expert are in memory at a time.
+        """
+        weights = {path: pair.original(path) for path in group.paths}
+        encoder, known = self.plan.encoder, self.plan.statistics
+        coders = {path: ModuleEncoder(known[path], encoder) for path in group.paths}
+        before = {path: coder.moment for path, coder in coders.items()}
+        parts: dict[str, list[dict[str, np.ndarray]]] = {path: [] for path in group.paths}
+
+        def code(
+            path: str, expert: int, correction: Correction, own: np.ndarray
+        ) -> dict[str, np.ndarray]:
+            mixed = (_unit_trace(before[path][expert]) + own) / 2
+            moments = np.broadcast_to(mixed, before[path].shape)
+            coder = ModuleEncoder(coders[path].statistics, encoder, moments)
+            return self._shifted(coder, path, weights[path][expert], correction, (expert,))
+
+        with ThreadPoolExecutor(default_threads()) as pool:
+            for expert, moments in enumerate(pair.expert_moments(group)):
+                own = _unit_trace(moments[0].own + moments[1].own)
+                shared = expert, Correction.of(*moments), own
+                found = [pool.submit(code, path, *shared) for path in group.paths]
+                for path, arrays in zip(group.paths, found, strict=True):
+                    parts[path].append(arrays.result())
+        return {path: _stacked(own) for path, own in parts.items()}
+
+    def _shifted(
+        self,
+        coder: ModuleEncoder,
+        path: str,
+        weight: np.ndarray,
+        correction: Correction,
+        index: tuple[int, ...] = (),
+    ) -> dict[str, np.ndarray]:
+        """Return the arrays of one matrix, coded towards its corrected target."""
+        dtype, format_ = self.modules[path].dtype, self.plan.formats[path]
+        return coder.encode(correction.shifted(weight), dtype, format_, index)
 
     def finish(self) -> dict[str, Path]:
         """Return the file of each module."""
@@ -152,14 +192,14 @@ class _Run:
 
     def _embed(self) -> None:
         """Store what enters the first layer, in the original and with coded embeddings."""
-        if not self.store.has_state(_ORIGINAL, 0):
-            self.store.write_state(_ORIGINAL, 0, self._first_hidden())
+        if not self.store.has_state(ORIGINAL, 0):
+            self.store.write_state(ORIGINAL, 0, self._first_hidden())
         inside = f"{self.walk.prefix}."
         found = self._alone([path for path in self.modules if not path.startswith(inside)])
         self._save(0, found)
         coded = [(f"{path}.weight", mx.array(self._decoded(path, a))) for path, a in found.items()]
         self.walk.model.load_weights(coded, strict=False)
-        self.store.write_state(_CODED, 0, self._first_hidden())
+        self.store.write_state(CODED, 0, self._first_hidden())
 
     def _first_hidden(self) -> list[mx.array]:
         walk = self.walk
@@ -168,6 +208,8 @@ class _Run:
     def _is_shifted(self, path: str) -> bool:
         module, known = self.modules.get(path), self.plan.statistics.get(path)
         if module is None or known is None or module.shape[-1] > _WIDEST:
+            return False
+        if path in self.plan.alone:
             return False
         format_ = self.plan.formats[path]
         single = len(known.terms) == 1 and format_ != KEEP
@@ -188,117 +230,11 @@ class _Run:
         return self.store.place / f"coded-{index:04d}.npz"
 
 
-class _Pair:
-    """One layer twice, as it was and as it is being coded, on the same text."""
-
-    def __init__(self, walk: Walk, index: int, prefix: str, store: PassStore) -> None:
-        self.walk, self.index, self.prefix, self.store = walk, index, prefix, store
-        self.layers = (walk.layer_alone(index), walk.layer_alone(index))
-        self.hidden = [store.read_state(name, index) for name in (_ORIGINAL, _CODED)]
-        self.weights: JsonObject = {
-            path: module
-            for path, module in module_paths(self.layers[1], prefix).items()
-            if hasattr(module, "to_quantized")
-        }
-        self.originals = module_paths(self.layers[0], prefix)
-        self.held: dict[str, np.ndarray] = {}
-
-    def groups(self, wanted: Callable[[str], bool]) -> list[list[str]]:
-        """Return the wanted modules in the order of their calls, those with one input together.
-
-        Only modules that are called once, on activations.
-        """
-        calls, _ = next(self._run(0))
-        times = [call.path for call in calls]
-        groups: list[list[str]] = []
-        last: mx.array | None = None
-        for call in calls:
-            single = times.count(call.path) == 1 and call.indices is None and not call.is_lookup
-            if not single or not wanted(call.path):
-                continue
-            if last is not None and call.inputs is last:
-                groups[-1].append(call.path)
-            else:
-                groups.append([call.path])
-            last = call.inputs
-        return groups
-
-    def pass_original(self, groups: list[list[str]]) -> None:
-        """Store what the layer returns as it was, and the input of each group on the way."""
-        states: JsonObject = {}
-        outputs: list[mx.array] = []
-        for (calls, output), batch in zip(self._run(0), self.walk.batches, strict=True):
-            inputs = {group[0]: _input(calls, group[0], output) for group in groups}
-            mx.eval(output, inputs)
-            outputs.append(output)
-            for path, x in inputs.items():
-                if path not in states:
-                    shape = (len(self.walk.tokens), *x.shape[1:])
-                    states[path] = self.store.new_state(_states(path)[0], self.index, shape)
-                states[path][batch] = np.array(x, np.float32)
-        self.store.write_state(_ORIGINAL, self.index + 1, outputs)
-
-    def moments(self, group: Sequence[str]) -> tuple[Moments, Moments]:
-        """Return the moments of a group's inputs, the original's as stored, on two halves.
-
-        What lies before is coded by now: later runs of the coded layer go on from these inputs.
-        """
-        before, after = _states(group[0])
-        original = self.store.read_state(before, self.index)
-        coded = self.store.new_state(after, self.index, original.shape)
-        moments = Halves(original.shape[-1])
-        for (calls, output), batch in zip(self._run(1), self.walk.batches, strict=True):
-            x = _input(calls, group[0], output)
-            moments.add(mx.array(original[batch]), x)
-            coded[batch] = np.array(x, np.float32)
-        self.held |= dict.fromkeys(group, coded)
-        return moments.finish()
-
-    def original(self, path: str) -> np.ndarray:
-        """Return a module's float32 weight."""
-        module: Any = self.originals[path]
-        return np.array(module.weight, np.float32)
-
-    def replace(self, values: Mapping[str, np.ndarray]) -> None:
-        """Put coded values in place of weights."""
-        for path, value in values.items():
-            self.weights[path].weight = mx.array(value)
-
-    def pass_coded(self) -> None:
-        """Store what the layer returns as it is coded."""
-        outputs = []
-        for _, output in self._run(1):
-            mx.eval(output)
-            outputs.append(output)
-        self.store.write_state(_CODED, self.index + 1, outputs)
-
-    def _run(self, which: int) -> Iterator[tuple[list[Call], mx.array]]:
-        """Yield the calls and the output of each batch; only what is read is computed.
-
-        Layer 0 is the original with its hidden states, 1 the one that is being coded.
-        """
-        layer, hidden, tape = self.layers[which], self.hidden[which], Tape()
-        for number, batch in enumerate(self.walk.batches):
-            tape.rewind(())
-            if which == 1:
-                tape.held = {path: mx.array(state[batch]) for path, state in self.held.items()}
-            with tapped(layer, self.prefix, tape):
-                call = self.walk.call(number, self.index)
-                output = call.apply(layer, mx.array(hidden[batch]))
-            yield list(tape.calls), output
-
-
 def _unit_trace(moment: np.ndarray) -> np.ndarray:
+    """Return a moment over its trace, one without any as it is."""
     trace = float(np.trace(moment, dtype=np.float64))
     return moment / np.float32(trace) if trace > 0 else moment
 
 
-def _states(path: str) -> tuple[str, str]:
-    """Return the names under which the original's and the coded input of a module are stored."""
-    return path, f"{path}.coded"
-
-
-def _input(calls: list[Call], path: str, output: mx.array) -> mx.array:
-    """Return a module's input (sequences, tokens, in), which some layers flatten before."""
-    found = next(call.inputs for call in calls if call.path == path)
-    return found.reshape(len(output), -1, found.shape[-1])
+def _stacked(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    return {suffix: np.stack([part[suffix] for part in parts]) for suffix in parts[0]}

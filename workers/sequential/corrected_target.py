@@ -33,6 +33,10 @@ class Moments:
     def __add__(self, other: Moments) -> Moments:
         return Moments(self.own + other.own, self.drift + other.drift)
 
+    def over(self, divisor: float) -> Moments:
+        """Return both sums divided by a number."""
+        return Moments(self.own / np.float32(divisor), self.drift / np.float32(divisor))
+
     def map(self) -> np.ndarray:
         """Return E[(x - y) y^T] E[y y^T]^-1, float32 (in, in); zeros where no input came."""
         mean = float(np.trace(self.own, dtype=np.float64)) / len(self.own)
@@ -55,9 +59,13 @@ class Halves:
         if len(original) == 1:
             original, coded = (a.reshape(-1, width) for a in (original, coded))
         middle = len(original) // 2
-        for sums, part in zip(self._sums, (slice(None, middle), slice(middle, None)), strict=True):
+        for half, part in enumerate((slice(None, middle), slice(middle, None))):
             x, y = (a[part].reshape(-1, width).astype(mx.float32) for a in (original, coded))
-            sums.add(x, y)
+            self.add_to(half, x, y)
+
+    def add_to(self, half: int, original: mx.array, coded: mx.array) -> None:
+        """Add float32 inputs (tokens, in) to one half, 0 or 1."""
+        self._sums[half].add(original, coded)
 
     def finish(self) -> tuple[Moments, Moments]:
         """Return both halves' moments and let go of the sums."""

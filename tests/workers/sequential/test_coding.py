@@ -147,7 +147,7 @@ def mixture(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     return open_checkpoint(write_tiny(tmp_path_factory.mktemp("mixture"), "qwen3_moe"))
 
 
-def test_routers_see_their_coded_input_and_experts_are_coded_as_alone(
+def test_routers_and_experts_are_coded_against_what_they_will_read(
     mixture: Checkpoint, tmp_path: Path
 ) -> None:
     inventory = build_inventory(mixture)
@@ -164,6 +164,25 @@ def test_routers_see_their_coded_input_and_experts_are_coded_as_alone(
         assert {s: a.shape for s, a in coded.items()} == {s: a.shape for s, a in alone.items()}
         if any(not np.array_equal(coded[suffix], alone[suffix]) for suffix in alone):
             changed.add(module.path)
-    shifted = {path for path in formats if "switch_mlp" not in path and ".layers." in path}
+    shifted = {path for path in formats if ".layers." in path}
     assert any(path.endswith("mlp.gate") for path in shifted)
+    assert any(path.endswith("switch_mlp.down_proj") for path in shifted)
     assert changed == shifted
+
+
+def test_modules_that_are_asked_to_be_alone_are_coded_so(
+    mixture: Checkpoint, tmp_path: Path
+) -> None:
+    inventory = build_inventory(mixture)
+    text = np.random.default_rng(0).integers(0, 128, (2, 32)).astype(np.int32)
+    statistics = collect_statistics(mixture, text, seed=0)
+    formats = {module.path: parse_format("affine3g32") for module in inventory.modules}
+    stacks = [module for module in inventory.modules if "switch_mlp" in module.path]
+    plan = _plan(mixture, inventory, formats, statistics, Encoder.YAQA)
+    found = code_sequentially(
+        mixture.folder, replace(plan, alone=[module.path for module in stacks]), tmp_path
+    )
+    for module in stacks:
+        coded = read_coded(found[module.path], module.path)
+        alone = arrays_alone(mixture, module, formats[module.path], Encoder.YAQA, statistics)
+        assert all(np.array_equal(coded[suffix], alone[suffix]) for suffix in alone)
