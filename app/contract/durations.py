@@ -41,15 +41,17 @@ __all__ = [
     "verification_times",
 ]
 
-_POSITION: Final = 110.0
+_POSITION: Final = 135.0
 """Operations per weight to write one position of all rows: products of few rows are bound by
 reading and packing the weights."""
-_ROW: Final = 4.4
+_ROW: Final = 5.3
 """The same for each row."""
+_HEARD: Final = 1.2
+"""The same for each row of which is kept what the original predicts."""
 _ROWS_AT_ONCE: Final = 64
-_FORWARD: Final = 6.5
+_FORWARD: Final = 5.3
 """Operations per weight and token of a forward pass, attention and activations counted."""
-_STATISTICS: Final = 17.0
+_STATISTICS: Final = 22.0
 """The same of the backward pass with the second moments; the writing left the forward pass."""
 _MOMENTS: Final = 9_000.0
 """Operations per weight to finish and keep the statistics, however many tokens there were."""
@@ -69,11 +71,11 @@ _COUPLED: Final = 354.0
 """The same with error feedback, of rows in all formats and the whole in two."""
 _WHOLE: Final = 1890.0
 """The same of all rows in all formats."""
-_DESCENTS: Final = 140.0
+_DESCENTS: Final = 280.0
 """The same in the formats of three sizes by two sweeps, each module once."""
-_RECODED: Final = 60.0
+_RECODED: Final = 30.0
 """The same of what has another format once the parts of a model are levelled, on one thread."""
-_IN_SEQUENCE: Final = 470.0
+_IN_SEQUENCE: Final = 400.0
 """Coded weights per weight that code layers one after the other, on one thread."""
 _BY_WEIGHTS: Final = 2.0
 """The same that code modules by their weights alone."""
@@ -85,8 +87,8 @@ _SIZES, _ALLOCATIONS, _PARTS, _PROBING = 3, 8, 2, 8
 _VERIFYING, _VERIFYING_LARGE = 32, 16
 _PART_OF_WINDOWS: Final = 0.5
 """What is run of them to measure all but the budget's own checkpoint of a large model."""
-_EVALUATED_AT_ONCE: Final = 2.0
-"""Forward passes of a checkpoint that take as long as one of the original."""
+_SCORED: Final = 1.2
+"""Time of a pass that everything is reported of over that of one which gives KL alone."""
 _PREVIEW_SHARE: Final = 0.2
 """Part of the time to the wanted answer that a first one may take unasked."""
 _PREVIEW_FROM_S: Final = 60.0
@@ -241,7 +243,8 @@ def _quick(work: Work) -> Work:
 def rollouts_s(work: Work) -> float:
     """Return how long the original writes, and predicts, the windows that checkpoints are on."""
     rows = work.plan.evaluated_windows + (work.verifying_windows if work.verifies else 0)
-    return _writing_s(work, rows)
+    heard = work.operations_s(rows * _HEARD * work.plan.window_tokens)
+    return _writing_s(work, rows) + heard
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,7 +303,7 @@ def evaluation_s(work: Work) -> float:
     """Return how long a checkpoint and the rivals of a baseline are compared with the original."""
     again = work.baseline and measures_rival(work.effort, work.weights)
     checkpoints = 1 + work.baseline + again
-    original = _forward_s(work, work.plan.evaluated_windows)
+    scored = _SCORED * _forward_s(work, work.plan.evaluated_windows)
     rollouts = 0.0 if work.verifies and not work.is_measured else rollouts_s(work)
     coded = work.baseline * work.coding_s(_BY_WEIGHTS) + again * _coding_s(work)
-    return rollouts + original * (1 + checkpoints * _EVALUATED_AT_ONCE) + coded
+    return rollouts + checkpoints * scored + coded

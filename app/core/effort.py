@@ -22,6 +22,7 @@ __all__ = [
     "calibration_windows",
     "efforts_up_to",
     "encoder_at",
+    "measured_rivals",
     "measures_rival",
     "with_effort",
 ]
@@ -129,6 +130,15 @@ def measures_rival(effort: Effort, weights: int) -> bool:
     Of a large model it would cost as much as the one that is asked for, and is predicted.
     """
     return effort is Effort.THOROUGH or weights <= LARGE_WEIGHTS
+
+
+def measured_rivals(effort: Effort, weights: int) -> int:
+    """Return how many checkpoints a comparison with uniform precision makes and measures.
+
+    >>> measured_rivals(Effort.STANDARD, 135_000_000)
+    1
+    """
+    return 1 + measures_rival(effort, weights)
 
 
 def with_effort(given: object, names: Collection[str]) -> object:

@@ -21,8 +21,6 @@ __all__ = ["PROBING_WINDOWS", "Reference", "job_rollouts", "verifying_windows"]
 
 PROBING_WINDOWS: Final = 8
 """Windows that random allocations, and single groups of modules, are measured on."""
-_PARTS: Final = (slice(PROBING_WINDOWS), slice(PROBING_WINDOWS, None))
-"""Of the verifying windows: those for probing, and those for judging."""
 _MOST_VERIFYING: Final = 32
 _FEWEST_VERIFYING: Final = 16
 _FILE_BYTES_OF_FEW: Final = 100_000_000
@@ -36,6 +34,11 @@ def verifying_windows(folder: Path) -> int:
     """Return how many windows predictions for the model in `folder` are verified on."""
     nbytes = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
     return _MOST_VERIFYING if nbytes < _FILE_BYTES_OF_FEW else _FEWEST_VERIFYING
+
+
+def _parts() -> tuple[slice, slice]:
+    """Return which of the verifying windows are for probing, and which for judging."""
+    return slice(PROBING_WINDOWS), slice(PROBING_WINDOWS, None)
 
 
 def job_rollouts(
@@ -67,7 +70,7 @@ def job_rollouts(
             return write()
         heard, order = Dictation(), np.arange(total)
         ids = write(heard.hear)
-        for rows in (order[:evaluating], *(order[evaluating:][part] for part in _PARTS)):
+        for rows in (order[:evaluating], *(order[evaluating:][part] for part in _parts())):
             if len(rows):
                 cache.taught(ids[rows], partial(heard.batches, ids, rows, str(folder)))
         return ids
@@ -110,4 +113,4 @@ class Reference:
                 return []
             return taught(part) if cache is None else cache.taught(part, lambda: taught(part))
 
-        return cls(*(known(windows[part]) for part in _PARTS))
+        return cls(*(known(windows[part]) for part in _parts()))

@@ -4,10 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
 from bitbudget.app.contract.steps import Step, Work
 
 __all__ = ["Fractions"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """From where to where of the step a part goes, and up to where it is divided further."""
+
+    begin: float
+    at: float
+    end: float
 
 
 class Fractions:
@@ -28,7 +38,7 @@ class Fractions:
         self._now: Step | None = None
         self._finished_s = 0.0
         self._span = (0.0, 0.0)
-        self._part = (0.0, 1.0)
+        self._part = _Part(0.0, 0.0, 1.0)
 
     @property
     def of_job(self) -> float:
@@ -47,13 +57,13 @@ class Fractions:
         before = self._span[1]
         self._span = before, before + (1 - before) * seconds[0] / sum(seconds)
         self._to_come, self._now = self._to_come[1:], step
-        self._part, self.of_step = (0.0, 1.0), 0.0
+        self._part, self.of_step = _Part(0.0, 0.0, 1.0), 0.0
 
     def advance(self, done: float, total: float) -> None:
         """Tell what is done of the part at work."""
-        begin, end = self._part
+        rest = self._part
         share = min(1.0, done / total) if total > 0 else 0.0
-        self.of_step = max(self.of_step, begin + (end - begin) * share)
+        self.of_step = max(self.of_step, rest.at + (rest.end - rest.at) * share)
 
     def end(self) -> None:
         """Let the step at work be done."""
@@ -75,9 +85,13 @@ class Fractions:
 
     @contextmanager
     def part(self, share: float) -> Iterator[None]:
-        """Let what is told within the block be `share` of the part around it."""
+        """Let what is told within the block be `share` of the part around it.
+
+        What is told after the block is then of the rest of the part around it.
+        """
         outer = self._part
-        begin = max(self.of_step, outer[0])
-        self._part = begin, min(outer[1], begin + share * (outer[1] - outer[0]))
+        end = min(outer.end, outer.at + share * (outer.end - outer.begin))
+        self._part = _Part(outer.at, outer.at, end)
         yield
-        self.of_step, self._part = max(self.of_step, self._part[1]), outer
+        self.of_step = max(self.of_step, end)
+        self._part = replace(outer, at=end)

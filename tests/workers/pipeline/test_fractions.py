@@ -41,8 +41,25 @@ def test_parts_of_a_step_follow_each_other() -> None:
     fractions.advance(0, 2)
     assert told == [0, 0.125, 0.25, 0.25, 0.5, 0.75]
     assert fractions.of_step == 0.75
+    fractions.advance(1, 2)
+    assert fractions.of_step == 0.875
     fractions.advance(2, 2)
     assert fractions.of_step == 1
+
+
+def test_parts_of_a_part_are_shares_of_it() -> None:
+    fractions = Fractions([Step.MEASURE], Work())
+    fractions.begin(Step.MEASURE)
+    with fractions.part(0.2):
+        pass
+    with fractions.part(0.8):
+        told = []
+        for share in (0.25, 0.75):
+            with fractions.part(share):
+                fractions.advance(1, 2)
+                told.append(fractions.of_step)
+    assert told == pytest.approx([0.3, 0.7])
+    assert fractions.of_step == pytest.approx(1)
 
 
 def test_a_step_that_is_passed_over_leaves_its_share_to_those_to_come() -> None:

@@ -6,13 +6,15 @@ import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Final
 
 from bitbudget.app.contract.home import Folder
 from bitbudget.app.contract.reports import Baseline, Rival, UniformRival
 from bitbudget.app.core.allocation import Allocation
 from bitbudget.app.core.baselines import UNIFORM, uniform_formats
 from bitbudget.app.core.canonical import canonical_json, sha256_of
-from bitbudget.app.core.effort import measures_rival
+from bitbudget.app.core.effort import measured_rivals
+from bitbudget.app.core.encoders import ENCODERS
 from bitbudget.app.core.formats import Format
 from bitbudget.app.core.layout import plan_checkpoint
 from bitbudget.app.core.manifest import Manifest
@@ -48,6 +50,12 @@ def uniform_manifest(measurement: Measurement, format_: Format) -> Manifest:
     return manifest.model_copy(update={"encoder": Encoder.MINMAX})
 
 
+_CODING: Final = 0.7
+_WRITING: Final = 0.1
+"""Parts of the time that a rival is made in, with error feedback and without; the rest measures
+it."""
+
+
 def compare_with_uniform(run: Run, judge: Judge) -> Baseline:
     """Return uniform 4-bit g64, evaluated, and our allocation in no more bytes than it takes.
 
@@ -62,11 +70,11 @@ def compare_with_uniform(run: Run, judge: Judge) -> Baseline:
         runtime=request.runtime,
         time_limit_seconds=request.time_limit_seconds,
     )
-    with run.report.part(1 / 3):
+    rivals = measured_rivals(request.effort, measurement.inventory.weights)
+    with run.report.part(1 / (1 + rivals)):
         rival = _evaluated(run, judge, uniform)
     manifest = answered_manifest(run, measurement, same)
-    large = not measures_rival(request.effort, measurement.inventory.weights)
-    ours = _predicted(manifest) if large else _evaluated(run, judge, manifest)
+    ours = _evaluated(run, judge, manifest) if rivals > 1 else _predicted(manifest)
     return Baseline(
         uniform=UniformRival(format=str(UNIFORM), **dict(rival)), ours_at_equal_bytes=ours
     )
@@ -101,7 +109,7 @@ def _made(run: Run, manifest: Manifest) -> Iterator[Path]:
     shutil.rmtree(folder, ignore_errors=True)
     variant = run[Variant]
     try:
-        with run.report.part(0.5):
+        with run.report.part(_CODING if ENCODERS[manifest.encoder].needs_statistics else _WRITING):
             write_checkpoint(
                 variant.checkpoint,
                 variant.inventory,

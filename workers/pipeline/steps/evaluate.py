@@ -10,7 +10,7 @@ from typing import Final
 
 from bitbudget.app.contract.reports import Baseline, Evaluation, Recovery
 from bitbudget.app.core.canonical import canonical_json, sha256_of
-from bitbudget.app.core.effort import EFFORTS
+from bitbudget.app.core.effort import EFFORTS, measured_rivals
 from bitbudget.app.core.errors import InvalidModelError
 from bitbudget.app.core.manifest import Manifest
 from bitbudget.workers import evaluate
@@ -39,7 +39,8 @@ def run_step(run: Run) -> Evaluation:
     options = run[EvaluateOptions]
     judge = Judge(run, options)
     folder, digest = _candidate(run, options)
-    with run.report.part(1 / 3 if options.baseline else 1.0):
+    rivals = measured_rivals(options.effort, run.report.work.weights) if options.baseline else 0
+    with run.report.part(1 / (1 + rivals)):
         path = judge.judge(folder, digest)
     if options.baseline:
         from bitbudget.workers.pipeline.steps.baseline import compare_with_uniform  # noqa: PLC0415, it asks a Judge

@@ -191,7 +191,8 @@ class _Work:
         with report.part(share(coded, begun, checking)):
             made = {curve.path: curve for curve in self._curves(known)}
         curves = {module.path: made[module.path] for module in self.variant.inventory.modules}
-        checked, doubts = verified(self.run, self.variant, curves, known)
+        with report.part(share(checking, begun, coded)):
+            checked, doubts = verified(self.run, self.variant, curves, known)
         measurement = self._measurement(checked.curves if checked else curves, known)
         measurement = replace(measurement, warnings=(*measurement.warnings, *doubts))
         if checked is None:

@@ -53,6 +53,8 @@ _FLOOR_BITS: Final = 3
 _INCUMBENT: Final = "as allocated first"
 _SHARES_IN_CONTEXT: Final = {"mean of alone and in context": 0.5, "in context": 1.0}
 """Candidates of a round by name: the weight of the cost in context."""
+_PREPARING: Final = 0.3
+"""Part of the time until windows and statistics are there."""
 _ROUNDS: Final = 2
 
 
@@ -95,7 +97,7 @@ def run_step(run: Run) -> Manifest:
     seed = run[Variant].options.seed
     path = run.home.manifest(manifest.sha256) / f"low_bits-{seed}.json"
     if not path.is_file():
-        with run.report.part(0.3):
+        with run.report.part(_PREPARING):
             known = _statistics(run)
             reference = verifying_reference(run, run[Variant])
         checkpoint, inventory = run[Variant].checkpoint, measurement.inventory
@@ -141,7 +143,7 @@ def _redone(trials: Trials, run: Run) -> _Redone:
     for number in range(1, _ROUNDS + 1):
         best = _least(kl)
         at = candidates[best].formats
-        with run.report.part(1 / _ROUNDS):
+        with run.report.part((1 - _PREPARING) / _ROUNDS):
             costs = trials.group_costs(at, partial(_tell, run.report, number))
         for name, share in _SHARES_IN_CONTEXT.items():
             again = allocate_in_time(relinearized(measurement, at, costs, share), request)
