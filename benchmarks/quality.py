@@ -211,7 +211,7 @@ def _options() -> argparse.Namespace:
         default=("peers", "ours", "equal"),
         help="of peers, ours, equal and recovered, which takes --recover-seconds for each row",
     )
-    parser.add_argument("--recover", nargs="*", default=("none", "scales", "qad"))
+    parser.add_argument("--recover", nargs="*", default=("none", "scales"))
     parser.add_argument("--recover-seconds", type=float, default=300.0, help="for each checkpoint")
     parser.add_argument(
         "--recover-at", nargs="*", default=RECOVERED_AT, help="peers whose bytes, of those measured"

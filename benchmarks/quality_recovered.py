@@ -23,7 +23,7 @@ __all__ = ["Made", "made_at"]
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """A checkpoint of ours at `nbytes`; `how` is none, scales or qad."""
+    """A checkpoint of ours at `nbytes`; `how` is none or scales."""
 
     how: str
     seconds: float

@@ -60,8 +60,8 @@ GivenMeasurement = Annotated[
 Recover = Annotated[
     str | None,
     typer.Option(
-        help="Training after it: none, scales or qad; run and submit go by the effort.",
-        autocompletion=choices("none", "scales", "qad"),
+        help="Training after it: none or scales; run and submit go by the effort.",
+        autocompletion=choices("none", "scales"),
     ),
 ]
 RecoverSeconds = Annotated[float, typer.Option(help="The most that training may take.")]

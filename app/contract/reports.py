@@ -150,8 +150,8 @@ class Baseline(Report):
 class Recovery(Report):
     """What training after quantization won: KL before and after on rollouts not trained on.
 
-    `codes_changed` weights have another code than before, `floats` arrays that are stored
-    unquantized were trained; `cpu_seconds` are those of all threads.
+    `floats` arrays that are stored unquantized were trained, too; `cpu_seconds` are those of all
+    threads.
     """
 
     how: Recover
@@ -163,7 +163,6 @@ class Recovery(Report):
     changed: Flag
     tokens: Amount
     floats: Amount
-    codes_changed: Amount
     ended: Line
 
 

@@ -8,8 +8,7 @@ __all__ = ["Recover"]
 
 
 class Recover(StrEnum):
-    """What is trained after quantization, in the same bytes: nothing, grids, or weights, too."""
+    """What is trained after quantization, in the same bytes: nothing, or its floats."""
 
     NONE = "none"
     SCALES = "scales"
-    QAD = "qad"

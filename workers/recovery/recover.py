@@ -1,10 +1,8 @@
 """Distil the original into a checkpoint, in exactly its bytes.
 
-`scales` trains scales, biases and what is stored as floats with AdamW; `qad` (quantization-aware
-distillation) also moves the weights from code to code, with Muon through a deterministic
-straight-through estimator. The loss is the forward KL on rollouts of the original. The best state
-on rollouts that were not trained on is kept, and the checkpoint is only touched when that is better
-than before.
+`scales` trains scales, biases and what is stored as floats with AdamW; codes stay. The loss is the
+forward KL on rollouts of the original. The best state on rollouts that were not trained on is kept,
+and the checkpoint is only touched when that is better than before.
 """
 
 from __future__ import annotations
@@ -39,9 +37,9 @@ class Ended(StrEnum):
 class Recovery:
     """KL in nats per token before and after on rollouts not trained on, and what was done.
 
-    `tokens` were trained on, each perhaps several times; `codes_changed` weights have another code
-    than before, `floats` arrays that are stored unquantized were trained, too. `seconds` are those
-    of the training, `cpu_seconds` those of all threads in it.
+    `tokens` were trained on, each perhaps several times; `floats` arrays that are stored
+    unquantized were trained, too. `seconds` are those of the training, `cpu_seconds` those of all
+    threads in it.
     """
 
     how: str
@@ -53,7 +51,6 @@ class Recovery:
     changed: bool
     tokens: int
     floats: int
-    codes_changed: int
     ended: Ended
 
 
@@ -78,13 +75,12 @@ def recover(
     """
     finish(checkpoint)
     (checkpoint / RECORD).unlink(missing_ok=True)
-    training = Training(checkpoint, reference, weights=how is Recover.QAD, seed=seed)
+    training = Training(checkpoint, reference, seed=seed)
     if seconds > 0:
         training.prepare()
     clock = _Clock(seconds, steps, progress)
     ended = _train(training, clock)
     changed = training.best < training.first
-    latents = training.kept[1] if changed else None
     found = Recovery(
         how.value,
         training.first,
@@ -95,7 +91,6 @@ def recover(
         changed,
         0 if training.rollouts is None else training.rollouts.tokens.size,
         len(training.student.floats),
-        0 if latents is None else training.student.codes_moved(latents),
         ended,
     )
     record = (json.dumps(asdict(found), indent=1) + "\n").encode()

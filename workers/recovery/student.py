@@ -14,10 +14,9 @@ from mlx.utils import tree_flatten
 from mlx_lm.utils import load_model
 
 from bitbudget.loading import model_classes
-from bitbudget.workers.encoders.packing import pack
 from bitbudget.workers.running.float32 import load_float32
 
-__all__ = ["Latents", "Student", "Values"]
+__all__ = ["Student", "Values"]
 
 Values = dict[str, dict[str, mx.array]]
 """How far scales ("u") and biases ("v") of each module and each float ("w") moved from the stored.
@@ -25,12 +24,8 @@ Values = dict[str, dict[str, mx.array]]
 The unit is rounding errors: `u` and `v` of one move a group's weights by one step, root mean
 square, `w` of one moves a float array by the share of it that quantized weights lost.
 """
-Latents = dict[str, list[mx.array]]
-"""Module path -> for each matrix of it (one, or one per expert) how far its weights moved."""
 _LEAST_SPREAD: Final = 0.5
 """Of the codes of a group, in steps: where they are all the same their scale hardly matters."""
-_EDGE: Final = 0.3
-"""How far from the middle of its code a weight may begin, in steps: codes change for a reason."""
 _FLOATS: Final = ("weight", "bias")
 
 
@@ -38,9 +33,7 @@ _FLOATS: Final = ("weight", "bias")
 class Stored:
     """One module as stored: codes uint8 (..., out, groups, group), the rest (..., out, groups).
 
-    `middle` and `spread` are mean and deviation of a group's codes. `step` turns a latent into
-    scales: with it Muon, whose updates have a norm that depends on the matrix's width, moves every
-    weight of every module by the same share of a scale.
+    `middle` and `spread` are mean and deviation of a group's codes.
     """
 
     codes: mx.array
@@ -49,15 +42,13 @@ class Stored:
     middle: mx.array
     spread: mx.array
     dtype: mx.Dtype
-    bits: int
-    step: float
 
     @classmethod
     def of(cls, module: Any) -> Stored:
         """Read a quantized module."""
         ones, zeros = mx.ones(module.scales.shape), mx.zeros(module.scales.shape)
-        group, bits = module.group_size, module.bits
-        flat = mx.dequantize(module.weight, ones, zeros, group_size=group, bits=bits)
+        group = module.group_size
+        flat = mx.dequantize(module.weight, ones, zeros, group_size=group, bits=module.bits)
         codes = mx.unflatten(flat, -1, (-1, group))
         stored = cls(
             codes.astype(mx.uint8),
@@ -66,8 +57,6 @@ class Stored:
             codes.mean(-1),
             mx.maximum(mx.std(codes, axis=-1), _LEAST_SPREAD),
             module.scales.dtype,
-            bits,
-            float(flat.shape[-1]) ** 0.5,
         )
         mx.eval(stored.codes, stored.scales, stored.biases, stored.middle, stored.spread)
         return stored
@@ -76,27 +65,6 @@ class Stored:
         """Return float32 scales and biases; the scale turns around the middle of the codes."""
         turned = u / self.spread
         return self.scales * (1 + turned), self.biases + self.scales * (v - self.middle * turned)
-
-    def moved(self, latents: list[mx.array]) -> mx.array:
-        """Return the codes, as real numbers, after the weights moved."""
-        return self.codes + self.step * mx.stack(latents).reshape(self.codes.shape)
-
-    def rounded(self, moved: mx.array) -> mx.array:
-        """Return the codes that real numbers are stored as."""
-        return mx.clip(mx.round(moved), 0, 2**self.bits - 1)
-
-    def latents(self, weight: mx.array | None) -> list[mx.array]:
-        """Return where weights begin within their codes: as `weight` says, else in the middle."""
-        *lead, out, groups, group = self.codes.shape
-        offset = mx.zeros(self.codes.shape)
-        if weight is not None and weight.size == offset.size:
-            wanted = (weight.reshape(offset.shape) - self.biases[..., None]) / self.scales[
-                ..., None
-            ]
-            offset = mx.clip(wanted - self.codes, -_EDGE, _EDGE)
-            offset = mx.where(mx.isfinite(offset), offset, 0)
-        matrices = offset.reshape(int(np.prod(lead, dtype=int)), out, groups * group) / self.step
-        return [matrices[index] for index in range(len(matrices))]
 
     def loss(self, weight: mx.array) -> float:
         """Return the root mean square error over that of the weights."""
@@ -119,12 +87,10 @@ class _Float:
 
 
 class Student:
-    """The model of `checkpoint` with scales, biases, floats and codes that can be moved.
+    """The model of `checkpoint` with scales, biases and floats that can be moved.
 
     Floats are what the checkpoint stores unquantized under the names `weight` and `bias`: norms
-    and modules that were kept. Weights begin where the original has them within their code, so a
-    code changes only when its gradients agree for long. The rounding is passed straight through by
-    the gradient, and it is deterministic.
+    and modules that were kept.
     """
 
     def __init__(self, checkpoint: Path, original: nn.Module) -> None:
@@ -167,19 +133,11 @@ class Student:
             "w": {name: mx.zeros(own.value.shape) for name, own in self.floats.items()},
         }
 
-    def latents(self) -> Latents:
-        """Return weights that have not moved."""
-        return {path: own.latents(self.originals.get(path)) for path, own in self.stored.items()}
+    def arrays(self, values: Values) -> dict[str, np.ndarray]:
+        """Return what is stored by array name, bf16 as its bits."""
+        return {name: _bits(array) for name, array in self.as_stored(values)}
 
-    def arrays(self, values: Values, latents: Latents | None = None) -> dict[str, np.ndarray]:
-        """Return what is stored by array name: bf16 as its bits, codes packed if they moved."""
-        found = {name: _bits(array) for name, array in self._as_stored(values)}
-        for path, moved in (latents or {}).items():
-            codes = self.stored[path].rounded(self.stored[path].moved(moved)).flatten(-2, -1)
-            found[f"{path}.weight"] = pack(np.array(codes).astype(np.uint8), self.stored[path].bits)
-        return found
-
-    def _as_stored(self, values: Values) -> Iterator[tuple[str, mx.array]]:
+    def as_stored(self, values: Values) -> Iterator[tuple[str, mx.array]]:
         """Yield every array but the codes in its stored dtype."""
         for path, own in self.stored.items():
             scales, biases = own.grid(values["u"][path], values["v"][path])
@@ -188,30 +146,16 @@ class Student:
         for name, array in self.floats.items():
             yield name, (array.value + array.unit * values["w"][name]).astype(array.dtype)
 
-    def codes_moved(self, latents: Latents) -> int:
-        """Return how many weights have another code than the stored one."""
-        changed = [
-            (own.rounded(own.moved(latents[path])) != own.codes).sum()
-            for path, own in self.stored.items()
-        ]
-        return sum(int(count) for count in changed)
-
-    def apply(
-        self, values: Values, latents: Latents | None = None, *, stored: bool = False
-    ) -> nn.Module:
+    def apply(self, values: Values, *, stored: bool = False) -> nn.Module:
         """Return the model with these parameters, as they would be stored if `stored`."""
-        kept = dict(self._as_stored(values)) if stored else {}
+        kept = dict(self.as_stored(values)) if stored else {}
         for path, own in self.stored.items():
             scales, biases = own.grid(values["u"][path], values["v"][path])
             if stored:
                 scales, biases = (
                     kept[f"{path}.{name}"].astype(mx.float32) for name in ("scales", "biases")
                 )
-            codes = own.codes
-            if latents is not None:
-                moved = own.moved(latents[path])
-                codes = moved + mx.stop_gradient(own.rounded(moved) - moved)
-            weight = codes * scales[..., None] + biases[..., None]
+            weight = own.codes * scales[..., None] + biases[..., None]
             self.modules[path].weight = weight.flatten(-2, -1)
         for name, array in self.floats.items():
             value = array.value + array.unit * values["w"][name]

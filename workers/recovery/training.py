@@ -16,16 +16,12 @@ from bitbudget.app.core.errors import InvalidModelError
 from bitbudget.workers.evaluate import Evaluator
 from bitbudget.workers.recovery.divergence import cross_entropy
 from bitbudget.workers.recovery.rollouts import Rollouts
-from bitbudget.workers.recovery.student import Latents, Student, Values
+from bitbudget.workers.recovery.student import Student, Values
 
 __all__ = ["Training"]
 
 VALUE_RATE: Final = 1.2e-2
 """Of AdamW on scales, biases and floats, in rounding errors a step (`Values`)."""
-WEIGHT_RATE: Final = 5e-4
-"""Of Muon on weights, in scales: what one step moves each weight by, root mean square."""
-MUON_STEPS: Final = 4
-"""Steps whose gradients go together into one of Muon, which costs as much as one of them."""
 ROWS: Final = 2
 """Sequences of a step: more steps are worth more than quieter gradients."""
 LOOKS: Final = 12
@@ -33,8 +29,8 @@ PATIENCE: Final = 4
 """Looks in a row without anything better after which the training ends."""
 _BETAS: Final = (0.9, 0.98)
 """Of AdamW; the second is for trainings of a hundred steps."""
-_BACK: Final = (0.5, 0.25)
-"""What the rates of values and of weights fall by at a look that found nothing better."""
+_BACK: Final = 0.5
+"""What the rate falls by at a look that found nothing better."""
 _WARM_UP_STEPS: Final = 10
 AVERAGED: Final = 16.0
 """Steps are averaged with weights that grow by this power: the last 6 % count most."""
@@ -45,27 +41,23 @@ _SEED: Final = 0xD15711
 
 
 class Training:
-    """One student on its way; `weights` says whether the codes are trained, too."""
+    """One student on its way."""
 
-    def __init__(self, checkpoint: Path, reference: Path, *, weights: bool, seed: int) -> None:
+    def __init__(self, checkpoint: Path, reference: Path, *, seed: int) -> None:
         self.judge = Evaluator(reference, rollouts=_HELD_OUT, seed=seed + _SEED)
         self.student = Student(checkpoint, self.judge.original)
         self.values: Values = self.student.values()
-        self.latents: Latents | None = self.student.latents() if weights else None
-        self.kept: tuple[Values, Latents | None] = (self.values, self.latents)
-        self.mean = self.kept
+        self.kept = self.mean = self.values
         self.adam = optimizers.AdamW(
             VALUE_RATE, betas=list(_BETAS), weight_decay=0.0, bias_correction=True
         )
-        self.gathered: Any = None
-        self.muon = optimizers.Muon(WEIGHT_RATE, weight_decay=0.0)
         self.steps, self.looked, self.stale = 0, 0, 0
-        self.finite, self.share, self.weight_share = True, 1.0, 1.0
+        self.finite, self.share = True, 1.0
         self.judge.taught  # noqa: B018 - so that the first look takes as long as the others
         self.look_seconds = 0.0
         self.first = self.best = self._held_out()
         self.rollouts: Rollouts | None = None
-        self.gradient = mx.grad(self._loss, argnums=(0, 1) if weights else 0)
+        self.gradient = mx.grad(self._loss)
         self._reference, self._seed = reference, seed + _SEED
 
     @property
@@ -83,7 +75,7 @@ class Training:
     def step(self, spent: float) -> None:
         """Take one step when `spent`, a share of the time, is gone; NaN gradients end it all."""
         ids, target = self.prepare().next(grow=spent < _GROWING)
-        gradients = self.gradient(self.values, self.latents, ids, target)
+        gradients = self.gradient(self.values, ids, target)
         self.finite = _finite(gradients)
         if self.finite:
             self._update(gradients, self._rate(spent))
@@ -96,32 +88,15 @@ class Training:
 
     def _update(self, gradients: Any, rate: float) -> None:
         self.adam.learning_rate = mx.array(VALUE_RATE * self.share * rate)
-        if self.latents is None:
-            self.values = self.adam.apply_gradients(gradients, self.values)
-        else:
-            self.values = self.adam.apply_gradients(gradients[0], self.values)
-            self._move_weights(gradients[1], MUON_STEPS * WEIGHT_RATE * self.weight_share * rate)
+        self.values = self.adam.apply_gradients(gradients, self.values)
         share = (AVERAGED + 1) / (self.steps + 1 + AVERAGED)
-        self.mean = (_between(self.mean[0], self.values, share), self.latents)
+        self.mean = _between(self.mean, self.values, share)
         mx.eval(self.values, self.mean, self.adam.state)
-
-    def _move_weights(self, gradients: Any, rate: float) -> None:
-        """Gather gradients, and move the weights when there are enough of them."""
-        if self.gathered is not None:
-            gradients = tree_map(mx.add, self.gathered, gradients)
-        self.gathered = gradients
-        if (self.steps + 1) % MUON_STEPS == 0:
-            self.muon.learning_rate = mx.array(rate)
-            self.latents = self.muon.apply_gradients(self.gathered, self.latents or {})
-            self.gathered = None
-        mx.eval(self.latents, self.gathered, self.muon.state)
 
     def look(self) -> None:
         """Keep the average of the last values if it is the best on rollouts not trained on.
 
-        Weights are not averaged: values are right for the codes that they were trained with.
-
-        If it is not, go on from the best with lower rates.
+        If it is not, go on from the best with a lower rate.
         """
         found, self.looked = self._held_out(), self.steps
         if found < self.best:
@@ -129,24 +104,21 @@ class Training:
             self.kept = self.mean
         else:
             self.stale += 1
-            self.share *= _BACK[0]
-            self.weight_share *= _BACK[1]
-            self.values, self.latents = self.mean = self.kept
+            self.share *= _BACK
+            self.values = self.mean = self.kept
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return the best parameters as stored arrays by name."""
-        return self.student.arrays(*self.kept)
+        return self.student.arrays(self.kept)
 
-    def _loss(
-        self, values: Values, latents: Latents | None, ids: mx.array, target: mx.array
-    ) -> mx.array:
-        loss: Any = cross_entropy(self.student.apply(values, latents)(ids), target)
+    def _loss(self, values: Values, ids: mx.array, target: mx.array) -> mx.array:
+        loss: Any = cross_entropy(self.student.apply(values)(ids), target)
         return loss  # type: ignore[no-any-return]
 
     def _held_out(self) -> float:
         """Return nats per token; infinite where the student's predictions are not finite."""
         began = time.monotonic()
-        model = self.student.apply(*self.mean, stored=True)
+        model = self.student.apply(self.mean, stored=True)
         try:
             report = self.judge.sets(model, "student")["rollouts"]
         except InvalidModelError:

@@ -26,9 +26,9 @@ def test_every_step_finds_what_it_needs() -> None:
             "fetch inventory measure allocate quantize evaluate",
         ),
         ({"relinearize": True}, "fetch inventory measure allocate relinearize"),
-        ({"recover": "qad"}, "fetch inventory measure allocate"),
+        ({"recover": "scales"}, "fetch inventory measure allocate"),
         (
-            {"recover": "qad", "deliver": "checkpoint"},
+            {"recover": "scales", "deliver": "checkpoint"},
             "fetch inventory measure allocate quantize recover evaluate benchmark",
         ),
     ],
