@@ -19,7 +19,7 @@ from typing import Any, Final
 import httpx2
 import psutil
 
-from benchmarks.load import model_8b, running_server
+from benchmarks.load import RunningServer, model_8b, running_server
 from bitbudget.app.client.client import Client
 from bitbudget.app.contract.events import Progress
 from bitbudget.app.contract.leases import (
@@ -91,43 +91,42 @@ def database_bytes(database: Path) -> int:
         return int(pages * connection.execute("PRAGMA page_size").fetchone()[0])
 
 
-def requests_of(url: str) -> int:
+def requests_of(server: RunningServer) -> int:
     """Return how many requests the server says it has answered."""
-    lines = httpx2.get(f"{url}/metrics").text.splitlines()
+    lines = httpx2.get(f"{server.url}/metrics", headers=server.headers).text.splitlines()
     counts = [line for line in lines if line.startswith("bitbudget_requests_total{")]
     return int(sum(float(line.rsplit(" ", 1)[1]) for line in counts))
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Do the jobs on a fresh server and return what each took on average."""
-    with tempfile.TemporaryDirectory() as home, running_server(Path(home)) as (url, process):
-        server = psutil.Process(process.pid)
+    with tempfile.TemporaryDirectory() as home, running_server(Path(home)) as server:
         database = Path(home) / "bitbudget.db"
-        with Client(url) as client:
+        with Client(server.url, token=server.token) as client:
             capabilities = Capabilities(
                 chip="bench", memory_bytes=0, backend="cpu", mlx_version="none"
             )
             worker = client.register(WorkerRegistration(name="bench", capabilities=capabilities))
             do_job(client, worker, 0, options)
-            before = snapshot(server, database, Path(home), url)
+            before = snapshot(server, database, Path(home))
             for number in range(1, options.jobs + 1):
                 do_job(client, worker, number, options)
-            after = snapshot(server, database, Path(home), url)
+            after = snapshot(server, database, Path(home))
     each = {name: (after[name] - before[name]) / options.jobs for name in before}
     each["cpu_milliseconds_per_request"] = 1000 * each["cpu_seconds"] / each["requests"]
     return each
 
 
-def snapshot(server: psutil.Process, database: Path, home: Path, url: str) -> dict[str, float]:
+def snapshot(server: RunningServer, database: Path, home: Path) -> dict[str, float]:
     """Return all counters now."""
-    spent = server.cpu_times()
+    spent = psutil.Process(server.process.pid).cpu_times()
     blobs = [path for path in (home / "artifacts").rglob("*") if path.is_file()]
     rows = {f"rows of {name}": float(count) for name, count in rows_of(database).items()}
     return {
         **rows,
         "database_bytes": float(database_bytes(database)),
         "artifact_bytes": float(sum(path.stat().st_size for path in blobs)),
-        "requests": float(requests_of(url)),
+        "requests": float(requests_of(server)),
         "cpu_seconds": spent.user + spent.system,
     }
 

@@ -27,6 +27,7 @@ import httpx2
 import psutil
 
 from bitbudget.app.client.client import Client
+from bitbudget.app.contract.home_token import HomeToken
 from bitbudget.app.contract.leases import Capabilities, WorkerRegistration
 from bitbudget.app.core.dtypes import Dtype
 from bitbudget.app.core.formats import KEEP, Format
@@ -85,8 +86,22 @@ class Outcome:
     notes: list[str] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class RunningServer:
+    """A server process, its address and the token in its home."""
+
+    url: str
+    process: subprocess.Popen[str]
+    token: str
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What requests of its user carry."""
+        return {"Authorization": f"Bearer {self.token}"}
+
+
 @contextmanager
-def running_server(home: Path) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+def running_server(home: Path) -> Iterator[RunningServer]:
     """Start a server on a free port and stop it in the end."""
     root = str(Path(__file__).resolve().parents[1])
     environment = {
@@ -102,7 +117,8 @@ def running_server(home: Path) -> Iterator[tuple[str, subprocess.Popen[str]]]:
         if output is None:
             raise RuntimeError
         try:
-            yield output.readline().strip(), process
+            url = output.readline().strip()
+            yield RunningServer(url, process, HomeToken(home).known())
         finally:
             if process.poll() is None:
                 process.kill()
@@ -171,11 +187,14 @@ def time_what_ifs(client: Client, measurement_id: str) -> list[float]:
     return found
 
 
-def load(url: str, jobs: list[str], options: argparse.Namespace, outcome: Outcome) -> None:
+def load(
+    server: RunningServer, jobs: list[str], options: argparse.Namespace, outcome: Outcome
+) -> None:
     """Let a process of clients measure polls without load, then with all clients and streams."""
     plan = {
         "host": "127.0.0.1",
-        "port": int(url.rsplit(":", 1)[1]),
+        "port": int(server.url.rsplit(":", 1)[1]),
+        "token": server.token,
         "paths": [f"/v1/jobs/{job}" for job in jobs],
         "alone": _UNLOADED_REQUESTS,
         "pause": _UNLOADED_PAUSE_SECONDS,
@@ -210,22 +229,23 @@ def summarize(samples: dict[str, Any], outcome: Outcome) -> None:
     outcome.p99_over_unloaded_median = outcome.loaded_p99 / outcome.unloaded_median
 
 
-def stop_with_open_stream(url: str, job: str, process: subprocess.Popen[str]) -> float:
+def stop_with_open_stream(server: RunningServer, job: str) -> float:
     """Return the seconds from SIGTERM to the end, a stream being open."""
-    with httpx2.Client(timeout=30) as http, http.stream("GET", f"{url}/v1/jobs/{job}/events") as s:
-        next(s.iter_lines())
+    url, headers = f"{server.url}/v1/jobs/{job}/events", server.headers
+    with httpx2.Client(timeout=30) as http, http.stream("GET", url, headers=headers) as stream:
+        next(stream.iter_lines())
         began = time.monotonic()
-        process.send_signal(signal.SIGTERM)
-        process.wait(30)
+        server.process.send_signal(signal.SIGTERM)
+        server.process.wait(30)
         return time.monotonic() - began
 
 
 def measure(options: argparse.Namespace) -> Outcome:
     """Run everything against a fresh server."""
     outcome = Outcome(notes=[f"each client polls every {options.interval} s"])
-    with tempfile.TemporaryDirectory() as home, running_server(Path(home)) as (url, process):
-        memory = psutil.Process(process.pid)
-        with Client(url) as client:
+    with tempfile.TemporaryDirectory() as home, running_server(Path(home)) as server:
+        memory = psutil.Process(server.process.pid)
+        with Client(server.url, token=server.token) as client:
             key = store_8b(client)
             times = time_what_ifs(client, key)
             outcome.what_if_p50 = statistics.median(times)
@@ -235,14 +255,14 @@ def measure(options: argparse.Namespace) -> Outcome:
             ]
         outcome.server_memory_before_mib = memory.memory_info().rss / 2**20
         before = memory.cpu_times()
-        load(url, jobs, options, outcome)
+        load(server, jobs, options, outcome)
         after = memory.cpu_times()
         spent = after.user + after.system - before.user - before.system
         outcome.server_cpu_milliseconds_per_request = (
             spent / (outcome.requests + _UNLOADED_REQUESTS) * 1000
         )
         outcome.server_memory_after_mib = memory.memory_info().rss / 2**20
-        outcome.shutdown_seconds = stop_with_open_stream(url, jobs[0], process)
+        outcome.shutdown_seconds = stop_with_open_stream(server, jobs[0])
     return outcome
 
 

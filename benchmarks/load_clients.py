@@ -42,6 +42,12 @@ class Plan:
     streams: int
     seconds: float
     interval: float
+    token: str
+
+    def request(self, path: str) -> bytes:
+        """Return a request as it goes over the line."""
+        head = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {self.token}"
+        return f"{head}\r\n\r\n".encode()
 
 
 @dataclass
@@ -60,7 +66,8 @@ class Samples:
 class Poller(asyncio.Protocol):
     """One kept-open connection that asks one thing at a time."""
 
-    def __init__(self) -> None:
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
         self._transport: asyncio.Transport | None = None
         self._answer = b""
         self._whole: asyncio.Future[float] | None = None
@@ -92,7 +99,7 @@ class Poller(asyncio.Protocol):
         self._answer = b""
         self._whole = asyncio.get_running_loop().create_future()
         began = time.perf_counter()
-        self._transport.write(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
+        self._transport.write(self._plan.request(path))
         ended = await asyncio.wait_for(self._whole, _TIMEOUT_SECONDS)
         if not self._answer.startswith(_GOOD):
             raise OSError(self._answer[:200])
@@ -101,7 +108,9 @@ class Poller(asyncio.Protocol):
 
 async def connect(plan: Plan) -> Poller:
     """Open one connection."""
-    _, poller = await asyncio.get_running_loop().create_connection(Poller, plan.host, plan.port)
+    _, poller = await asyncio.get_running_loop().create_connection(
+        lambda: Poller(plan), plan.host, plan.port
+    )
     return poller
 
 
@@ -122,7 +131,7 @@ async def poll(plan: Plan, ends_at: float, samples: Samples) -> None:
 async def listen(plan: Plan, path: str, ready: asyncio.Event, samples: Samples) -> None:
     """Count the events of one stream until it ends or is cancelled."""
     reader, writer = await asyncio.open_connection(plan.host, plan.port)
-    writer.write(f"GET {path}/events HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
+    writer.write(plan.request(f"{path}/events"))
     async for line in reader:
         if line.startswith(b"data:"):
             samples.stream_events += 1

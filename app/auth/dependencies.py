@@ -16,6 +16,7 @@ from bitbudget.app.http.origin import SAFE_METHODS, says_same_origin
 
 __all__ = [
     "TOKEN_COOKIE",
+    "Accesses",
     "Admin",
     "BearerToken",
     "JobsReader",
@@ -27,7 +28,7 @@ __all__ = [
 ]
 
 TOKEN_COOKIE: Final = "bitbudget_token"  # noqa: S105 - the cookie's name
-AccessDependency = Annotated[Access, Depends(provided(Access))]
+Accesses = Annotated[Access, Depends(provided(Access))]
 Keys = Annotated[KeyService, Depends(provided(KeyService))]
 _scheme: Final = HTTPBearer(auto_error=False, description="An API key, worker or lease token.")
 
@@ -53,10 +54,10 @@ class _Requires:
     def __init__(self, scope: Scope) -> None:
         self._scope = scope
 
-    async def __call__(self, access: AccessDependency, token: BearerToken) -> Principal:
+    async def __call__(self, access: Accesses, token: BearerToken) -> Principal:
         """Return who calls; UnauthorizedError, ForbiddenError or QuotaExceededError else."""
-        if token is None:  # no query: not worth a thread
-            return access.principal(None, self._scope)
+        if token is None or access.is_home_user(token):  # no query: not worth a thread
+            return access.principal(token, self._scope)
         return await to_thread.run_sync(access.principal, token, self._scope)
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-__all__ = ["ANYONE", "Principal", "Scope"]
+__all__ = ["HOME_USER", "Principal", "Scope"]
 
 
 class Scope(StrEnum):
@@ -21,7 +21,7 @@ class Scope(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """The owner of a key, or anyone on an open server."""
+    """The owner of a key, or the user whose home a server without keys is in."""
 
     owner: str
     scopes: frozenset[Scope]
@@ -31,5 +31,5 @@ class Principal:
         return scope in self.scopes or Scope.ADMIN in self.scopes
 
 
-ANYONE: Final = Principal("", frozenset(Scope))
-"""Whoever reaches a server that asks for no keys."""
+HOME_USER: Final = Principal("", frozenset(Scope))
+"""Who sends the token in the home of a server that asks for no keys."""

@@ -20,6 +20,8 @@ from bitbudget.app.cli.output import say, stderr
 from bitbudget.app.core.effort import Effort
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from bitbudget.app.client.client import Client
     from bitbudget.app.jobs.schemas import Job
 
@@ -68,6 +70,7 @@ def demo(
     from bitbudget.app.cli.extras import require_extra
     from bitbudget.app.cli.submit import raise_if_unfinished
     from bitbudget.app.client.client import Client
+    from bitbudget.app.contract.home_token import HomeToken
 
     require_extra("server", "demo")
     require_extra("worker", "demo")
@@ -79,8 +82,12 @@ def demo(
         job = _run(client, place, budget, effort, address)
         raise_if_unfinished(job, address)
         manifest = client.manifest(job.id)
-    document = report_document(job, manifest)
-    say(document, as_json=as_json, render=lambda console: print_report(console, job, manifest))
+    document, token = report_document(job, manifest), HomeToken(place.home)
+
+    def render(console: Console) -> None:
+        print_report(console, job, manifest, token)
+
+    say(document, as_json=as_json, render=render)
 
 
 def _place(model: str) -> _Place:
@@ -99,6 +106,7 @@ def _absolute(model: str) -> str:
 
 def _run(client: Client, place: _Place, budget: str, effort: Effort, address: str) -> Job:
     from bitbudget.app.cli.following import follow
+    from bitbudget.app.contract.home_token import HomeToken
     from bitbudget.app.core.requests import Deliver, JobRequest
 
     stated = int(budget) if budget.isdecimal() else budget
@@ -107,7 +115,8 @@ def _run(client: Client, place: _Place, budget: str, effort: Effort, address: st
     )
     job = client.submit(request)
     console = stderr()
-    console.print(f"dashboard  {address}/jobs/{job.id} while this runs", soft_wrap=True)
+    page = HomeToken(place.home).link(f"{address}/jobs/{job.id}")
+    console.print(f"dashboard  {page} while this runs", soft_wrap=True)
     console.print(f"budget     {request.budget_bytes:,} bytes for {place.model.rsplit('/', 1)[-1]}")
     return follow(client, job.id, address)
 

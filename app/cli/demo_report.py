@@ -10,6 +10,7 @@ from rich.table import Table
 from bitbudget.app.cli.ending import print_comparison, print_next
 from bitbudget.app.cli.output import Document
 from bitbudget.app.cli.tables import exact, formats_by_layer
+from bitbudget.app.contract.home_token import HomeToken
 from bitbudget.app.core.manifest import Manifest
 from bitbudget.app.core.sizes import format_size
 from bitbudget.app.jobs.schemas import Job
@@ -52,7 +53,7 @@ def _part(path: str) -> str:
     return "feed-forward" if "mlp" in path else "other modules"
 
 
-def print_report(console: Console, job: Job, data: bytes) -> None:
+def print_report(console: Console, job: Job, data: bytes, token: HomeToken) -> None:
     """Draw the end of the demo."""
     manifest = Manifest.from_bytes(data)
     console.print(_budget(manifest))
@@ -62,7 +63,7 @@ def print_report(console: Console, job: Job, data: bytes) -> None:
         print_comparison(console, job.result.baseline, manifest.encoder.value)
     console.print(_proof(manifest), soft_wrap=True)
     checkpoint = "" if job.result is None else job.result.checkpoint or ""
-    page = f"{_DEFAULT_ADDRESS}/jobs/{job.id}"
+    page = token.link(f"{_DEFAULT_ADDRESS}/jobs/{job.id}")
     print_next(console, checkpoint, job.request, page=page)
 
 

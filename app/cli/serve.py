@@ -32,15 +32,22 @@ def serve(
     from bitbudget.app.cli.extras import require_extra
 
     require_extra("server", "serve")
+    from bitbudget.app.contract.home_token import HomeToken
     from bitbudget.app.server.serve import serve as run
 
-    def on_listening(address: str) -> None:
-        if as_json:
-            say({"address": address}, as_json=True)
-        else:
-            stderr().print(f"bitbudget listens on {address} (dashboard; API: {address}/docs)")
-
     settings = _settings(host, port)
+
+    def on_listening(address: str) -> None:
+        page = f"{address}/"
+        link = page if settings.needs_keys else HomeToken(settings.home_folder).link(page)
+        if as_json:
+            say({"address": address, "dashboard": link}, as_json=True)
+        else:
+            stderr().print(
+                f"bitbudget listens on {address} (API: {address}/docs)\ndashboard  {link}",
+                soft_wrap=True,
+            )
+
     check_port(settings.host, settings.port)
     run(settings, on_listening=on_listening)
     stderr().print(

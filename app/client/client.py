@@ -67,7 +67,9 @@ _Grant = TypeVar("_Grant", bound=BaseModel)
 
 
 class Client:
-    """A connection to a server; `token` is an API key, needed unless the server is on loopback.
+    """A connection to a server; `token` is an API key.
+
+    To a server on loopback the token in BITBUDGET_HOME is sent where none is given.
 
     `told` is told in words when the server does not answer and is asked again.
     """

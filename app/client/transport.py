@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 import httpx2
 
+from bitbudget.app.contract.home_token import HomeToken
 from bitbudget.app.core.canonical import JsonObject
 from bitbudget.app.core.errors import (
     BitbudgetError,
@@ -62,6 +63,7 @@ class Transport:
                 "%s is plain http to another machine: the token can be read on the way; use https",
                 server,
             )
+        token = token or _home_token(server)
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         self.server: Final = server.rstrip("/")
         self._told = told
@@ -125,11 +127,19 @@ class Transport:
         return ServerUnreachableError(server=self.server, reason=reason)
 
 
+def _home_token(server: str) -> str:
+    """Return the token in this user's home for a server on this machine; often none."""
+    return "" if _is_elsewhere(server) else HomeToken.of_environment().known()
+
+
 def _is_overheard(server: str) -> bool:
     """Whether what is sent to `server` leaves this machine unencrypted."""
-    parts = urlsplit(server)
-    host = parts.hostname or ""
-    if parts.scheme != "http" or host == "localhost":
+    return urlsplit(server).scheme == "http" and _is_elsewhere(server)
+
+
+def _is_elsewhere(server: str) -> bool:
+    host = urlsplit(server).hostname or ""
+    if host == "localhost":
         return False
     try:
         return not ip_address(host).is_loopback

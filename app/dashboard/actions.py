@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request, Response, status
 from fastapi.responses import RedirectResponse
 from pydantic import ValidationError
 
-from bitbudget.app.auth.dependencies import TOKEN_COOKIE, JobsWriter, Keys
+from bitbudget.app.auth.dependencies import TOKEN_COOKIE, Accesses, JobsWriter
 from bitbudget.app.core.devices import device as known_device
 from bitbudget.app.core.errors import BitbudgetError
 from bitbudget.app.core.requests import Deliver
@@ -17,7 +17,7 @@ from bitbudget.app.core.sizes import parse_size
 from bitbudget.app.core.wording import expected_words
 from bitbudget.app.dashboard.dependencies import DEVICE_COOKIE, Pages, Solve
 from bitbudget.app.dashboard.forms import Form, followup_of, job_fields, labels_of
-from bitbudget.app.dashboard.page_route import PageRoute, own_address, sign_in_page
+from bitbudget.app.dashboard.page_route import PageRoute, keep_token, own_address, sign_in_page
 from bitbudget.app.dashboard.pages.jobs import Listed
 from bitbudget.app.dashboard.rendering import html
 from bitbudget.app.http.errors import UnauthorizedError
@@ -108,16 +108,15 @@ async def model_checkpoint(
 
 
 @router.post("/sign-in")
-def sign_in(request: Request, keys: Keys, form: Form) -> Response:
-    """Keep a key in a cookie that scripts cannot read and other sites cannot send."""
+def sign_in(request: Request, access: Accesses, form: Form) -> Response:
+    """Keep a key in a cookie."""
     key, to = form.get("key", "").strip(), own_address(form.get("to", "/"))
     try:
-        keys.principal(key)
+        access.identify(key)
     except UnauthorizedError as error:
-        return sign_in_page(str(error), to)
+        return sign_in_page(request, str(error), to)
     answer = RedirectResponse(to, status.HTTP_303_SEE_OTHER)
-    secure = "https" in {request.url.scheme, request.headers.get("x-forwarded-proto")}
-    answer.set_cookie(TOKEN_COOKIE, key, httponly=True, samesite="strict", secure=secure)
+    keep_token(request, answer, key)
     return answer
 
 

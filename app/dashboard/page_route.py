@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, Final
 
 from fastapi import Request, Response, status
+from fastapi.responses import RedirectResponse
 from fastapi.routing import APIRoute
 
+from bitbudget.app.auth.access import Access
 from bitbudget.app.auth.dependencies import TOKEN_COOKIE
 from bitbudget.app.core.errors import BitbudgetError, NotFoundError
 from bitbudget.app.dashboard.rendering import IS_SIGNED_IN, html
 from bitbudget.app.http.errors import UnauthorizedError
 
-__all__ = ["PageRoute", "missing_page", "own_address", "sign_in_page"]
+__all__ = ["PageRoute", "keep_token", "missing_page", "own_address", "sign_in_page"]
+
+_SIGNS_IN: Final = "token"
+"""The parameter of a link that signs a browser in."""
 
 
 class PageRoute(APIRoute):
@@ -27,11 +32,13 @@ class PageRoute(APIRoute):
             if request.url.path.endswith((".json", ".csv")):
                 return await handle(request)
             IS_SIGNED_IN.set(TOKEN_COOKIE in request.cookies)
+            if request.method == "GET" and _SIGNS_IN in request.query_params:
+                return _signed_in_by_link(request)
             try:
                 return await handle(request)
             except UnauthorizedError as error:
                 said = "" if TOKEN_COOKIE not in request.cookies else str(error)
-                return sign_in_page(said, here(request))
+                return sign_in_page(request, said, here(request))
             except BitbudgetError as error:
                 return problem_page(error, request.url.path)
 
@@ -62,7 +69,37 @@ def own_address(address: str) -> str:
     return address if is_own and address.isprintable() else "/"
 
 
-def sign_in_page(error: str, to: str) -> Response:
+def sign_in_page(request: Request, error: str, to: str) -> Response:
     """Return the page that asks for a key, with what was wrong with the last, and leads on."""
-    page = {"title": "Sign in", "section": "", "twin": "/index.json", "error": error, "to": to}
+    page = {
+        "title": "Sign in",
+        "section": "",
+        "twin": "/index.json",
+        "error": error,
+        "to": to,
+        "needs_keys": _access(request).needs_keys,
+    }
     return html("signin.html", page, status.HTTP_401_UNAUTHORIZED)
+
+
+def keep_token(request: Request, answer: Response, token: str) -> None:
+    """Keep a token in a cookie that scripts cannot read and other sites cannot send."""
+    secure = "https" in {request.url.scheme, request.headers.get("x-forwarded-proto")}
+    answer.set_cookie(TOKEN_COOKIE, token, httponly=True, samesite="strict", secure=secure)
+
+
+def _signed_in_by_link(request: Request) -> Response:
+    """Answer the link that `bitbudget serve` prints: keep its token, and lead to its page."""
+    token = request.query_params[_SIGNS_IN]
+    rest = request.url.remove_query_params(_SIGNS_IN)
+    to = own_address(rest.path + (f"?{rest.query}" if rest.query else ""))
+    if not _access(request).is_home_user(token):
+        return sign_in_page(request, "The token of this link is not this server's.", to)
+    answer = RedirectResponse(to, status.HTTP_303_SEE_OTHER)
+    keep_token(request, answer, token)
+    return answer
+
+
+def _access(request: Request) -> Access:
+    access: Access = request.app.state.provided[Access]
+    return access

@@ -122,7 +122,10 @@ def check_installation() -> None:
 
     Renders the sign-in page, which needs no data, and reads what every page may ask for.
     """
-    html("signin.html", {"title": "", "twin": "", "section": "", "error": "", "to": "/"})
+    html(
+        "signin.html",
+        {"title": "", "twin": "", "section": "", "error": "", "to": "/", "needs_keys": True},
+    )
     for name in asset_names():
         asset_file(name)
 

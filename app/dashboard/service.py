@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from bitbudget.app.auth.principal import ANYONE, Principal
+from bitbudget.app.auth.principal import HOME_USER, Principal
 from bitbudget.app.core.canonical import JsonObject
 from bitbudget.app.core.devices import device
 from bitbudget.app.core.errors import (
@@ -89,7 +89,7 @@ class Dashboard:
     sources: Sources
     mine: str | None = None
     """The device that pages answer for where none is chosen."""
-    reader: Principal = ANYONE
+    reader: Principal = HOME_USER
     address: str = ""
     """Where the reader's browser found this server."""
 

@@ -13,23 +13,20 @@ from bitbudget.app.core.canonical import JsonObject
 __all__ = ["install"]
 
 
-def install(app: FastAPI, *, needs_keys: bool, models: Iterable[type[BaseModel]]) -> None:
+def install(app: FastAPI, *, models: Iterable[type[BaseModel]]) -> None:
     """Let `app.openapi` return the whole OpenAPI document.
 
     `models` are those that no route declares but that responses refer to.
     """
-    app.openapi = _Document(app, needs_keys=needs_keys, models=tuple(models))  # type: ignore[method-assign]
+    app.openapi = _Document(app, models=tuple(models))  # type: ignore[method-assign]
 
 
 class _Document:
     """The OpenAPI document, made once."""
 
-    def __init__(
-        self, app: FastAPI, *, needs_keys: bool, models: tuple[type[BaseModel], ...]
-    ) -> None:
+    def __init__(self, app: FastAPI, *, models: tuple[type[BaseModel], ...]) -> None:
         self._app = app
         self._models = models
-        self._needs_keys = needs_keys
         self._made: JsonObject | None = None
 
     def __call__(self) -> JsonObject:
@@ -53,13 +50,4 @@ class _Document:
             for name, schema in made.pop("$defs", {}).items():
                 schemas.setdefault(name, schema)
             schemas.setdefault(model.__name__, made)
-        if not self._needs_keys:
-            _drop_security(document)
         return document
-
-
-def _drop_security(document: JsonObject) -> None:
-    """On an open server a token may be sent but need not be."""
-    for path in document["paths"].values():
-        for operation in path.values():
-            operation.pop("security", None)

@@ -71,9 +71,7 @@ def create_app(settings: Settings, *, clock: Clock = utc_now) -> FastAPI:
         app.include_router(router)
     app.include_router(actions_router)
     app.include_router(dashboard_router)
-    docs.install(
-        app, needs_keys=settings.needs_keys, models=(Manifest, JobEvent, problems.ProblemDetails)
-    )
+    docs.install(app, models=(Manifest, JobEvent, problems.ProblemDetails))
     app.add_middleware(
         BodyLimitMiddleware,
         max_bytes=settings.max_body_bytes,

@@ -81,6 +81,8 @@ def prepare(settings: Settings) -> FastAPI:
     if settings.needs_keys and not services.keys.has_usable():
         services.database.dispose()
         raise UnsafeBindError(host=settings.host)
+    if not settings.needs_keys:
+        services.access.home_token.text()
     return app
 
 

@@ -9,6 +9,7 @@ from bitbudget.app.artifacts.store import ArtifactStore
 from bitbudget.app.auth.access import Access
 from bitbudget.app.auth.quota import RequestQuota
 from bitbudget.app.auth.service import KeyService
+from bitbudget.app.contract.home_token import HomeToken
 from bitbudget.app.fit.headers import HeaderReader
 from bitbudget.app.fit.service import FitService
 from bitbudget.app.followups.service import FollowupService
@@ -83,7 +84,12 @@ class Services:
         keys = KeyService(database, clock)
         measurements = MeasurementService(database, library)
         workers = WorkerService(database, clock, intervals, leases.open_jobs)
-        quota = RequestQuota(settings.requests_per_minute_per_key)
+        access = Access(
+            keys,
+            RequestQuota(settings.requests_per_minute_per_key),
+            settings.needs_keys,
+            HomeToken(settings.home_folder),
+        )
         pulse = Pulse(database, settings.event_poll_seconds)
         jobs = JobService(
             database=database,
@@ -102,7 +108,7 @@ class Services:
             database=database,
             store=store,
             keys=keys,
-            access=Access(keys, quota, settings.needs_keys),
+            access=access,
             jobs=jobs,
             checkpoints=Checkpoints(database, settings.home_folder),
             leases=LeaseService(
@@ -112,7 +118,7 @@ class Services:
                 clock=clock,
                 intervals=intervals,
             ),
-            lease_access=LeaseAccess(database, quota, settings.needs_keys, clock),
+            lease_access=LeaseAccess(database, access, clock),
             followups=FollowupService(database, clock, intervals),
             uploads=Uploads(settings.home_folder),
             workers=workers,

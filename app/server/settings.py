@@ -39,7 +39,8 @@ class Settings(BaseSettings):
     port: int = Field(8765, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     require_keys: bool = Field(
         default=False,
-        description="Ask for a bearer token on loopback, too: set it behind a reverse proxy.",
+        description="Ask for keys on loopback, too, in place of the token in the home folder: "
+        "set it behind a reverse proxy.",
     )
     allowed_hosts: str = Field(
         "",

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fastapi.testclient import TestClient
 
 from bitbudget.app.core.dtypes import Dtype
 from bitbudget.app.core.formats import KEEP, STOCK_FORMATS, Format
@@ -33,7 +32,7 @@ from bitbudget.app.server.main import create_app
 from bitbudget.app.server.settings import Settings
 from bitbudget.app.storage.database import Database
 from bitbudget.app.storage.migrate import upgrade
-from tests.support.http import FakeClock, Server
+from tests.support.http import FakeClock, Server, opened
 from tests.support.postgres import Cluster, running
 
 
@@ -153,5 +152,5 @@ def server(settings: Settings) -> Iterator[Server]:
     """The application, asked through ASGI."""
     clock = FakeClock()
     app = create_app(settings, clock=clock)
-    with TestClient(app, base_url="http://127.0.0.1") as http:
+    with opened(app) as http:
         yield Server(http, app.state.services, clock)

@@ -18,6 +18,7 @@ from typing import Self
 import psutil
 
 from bitbudget.app.client.client import Client
+from bitbudget.app.contract.home_token import HomeToken
 from bitbudget.app.core.errors import BitbudgetError
 from tests.chaos.disk import LimitedDisk, MountedDisk, disk
 
@@ -64,6 +65,10 @@ class Fleet:
         """The folder for the state of the server or a worker."""
         return self.folder / name
 
+    @property
+    def _token(self) -> HomeToken:
+        return HomeToken(self.home("server"))
+
     def _process_id(self, name: str) -> int:
         return self._processes[name].pid
 
@@ -84,6 +89,8 @@ class Fleet:
             "BITBUDGET_SWEEP_SECONDS": "0.3",
             "BITBUDGET_LOG_LEVEL": "warning",
         }
+        if name != "server":  # its home is not the server's
+            settings["BITBUDGET_TOKEN"] = self._token.known()
         self._processes[name] = subprocess.Popen(
             [sys.executable, *command],
             cwd=REPOSITORY,
@@ -131,7 +138,7 @@ class Fleet:
     @contextlib.contextmanager
     def client(self) -> Iterator[Client]:
         """A client of the server."""
-        with Client(self.address) as client:
+        with Client(self.address, token=self._token.known()) as client:
             yield client
 
 

@@ -32,7 +32,7 @@ def test_half_an_artifact_leaves_nothing(tmp_path: Path) -> None:
     digest = base64.b64encode(hashlib.sha256(data).digest()).decode()
     server = start_server(tmp_path)
     try:
-        with httpx2.Client(base_url=server.url, timeout=30) as http:
+        with httpx2.Client(base_url=server.url, headers=server.headers, timeout=30) as http:
             worker = http.post("/v1/workers", json=WORKER).json()
             http.post("/v1/jobs", json={"model": "org/model", "budget": "1GiB"})
             lease = http.post("/v1/leases", json={"worker_id": worker["worker_id"]}).json()
@@ -42,6 +42,7 @@ def test_half_an_artifact_leaves_nothing(tmp_path: Path) -> None:
         with socket.create_connection((place.hostname, place.port), timeout=30) as line:
             line.sendall(
                 f"PUT {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 15000000\r\n"
+                f"Authorization: Bearer {server.token}\r\n"
                 f"Content-Digest: sha-256=:{digest}:\r\n\r\n".encode()
             )
             line.sendall(b" " * 8_000_000)
@@ -52,7 +53,7 @@ def test_half_an_artifact_leaves_nothing(tmp_path: Path) -> None:
         answer = httpx2.put(
             f"{server.url}{path}",
             content=data,
-            headers={"Content-Digest": f"sha-256=:{digest}:"},
+            headers={**server.headers, "Content-Digest": f"sha-256=:{digest}:"},
             timeout=30,
         )
         assert answer.is_success, answer.text

@@ -43,6 +43,10 @@ def connected(server: LiveServer) -> socket.socket:
     return socket.create_connection((place.hostname, place.port), timeout=30)
 
 
+def user_of(server: LiveServer) -> httpx2.Client:
+    return httpx2.Client(base_url=server.url, headers=server.headers, timeout=600)
+
+
 def test_a_huge_head_is_refused_and_nobody_waits(tmp_path: Path) -> None:
     with live_server(tmp_path) as server, connected(server) as line:
         line.sendall(b"GET /livez HTTP/1.1\r\nHost: 127.0.0.1\r\nX: ")
@@ -92,13 +96,13 @@ def points(alpha: float) -> tuple[CurvePoint, ...]:
     return (*found, KEEP_POINT)
 
 
-def polls(url: str, count: int = 200) -> float:
+def polls(server: LiveServer, path: str, count: int = 200) -> float:
     """Return the 99th percentile of the seconds that a look at a job takes."""
     seconds = []
-    with httpx2.Client(timeout=30) as client:
+    with user_of(server) as client:
         for _ in range(count):
             began = time.perf_counter()
-            assert client.get(url).is_success
+            assert client.get(path).is_success
             seconds.append(time.perf_counter() - began)
     return sorted(seconds)[int(0.99 * count)]
 
@@ -106,7 +110,10 @@ def polls(url: str, count: int = 200) -> float:
 @pytest.mark.timed
 def test_what_ifs_keep_neither_polls_nor_leases_waiting(tmp_path: Path) -> None:
     measured = large(400)
-    with live_server(tmp_path) as server, httpx2.Client(base_url=server.url) as http:
+    with (
+        live_server(tmp_path) as server,
+        user_of(server) as http,
+    ):
         worker = http.post("/v1/workers", json=WORKER).json()
         for _ in range(2):
             job = http.post("/v1/jobs", json={"model": "org/model", "budget": "1GiB"}).json()
@@ -123,18 +130,19 @@ def test_what_ifs_keep_neither_polls_nor_leases_waiting(tmp_path: Path) -> None:
             timeout=30,
         )
         assert stored.is_success, stored.text
-        page = f"{server.url}/v1/jobs/{job['id']}"
-        alone = polls(page)
+        page = f"/v1/jobs/{job['id']}"
+        alone = polls(server, page)
         asked = {"budget": 4_000_000, "max_low_bit_per_block": 1, "time_limit_seconds": 90}
         body = json.dumps(asked).encode()
         head = (
             f"POST /v1/measurements/{measured.key}/allocations HTTP/1.1\r\nHost: 127.0.0.1\r\n"
-            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+            f"Authorization: Bearer {server.token}\r\nContent-Type: application/json\r\n"
+            f"Content-Length: {len(body)}\r\n\r\n"
         )
         lines = [connected(server) for _ in range(45)]
         for line in lines:
             line.sendall(head.encode() + body)
-        loaded = polls(page)
+        loaded = polls(server, page)
         renewed = http.put(f"/v1/leases/{leases[1]['lease_id']}", json={"attempt": 1})
         assert renewed.is_success
         for line in lines:
@@ -149,6 +157,8 @@ def padded(start: bytes, item: bytes, count: int, end: bytes) -> bytes:
 
 
 ARTIFACT_BYTES = 16 * 2**20
+MOST_SECONDS = 12.0
+"""A worker renews five times in that: a fifth of a lease's term."""
 SWOLLEN: tuple[tuple[str, Callable[[], bytes]], ...] = (
     ("measurement.json", lambda: large(8000).to_json()),
     ("measurement.json", lambda: padded(b'{"model":[', b"[]", 5_000_000, b"]}")),
@@ -160,11 +170,13 @@ SWOLLEN: tuple[tuple[str, Callable[[], bytes]], ...] = (
 )
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of memory from /proc")
 def test_no_artifact_takes_much_memory_or_keeps_others_waiting(tmp_path: Path) -> None:
     bodies = [(name, make()) for name, make in SWOLLEN]
-    with live_server(tmp_path) as server, httpx2.Client(base_url=server.url, timeout=600) as http:
+    with (
+        live_server(tmp_path) as server,
+        user_of(server) as http,
+    ):
         worker = http.post("/v1/workers", json=WORKER).json()
         http.post("/v1/jobs", json={"model": "org/model", "budget": "1GiB"})
         lease = http.post("/v1/leases", json={"worker_id": worker["worker_id"]}).json()
@@ -180,14 +192,15 @@ def test_no_artifact_takes_much_memory_or_keeps_others_waiting(tmp_path: Path) -
 
         with ThreadPoolExecutor(len(bodies)) as pool:
             answers = [pool.submit(upload, body) for body in bodies]
-            url, renewed = f"{server.url}/v1/leases/{lease['lease_id']}", {"attempt": 1}
-            for _ in range(5):
-                assert httpx2.get(f"{server.url}/livez", timeout=60).is_success
-                assert httpx2.put(url, json=renewed, timeout=60).is_success
+            waited = []
+            while not all(answer.done() for answer in answers):
+                began = time.monotonic()
+                assert http.get("/livez").is_success
+                renewed = http.put(f"/v1/leases/{lease['lease_id']}", json={"attempt": 1})
+                assert renewed.is_success, renewed.text
+                waited.append(time.monotonic() - began)
                 time.sleep(0.1)
-            while not all(answer.done() for answer in answers):  # a worker asks again after a 503
-                httpx2.put(url, json=renewed, timeout=60)
-                time.sleep(1)
+            assert max(waited) < MOST_SECONDS, waited
             assert [a.result() for a in answers] == [200, 422, 422, 422, 422, 422, 422]
         status = Path(f"/proc/{server.process.pid}/status").read_text()
         peak = next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))

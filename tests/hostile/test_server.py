@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fastapi.testclient import TestClient
 
 from bitbudget.app.core.measurement import Encoder, Measurement
 from bitbudget.app.core.requests import AllocationRequest
@@ -25,7 +24,7 @@ from bitbudget.app.storage.database import Database
 from bitbudget.app.storage.migrate import upgrade
 from tests.hostile import manifest_cases, measurement_cases, request_cases
 from tests.hostile.conftest import LIMIT_SECONDS
-from tests.support.http import FakeClock, FakeWorker, Server
+from tests.support.http import FakeClock, FakeWorker, Server, opened
 from tests.support.postgres import Cluster, running
 from tests.support.reports import benchmark, evaluation, job_result
 
@@ -60,7 +59,7 @@ def server(
     database.dispose()
     clock = FakeClock()
     app = create_app(settings, clock=clock)
-    with TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False) as http:
+    with opened(app, raise_server_exceptions=False) as http:
         yield Server(http, app.state.services, clock)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from bitbudget.app.core.allocate import allocate
@@ -18,7 +19,7 @@ from bitbudget.app.core.requests import AllocationRequest
 from bitbudget.app.server.services import Services
 from tests.support.reports import evaluation, job_result
 
-__all__ = ["FakeClock", "FakeWorker", "Server", "bearer"]
+__all__ = ["FakeClock", "FakeWorker", "Server", "bearer", "opened"]
 
 
 @dataclass
@@ -138,6 +139,14 @@ class FakeWorker:
             headers={**bearer(self.lease["token"]), **(extra or {})},
             **options,
         )
+
+
+def opened(app: FastAPI, base_url: str = "http://127.0.0.1", **options: Any) -> TestClient:
+    """Return a client of the user in whose home the server is: it sends the token that is there."""
+    services: Services = app.state.services
+    return TestClient(
+        app, base_url=base_url, headers=bearer(services.access.home_token.text()), **options
+    )
 
 
 def bearer(token: str) -> dict[str, str]:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from bitbudget.app.contract.home_token import HomeToken
+
 REPOSITORY: Final = Path(__file__).resolve().parents[2]
 _PROGRAM: Final = (
     "from bitbudget.app.server.serve import serve; "
@@ -28,6 +30,12 @@ class LiveServer:
 
     url: str
     process: subprocess.Popen[str]
+    token: str
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What its user's requests carry: the token in its home."""
+        return {"Authorization": f"Bearer {self.token}"}
 
     def terminate(self) -> float:
         """Ask it to stop; return how many seconds that took."""
@@ -65,7 +73,7 @@ def start_server(home: Path, **settings: str) -> LiveServer:
     url = output.readline().strip()
     assert url.startswith("http://"), (home / "server.log").read_text()
     output.close()
-    return LiveServer(url, process)
+    return LiveServer(url, process, HomeToken(home).known())
 
 
 @contextmanager

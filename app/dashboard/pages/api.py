@@ -53,7 +53,7 @@ def _operation(path: str, method: str, said: JsonObject) -> JsonObject:
         ],
         "body": [{"media": kind, **_field(part["schema"])} for kind, part in body.items()],
         "answers": [_answer(status, each) for status, each in said["responses"].items()],
-        "command": _command(path, method, body),
+        "command": _command(path, method, body, needs_key=bool(said.get("security"))),
     }
 
 
@@ -65,12 +65,13 @@ def _answer(status: str, said: JsonObject) -> JsonObject:
     return {"status": status, "words": said.get("description", ""), "kinds": kinds}
 
 
-def _command(path: str, method: str, body: Mapping[str, Any]) -> str:
+def _command(path: str, method: str, body: Mapping[str, Any], *, needs_key: bool) -> str:
     """Return a curl command with the names of what must be filled in."""
     filled = path
     for name in ("job_id", "lease_id", "followup_id", "measurement_id", "name", "digest"):
         filled = filled.replace(f"{{{name}}}", name.removesuffix("_id").upper())
     words = ["curl -s" if method == "get" else f"curl -s -X {method.upper()}"]
+    words += ['-H "Authorization: Bearer $TOKEN"'] if needs_key else []
     words.append(f"localhost:8765{filled}")
     if "application/json" in body:
         words.append("-H 'content-type: application/json' -d @body.json")

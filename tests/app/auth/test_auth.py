@@ -18,7 +18,7 @@ from bitbudget.app.http.errors import QuotaExceededError
 from bitbudget.app.jobs.notifications import Pulse
 from bitbudget.app.server.main import create_app
 from bitbudget.app.server.settings import Settings
-from tests.support.http import FakeClock, FakeWorker, Server, bearer
+from tests.support.http import FakeClock, FakeWorker, Server, bearer, opened
 
 JOB = {"model": "org/model", "budget": "1GiB"}
 WORKER = {
@@ -178,7 +178,7 @@ def test_secrets_are_neither_stored_nor_logged(
 def test_a_key_has_a_limit_of_open_jobs(settings: Settings) -> None:
     limited = settings.model_copy(update={"max_open_jobs_per_key": 2})
     app = create_app(limited, clock=FakeClock())
-    with TestClient(app, base_url="http://127.0.0.1") as http:
+    with opened(app) as http:
         answers = [http.post("/v1/jobs", json=JOB) for _ in range(3)]
     assert [answer.status_code for answer in answers] == [202, 202, 429]
     assert "Retry-After" in answers[2].headers

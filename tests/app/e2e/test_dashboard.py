@@ -12,6 +12,7 @@ from playwright.sync_api import Browser, Page, expect
 from bitbudget.app.client.client import Client
 from bitbudget.app.contract.events import Progress
 from bitbudget.app.contract.followups import CompareText, FollowupEnd
+from bitbudget.app.contract.home_token import HomeToken
 from bitbudget.app.contract.leases import (
     Capabilities,
     LeaseGrant,
@@ -117,25 +118,30 @@ class Machine:
 
 
 @pytest.fixture
-def machine(address: str, measurement: Measurement) -> Iterator[Machine]:
+def machine(address: str, home: Path, measurement: Measurement) -> Iterator[Machine]:
     """A registered worker."""
     capabilities = Capabilities(
         chip="Apple M4 Pro", memory_bytes=24 * 2**30, backend="metal", mlx_version="0.32.4"
     )
-    with Client(address) as client:
+    with Client(address, token=HomeToken(home).known()) as client:
         registration = WorkerRegistration(name="studio", capabilities=capabilities)
         yield Machine(client, client.register(registration), measurement)
 
 
 @pytest.fixture(params=[("light", 1440), ("dark", 1440), ("light", 390), ("dark", 390)])
-def visitor(request: pytest.FixtureRequest, browser: Browser, address: str) -> Iterator[Visitor]:
+def visitor(
+    request: pytest.FixtureRequest, browser: Browser, address: str, home: Path
+) -> Iterator[Visitor]:
     """Somebody who prefers light or dark, at a desk or with a phone."""
     scheme: Literal["light", "dark"] = request.param[0]
     width: int = request.param[1]
     context = browser.new_context(
         color_scheme=scheme, reduced_motion="reduce", viewport={"width": width, "height": 900}
     )
-    yield Visitor(context.new_page(), address, scheme, width)
+    somebody = Visitor(context.new_page(), address, scheme, width)
+    somebody.page.goto(HomeToken(home).link(f"{address}/"))
+    assert somebody.page.url == f"{address}/"
+    yield somebody
     context.close()
 
 

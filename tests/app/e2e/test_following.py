@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from bitbudget.app.contract.home_token import HomeToken
 from bitbudget.samples import sample_model
 from tests.support.commands import interruptible
 
@@ -28,10 +29,10 @@ def _bitbudget(*words: str, home: Path) -> subprocess.Popen[str]:
 
 
 def test_a_job_without_a_worker_says_so_and_an_interrupt_says_how_to_come_back(
-    address: str, tmp_path: Path
+    address: str, home: Path
 ) -> None:
     words = ("submit", str(sample_model()), "--budget", "3MB", "--wait", "--server", address)
-    watching = _bitbudget(*words, home=tmp_path)
+    watching = _bitbudget(*words, home=home)
     assert watching.stderr is not None
     job = watching.stderr.readline().removeprefix("job ").strip()
     queued = watching.stderr.readline()
@@ -42,13 +43,14 @@ def test_a_job_without_a_worker_says_so_and_an_interrupt_says_how_to_come_back(
     assert watching.returncode == 130
     assert f"come back: bitbudget watch {job} --server {address}" in said
 
-    listed, _ = _bitbudget("jobs", "--server", address, home=tmp_path).communicate(timeout=30)
+    listed, _ = _bitbudget("jobs", "--server", address, home=home).communicate(timeout=30)
     assert job in listed
-    stopped, _ = _bitbudget("cancel", job, "--server", address, home=tmp_path).communicate(
-        timeout=30
-    )
+    stopped, _ = _bitbudget("cancel", job, "--server", address, home=home).communicate(timeout=30)
     assert stopped.strip() == f"{job}: cancelled"
-    state = httpx2.get(f"{address}/v1/jobs/{job}").json()["status"]
+    refused = httpx2.get(f"{address}/v1/jobs/{job}")
+    assert (refused.status_code, "BITBUDGET_HOME" in refused.text) == (401, True)
+    token = {"Authorization": f"Bearer {HomeToken(home).known()}"}
+    state = httpx2.get(f"{address}/v1/jobs/{job}", headers=token).json()["status"]
     assert state == "cancelled"
 
 

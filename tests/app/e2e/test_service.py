@@ -7,6 +7,7 @@ import httpx2
 import pytest
 
 from bitbudget.app.client.client import Client
+from bitbudget.app.contract.home_token import HomeToken
 from bitbudget.app.core.canonical import sha256_of
 from bitbudget.app.core.manifest import Manifest
 from bitbudget.app.core.measurement import Sensitivity
@@ -34,9 +35,10 @@ def polled(client: Client, job: Job) -> Job:
 
 @pytest.mark.usefixtures("worker")
 def test_post_poll_stream_manifest_and_a_second_budget_without_a_worker(
-    address: str, sample_model: Path
+    address: str, home: Path, sample_model: Path
 ) -> None:
-    with Client(address) as client:
+    token = HomeToken(home).known()
+    with Client(address, token=token) as client:
         first = polled(client, client.submit(request(sample_model, "4MB")))
         assert first.problem is None
         assert first.answer is not None
@@ -47,15 +49,18 @@ def test_post_poll_stream_manifest_and_a_second_budget_without_a_worker(
 
         manifest = Manifest.from_bytes(client.manifest(first.id))
         assert manifest.file_bytes <= manifest.budget_bytes == 4_000_000
+        mine = {"Authorization": f"Bearer {token}"}
         url = f"{address}/v1/jobs/{first.id}/manifest"
-        answer = httpx2.get(url)
+        answer = httpx2.get(url, headers=mine)
         assert answer.headers["ETag"] == f'"{sha256_of(answer.content)}"'
-        again = httpx2.get(url, headers={"If-None-Match": answer.headers["ETag"]})
+        again = httpx2.get(url, headers={**mine, "If-None-Match": answer.headers["ETag"]})
         assert (again.status_code, again.content) == (304, b"")
 
 
-def test_a_second_budget_needs_no_worker_and_no_time(address: str, sample_model: Path) -> None:
-    with Client(address) as client:
+def test_a_second_budget_needs_no_worker_and_no_time(
+    address: str, home: Path, sample_model: Path
+) -> None:
+    with Client(address, token=HomeToken(home).known()) as client:
         list(client.models())  # the connection is open
         began = time.monotonic()
         second = client.submit(request(sample_model, "3.5MB"))

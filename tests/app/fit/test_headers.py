@@ -6,11 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fastapi.testclient import TestClient
 
 from bitbudget.app.server.main import create_app
 from bitbudget.app.server.settings import Settings
-from tests.support.http import FakeClock, Server
+from tests.support.http import FakeClock, Server, opened
 from tests.workers.hub.hub_server import HubServer
 
 ASKED = {"device": "m4-pro-24gb", "context": 256}
@@ -32,7 +31,7 @@ def reader(database_url: str, tmp_path: Path, sample_model: Path) -> Iterator[Se
         model_roots=str(sample_model.parent),
     )
     app = create_app(settings, clock=FakeClock())
-    with TestClient(app, base_url="http://127.0.0.1") as http:
+    with opened(app) as http:
         yield Server(http, app.state.services, FakeClock())
 
 

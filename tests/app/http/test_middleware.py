@@ -1,11 +1,10 @@
 from __future__ import annotations
 
 import pytest
-from fastapi.testclient import TestClient
 
 from bitbudget.app.server.main import create_app
 from bitbudget.app.server.settings import Settings
-from tests.support.http import FakeClock, Server
+from tests.support.http import FakeClock, Server, opened
 from tests.support.reports import evaluation
 
 JOB = {"model": "org/model", "budget": "1GiB"}
@@ -14,7 +13,7 @@ JOB = {"model": "org/model", "budget": "1GiB"}
 def test_a_large_body_is_refused(settings: Settings) -> None:
     limited = settings.model_copy(update={"max_body_bytes": 1000, "max_artifact_bytes": 5000})
     app = create_app(limited, clock=FakeClock())
-    with TestClient(app, base_url="http://127.0.0.1") as http:
+    with opened(app) as http:
         large = http.post("/v1/jobs", json={**JOB, "text": "x" * 2000})
         assert (large.status_code, large.headers["Content-Type"]) == (
             413,

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import schemathesis
-from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, given, settings
 from schemathesis.core.result import Ok
 from schemathesis.specs.openapi.checks import positive_data_acceptance
@@ -18,7 +17,7 @@ from schemathesis.specs.openapi.schemas import OpenApiSchema
 from bitbudget.app.core.measurement import Measurement
 from bitbudget.app.server.main import create_app
 from bitbudget.app.server.settings import Settings
-from tests.support.http import FakeClock, Server
+from tests.support.http import FakeClock, Server, opened
 
 pytestmark = pytest.mark.contract
 EXAMPLES = 25
@@ -42,7 +41,7 @@ def known(
         Settings(home=home, sweep_seconds=3600, allowed_hosts="testserver", header_readers=0),
         clock=FakeClock(),
     )
-    with TestClient(app) as http:
+    with opened(app, "http://testserver") as http:
         server = Server(http, app.state.services, FakeClock())
         job = server.submit()
         worker = server.worker()
@@ -55,7 +54,7 @@ def known(
             "measurement_id": measurement.key,
             "lease_id": worker.lease["lease_id"],
         }
-        yield schemathesis.openapi.from_asgi("/openapi.json", app), ids
+        yield schemathesis.openapi.from_asgi("/openapi.json", app, headers=http.headers), ids
 
 
 def test_every_operation_keeps_its_promises(

@@ -51,7 +51,8 @@ def test_a_replaced_artifact_leaves_no_bytes(server: Server) -> None:
 def test_a_lease_has_a_rate_of_its_own(server: Server) -> None:
     _, worker = working(server)
     _, other = working(server)
-    access = replace(server.services.lease_access, quota=RequestQuota(1))
+    limited = replace(server.services.access, quota=RequestQuota(1))
+    access = replace(server.services.lease_access, access=limited)
     access.check_lease(worker.lease["token"], worker.lease["lease_id"])
     with pytest.raises(QuotaExceededError):
         access.check_lease(worker.lease["token"], worker.lease["lease_id"])

@@ -13,12 +13,11 @@ from typing import Any
 
 import pytest
 import yaml
-from fastapi.testclient import TestClient
 
 from bitbudget.app.core.measurement import Measurement
 from bitbudget.app.server.main import create_app
 from bitbudget.app.server.settings import Settings
-from tests.support.http import FakeClock, Server
+from tests.support.http import FakeClock, Server, opened
 from tests.support.postgres import Cluster, find_binaries
 
 REPOSITORY = Path(__file__).parents[3]
@@ -77,7 +76,7 @@ def test_a_backup_taken_while_serving_restores_everything(
         Settings(home=another.home, database_url=another.url, sweep_seconds=3600),
         clock=FakeClock(),
     )
-    with TestClient(app, base_url="http://127.0.0.1") as http:
+    with opened(app) as http:
         assert http.get(f"/v1/jobs/{job['id']}/manifest").content == manifest
         assert http.get(f"/v1/jobs/{lost['id']}").status_code == 404
         body = {"model": "org/model", "budget": "1GiB"}

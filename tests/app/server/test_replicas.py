@@ -19,19 +19,19 @@ from bitbudget.app.core.measurement import Measurement
 from bitbudget.app.core.requests import JobRequest
 from bitbudget.app.jobs.status import JobStatus
 from bitbudget.app.measurements.solving import solve
-from tests.support.live import live_server
+from tests.support.live import LiveServer, live_server
 from tests.support.postgres import Cluster
 
 pytestmark = [pytest.mark.e2e, pytest.mark.postgres]
 JOBS = 12
 
 
-def work(url: str, measurement: Measurement) -> list[str]:
+def work(server: LiveServer, measurement: Measurement) -> list[str]:
     """Claim and finish jobs until there is none."""
     capabilities = Capabilities(chip="x", memory_bytes=0, backend="cpu", mlx_version="1")
     done: list[str] = []
-    with Client(url) as client:
-        worker = client.register(WorkerRegistration(name=url, capabilities=capabilities))
+    with Client(server.url, token=server.token) as client:
+        worker = client.register(WorkerRegistration(name=server.url, capabilities=capabilities))
         while (lease := client.claim(worker)) is not None:
             finish(client, lease, measurement)
             done.append(lease.job_id)
@@ -60,8 +60,8 @@ def test_replicas_and_workers_share_one_database(
     with (
         live_server(tmp_path / "one", **shared) as one,
         live_server(tmp_path / "two", **shared) as two,
-        Client(one.url) as first,
-        Client(two.url) as second,
+        Client(one.url, token=one.token) as first,
+        Client(two.url, token=two.token) as second,
     ):
         jobs = [
             client.submit(JobRequest(model=f"org/{number}", budget="1GiB"))
@@ -76,7 +76,7 @@ def test_replicas_and_workers_share_one_database(
         lost = first.claim(first.register(WorkerRegistration(name="x", capabilities=capabilities)))
         assert lost is not None
         with ThreadPoolExecutor(4) as pool:
-            parts = list(pool.map(lambda url: work(url, measurement), [one.url, two.url] * 2))
+            parts = list(pool.map(lambda one: work(one, measurement), [one, two] * 2))
         done = [job_id for part in parts for job_id in part]
         assert len(done) == len(set(done)) >= JOBS
         kinds = [event.kind for event in second.events(done[0])]
@@ -85,5 +85,5 @@ def test_replicas_and_workers_share_one_database(
         assert requeued.data["attempt"] == 1
         with pytest.raises(LostLeaseError):
             second.renew(lost)
-        work(two.url, measurement)
+        work(two, measurement)
         assert {job.id for job in first.jobs(status=JobStatus.SUCCEEDED)} >= {j.id for j in jobs}

@@ -62,7 +62,7 @@ def finish(client: Client, lease: LeaseGrant, measurement: Measurement) -> bytes
 
 
 def test_a_job_from_submission_to_manifest(shared: LiveServer, measurement: Measurement) -> None:
-    with Client(shared.url) as client:
+    with Client(shared.url, token=shared.token) as client:
         job = client.submit(REQUEST)
         events: list[JobEvent] = []
         watcher = threading.Thread(target=lambda: events.extend(client.events(job.id)))
@@ -93,7 +93,7 @@ def test_events_and_leases_outlive_the_server(tmp_path: Path, measurement: Measu
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
     first = start_server(tmp_path, port=port)
-    client = Client(first.url)
+    client = Client(first.url, token=first.token)
     try:
         job = client.submit(REQUEST)
         events = client.events(job.id)
@@ -112,10 +112,10 @@ def test_events_and_leases_outlive_the_server(tmp_path: Path, measurement: Measu
 
 
 def test_the_stream_is_server_sent_events(shared: LiveServer) -> None:
-    with Client(shared.url) as client:
+    with Client(shared.url, token=shared.token) as client:
         job = client.submit(JobRequest(model="org/other", budget="1GiB"))
         url = f"{shared.url}/v1/jobs/{job.id}/events"
-        with httpx2.stream("GET", url, timeout=10) as answer:
+        with httpx2.stream("GET", url, headers=shared.headers, timeout=10) as answer:
             assert answer.headers["Content-Type"].startswith("text/event-stream")
             lines = answer.iter_lines()
             assert [next(lines).startswith("retry: "), next(lines)] == [True, ""]
@@ -126,27 +126,33 @@ def test_the_stream_is_server_sent_events(shared: LiveServer) -> None:
             assert next(lines) == ""
             assert next(lines).startswith(":")
         client.cancel(job.id)
-        again = httpx2.get(url, headers={"Last-Event-ID": str(number)})
+        again = httpx2.get(url, headers={**shared.headers, "Last-Event-ID": str(number)})
         assert "event: cancelled" in again.text
         assert "event: queued" not in again.text
         last = int(again.text.rsplit("id: ", 1)[1].split("\n", 1)[0])
-        assert httpx2.get(url, headers={"Last-Event-ID": str(last)}).status_code == 204
-        assert httpx2.get(url, params={"after": last}).status_code == 204
-        assert httpx2.get(url, headers={"Last-Event-ID": "x"}).status_code == 422
+        assert (
+            httpx2.get(url, headers={**shared.headers, "Last-Event-ID": str(last)}).status_code
+            == 204
+        )
+        assert httpx2.get(url, headers=shared.headers, params={"after": last}).status_code == 204
+        assert httpx2.get(url, headers={**shared.headers, "Last-Event-ID": "x"}).status_code == 422
 
 
 def test_stopping_with_open_streams_takes_under_five_seconds(tmp_path: Path) -> None:
-    with live_server(tmp_path) as server, Client(server.url) as client:
+    with live_server(tmp_path) as server, Client(server.url, token=server.token) as client:
         job = client.submit(REQUEST)
         url = f"{server.url}/v1/jobs/{job.id}/events"
-        with httpx2.Client(timeout=20) as http, http.stream("GET", url) as answer:
+        with (
+            httpx2.Client(headers=server.headers, timeout=20) as http,
+            http.stream("GET", url) as answer,
+        ):
             lines = answer.iter_lines()
             assert next(lines).startswith("retry")
             assert server.terminate() < 5
 
 
 def test_problems_come_back_as_errors(shared: LiveServer, measurement: Measurement) -> None:
-    with Client(shared.url) as client:
+    with Client(shared.url, token=shared.token) as client:
         job = client.submit(JobRequest(model="org/broken", budget="1GiB"))
         lease = claim(client)
         problem = Problem(type="urn:x", title="Bad", status=422, detail="truncated")

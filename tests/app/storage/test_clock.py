@@ -9,11 +9,11 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from fastapi.testclient import TestClient
 
 from bitbudget.app.server.main import create_app
 from bitbudget.app.server.settings import Settings
 from bitbudget.app.storage.ids import ClockWatch, new_id, utc_now
+from tests.support.http import opened
 
 NOW = datetime(2026, 5, 4, 3, 2, 1, tzinfo=UTC)
 
@@ -43,7 +43,7 @@ def test_a_clock_set_forward_takes_no_job_from_a_worker_that_renews(tmp_path: Pa
     from bitbudget.app.server.serve import prepare  # noqa: PLC0415 - it sets the umask
 
     prepare(settings).state.services.database.dispose()
-    with TestClient(create_app(settings, clock=clock), base_url="http://localhost") as http:
+    with opened(create_app(settings, clock=clock)) as http:
         job = http.post("/v1/jobs", json={"model": "org/name", "budget": "1GB"}).json()
         who = {"chip": "x", "memory_bytes": 1, "backend": "cpu", "mlx_version": "1"}
         worker = http.post("/v1/workers", json={"name": "x", "capabilities": who}).json()

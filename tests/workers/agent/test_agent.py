@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -61,8 +62,9 @@ def worker(server: LiveServer, home: Path) -> Iterator[subprocess.Popen[bytes]]:
         "--home",
         str(home),
     ]
+    environment = {**os.environ, "BITBUDGET_TOKEN": server.token}
     with (home / "log").open("ab") as log:
-        process = subprocess.Popen(command, cwd=REPOSITORY, stdout=log, stderr=log)
+        process = subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=log, stderr=log)
     try:
         yield process
     finally:
@@ -104,7 +106,7 @@ def test_a_worker_killed_twice_changes_nothing(
     server: LiveServer, tiny: Path, tmp_path: Path
 ) -> None:
     calm = run_child(job_task(tmp_path / "calm", tiny, budget=90_000))
-    with Client(server.url) as client:
+    with Client(server.url, token=server.token) as client:
         submitted = client.submit(request(tiny, 90_000, deliver=Deliver.CHECKPOINT))
         for step in (Step.MEASURE, Step.EVALUATE):
             with worker(server, tmp_path / "home") as process:
@@ -129,7 +131,10 @@ def test_a_worker_killed_twice_changes_nothing(
 
 
 def test_a_cancelled_job_stops_its_child(server: LiveServer, tiny: Path, tmp_path: Path) -> None:
-    with Client(server.url) as client, worker(server, tmp_path / "home") as process:
+    with (
+        Client(server.url, token=server.token) as client,
+        worker(server, tmp_path / "home") as process,
+    ):
         submitted = client.submit(
             request(tiny, 90_000, deliver=Deliver.CHECKPOINT, encoder="minmax")
         )
@@ -155,7 +160,7 @@ def test_a_first_answer_outlives_its_worker_and_its_job(server: LiveServer, tmp_
     models = [write_tiny(tmp_path / name, "qwen3") for name in ("one", "other")]
     wanted, other = (request(model, 90_000, encoder="minmax", preview=True) for model in models)
     calm = run_child(JobTask(home=str(tmp_path / "calm"), request=wanted))
-    with Client(server.url) as client:
+    with Client(server.url, token=server.token) as client:
         submitted = client.submit(wanted)
         with worker(server, tmp_path / "home") as process:
             running = wait_for(client, submitted.id, has_answer)
@@ -169,6 +174,7 @@ def test_a_first_answer_outlives_its_worker_and_its_job(server: LiveServer, tmp_
         watching = subprocess.Popen(
             [*BITBUDGET, "watch", submitted.id, "--server", server.url, "--json"],
             cwd=REPOSITORY,
+            env={**os.environ, "BITBUDGET_TOKEN": server.token},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -197,7 +203,7 @@ def test_a_first_answer_outlives_its_worker_and_its_job(server: LiveServer, tmp_
 
 
 def test_sigterm_hands_the_job_back(server: LiveServer, tiny: Path, tmp_path: Path) -> None:
-    with Client(server.url) as client:
+    with Client(server.url, token=server.token) as client:
         submitted = client.submit(request(tiny, 80_000, seed=3, deliver=Deliver.CHECKPOINT))
         with worker(server, tmp_path / "home") as process:
             wait_for(client, submitted.id, is_running)
@@ -210,7 +216,7 @@ def test_sigterm_hands_the_job_back(server: LiveServer, tiny: Path, tmp_path: Pa
 def test_a_faulty_input_fails_for_good(server: LiveServer, tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "pytorch_model.bin").write_bytes(b"x")
-    with Client(server.url) as client, worker(server, tmp_path / "home"):
+    with Client(server.url, token=server.token) as client, worker(server, tmp_path / "home"):
         submitted = client.submit(request(tmp_path / "model", 90_000))
         job = wait_for(client, submitted.id, is_over)
     assert (job.status, job.attempt) == (JobStatus.FAILED, 1)

@@ -51,10 +51,11 @@ def test_a_finished_checkpoint_is_tried_and_published(sample_model: Path, tmp_pa
     with (
         live_server(tmp_path / "server", **QUICK) as server,
         HubServer() as hub,
-        Client(server.url) as client,
+        Client(server.url, token=server.token) as client,
     ):
         environment = {
             **os.environ,
+            "BITBUDGET_TOKEN": server.token,
             "HF_ENDPOINT": hub.endpoint,
             "HF_HOME": str(tmp_path / "hf"),
             "HF_TOKEN": "hf_mine",
