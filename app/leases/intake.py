@@ -23,6 +23,7 @@ from bitbudget.app.leases.checks import Assignment, KnownModel
 from bitbudget.app.measurements import repository as measurements
 from bitbudget.app.measurements.cache import MeasurementLibrary
 from bitbudget.app.measurements.repository import Maker
+from bitbudget.app.measurements.rows import PreparedMeasurement
 from bitbudget.app.models import repository as models
 from bitbudget.app.storage.database import one_at_a_time
 
@@ -34,6 +35,8 @@ _INTAKE: Final = 0x696E7461
 
 
 Document = KnownModel | Measurement | Manifest | Report
+Prepared = KnownModel | PreparedMeasurement | Manifest | Report
+"""A document as the transaction takes it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,16 +67,22 @@ class Intake:
             case Report():
                 pass
 
+    def prepare(self, document: Document) -> Prepared:
+        """Return a document as `apply` takes it: what takes long is done outside a transaction."""
+        if isinstance(document, Measurement):
+            return PreparedMeasurement.of(document)
+        return document
+
     def apply(
-        self, session: Session, job: JobRow, document: Document, maker: Maker, now: datetime
+        self, session: Session, job: JobRow, document: Prepared, maker: Maker, now: datetime
     ) -> str | None:
         """Put a document of `job` into the tables; return what an operator should hear of it."""
-        if isinstance(document, (KnownModel, Measurement)):
+        if isinstance(document, (KnownModel, PreparedMeasurement)):
             one_at_a_time(session, _INTAKE)  # two workers may have measured the same model
         match document:
             case KnownModel():
                 models.save(session, job.model, document.model, document.inventory, now)
-            case Measurement():
+            case PreparedMeasurement():
                 return _keep_measurement(session, job, document, maker, now)
             case Manifest():
                 Transitions(session, now).answered(job, document)
@@ -81,9 +90,9 @@ class Intake:
                 pass  # read from the artifact where they are shown
         return None
 
-    def applied(self, document: Document) -> None:
+    def applied(self, document: Prepared) -> None:
         """Forget what was cached of an earlier version of a document."""
-        if isinstance(document, Measurement):
+        if isinstance(document, PreparedMeasurement):
             self.library.forget(document.key)
 
 
@@ -123,17 +132,18 @@ def _wrong(error: Exception) -> str:
 
 
 def _keep_measurement(
-    session: Session, job: JobRow, document: Measurement, maker: Maker, now: datetime
+    session: Session, job: JobRow, prepared: PreparedMeasurement, maker: Maker, now: datetime
 ) -> str | None:
     request = JobRequest.model_validate(job.request)
     if request.measurement is not None:  # this worker did not make it, and no name leads to it
         return None
+    document = prepared.measurement
     models.save(session, job.model, document.model, document.inventory, now)
-    kept = measurements.save(session, document, maker, now)
-    job.measurement_id = document.key
+    kept = measurements.save(session, prepared, maker, now)
+    job.measurement_id = prepared.key
     if not kept:
         return (
-            f"measurement {document.key} was stored before by another worker, with other curves:"
+            f"measurement {prepared.key} was stored before by another worker, with other curves:"
             " those stay, this job goes on with its own"
         )
     if request.effort is not document.effort:  # that of a first answer, or chosen by the time
@@ -141,5 +151,5 @@ def _keep_measurement(
     if request.rotation is Rotation.AUTO:  # as `auto` once the job is done
         found = next((r for r in Rotation if r == document.rotation), Rotation.NONE)
         request = request.model_copy(update={"rotation": found})
-    measurements.remember(session, request, document.key, now)
+    measurements.remember(session, request, prepared.key, now)
     return None

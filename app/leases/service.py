@@ -154,6 +154,7 @@ class LeaseService:
             raise DigestMismatchError(expected=expected, found=found)
         document = self.intake.read(name, data)
         self.intake.check(document, self._assignment(request, name, known))
+        prepared = self.intake.prepare(document)
         self.store.put(data)
         now = self.clock()
         with self.database.write() as session:
@@ -175,11 +176,11 @@ class LeaseService:
             maker = Maker(worker.id, worker.owner)
             transitions = Transitions(session, now)
             transitions.artifact(job, name, found, len(data))
-            remark = self.intake.apply(session, job, document, maker, now)
+            remark = self.intake.apply(session, job, prepared, maker, now)
             if remark is not None:
                 _LOG.warning("job %s, worker %s: %s", job.id, worker.id, remark)
                 transitions.remarked(job, remark)
-        self.intake.applied(document)
+        self.intake.applied(prepared)
         self._release(unneeded)
         return StoredArtifact(name=name, sha256=found, bytes=len(data))
 

@@ -16,7 +16,7 @@ from bitbudget.app.core.measurement import Measurement
 from bitbudget.app.core.requests import JobRequest, Rotation
 from bitbudget.app.core.runtime import Runtime
 from bitbudget.app.http.pages import Key
-from bitbudget.app.measurements.rows import measurement_from_rows, measurement_row, tensor_rows
+from bitbudget.app.measurements.rows import PreparedMeasurement, measurement_from_rows
 from bitbudget.app.measurements.schemas import Order, TensorSort
 from bitbudget.app.measurements.tables import MeasurementNameRow, MeasurementRow, TensorRow
 
@@ -54,32 +54,31 @@ class Maker:
     owner: str
 
 
-def save(session: Session, measurement: Measurement, maker: Maker, now: datetime) -> bool:
+def save(session: Session, prepared: PreparedMeasurement, maker: Maker, now: datetime) -> bool:
     """Store a measurement; return False where another worker's, of other curves, stays.
 
     What was stored first stays: its own worker alone replaces it, and any worker one that was
     imported. Where curves are the same, workers of the same key replace its calibration, which
     grows with every finished checkpoint.
     """
-    stored = session.get(MeasurementRow, measurement.key)
+    stored = session.get(MeasurementRow, prepared.key)
     if stored is None:
-        row = measurement_row(measurement, now)
+        row = prepared.row(now)
         row.worker_id, row.owner = maker.worker_id, maker.owner
         session.add(row)
     elif stored.worker_id in {maker.worker_id, ""}:
-        stored.head = measurement_row(measurement, now).head
+        stored.head = prepared.head
         stored.worker_id, stored.owner = maker.worker_id, maker.owner
-        session.execute(sa.delete(TensorRow).where(TensorRow.measurement_id == measurement.key))
+        session.execute(sa.delete(TensorRow).where(TensorRow.measurement_id == prepared.key))
     else:
-        is_same = _what_was_measured(load(session, measurement.key)) == _what_was_measured(
-            measurement
-        )
+        found = _what_was_measured(load(session, prepared.key))
+        is_same = found == _what_was_measured(prepared.measurement)
         if is_same and stored.owner == maker.owner:
-            stored.head = measurement_row(measurement, now).head
+            stored.head = prepared.head
         return is_same
     session.flush()
-    session.add_all(tensor_rows(measurement))
-    session.flush()
+    if prepared.tensors:
+        session.execute(sa.insert(TensorRow), prepared.tensors)
     return True
 
 

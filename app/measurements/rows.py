@@ -3,62 +3,78 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Final, Self
 
 from pydantic import TypeAdapter
 
+from bitbudget.app.core.canonical import JsonObject
 from bitbudget.app.core.inventory import Module
 from bitbudget.app.core.measurement import Curve, CurvePoint, Measurement
 from bitbudget.app.measurements.tables import MeasurementRow, TensorRow
 
-__all__ = [
-    "measurement_from_rows",
-    "measurement_row",
-    "tensor_rows",
-]
+__all__ = ["PreparedMeasurement", "measurement_from_rows"]
 
 _MEASUREMENT: Final = TypeAdapter(Measurement)
 _POINTS: Final = TypeAdapter(tuple[CurvePoint, ...])
 
 
-def measurement_row(measurement: Measurement, now: datetime) -> MeasurementRow:
-    """Return the head of a measurement as a row."""
-    head = dataclasses.replace(measurement, curves=())
-    return MeasurementRow(
-        id=measurement.key,
-        model_digest=measurement.model.digest,
-        encoder=measurement.encoder,
-        sensitivity=measurement.sensitivity,
-        rotation=measurement.rotation,
-        text=measurement.text,
-        head=_MEASUREMENT.dump_python(head, mode="json"),
-        created_at=now,
-    )
+@dataclass(frozen=True, slots=True)
+class PreparedMeasurement:
+    """A measurement as values of columns, made before the transaction that stores it.
+
+    A large one takes a second to turn into values, which no other writer should wait for.
+    """
+
+    measurement: Measurement
+    key: str
+    head: JsonObject
+    tensors: list[JsonObject]
+
+    @classmethod
+    def of(cls, measurement: Measurement) -> Self:
+        """Return the values of a measurement and of its curves, in order."""
+        modules = {module.path: module for module in measurement.inventory.modules}
+        key = measurement.key  # looks at every point of every curve
+        return cls(
+            measurement=measurement,
+            key=key,
+            head=_MEASUREMENT.dump_python(dataclasses.replace(measurement, curves=()), mode="json"),
+            tensors=[
+                _tensor(key, position, curve, modules[curve.path])
+                for position, curve in enumerate(measurement.curves)
+            ],
+        )
+
+    def row(self, now: datetime) -> MeasurementRow:
+        """Return the head as a row."""
+        measurement = self.measurement
+        return MeasurementRow(
+            id=self.key,
+            model_digest=measurement.model.digest,
+            encoder=measurement.encoder,
+            sensitivity=measurement.sensitivity,
+            rotation=measurement.rotation,
+            text=measurement.text,
+            head=self.head,
+            created_at=now,
+        )
 
 
-def tensor_rows(measurement: Measurement) -> list[TensorRow]:
-    """Return one row per curve, in order."""
-    modules = {module.path: module for module in measurement.inventory.modules}
-    return [
-        _tensor_row(measurement.key, position, curve, modules[curve.path])
-        for position, curve in enumerate(measurement.curves)
-    ]
-
-
-def _tensor_row(key: str, position: int, curve: Curve, module: Module) -> TensorRow:
-    return TensorRow(
-        measurement_id=key,
-        position=position,
-        path=curve.path,
-        role=module.role,
-        layer=module.layer,
-        weights=module.weights,
-        alpha_nats=curve.alpha_nats,
-        digest=curve.digest,
-        points=_POINTS.dump_python(curve.points, mode="json"),
-        features=dict(curve.features),
-    )
+def _tensor(key: str, position: int, curve: Curve, module: Module) -> JsonObject:
+    return {
+        "measurement_id": key,
+        "position": position,
+        "path": curve.path,
+        "role": module.role,
+        "layer": module.layer,
+        "weights": module.weights,
+        "alpha_nats": curve.alpha_nats,
+        "digest": curve.digest,
+        "points": _POINTS.dump_python(curve.points, mode="json"),
+        "features": dict(curve.features),
+    }
 
 
 def measurement_from_rows(row: MeasurementRow, tensors: list[TensorRow]) -> Measurement:

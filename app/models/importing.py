@@ -13,6 +13,7 @@ from bitbudget.app.core.measurement_file import file_bytes, read_file
 from bitbudget.app.core.requests import Rotation
 from bitbudget.app.measurements import repository as measurements
 from bitbudget.app.measurements.repository import Maker
+from bitbudget.app.measurements.rows import PreparedMeasurement
 from bitbudget.app.measurements.schemas import Measurement
 from bitbudget.app.measurements.service import MeasurementService
 from bitbudget.app.models import repository
@@ -46,12 +47,13 @@ class ImportService:
         if origin and not is_origin(origin):
             raise refusal("origin", origin, "[datasets/]org/name@commit")
         found = replace(read_file(data), origin=origin)
+        prepared = PreparedMeasurement.of(found)
         with self.database.write() as session:
             one_at_a_time(session, _INTAKE)
             self._check_inventory(session, found)
             if not _is_stored(session, found, owner):
                 repository.keep(session, found.model, found.inventory, self.clock())
-                measurements.save(session, found, Maker("", owner), self.clock())
+                measurements.save(session, prepared, Maker("", owner), self.clock())
         self.measurements.library.forget(found.key)
         return self.measurements.get(found.key)
 

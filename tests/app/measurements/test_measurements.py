@@ -15,6 +15,7 @@ from bitbudget.app.core.measurement_file import file_bytes, file_digest
 from bitbudget.app.core.requests import AllocationRequest
 from bitbudget.app.core.solving import allocate_manifest
 from bitbudget.app.measurements import repository
+from bitbudget.app.measurements.rows import PreparedMeasurement
 from bitbudget.app.models import repository as models
 from tests.support.http import Server
 
@@ -38,7 +39,7 @@ def test_nothing_is_lost_on_the_way_through_the_database(
     for _ in range(2):
         with database.write() as session:
             models.save(session, "org/model", full.model, full.inventory, now)
-            repository.save(session, full, repository.Maker("", ""), now)
+            repository.save(session, PreparedMeasurement.of(full), repository.Maker("", ""), now)
     with database.read() as session:
         found = repository.load(session, full.key)
     assert found.to_json() == full.to_json()
