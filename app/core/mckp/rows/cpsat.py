@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
@@ -20,6 +21,7 @@ _PRECISION: Final = 2.0**50
 
 _EFFORT: Final = 60.0
 """Deterministic seconds of the search, so that a stop does not depend on the machine's speed."""
+_LOOK_SECONDS: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -109,14 +111,30 @@ def _model(
 def _run(
     model: cp_model.CpModel, limits: Limits
 ) -> tuple[cp_model.CpSolver, cp_model.CpSolverStatus]:
-    """Search on one thread with a fixed seed, so that equal input gives equal output."""
+    """Search on one thread with a fixed seed, so that equal input gives equal output.
+
+    The search ends within a tenth of a second of `limits.is_over`: a client may be gone.
+    """
     solver = cp_model.CpSolver()
     solver.parameters.num_workers = 1
     solver.parameters.random_seed = 0
     solver.parameters.max_time_in_seconds = max(limits.seconds_left(), 0.01)
     solver.parameters.max_deterministic_time = _EFFORT
     solver.parameters.relative_gap_limit = limits.relative_gap
-    return solver, solver.solve(model)
+    is_done = threading.Event()
+    watch = threading.Thread(target=_stop_when_over, args=(solver, limits, is_done), daemon=True)
+    watch.start()
+    try:
+        return solver, solver.solve(model)
+    finally:
+        is_done.set()
+        watch.join()
+
+
+def _stop_when_over(solver: cp_model.CpSolver, limits: Limits, is_done: threading.Event) -> None:
+    while not is_done.wait(_LOOK_SECONDS):
+        if limits.is_over():
+            solver.stop_search()  # does nothing before the search has begun: asked again
 
 
 def _chosen(

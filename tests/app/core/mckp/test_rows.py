@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import itertools
+import threading
+import time
 from dataclasses import replace
 from fractions import Fraction
 
@@ -19,6 +21,8 @@ from bitbudget.app.core.mckp import (
     solve_prepared,
     solve_problem,
 )
+from bitbudget.app.core.mckp.rows.cpsat import close_exactly
+from bitbudget.app.core.mckp.rows.system import System
 from tests.app.core.mckp.instances import Options, groups_of_options, problem_of
 
 
@@ -150,3 +154,16 @@ def test_proven_means_proven_though_a_gap_was_allowed() -> None:
     solution = solve_problem(replace(plain, rows=(row,)), 16_000, Limits(relative_gap=0.05))
     assert solution.gap <= 0.05
     assert (solution.status is Status.OPTIMAL) == (solution.gap <= 1e-9)
+
+
+def test_a_search_that_has_begun_ends_when_nobody_waits_any_more() -> None:
+    problem = correlated(200)
+    budget = int(0.9 * problem.bytes.mean() * 200) | 1
+    is_over = threading.Event()
+    threading.Timer(0.5, is_over.set).start()
+    began = time.monotonic()
+    limits = Limits(is_over=is_over.is_set, seconds_left=lambda: 60.0)
+    system = System.of(problem, budget)
+    closed = close_exactly(system, np.arange(problem.options), None, limits)
+    assert not closed.is_optimal
+    assert time.monotonic() - began < 20
