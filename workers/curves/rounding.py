@@ -2,7 +2,8 @@
 
 Rounding errors dx of tokens are independent, and of channels uncorrelated, so the module's output
 errs by W dx and KL ~ 1/2 E (g . W dx)^2 = 1/2 sum_i d_i (W^T B W)_ii: B the second moment of the
-output's gradient g, scaled to trace one, and d_i = E[|g|^2 dx_i^2].
+output's gradient g, scaled to trace one, and d_i = E[|g|^2 dx_i^2]. Of a head that was summed with
+the statistics.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ def input_rounding_nats(
 
     `parts` are the weight (out, in), or one for each expert, as the checkpoint stores them.
     """
+    if statistics.rounding_nats is not None:
+        return statistics.rounding_nats
     errors = statistics.rounding
     if errors is None or not statistics.terms:
         return None

@@ -28,7 +28,7 @@ from bitbudget.workers.running.float32 import load_float32
 
 __all__ = ["begin_collecting", "collect_statistics"]
 
-_VERSION: Final = 5
+_VERSION: Final = 6
 """Raised when a pass leaves something else behind."""
 
 

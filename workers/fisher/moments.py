@@ -21,12 +21,24 @@ from bitbudget.workers.fisher.statistics import KroneckerTerm, ModuleStatistics
 from bitbudget.workers.running.rounding import rounded
 from bitbudget.workers.running.taps import Call
 
-__all__ = ["FULL_ROWS", "ModuleMoments"]
+__all__ = ["FULL_ROWS", "Head", "ModuleMoments"]
 
 FULL_ROWS: Final = 4096
 """Outputs up to which B = E[g g^T] is kept whole; of a wider module only its diagonal."""
 _FULL_ELEMENTS: Final = 1 << 28
 """Elements up to which B of all experts of a module is kept whole."""
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What is known of a head's calls: the variance p (1 - p) of g (tokens, out), and its weight.
+
+    Which tokens are likely together decides what rounding its inputs costs, and no diagonal of B
+    tells: that is summed with the weight at once.
+    """
+
+    variance: mx.array
+    weight: mx.array
 
 
 @dataclass(slots=True)
@@ -74,23 +86,21 @@ class ModuleMoments:
         self.row_sums = mx.zeros(weight_shape[:-1])
         self.column_sums = mx.zeros((*weight_shape[:-2], weight_shape[-1]))
         self.rounding: mx.array | None = None
+        self.head_rounding: mx.array | None = None
 
-    def add(self, call: Call, gradient: mx.array, variance: mx.array | None = None) -> None:
-        """Add a call with its output gradient.
-
-        `variance` (tokens, out) replaces g^2 where it is known in closed form: p (1 - p) of a head.
-        """
+    def add(self, call: Call, gradient: mx.array, head: Head | None = None) -> None:
+        """Add a call with its output gradient; of a head with what is known of it beside that."""
         if call.is_lookup:
             self._add_lookup(call.inputs, gradient)
         elif call.indices is not None:
             self._add_experts(call.inputs, call.indices, gradient)
-        elif variance is not None:
-            self._add_head(call.inputs, variance)
+        elif head is not None:
+            self._add_head(call.inputs, gradient, head)
         else:
             self._add_linear(call.inputs, gradient)
         pairs = (self.use, self.lookup)
         sums = [(pair.columns, pair.rows) for pair in pairs]
-        mx.eval(self.row_sums, self.column_sums, self.rounding, sums)
+        mx.eval(self.row_sums, self.column_sums, self.rounding, self.head_rounding, sums)
 
     def add_direct(self, gradient: mx.array, tokens: int) -> None:
         """Add the gradient G (..., out, in) of the weight itself over a batch of `tokens`.
@@ -126,12 +136,14 @@ class ModuleMoments:
             _weighted(x, energy_g), self._rows(g, energy_x), np.array(x.shape[0]), rows.sum()
         )
 
-    def _add_head(self, x: mx.array, variance: mx.array) -> None:
-        x = x.reshape(-1, x.shape[-1])
+    def _add_head(self, x: mx.array, g: mx.array, head: Head) -> None:
+        x, variance = x.reshape(-1, x.shape[-1]), head.variance
         energy_x, energy_g = mx.square(x).sum(-1), variance.sum(-1)
         rows = energy_x @ variance
         self._add_sums(rows, energy_g @ mx.square(x))
-        self._add_rounding(_rounding(x, energy_g))
+        errors = rounded(x, INT8) - x
+        moved = mx.square(((g.reshape(-1, g.shape[-1]) @ head.weight) * errors).sum(-1)).sum()
+        self.head_rounding = moved if self.head_rounding is None else self.head_rounding + moved
         self.use.add(_weighted(x, energy_g), rows, np.array(x.shape[0]), rows.sum())
 
     def _rows(self, g: mx.array, weight: mx.array) -> mx.array:
@@ -182,6 +194,7 @@ class ModuleMoments:
             tuple(terms),
             np.asarray(self.use.count + self.lookup.count),
             None if self.rounding is None else np.array(self.rounding) / np.float32(tokens),
+            None if self.head_rounding is None else 0.5 * float(self.head_rounding) / tokens,
         )
 
     def _lookup_term(self, tokens: int) -> KroneckerTerm:

@@ -13,7 +13,7 @@ from mlx import nn
 from bitbudget.app.core.canonical import JsonObject
 from bitbudget.app.core.errors import InvalidModelError
 from bitbudget.workers.fisher.kv import KvTaps
-from bitbudget.workers.fisher.moments import ModuleMoments
+from bitbudget.workers.fisher.moments import Head, ModuleMoments
 from bitbudget.workers.fisher.statistics import ModuleStatistics
 from bitbudget.workers.fisher.store import PassStore
 from bitbudget.workers.running.layer_calls import LayerCall, replaced_layers
@@ -256,11 +256,11 @@ def _accumulate(
         moment = moments.setdefault(
             call.path, ModuleMoments(call.path, modules[call.path].weight.shape)
         )
-        variance = None
+        head = None
         if p is not None and not call.is_lookup and gradient.shape == p.shape:
             flat = p.reshape(-1, p.shape[-1])
-            variance = flat * (1 - flat)
-        moment.add(call, gradient, variance)
+            head = Head(flat * (1 - flat), modules[call.path].weight)
+        moment.add(call, gradient, head)
     tokens = pulled.carried.size // pulled.carried.shape[-1]
     for path, gradient in pulled.direct.items():
         moments.setdefault(path, ModuleMoments(path, gradient.shape)).add_direct(gradient, tokens)

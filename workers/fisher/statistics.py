@@ -72,7 +72,7 @@ class ModuleStatistics:
     An embedding that is also the head has two terms, the lookup's last.
     `rounding` (..., in) is E[|g|^2 dx_i^2] per token of text, dx the error of rounding the input x
     to int8 in groups of 128 channels and g the gradient of the output; None where the calls of a
-    module cannot be recorded.
+    module cannot be recorded, and of a head, whose `rounding_nats` is what all that costs.
     """
 
     path: str
@@ -82,6 +82,7 @@ class ModuleStatistics:
     terms: tuple[KroneckerTerm, ...]
     tokens: np.ndarray
     rounding: np.ndarray | None = None
+    rounding_nats: float | None = None
 
     @property
     def is_seen(self) -> bool:
@@ -102,6 +103,7 @@ class ModuleStatistics:
             (*self.terms, *other.terms),
             self.tokens + other.tokens,
             self.rounding if other.rounding is None else other.rounding,
+            self.rounding_nats if other.rounding_nats is None else other.rounding_nats,
         )
 
     @property
@@ -259,6 +261,8 @@ def write_modules(file: Path, modules: Iterable[ModuleStatistics]) -> None:
         arrays[f"{path}|tokens"] = module.tokens
         if module.rounding is not None:
             arrays[f"{path}|rounding"] = module.rounding
+        if module.rounding_nats is not None:
+            arrays[f"{path}|rounding_nats"] = np.asarray(module.rounding_nats)
         for index, term in enumerate(module.terms):
             arrays[f"{path}|columns{index}"] = packed(term.columns)
             if term.rows.ndim == term.columns.ndim:
@@ -291,6 +295,15 @@ def read_module(file: Path, path: str) -> ModuleStatistics:
                 rows = data[f"{path}|diagonal{index}"]
             terms.append(KroneckerTerm(columns, rows))
         alpha, tokens = float(data[f"{path}|alpha"]), data[f"{path}|tokens"]
-        name = f"{path}|rounding"
-        rounding = data[name] if name in data.files else None
-        return ModuleStatistics(path, alpha, row_sums, column_sums, tuple(terms), tokens, rounding)
+        named = (f"{path}|rounding", f"{path}|rounding_nats")
+        rounding, nats = (data[name] if name in data.files else None for name in named)
+        return ModuleStatistics(
+            path,
+            alpha,
+            row_sums,
+            column_sums,
+            tuple(terms),
+            tokens,
+            rounding,
+            None if nats is None else float(nats),
+        )

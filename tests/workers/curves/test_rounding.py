@@ -9,7 +9,7 @@ import pytest
 from bitbudget.app.core.activations import INT8
 from bitbudget.app.core.dtypes import Dtype
 from bitbudget.workers.curves.rounding import input_rounding_nats
-from bitbudget.workers.fisher.moments import ModuleMoments
+from bitbudget.workers.fisher.moments import Head, ModuleMoments
 from bitbudget.workers.fisher.statistics import KroneckerTerm, ModuleStatistics
 from bitbudget.workers.running.rounding import rounded
 from bitbudget.workers.running.taps import Call
@@ -86,3 +86,18 @@ def test_errors_of_rounded_inputs_are_weighted_by_the_gradient(experts: int) -> 
     found = moments.finish(1.0, 14).rounding
     assert found is not None
     assert np.allclose(found, expected if experts else expected[0], rtol=1e-4, atol=1e-12)
+
+
+def test_a_head_is_summed_token_by_token() -> None:
+    x, g, weight = normal(2, 7, 160), normal(2, 7, 5), normal(5, 160)
+    errors = np.array(rounded(mx.array(x), INT8)) - x
+    expected = 0.0
+    for s in range(2):
+        for t in range(7):
+            expected += 0.5 * float(g[s, t] @ weight @ errors[s, t]) ** 2 / 14
+    moments = ModuleMoments("m", (5, 160))
+    head = Head(mx.ones((14, 5)), mx.array(weight))
+    moments.add(Call("m", mx.array(x)), mx.array(g), head)
+    found = moments.finish(1.0, 14)
+    assert found.rounding is None
+    assert input_rounding_nats([weight], Dtype.F32, found) == pytest.approx(expected, rel=1e-4)
