@@ -1,6 +1,6 @@
 """Drafted tokens that mlx-lm accepts with shared noise, counted beside what is predicted.
 
-python -m benchmarks.drafts TARGET DRAFT
+python -m benchmarks.drafts TARGET DRAFT [TEXTS]
 """
 
 from __future__ import annotations
@@ -93,12 +93,12 @@ def _flags(models: tuple[Any, Any], prompt: np.ndarray, seed: int) -> Iterator[b
                 return
 
 
-def main(target: str, draft: str) -> None:
+def main(target: str, draft: str, texts: str = "20") -> None:
     """Print as JSON what `evaluate --draft` says, with and without a run, and what is counted."""
     asked = {"home": str(Path.cwd()), "target": target, "draft": draft}
     told = draft_report(DraftTask.model_validate(asked))
     run = draft_report(DraftTask.model_validate({**asked, "rollouts": 16}))
-    counted = count_accepted(Path(target), Path(draft), texts=20)
+    counted = count_accepted(Path(target), Path(draft), texts=int(texts))
     found = {
         "predicted": {told.predicted_from: told.acceptance, run.predicted_from: run.acceptance},
         "independent samples": run.independent,
