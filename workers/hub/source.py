@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path
@@ -55,9 +56,13 @@ def open_remote(
     disk_limit_bytes: int | None = None,
     whole: bool = False,
     allow_quantized_source: bool = False,
+    check: Callable[[Checkpoint], None] = lambda _: None,
     progress: Progress | None = None,
 ) -> Checkpoint:
     """Return the checkpoint with its files under `home`, verified.
+
+    `check` gets the checkpoint as its headers tell it, before anything else of it is downloaded;
+    what it raises ends this.
 
     With a limit, weight files are downloaded when they are read and removed when others need their
     room; `whole` says that all of them will be needed at once, which a limit below their sum
@@ -66,6 +71,7 @@ def open_remote(
     model = hub.resolve(hub_id)
     known = read_remote_headers(hub, model)
     outline = _outline(hub, known, allow_quantized_source=allow_quantized_source)
+    check(outline)
     downloader = Downloader(hub, model, model_folder(home, model), progress)
     files = weight_files(model)
     store = ShardStore(downloader, files, disk_limit_bytes)

@@ -11,9 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 
 from bitbudget.app.client.client import Client
+from bitbudget.app.core.requests import JobRequest
+from bitbudget.app.core.sizes import format_size
 from tests.support.live import live_server
 from tests.support.shards import in_three_shards
 from tests.workers.hub.hub_server import Fault, HubServer
@@ -82,6 +85,32 @@ def test_measure_allocate_quantize_and_upload_with_a_fraction_of_the_disk(
     assert files["manifest.json"].content == manifest.read_bytes().strip()
     assert set(files) - {".gitattributes"} == {path.name for path in (tmp_path / "out").iterdir()}
     assert {path.name for path in (tmp_path / "out").iterdir()} >= {"README.md", "tokenizer.json"}
+
+
+def test_a_budget_that_cannot_be_is_refused_before_anything_is_downloaded(
+    server: HubServer,
+    bitbudget: Any,
+    sample_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    server.repository("org/tiny", token="hf_mine").put_folder(sample_model)
+    monkeypatch.setenv("HF_ENDPOINT", server.endpoint)
+    monkeypatch.setenv("HF_TOKEN", "hf_mine")
+    least = bitbudget("fit", "org/tiny", "--budget", "1MB")["smallest"]["file_bytes"]
+    refused = bitbudget("run", "org/tiny", "--budget", "1MB", "-o", tmp_path / "out", code=3)
+    asked = {"model": "org/tiny", "budget": "1MB"}
+    with live_server(tmp_path / "service", poll_seconds="0.1") as live:
+        said = httpx2.get(f"{live.url}/fit", params={**asked, "settled": "true"}, timeout=60).json()
+        with working(server, live.url, tmp_path / "worker", {}), Client(live.url) as client:
+            job = client.submit(JobRequest.model_validate(asked))
+            *_, last = client.events(job.id)
+    problem: Any = last.data["problem"]
+    assert (last.kind, problem["fields"]["minimum_bytes"]) == ("failed", least)
+    assert refused["minimum_bytes"] == least
+    assert (said["verdict"], format_size(least) in said["words"]) == ("tight", True)
+    assert not [*tmp_path.rglob("*.safetensors")]
+    assert server.bytes_sent < 1_000_000
 
 
 def test_what_the_hub_refuses_is_told_without_a_traceback(

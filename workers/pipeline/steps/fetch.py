@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from bitbudget.app.core.errors import InvalidModelError
 from bitbudget.app.core.hub_id import HubId
-from bitbudget.workers.models import Checkpoint, open_checkpoint
+from bitbudget.app.core.requests import Rotation
+from bitbudget.workers.models import Checkpoint, build_inventory, open_checkpoint
 from bitbudget.workers.models.limits import reading
 from bitbudget.workers.pipeline.measuring.elsewhere import KnownMeasurement, known_measurement
-from bitbudget.workers.pipeline.options import FetchOptions, MeasureOptions
+from bitbudget.workers.pipeline.options import FetchOptions, MeasureOptions, StatedBudget
 from bitbudget.workers.pipeline.report import Reporter
 from bitbudget.workers.pipeline.run import Run
+from bitbudget.workers.pipeline.steps.inventory import check_budget
 from bitbudget.workers.pipeline.time_limit import TimeLimit
 
 __all__ = ["run_step"]
@@ -24,7 +27,9 @@ def run_step(run: Run) -> Checkpoint:
     With `identify` the files of a folder are hashed now, if they are not known; without, when
     somebody asks for the identity.
 
-    Raises InvalidModelError when there is none or its files are unsound, and what the Hub raises.
+    Raises InvalidModelError when there is none or its files are unsound, what the Hub raises, and
+    InfeasibleBudgetError where a model on the Hub cannot be stored in the stated budget: then its
+    headers were read, and no weight.
     """
     options = run[FetchOptions]
     checkpoint = (
@@ -63,8 +68,19 @@ def _whole(options: FetchOptions, run: Run) -> Checkpoint:
         disk_limit_bytes=options.disk_limit_bytes,
         whole=options.whole,
         allow_quantized_source=options.allow_quantized_source,
+        check=partial(_check_budget, run),
         progress=_Files(run.report),
     )
+
+
+def _check_budget(run: Run, outline: Checkpoint) -> None:
+    """Raise InfeasibleBudgetError where the headers say that the budget cannot be."""
+    measuring = run.find(MeasureOptions)
+    if run.find(StatedBudget) is None or measuring is None:
+        return
+    if measuring.rotation in {Rotation.NONE, Rotation.AUTO}:
+        with reading():
+            check_budget(run, build_inventory(outline))
 
 
 def _measured_before(options: FetchOptions, run: Run) -> Checkpoint | None:

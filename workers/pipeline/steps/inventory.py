@@ -47,7 +47,7 @@ def run_step(run: Run) -> Variants:
     keep_within(run)
     variant = Variant(checkpoint, inventory, run[MeasureOptions])
     if variant.options.rotation in {Rotation.NONE, Rotation.AUTO}:
-        check_budget(run, variant)
+        check_budget(run, inventory)
     if not run[FetchOptions].headers_only:
         _survey(run, variant)
         announce(run, variant)
@@ -67,11 +67,11 @@ def _speed(run: Run) -> dict[str, MachineSpeed]:
     return {} if known is None else {"speed": known}
 
 
-def check_budget(run: Run, variant: Variant) -> None:
+def check_budget(run: Run, inventory: Inventory) -> None:
     """Raise InfeasibleBudgetError where the stated budget is below anything feasible."""
     stated = run.find(StatedBudget)
     if stated is not None:
-        check_feasible(variant.inventory, stated.request)
+        check_feasible(inventory, stated.request)
 
 
 def announce(run: Run, variant: Variant) -> None:

@@ -24,7 +24,7 @@ def run_step(run: Run) -> Variants:
     original = run[Variants].last
     if original.options.rotation is not Rotation.AUTO:
         variant = _rotated(run, original, original.options.rotation)
-        check_budget(run, variant)
+        check_budget(run, variant.inventory)
         run.keep(variant)
         return Variants((variant,))
     plain = replace(original, options=replace(original.options, rotation=Rotation.NONE))
