@@ -59,6 +59,8 @@ def _print(console: Console, found: TextComparison) -> None:
     from rich.panel import Panel
     from rich.text import Text
 
+    from bitbudget.app.core.decode import speed_basis
+
     sides = {"original": found.original, "checkpoint": found.result}
     texts = {name: found.left_out if side is None else side.text for name, side in sides.items()}
     width = min(max(console.width // 2 - 1, 38), 72)
@@ -70,6 +72,8 @@ def _print(console: Console, found: TextComparison) -> None:
             console.print(f"{name + ':':<12} {_figures(side)}")
     if found.original is not None:
         console.print(f"{'the same:':<12} the first {found.same_tokens} tokens")
+    basis = speed_basis(found.bandwidth_bytes_per_second, on_gpu=found.on_gpu)
+    console.print(basis, soft_wrap=True)
 
 
 def _figures(side: WrittenText) -> str:

@@ -6,7 +6,7 @@ from typing import Annotated, Final
 
 from pydantic import Field, StringConstraints
 
-from bitbudget.app.contract.messages import Amount, Quantity, Report, Text
+from bitbudget.app.contract.messages import Amount, Flag, Quantity, Report, Text
 from bitbudget.app.core.requests import Number
 
 __all__ = ["LONGEST_PROMPT", "MOST_TOKENS", "Prompt", "TextComparison", "Tokens", "WrittenText"]
@@ -43,7 +43,8 @@ class WrittenText(Report):
 class TextComparison(Report):
     """Both texts; `original` is null where it does not fit in memory, and `left_out` says so.
 
-    `same_tokens` counts those before the first that differs.
+    `same_tokens` counts those before the first that differs; `on_gpu` and the bandwidth measured
+    just before are what predicted speeds rest on.
     """
 
     prompt: Prompt
@@ -52,3 +53,5 @@ class TextComparison(Report):
     original: WrittenText | None
     left_out: Text = ""
     same_tokens: Amount
+    bandwidth_bytes_per_second: Quantity
+    on_gpu: Flag

@@ -7,7 +7,7 @@ from typing import Final
 from bitbudget.app.core.formats import Format
 from bitbudget.app.core.inventory import Inventory, Module, ModuleKind
 
-__all__ = ["DECODE_EFFICIENCY", "decode_bytes", "passthrough_decode_bytes"]
+__all__ = ["DECODE_EFFICIENCY", "decode_bytes", "passthrough_decode_bytes", "speed_basis"]
 
 DECODE_EFFICIENCY: Final = 0.8
 """Share of the published bandwidth that decoding reaches: an estimate, 0.7 to 0.85 in the field;
@@ -28,6 +28,20 @@ def decode_bytes(module: Module, format_: Format) -> int:
     if module.kind is ModuleKind.SWITCH_LINEAR and module.experts_per_token:
         return -(-nbytes * min(module.experts_per_token, module.shape[0]) // module.shape[0])
     return nbytes
+
+
+def speed_basis(bandwidth_bytes_per_second: float, *, on_gpu: bool) -> str:
+    """Return what a predicted decoding speed assumes, as a sentence."""
+    said = (
+        f"Predicted tokens/s are {DECODE_EFFICIENCY:.0%} of the memory bandwidth measured here"
+        f" ({bandwidth_bytes_per_second / 1e9:.1f} GB/s), over the bytes that a token reads."
+    )
+    if on_gpu:
+        return said
+    return (
+        f"{said} That is how a Mac's GPU decodes; on a CPU, MLX's arithmetic on packed weights is"
+        " slower than memory, and other work on the machine slows it further."
+    )
 
 
 def passthrough_decode_bytes(inventory: Inventory) -> int:

@@ -96,6 +96,8 @@ def text_comparison(prompt: str) -> TextComparison:
     return TextComparison(
         prompt=prompt,
         prompt_tokens=4,
+        bandwidth_bytes_per_second=12e9,
+        on_gpu=False,
         original=original,
         result=original.model_copy(
             update={"text": ", there was a little boy named Tim.", **faster}

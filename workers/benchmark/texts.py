@@ -122,6 +122,8 @@ def compare_texts(
         left_out=left_out,
         result=second[1],
         same_tokens=0 if first is None else _same(first[0], second[0]),
+        bandwidth_bytes_per_second=bandwidth,
+        on_gpu=mx.metal.is_available(),
     )
 
 

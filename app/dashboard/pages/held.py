@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from bitbudget.app.contract.reports import UploadResult
 from bitbudget.app.contract.texts import LONGEST_PROMPT, MOST_TOKENS, TextComparison, WrittenText
 from bitbudget.app.core.canonical import JsonObject
+from bitbudget.app.core.decode import speed_basis
 from bitbudget.app.core.sizes import format_size
 from bitbudget.app.followups.schemas import Followup, FollowupStatus
 from bitbudget.app.jobs.schemas import CheckpointFile, Job
@@ -91,6 +92,7 @@ def _texts(followup: Followup | None) -> JsonObject | None:
     sides = [("Original", found.original), ("This checkpoint", found.result)]
     return {
         "sides": [_side(name, side, found.left_out) for name, side in sides],
+        "basis": speed_basis(found.bandwidth_bytes_per_second, on_gpu=found.on_gpu),
         "same": f"The first {found.same_tokens} tokens are the same."
         if found.original is not None
         else "",

@@ -9,6 +9,7 @@ from bitbudget.app.contract.benchmarks import Benchmark
 from bitbudget.app.contract.reports import Evaluation, Revision
 from bitbudget.app.contract.steps import Step, steps_of
 from bitbudget.app.core.canonical import JsonObject
+from bitbudget.app.core.decode import speed_basis
 from bitbudget.app.core.duration import duration_words
 from bitbudget.app.core.kv import running_bytes
 from bitbudget.app.core.manifest import Manifest
@@ -229,11 +230,15 @@ def _benchmark(report: Benchmark, solved: Solved | None) -> Figure:
         for name, value in report.figures()
         if name != "predicted_tokens_per_second"
     ]
+    basis = ""
+    if report.prediction is not None:
+        on_gpu = report.device.backend == "metal"
+        basis = speed_basis(report.bandwidth_bytes_per_second, on_gpu=on_gpu)
     rows: list[tuple[Cell, ...]] = [("machine", report.device.chip, None), *figures]
     return Figure(
         name="benchmark",
         title="Benchmark",
-        summary="Speed and memory on the machine that made the checkpoint.",
+        summary=f"Speed and memory on the machine that made the checkpoint. {basis}".rstrip(),
         columns=("measure", "measured", "predicted"),
         rows=tuple(rows),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import mlx.core as mx
 import pytest
 from mlx_lm import convert, generate, load
 
@@ -29,6 +30,7 @@ def test_both_texts_are_those_that_stock_mlx_lm_writes(sample_model: Path, tmp_p
         assert 0.8 < side.peak_memory_bytes / side.predicted_memory_bytes < 1.1
     assert found.result.weight_bytes < found.original.weight_bytes / 3
     assert found.same_tokens < 24
+    assert (found.on_gpu, found.bandwidth_bytes_per_second > 1e8) == (mx.metal.is_available(), True)
 
 
 def test_an_original_is_the_same_as_itself(sample_model: Path) -> None:
