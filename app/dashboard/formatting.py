@@ -30,9 +30,13 @@ _ROLES = {
     "self_attn": "attn",
     "attention": "attn",
     "switch_mlp": "experts",
-    "shared_expert": "shared",
-    "shared_experts": "shared",
+    "switch_glu": "experts",
+    "shared_expert": "shared expert",
+    "shared_experts": "shared expert",
+    "shared_mlp": "shared expert",
+    "shared_expert_gate": "shared expert router",
 }
+_AROUND_EXPERTS = ("mlp", "block_sparse_moe", "feed_forward", "moe", "mixer")
 _MODULES = {
     "embed_tokens": "Token embeddings: a vector for every token",
     "lm_head": "Output head: a score for every token",
@@ -40,13 +44,15 @@ _MODULES = {
     "k_proj": "Keys of attention: stored in the KV cache",
     "v_proj": "Values of attention: stored in the KV cache",
     "o_proj": "Output of attention",
-    "shared_expert": "Expert that every token goes through",
-    "switch_mlp": "Experts: each token goes through a few of them",
-    "mlp.gate_proj": "Gate of the feed-forward network",
-    "mlp.up_proj": "Input of the feed-forward network",
-    "mlp.down_proj": "Output of the feed-forward network",
-    "mlp.gate": "Router: chooses the experts of a token",
-    "block_sparse_moe.gate": "Router: chooses the experts of a token",
+    "shared_expert_gate": "Router of the shared expert: how much of it a token takes",
+    "gate": "Router: chooses the experts of a token",
+    "router": "Router: chooses the experts of a token",
+}
+_PARTS = {"gate_proj": "Gate", "up_proj": "Input", "down_proj": "Output"}
+_OWNERS = {
+    "experts": "the experts, of which each token goes through a few",
+    "shared expert": "the shared expert, which every token goes through",
+    "mlp": "the feed-forward network",
 }
 _HUGE = 10_000
 _LARGE = 10
@@ -89,18 +95,28 @@ def short(name: str) -> str:
 
 
 def module_words(column: str) -> str:
-    """Return a module's place in its layer in words: `self_attn.q_proj` -> `attn q`."""
+    """Return a module's place in its layer in words: `self_attn.q_proj` -> `attn q`.
+
+    What is about experts says so: `mlp.switch_mlp.up_proj` -> `experts up`, `mlp.gate` -> `router`.
+    """
     if column.endswith((".gate", ".router")):
         return "router"
     parts = [_ROLES.get(part, part) for part in column.split(".")]
+    if len(parts) > 1 and "expert" in parts[1] and parts[0] in _AROUND_EXPERTS:
+        parts = parts[1:]
     return " ".join(re.sub(r"_proj$", "", part).replace("_", " ") for part in parts)
 
 
 def role_words(path: str) -> str:
     """Return what a module does, in words of the field; "" where its name does not tell."""
-    layer = next((part for part in path.split(".") if part.isdecimal()), None)
-    where = f" of layer {layer}" if layer is not None else ""
-    found = next((said for name, said in _MODULES.items() if name in path), "")
+    parts = path.split(".")
+    layer = next((part for part in parts if part.isdecimal()), None)
+    found = _MODULES.get(parts[-1], "")
+    if parts[-1] in _PARTS:
+        roles = [_ROLES.get(part, part) for part in parts]
+        owner = next((said for name, said in _OWNERS.items() if name in roles), "")
+        found = f"{_PARTS[parts[-1]]} of {owner}" if owner else ""
+    where = f" (layer {layer})" if layer is not None else ""
     return f"{found}{where}." if found else ""
 
 

@@ -18,7 +18,10 @@ _KEPT_STEP = 16
 
 @dataclass(frozen=True, slots=True)
 class HeatCell:
-    """One module: its path, format, stored bits per weight and the colour step of its bits."""
+    """One module: its path, format, stored bits per weight and the colour step of its bits.
+
+    A cell shows `number`, the bits or `keep`, and small `mark`: the group size, or whose floats.
+    """
 
     path: str
     column: str
@@ -26,6 +29,8 @@ class HeatCell:
     bits_per_weight: float
     step: int
     shape: tuple[int, ...]
+    number: str
+    mark: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,15 +58,24 @@ def heatmap(inventory: Inventory, formats: Mapping[str, Format]) -> Heatmap:
 
 
 def _cell(module: Module, format_: Format) -> HeatCell:
+    kept = format_ == KEEP
     match = _LAYER.match(module.path)
     return HeatCell(
         path=module.path,
         column=match[3] if match and module.layer is not None else module.path,
         format=str(format_),
         bits_per_weight=format_.bits_per_weight(module.dtype),
-        step=_KEPT_STEP if format_ == KEEP else format_.bits,
+        step=_KEPT_STEP if kept else format_.bits,
         shape=module.shape,
+        number="keep" if kept else str(format_.bits),
+        mark="" if kept else _mark(format_),
     )
+
+
+def _mark(format_: Format) -> str:
+    """Return what a cell says beside the bits: `g64`, `mx` of mxfp4, `two g16` of two4g16."""
+    kind, _, group = format_.short_name.partition(str(format_.bits))
+    return " ".join(part for part in (kind.removesuffix("fp"), group) if part)
 
 
 def _figure(inventory: Inventory, cells: Mapping[str, HeatCell]) -> Figure:

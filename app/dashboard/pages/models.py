@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from urllib.parse import urlencode
 
 from bitbudget.app.core.canonical import JsonObject
+from bitbudget.app.core.inventory import Module, ModuleKind
 from bitbudget.app.core.measurement import Measurement
 from bitbudget.app.core.memory import KV_BITS
 from bitbudget.app.core.runtime import Runtime
@@ -143,8 +144,9 @@ def _tensor(solved: Solved, path: str) -> JsonObject:
     choice = solved.manifest.modules.get(path)
     if choice is None:
         return {}
+    module = solved.measurement.inventory.module(path)
     shown = tensor(
-        solved.measurement.inventory.module(path),
+        module,
         solved.measurement.curve(path),
         choice.format,
         shadow_price_nats_per_byte=solved.manifest.certificate.shadow_price_nats_per_byte,
@@ -153,7 +155,18 @@ def _tensor(solved: Solved, path: str) -> JsonObject:
     )
     unit = solved.measurement.objective.unit
     tiles = _tensor_tiles(shown, choice.bytes, choice.kl_nats, unit)
-    return {"tensor": shown, "tensor_words": words.role_words(path), "tensor_tiles": tiles}
+    return {"tensor": shown, "tensor_words": _tensor_words(module), "tensor_tiles": tiles}
+
+
+def _tensor_words(module: Module) -> str:
+    """Return what a module does, and how many experts lie in it."""
+    said = words.role_words(module.path)
+    if module.kind is not ModuleKind.SWITCH_LINEAR:
+        return said
+    used = (
+        f", of which a token reads {module.experts_per_token}" if module.experts_per_token else ""
+    )
+    return f"{said} {module.shape[0]} experts in one format{used}.".lstrip()
 
 
 def _tensor_tiles(shown: Tensor, nbytes: int, cost: float, unit: str) -> list[Tile]:

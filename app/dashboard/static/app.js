@@ -102,9 +102,13 @@ function swap(id, from) {
   if (!fresh || !old) return;
   const active = document.activeElement;
   const link = active && old.contains(active) ? active.getAttribute("href") : null;
+  const heat = old.querySelector(".heatmap");
+  const seen = heat && { top: heat.scrollTop, left: heat.scrollLeft };
   old.replaceWith(fresh);
   draw(fresh);
   offer(fresh);
+  seek(fresh);
+  if (seen) fresh.querySelector(".heatmap")?.scrollTo(seen);
   const again = link && [...fresh.querySelectorAll(".heat a, a.chip")].find((a) => moduleOf(a) === moduleOf({ href: new URL(link, location).href }));
   if (again) again.focus({ preventScroll: true });
 }
@@ -312,6 +316,42 @@ function offer(root) {
   for (const button of root.querySelectorAll("button.copy[hidden]")) button.hidden = false;
 }
 
+// The search of the heatmap: words name columns, numbers and spans of them layers.
+let sought = "";
+
+function seek(root) {
+  const field = root.querySelector("#seek");
+  if (!field) return;
+  field.parentElement.hidden = false;
+  field.value = sought;
+  field.addEventListener("input", () => {
+    sought = field.value;
+    narrow(field);
+  });
+  if (sought) narrow(field);
+}
+
+function narrow(field) {
+  const table = field.closest("figure").querySelector("table.heat");
+  const asked = sought.toLowerCase().split(/[\s,]+/).filter((part) => part && part !== "layer" && part !== "layers");
+  const spans = asked.map((part) => part.match(/^(\d+)(?:-(\d+))?$/)).filter(Boolean);
+  const names = asked.filter((part) => !/^\d+(-\d*)?$/.test(part));
+  const named = (head) => names.every((name) => `${head.title} ${head.textContent}`.toLowerCase().includes(name));
+  const heads = [...table.tHead.rows[0].cells];
+  const kept = heads.map((head, index) => !index || named(head));
+  const spanned = (layer) => !spans.length || spans.some(([, from, to]) => layer >= Number(from) && layer <= Number(to ?? from));
+  let rows = 0;
+  for (const row of [table.tHead.rows[0], ...table.tBodies[0].rows]) {
+    [...row.cells].forEach((cell, index) => { cell.hidden = !kept[index]; });
+    if (row.parentElement === table.tHead) continue;
+    row.hidden = !spanned(Number(row.cells[0].textContent));
+    rows += !row.hidden;
+  }
+  const columns = kept.filter(Boolean).length - 1;
+  const count = (number, word) => `${number} ${word}${number === 1 ? "" : "s"}`;
+  document.getElementById("sought").textContent = asked.length ? `${count(columns, "module")} in ${count(rows, "layer")}` : "";
+}
+
 // A link to what is folded unfolds it.
 function unfold() {
   const target = document.getElementById(location.hash.slice(1));
@@ -325,6 +365,7 @@ document.addEventListener("DOMContentLoaded", () => {
   offer(document);
   copying();
   sortable(document);
+  seek(document);
   live();
   const job = document.querySelector("[data-events]");
   if (job) follow(job);

@@ -25,9 +25,11 @@ from bitbudget.app.dashboard.figures.parts import bar, file_parts
 from bitbudget.app.dashboard.figures.rivals import equal_bytes
 from bitbudget.app.dashboard.figures.tensor import tensor
 from bitbudget.app.dashboard.figures.verification import verification_figure
+from bitbudget.app.dashboard.formatting import module_words, role_words
 from bitbudget.app.dashboard.frontier_view import trade_of
 from bitbudget.app.dashboard.rendering import plain
 from tests.app.cli.conftest import build_manifest
+from tests.support.large import large_measurement
 from tests.support.reports import evaluation
 
 DOWN = "model.layers.0.mlp.down_proj"
@@ -51,6 +53,28 @@ def test_every_module_has_one_cell(measurement: Measurement) -> None:
     assert steps[DOWN] == 16  # no group divides 172: kept
     assert steps[QUERY] == 4
     assert len(heat.figure.rows) == len(paths)
+
+
+def test_cells_and_columns_of_experts_are_named_in_words() -> None:
+    inventory = large_measurement().inventory
+    formats = uniform_formats(inventory, parse_format("affine4g64"))
+    heat = heatmap(inventory, formats | {"model.layers.3.mlp.gate": parse_format("mxfp8")})
+    named = dict(zip(map(module_words, heat.columns), heat.rows[3][1], strict=True))
+    wanted = {"router", "experts down", "shared expert gate", "attn q", "mlp up"}
+    assert wanted < named.keys()
+    router, query = named["router"], named["attn q"]
+    assert router is not None
+    assert query is not None
+    assert (router.number, router.mark, query.number, query.mark) == ("8", "mx", "4", "g64")
+    assert named["mlp up"] is None
+    said = {
+        "mlp.gate": "Router: chooses the experts of a token (layer 3).",
+        "mlp.switch_mlp.down_proj": "Output of the experts, of which each token goes through a few"
+        " (layer 3).",
+        "mlp.shared_expert.gate_proj": "Gate of the shared expert, which every token goes through"
+        " (layer 3).",
+    }
+    assert {name: role_words(f"model.layers.3.{name}") for name in said} == said
 
 
 def test_parts_add_up_to_the_files(measurement: Measurement) -> None:

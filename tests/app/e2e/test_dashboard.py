@@ -28,6 +28,7 @@ from bitbudget.app.core.layout import plan_checkpoint
 from bitbudget.app.core.manifest import Manifest
 from bitbudget.app.core.measurement import Measurement
 from bitbudget.app.core.solving import allocate_manifest
+from tests.support.large import large_measurement
 from tests.support.reports import benchmark, evaluation, job_result, text_comparison
 
 pytestmark = pytest.mark.e2e
@@ -273,6 +274,31 @@ def take_it(visitor: Visitor) -> None:
     expect(page.get_by_label("Budget of the files")).to_have_value("150000")
 
 
+def test_a_model_of_64_layers_and_128_experts_is_searched_and_not_cut(visitor: Visitor) -> None:
+    if visitor.scheme == "dark":
+        pytest.skip("the same in light")
+    page = visitor.page
+    with Client(visitor.address) as client:
+        found = client.import_measurement(large_measurement().to_json())
+    chosen = "model.layers.5.mlp.switch_mlp.down_proj"
+    visitor.open(f"/models/{found.model.digest}?module={chosen}")
+    expect(page.locator("#tensor")).to_contain_text("128 experts in one format")
+    heat = page.locator(".heatmap")
+    assert heat.evaluate("(e) => e.scrollWidth <= e.clientWidth"), "columns are cut"
+    heat.evaluate("(e) => e.scrollTo(0, 900)")
+    below = "(e) => e.getBoundingClientRect().top - document.querySelector('.heatmap')"
+    head = page.get_by_role("columnheader", name="router")
+    assert head.evaluate(f"{below}.getBoundingClientRect().top") < 1, "the heads scroll away"
+    page.get_by_label("Find modules or layers").fill("experts down 12-20")
+    expect(page.locator("#sought")).to_have_text("1 module in 9 layers")
+    cells = page.locator(".heat a:visible")
+    expect(cells).to_have_count(9)
+    cells.first.click()
+    expect(page.locator("#tensor h2")).to_have_text(chosen.replace(".5.", ".12."))
+    expect(page.locator(".heat a:visible")).to_have_count(9)
+    visitor.check("experts")
+
+
 @pytest.mark.parametrize("name", ["models", "machines", "benchmarks", "compare"])
 def test_the_other_pages(visitor: Visitor, name: str) -> None:
     visitor.open(f"/{name}")
@@ -306,8 +332,8 @@ def test_the_api_is_described_on_a_page_like_the_others(visitor: Visitor) -> Non
     visitor.open("/docs")
     submit_job = visitor.page.locator("#submitJob")
     submit_job.get_by_text("Fields and answers").click()
-    submit_job.get_by_role("link", name="JobRequest").click()
-    schema = visitor.page.locator("#schema-JobRequest")
+    submit_job.get_by_role("link", name="JobSubmission").click()
+    schema = visitor.page.locator("#schema-JobSubmission")
     expect(schema).to_be_in_viewport()
     expect(schema.get_by_text("budget", exact=True)).to_be_visible()
     visitor.check("api")
