@@ -93,7 +93,11 @@ class Settings(BaseSettings):
         6000, ge=1, description="Requests that one key may make in a minute, per server."
     )
     retention_days: float = Field(
-        90.0, gt=0, description="Age at which `bitbudget gc` removes finished jobs."
+        90.0,
+        ge=1,
+        le=36_500,
+        description="Age at which `bitbudget gc` removes finished jobs and caches; at least a day, "
+        "so that a job that runs keeps what it has.",
     )
     measurement_repositories: str = Field(
         "",

@@ -134,3 +134,14 @@ def test_a_port_that_is_taken_is_one_sentence(bitbudget: Run) -> None:
         f"Port '{port}': another program listens there on 127.0.0.1; end that program, or choose"
         " another with --port."
     )
+
+
+@pytest.mark.parametrize("days", ["0", "-1", "0.0001", "1e300", "inf", "nan", "yesterday"])
+def test_gc_refuses_an_age_that_is_none_and_removes_nothing(
+    bitbudget: Run, days: str, tmp_path: Path
+) -> None:
+    needed = tmp_path / "home" / "statistics" / "of-a-running-job"
+    needed.mkdir(parents=True)
+    answer = bitbudget("gc", f"--days={days}", "--json")
+    assert answer.code == 2, answer
+    assert needed.is_dir()
