@@ -31,6 +31,7 @@ __all__ = [
     "is_answer",
     "jobs_of_events",
     "lock",
+    "newest_id",
     "next_queued",
     "notes",
     "page",
@@ -72,6 +73,11 @@ def lock(session: Session, job_id: str) -> JobRow:
     if job is None:
         raise NotFoundError(what="job", name=job_id)
     return job
+
+
+def newest_id(session: Session) -> str | None:
+    """Return the id of the job that was submitted last, None when there is none."""
+    return session.scalar(sa.select(sa.func.max(JobRow.id)))
 
 
 def next_queued(session: Session) -> JobRow | None:

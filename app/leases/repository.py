@@ -12,7 +12,7 @@ from bitbudget.app.core.errors import NotFoundError
 from bitbudget.app.leases.tables import LeaseRow
 from bitbudget.app.storage.ids import is_id
 
-__all__ = ["expired", "get", "lock", "open_jobs", "worker_ids"]
+__all__ = ["end_within", "expired", "get", "lock", "open_jobs", "worker_ids"]
 
 
 def get(session: Session, lease_id: str) -> LeaseRow:
@@ -27,6 +27,13 @@ def lock(session: Session, lease_id: str) -> LeaseRow:
     """Return a lease as it is now that its job is locked."""
     query = sa.select(LeaseRow).where(LeaseRow.id == lease_id).with_for_update()
     return session.scalars(query.execution_options(populate_existing=True)).one()
+
+
+def end_within(session: Session, until: datetime) -> int:
+    """Let no open lease last beyond `until`; return how many would have."""
+    query = sa.update(LeaseRow).where(LeaseRow.ended_at.is_(None), LeaseRow.lease_until > until)
+    changed = session.execute(query.values(lease_until=until).returning(LeaseRow.id))
+    return len(changed.all())
 
 
 def expired(session: Session, now: datetime, limit: int = 100) -> list[LeaseRow]:

@@ -23,6 +23,7 @@ from bitbudget.app.http.body_limit import BodyLimitMiddleware
 from bitbudget.app.http.dependencies import provide
 from bitbudget.app.http.middleware import RequestMiddleware
 from bitbudget.app.jobs.checkpoint_router import router as checkpoint_router
+from bitbudget.app.jobs.repository import newest_id
 from bitbudget.app.jobs.router import router as jobs_router
 from bitbudget.app.jobs.schemas import JobEvent
 from bitbudget.app.leases.router import router as leases_router
@@ -32,7 +33,7 @@ from bitbudget.app.models.router import router as models_router
 from bitbudget.app.server.operations import router as system_router
 from bitbudget.app.server.services import Services
 from bitbudget.app.server.settings import Settings
-from bitbudget.app.storage.ids import Clock, ClockWatch, utc_now
+from bitbudget.app.storage.ids import Clock, ClockWatch, continue_after, utc_now
 from bitbudget.app.workers.router import router as workers_router
 from bitbudget.distribution import installed_version
 
@@ -89,6 +90,7 @@ def create_app(settings: Settings, *, clock: Clock = utc_now) -> FastAPI:
 @contextlib.asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     services: Services = app.state.services
+    await to_thread.run_sync(_go_on, services)
     try:
         async with anyio.create_task_group() as background:
             background.start_soon(services.pulse.run)
@@ -98,6 +100,13 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
             background.cancel_scope.cancel()
     finally:
         services.database.dispose()
+
+
+def _go_on(services: Services) -> None:
+    """Keep the order of jobs and the term of leases though the clock was set back meanwhile."""
+    with services.database.read() as session:
+        continue_after(newest_id(session))
+    services.leases.shorten()
 
 
 async def _sweep(services: Services) -> None:
@@ -116,6 +125,8 @@ async def _sweep(services: Services) -> None:
             await anyio.sleep(term)
             watch.jumped_seconds()
         try:
+            if jumped < -term / 4:
+                await to_thread.run_sync(services.leases.shorten)
             requeued = await to_thread.run_sync(services.leases.sweep)
         except SQLAlchemyError:
             _log.exception("sweep failed, trying again")

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from threading import Lock
 from typing import Final
 
-__all__ = ["Clock", "ClockWatch", "is_id", "new_id", "utc_now"]
+__all__ = ["Clock", "ClockWatch", "continue_after", "is_id", "new_id", "utc_now"]
 
 Clock = Callable[[], datetime]
 """What tells the time; tests pass their own."""
@@ -32,6 +32,15 @@ def new_id(now: datetime) -> str:
     return f"{_MILLISECONDS.next(int(now.timestamp() * 1000)):012x}{secrets.token_hex(10)}"
 
 
+def continue_after(newest: str | None) -> None:
+    """Let identifiers go on growing after the `newest` one, which an earlier process made.
+
+    Its clock may have been set back since.
+    """
+    if newest is not None and is_id(newest):
+        _MILLISECONDS.begin_after(int(newest[:12], 16))
+
+
 class ClockWatch:
     """Notices that the wall clock was set: it and a monotonic clock disagree on what passed.
 
@@ -44,7 +53,7 @@ class ClockWatch:
         self._last = (clock(), monotonic())
 
     def jumped_seconds(self) -> float:
-        """Return by how much the wall clock was set forward since the last call."""
+        """Return by how much the wall clock was set forward since the last call; < 0 for back."""
         wall, steady = self._last
         self._last = (self._clock(), self._monotonic())
         return (self._last[0] - wall).total_seconds() - (self._last[1] - steady)
@@ -56,6 +65,11 @@ class _Growing:
     def __init__(self) -> None:
         self._lock = Lock()
         self._last = -1
+
+    def begin_after(self, last: int) -> None:
+        """Give no number up to `last` any more."""
+        with self._lock:
+            self._last = max(self._last, last)
 
     def next(self, wanted: int) -> int:
         """Return `wanted`, or one more than the last number."""

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx2
 import pytest
+import sqlalchemy as sa
 
+from bitbudget.app.leases.tables import LeaseRow
 from bitbudget.app.server.main import create_app
 from bitbudget.app.server.settings import Settings
+from bitbudget.app.storage.database import Database
 from bitbudget.app.storage.ids import ClockWatch, new_id, utc_now
 from tests.support.http import opened
 
+REPOSITORY = Path(__file__).resolve().parents[3]
 NOW = datetime(2026, 5, 4, 3, 2, 1, tzinfo=UTC)
 
 
@@ -58,3 +64,45 @@ def test_a_clock_set_forward_takes_no_job_from_a_worker_that_renews(tmp_path: Pa
             )
             assert answer.is_success, (tick, answer.text)
         assert http.get(f"/v1/jobs/{job['id']}").json()["attempt"] == 1
+
+
+def test_a_server_that_starts_with_an_earlier_clock_keeps_order_and_leases(
+    settings: Settings,
+) -> None:
+    program = (
+        "import sys; from datetime import timedelta; from pathlib import Path\n"
+        "from bitbudget.app.server.main import create_app\n"
+        "from bitbudget.app.server.settings import Settings\n"
+        "from bitbudget.app.storage.ids import utc_now\n"
+        "from tests.support.http import opened\n"
+        "home, url, hours = sys.argv[1:]\n"
+        "settings = Settings(home=Path(home), database_url=url, lease_seconds=60)\n"
+        "clock = lambda: utc_now() + timedelta(hours=float(hours))\n"
+        "with opened(create_app(settings, clock=clock)) as http:\n"
+        "    job = {'model': 'org/name', 'budget': '1GB'}\n"
+        "    print(*[http.post('/v1/jobs', json=job).json()['id'] for _ in range(2)])\n"
+        "    who = {'chip': 'x', 'memory_bytes': 1, 'backend': 'cpu', 'mlx_version': '1'}\n"
+        "    worker = http.post('/v1/workers', json={'name': 'x', 'capabilities': who}).json()\n"
+        "    asked = {'worker_id': worker['worker_id']}\n"
+        "    print(http.post('/v1/leases', json=asked).json()['job_id'])\n"
+    )
+    place = (str(settings.home_folder), settings.database_url)
+    said = [
+        subprocess.run(
+            [sys.executable, "-c", program, *place, hours],
+            cwd=REPOSITORY,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.split()
+        for hours in ("0", "-5")
+    ]
+    (first, second, taken), (third, fourth, next_taken) = said
+    assert [first, second, third, fourth] == sorted((first, second, third, fourth))
+    assert (taken, next_taken) == (first, second)
+    database = Database(settings.resolved_database_url)
+    with database.read() as session:
+        leases = session.scalars(sa.select(LeaseRow)).all()
+        ends = {lease.job_id: lease.lease_until for lease in leases}
+    database.dispose()
+    assert max(ends.values()) < utc_now() - timedelta(hours=4)
