@@ -38,6 +38,7 @@ _STOP_SECONDS: Final = 5.0
 _POLL_SECONDS: Final = 0.2
 _CHUNK_BYTES: Final = 1 << 16
 _UNAVAILABLE: Final = 503
+_UNPROCESSABLE: Final = 422
 
 
 class ChildProcess:
@@ -196,6 +197,13 @@ class ChildProcess:
         how = f"by signal {-status}" if status < 0 else f"with status {status}"
         if status == -signal.SIGKILL:
             how += ", as the system ends what takes more memory than there is,"
+        if status == -signal.SIGXCPU:
+            return Problem.about(
+                "too-slow",
+                "reading the model's files took more processor time than any sound model needs:"
+                " its config.json may not belong to its weights",
+                status=_UNPROCESSABLE,
+            )
         what = f"; what it said cannot be read ({self._unread})" if self._unread else ""
         wrote = self._tail.text() or "nothing"
         return Problem.about(

@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from bitbudget.app.contract.events import Event, Failed, Finished, Problem
 from bitbudget.app.contract.home import Folder
-from bitbudget.app.contract.tasks import FitTask, Task
+from bitbudget.app.contract.tasks import FitTask, ImportTask, Task
 from bitbudget.app.core.errors import NO_ROOM, BitbudgetError, InvalidRequestError
 from bitbudget.app.core.wording import expected_words
 from bitbudget.workers.cluster.parent_watch import end_with_parent
@@ -38,7 +38,7 @@ def answer() -> int:
     try:
         task = _read_task()
         home = Path(task.home)
-        if isinstance(task, FitTask):
+        if isinstance(task, FitTask | ImportTask):
             limit_reading()
         emit(Finished(result=run_task(task, emit)))
     except BrokenPipeError:

@@ -31,18 +31,30 @@ def limit_reading() -> None:
 
 @contextmanager
 def reading() -> Iterator[None]:
-    """A block in which a model's files are read and believed in nothing: memory is limited.
+    """A block in which a model's files are read and believed in nothing.
+
+    Memory and processor time are limited; the system ends a process that computes for longer.
 
     Afterwards, when the model's layers are known to be those of its files, it is as before.
     """
     before = resource.getrlimit(resource.RLIMIT_DATA)
+    before_time = resource.getrlimit(resource.RLIMIT_CPU)
     is_over = threading.Event()
     _limit_memory(is_over, hard=before[1])
+    _limit_time(before_time)
     try:
         yield
     finally:
         is_over.set()
         resource.setrlimit(resource.RLIMIT_DATA, before)
+        resource.setrlimit(resource.RLIMIT_CPU, before_time)
+
+
+def _limit_time(now: tuple[int, int]) -> None:
+    spent = resource.getrusage(resource.RUSAGE_SELF)
+    most = int(spent.ru_utime + spent.ru_stime) + _CPU_SECONDS
+    known = [limit for limit in now if limit != resource.RLIM_INFINITY]
+    resource.setrlimit(resource.RLIMIT_CPU, (min([most, *known]), now[1]))
 
 
 def _limit_memory(is_over: threading.Event, hard: int | None = None) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 
@@ -43,3 +44,26 @@ def test_a_job_that_reads_a_model_is_limited_until_it_knows_it() -> None:
         [sys.executable, "-c", BLOCK], capture_output=True, text=True, check=False, timeout=60
     )
     assert found.stdout == f"refused\n{2**31}\n", found.stderr
+
+
+COMPUTING = """
+import time
+from bitbudget.workers.models import limits
+limits._CPU_SECONDS = 1
+with limits.reading():
+    pass
+until = time.process_time() + 2.5
+while time.process_time() < until:
+    pass
+print("free", flush=True)
+with limits.reading():
+    while True:
+        pass
+"""
+
+
+def test_a_job_that_reads_a_model_has_little_processor_time_until_it_knows_it() -> None:
+    found = subprocess.run(
+        [sys.executable, "-c", COMPUTING], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert (found.returncode, found.stdout) == (-signal.SIGXCPU, "free\n"), found.stderr
