@@ -66,8 +66,10 @@ def test_migrations_are_applied_by_alembic(complete: Installed) -> None:
     )
 
 
-def test_every_page_is_served(server: str) -> None:
-    with httpx2.Client(base_url=server) as client:
+def test_every_page_is_served(complete: Installed, server: str) -> None:
+    token = Path(complete.environment()["BITBUDGET_HOME"], "token").read_text().strip()
+    mine = {"Authorization": f"Bearer {token}"}
+    with httpx2.Client(base_url=server, headers=mine) as client:
         answers = {page: client.get(page) for page in (*PAGES, "/readyz")}
         assert {page: answer.status_code for page, answer in answers.items()} == dict.fromkeys(
             (*PAGES, "/readyz"), 200
