@@ -17,7 +17,7 @@ import pytest
 from bitbudget.app.client.client import Client
 from bitbudget.app.core.requests import JobRequest
 from bitbudget.app.core.sizes import format_size
-from tests.support.live import live_server
+from tests.support.live import LiveServer, live_server
 from tests.support.shards import in_three_shards
 from tests.workers.hub.hub_server import Fault, HubServer
 
@@ -200,15 +200,16 @@ def test_jobs_use_measurements_made_elsewhere(
     server.requests.clear()
     with (
         live_server(tmp_path / "server", poll_seconds="0.1") as live,
-        working(server, live.url, tmp_path / "worker", elsewhere) as log,
+        working(server, live, tmp_path / "worker", elsewhere) as log,
     ):
+        elsewhere["BITBUDGET_TOKEN"] = live.token
 
         def submit(*more: object, code: int = 0) -> dict[str, Any]:
             asked = ("org/tiny", "--budget", "4MB", "--server", live.url, "--wait", *more)
             return dict(bitbudget("submit", *asked, code=code, **elsewhere))
 
         def manifest(job: dict[str, Any]) -> dict[str, Any]:
-            with Client(live.url) as client:
+            with Client(live.url, token=live.token) as client:
                 return dict(json.loads(client.manifest(job["id"])))
 
         given = submit("--measurement", "datasets/me/them")
@@ -227,11 +228,14 @@ def test_jobs_use_measurements_made_elsewhere(
 
 
 @contextmanager
-def working(server: HubServer, url: str, home: Path, more: dict[str, str]) -> Iterator[Path]:
+def working(
+    server: HubServer, live: LiveServer, home: Path, more: dict[str, str]
+) -> Iterator[Path]:
     """A worker that sees the Hub of the test; gives the file of its log."""
     home.mkdir()
-    command = [sys.executable, "-m", "bitbudget.workers.agent", "--server", url]
-    environment = {**os.environ, **more, "HF_ENDPOINT": server.endpoint, "HF_TOKEN": "hf_mine"}
+    command = [sys.executable, "-m", "bitbudget.workers.agent", "--server", live.url]
+    hub = {"HF_ENDPOINT": server.endpoint, "HF_TOKEN": "hf_mine"}
+    environment = {**os.environ, **more, **hub, "BITBUDGET_TOKEN": live.token}
     with (home / "log").open("ab") as log:
         process = subprocess.Popen(
             [*command, "--home", str(home)], env=environment, cwd=REPOSITORY, stderr=log
