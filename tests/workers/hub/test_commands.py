@@ -101,8 +101,16 @@ def test_a_budget_that_cannot_be_is_refused_before_anything_is_downloaded(
     refused = bitbudget("run", "org/tiny", "--budget", "1MB", "-o", tmp_path / "out", code=3)
     asked = {"model": "org/tiny", "budget": "1MB"}
     with live_server(tmp_path / "service", poll_seconds="0.1") as live:
-        said = httpx2.get(f"{live.url}/fit", params={**asked, "settled": "true"}, timeout=60).json()
-        with working(server, live.url, tmp_path / "worker", {}), Client(live.url) as client:
+        said = httpx2.get(
+            f"{live.url}/fit",
+            params={**asked, "settled": "true"},
+            headers=live.headers,
+            timeout=60,
+        ).json()
+        with (
+            working(server, live, tmp_path / "worker", {}),
+            Client(live.url, token=live.token) as client,
+        ):
             job = client.submit(JobRequest.model_validate(asked))
             *_, last = client.events(job.id)
     problem: Any = last.data["problem"]
