@@ -65,14 +65,15 @@ def _download(held: Held, job_id: str, name: str) -> JsonObject:
         return {"files": [], "refused": held.files}
     path = f"/v1/jobs/{job_id}/checkpoint"
     all_files = f"{held.address}{path}/{{{','.join(file.name for file in held.files)}}}"
+    sends = 'curl --oauth2-bearer "$BITBUDGET_TOKEN"'
+    puts = f"-O -C - --create-dirs --output-dir {shlex.quote(name)}"
     return {
         "files": [
             {"name": file.name, "size": format_size(file.bytes), "link": f"{path}/{file.name}"}
             for file in held.files
         ],
         "size": format_size(sum(file.bytes for file in held.files)),
-        "command": f"curl -O -C - --create-dirs --output-dir {shlex.quote(name)}"
-        f" {shlex.quote(all_files)}",
+        "command": f"{sends} {puts} {shlex.quote(all_files)}",
     }
 
 

@@ -274,11 +274,13 @@ def take_it(visitor: Visitor) -> None:
     expect(page.get_by_label("Budget of the files")).to_have_value("150000")
 
 
-def test_a_model_of_64_layers_and_128_experts_is_searched_and_not_cut(visitor: Visitor) -> None:
+def test_a_model_of_64_layers_and_128_experts_is_searched_and_not_cut(
+    visitor: Visitor, home: Path
+) -> None:
     if visitor.scheme == "dark":
         pytest.skip("the same in light")
     page = visitor.page
-    with Client(visitor.address) as client:
+    with Client(visitor.address, token=HomeToken(home).known()) as client:
         found = client.import_measurement(large_measurement().to_json())
     chosen = "model.layers.5.mlp.switch_mlp.down_proj"
     visitor.open(f"/models/{found.model.digest}?module={chosen}")
