@@ -26,7 +26,7 @@ from bitbudget.workers.native.arrays import address
 from bitbudget.workers.native.loader import kernels
 from bitbudget.workers.native.threads import default_threads
 
-__all__ = ["code_weight", "curve_sweeps", "default_sweeps"]
+__all__ = ["code_weight", "curve_sweeps", "default_sweeps", "move_codes"]
 
 _PANEL: Final = 32
 """Rows that the kernels work on side by side."""
@@ -85,6 +85,30 @@ def code_weight(
         return list(pool.map(lambda format_: problem.code(format_, count), formats))
 
 
+def move_codes(
+    start: Coded,
+    goal: np.ndarray,
+    format_: Format,
+    dtype: Dtype,
+    terms: Sequence[Term],
+    *,
+    sweeps: int | None = None,
+) -> Coded:
+    """Return `start` after descent towards `goal`: a code moves only where the objective falls.
+
+    Args:
+        start: A weight coded in `format_`, without spans.
+        goal: float32 (out, in), which the objective's errors are differences to.
+        format_: Of integer codes.
+        dtype: What scales and biases are stored in.
+        terms: One or two, damped so that their curvature is positive.
+        sweeps: Of the descent; by default as many as pay at this width.
+    """
+    count = default_sweeps(goal.shape[1]) if sweeps is None else sweeps
+    empty = Feedback(np.empty((0, 0), np.float32), np.empty(0, np.float32), None)
+    return _Problem(goal, dtype, empty, terms).move(start, format_, count)
+
+
 def _in_blocks(
     weight: np.ndarray,
     format_: Format,
@@ -136,8 +160,8 @@ class _Problem:
         target = KernelTarget.new(self.weight.shape, format_, self.dtype)
         left = np.empty_like(self.weight)
         scratch = np.empty((_SCRATCH_PANELS, len(self.weight), _PANEL), np.float32)
-        feed_back, descend = kernels().bitbudget_feed_back, kernels().bitbudget_descend
-        feed_back.restype = descend.restype = None
+        feed_back = kernels().bitbudget_feed_back
+        feed_back.restype = None
         feed_back(
             target.reference,
             address(self.weight),
@@ -148,10 +172,29 @@ class _Problem:
             address(scratch),
         )
         if sweeps:
-            np.subtract(target.values, self.weight, out=left)
-            factors = (ctypes.c_void_p * len(self.factors))(
-                *(None if part is None else part.ctypes.data for part in self.factors)
-            )
-            count = len(self.factors) // 3
-            descend(target.reference, count, factors, sweeps, address(left), address(scratch))
+            self._descend(target, sweeps, left)
         return target.coded(self.out)
+
+    def move(self, start: Coded, format_: Format, sweeps: int) -> Coded:
+        """Return `start` after so many sweeps of the descent."""
+        target = KernelTarget.new(self.weight.shape, format_, self.dtype)
+        for to, given, rest in (
+            (target.codes, start.codes, 0),
+            (target.scales, start.scales, 1),
+            (target.biases, start.biases, 0),
+        ):
+            to[:, : self.out] = given.T
+            to[:, self.out :] = rest
+        self._descend(target, sweeps, np.empty_like(self.weight))
+        return target.coded(self.out)
+
+    def _descend(self, target: KernelTarget, sweeps: int, left: np.ndarray) -> None:
+        np.subtract(target.values, self.weight, out=left)
+        scratch = np.empty((_SCRATCH_PANELS, len(self.weight), _PANEL), np.float32)
+        factors = (ctypes.c_void_p * len(self.factors))(
+            *(None if part is None else part.ctypes.data for part in self.factors)
+        )
+        count = len(self.factors) // 3
+        descend = kernels().bitbudget_descend
+        descend.restype = None
+        descend(target.reference, count, factors, sweeps, address(left), address(scratch))
