@@ -101,14 +101,20 @@ def fit(
 
 
 def _times(inventory: Inventory) -> tuple[EffortTime, ...]:
-    """Return how long each effort takes here; the machine's speed is measured if it never was."""
+    """Return how long each effort takes here; the machine's speed is measured if it never was.
+
+    Nothing where no worker is installed that could measure it.
+    """
     from bitbudget.app.cli.child import home, run_with_progress
+    from bitbudget.app.cli.extras import has_extra
     from bitbudget.app.contract.estimate import effort_times
     from bitbudget.app.contract.reports import SpeedResult
     from bitbudget.app.contract.stored_speed import read_speed
     from bitbudget.app.contract.tasks import SpeedTask
 
     known = read_speed(Path(home()))
+    if known is None and not has_extra("worker"):
+        return ()
     speed = known or run_with_progress(SpeedTask(home=home()), SpeedResult, "fit").speed
     return effort_times(inventory.weights, speed)
 
@@ -121,7 +127,8 @@ def _print_times(console: Console, times: tuple[EffortTime, ...]) -> None:
         f" ({duration_words(time.checkpoint_seconds)} with the checkpoint)"
         for time in times
     ]
-    console.print(f"\ntime here: {', '.join(said)}", soft_wrap=True)
+    if said:
+        console.print(f"\ntime here: {', '.join(said)}", soft_wrap=True)
 
 
 def _asked(device: str | None, budget: str | None) -> str | None:
@@ -149,13 +156,16 @@ def _within(
     from bitbudget.app.core.budget_report import within
 
     report = within(inventory, budget_bytes)
-    best = best_within(measured, budget_bytes)
+    best, times = best_within(measured, budget_bytes), _times(inventory)
 
     def render(console: Console) -> None:
         _print_budget(console, report)
         print_best(console, best)
+        _print_times(console, times)
 
-    say({**_document(report), "measured": best}, as_json=as_json, render=render)
+    efforts = [time.model_dump(mode="json") for time in times]
+    document = {**_document(report), "efforts": efforts, "measured": best}
+    say(document, as_json=as_json, render=render)
 
 
 def inventory_of(model: str, *, allow_quantized_source: bool) -> Inventory:
