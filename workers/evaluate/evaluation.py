@@ -147,7 +147,13 @@ class Evaluator:
         return teach_all() if self.cache is None else self.cache.taught(windows, teach_all)
 
     def report(self, checkpoint: Path) -> JsonObject:
-        """Return the report of one checkpoint."""
+        """Return the report of one checkpoint.
+
+        What needs the original comes first, so that it and the checkpoint are never both held.
+        """
+        _ = self.taught, self.noise_floor
+        for held in ("original", "_teacher"):
+            self.__dict__.pop(held, None)
         return self.report_model(open_forward(checkpoint, copies=2), str(checkpoint))
 
     def report_model(self, candidate: Forward, name: str) -> JsonObject:

@@ -76,6 +76,13 @@ def test_original_against_itself_is_zero(sample_model: Path, evaluation: Evaluat
     assert report["perplexity_ratio"] == 1
 
 
+def test_the_original_is_not_held_beside_a_checkpoint(sample_model: Path) -> None:
+    evaluation = Evaluator(sample_model, rollouts=1)
+    evaluation.original  # noqa: B018 - held from here on
+    evaluation.report(sample_model)
+    assert not {"original", "_teacher"} & set(vars(evaluation))
+
+
 def test_compare_uses_the_same_resamples(reports: dict[int, dict[str, Any]]) -> None:
     comparison = compare(reports[8], reports[4])
     low, high = comparison["ratio_interval_95"]
