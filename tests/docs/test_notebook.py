@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -30,19 +30,24 @@ def sizes(outputs: list[dict[str, Any]]) -> list[str]:
     return [line.partition(" bytes")[0] for line in lines]
 
 
+def processor_seconds_of_children() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 @pytest.mark.e2e
 def test_the_notebook_runs_and_shows_what_is_kept(tmp_path: Path) -> None:
     own = {"BITBUDGET_HOME": tmp_path / "home", "IPYTHONDIR": tmp_path / "ipython"}
     environment = {**os.environ, "PYTHONPATH": REPOSITORY, **own}
     output = tmp_path / "out.ipynb"
-    began = time.monotonic()
+    began = processor_seconds_of_children()
     subprocess.run(
         [sys.executable, "-m", "tools.notebook", str(output)],
         env={name: str(value) for name, value in environment.items()},
         cwd=REPOSITORY,
         check=True,
     )
-    assert time.monotonic() - began < MOST_SECONDS
+    assert processor_seconds_of_children() - began < MOST_SECONDS
     found, kept = shown(output), shown(NOTEBOOK)
     kinds = [[[each["output_type"] for each in cell] for cell in cells] for cells in (found, kept)]
     assert kinds[0] == kinds[1]
