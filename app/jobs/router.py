@@ -7,7 +7,7 @@ from typing import Annotated, Final
 
 from anyio import to_thread
 from fastapi import APIRouter, Header, Query, Request, Response, status
-from fastapi.responses import StreamingResponse
+from fastapi.sse import EventSourceResponse
 from pydantic import Field
 from pydantic.json_schema import SkipJsonSchema
 
@@ -166,7 +166,7 @@ async def stream_job_events(
         return Response(status_code=204)
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     lines = streams.lines(job_id, seen, principal.owner)
-    return StreamingResponse(lines, media_type="text/event-stream", headers=headers)
+    return EventSourceResponse(lines, headers=headers)
 
 
 @router.get(
