@@ -277,8 +277,6 @@ def take_it(visitor: Visitor) -> None:
 def test_a_model_of_64_layers_and_128_experts_is_searched_and_not_cut(
     visitor: Visitor, home: Path
 ) -> None:
-    if visitor.scheme == "dark":
-        pytest.skip("the same in light")
     page = visitor.page
     with Client(visitor.address, token=HomeToken(home).known()) as client:
         found = client.import_measurement(large_measurement().to_json())
