@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
+from pydantic import TypeAdapter
+
 from bitbudget.app.auth import repository
 from bitbudget.app.auth.principal import Principal, Scope
 from bitbudget.app.auth.tables import KeyRow
@@ -15,9 +17,11 @@ from bitbudget.app.core.errors import ConflictError, InvalidRequestError, NotFou
 from bitbudget.app.http.errors import UnauthorizedError
 from bitbudget.app.storage.database import Database
 from bitbudget.app.storage.ids import Clock, new_id
+from bitbudget.app.storage.stored import read_adapted
 
 __all__ = ["ApiKey", "KeyService", "NewKey"]
 
+_SCOPES: Final = TypeAdapter(tuple[Scope, ...])
 _USED_EVERY: Final = timedelta(minutes=1)
 """How exact `last used` is; a write per request would cost more than it tells."""
 
@@ -131,18 +135,23 @@ class KeyService:
             raise UnauthorizedError(reason="this one has expired")
         if row.used_at is None or now - row.used_at >= _USED_EVERY:
             self._note_use(row.id, now)
-        return Principal(row.id, frozenset(Scope(scope) for scope in row.scopes))
+        return Principal(row.id, frozenset(_scopes(row)))
 
     def _note_use(self, key_id: str, now: datetime) -> None:
         with self.database.write() as session:
             repository.get(session, key_id).used_at = now
 
 
+def _scopes(row: KeyRow) -> tuple[Scope, ...]:
+    """Return what a key may do: nothing, where what is stored of that cannot be read."""
+    return read_adapted(_SCOPES, row.scopes, "scopes", f"key {row.id}") or ()
+
+
 def _view(row: KeyRow) -> ApiKey:
     return ApiKey(
         id=row.id,
         name=row.name,
-        scopes=tuple(Scope(scope) for scope in row.scopes),
+        scopes=_scopes(row),
         created_at=row.created_at,
         expires_at=row.expires_at,
         last_used_at=row.used_at,

@@ -112,14 +112,23 @@ class Dashboard:
         return form_of(job.request, job.tags)
 
     def job(self, job_id: str) -> Page:
-        """Return one job; NotFoundError when there is none."""
+        """Return one job; NotFoundError when there is none.
+
+        Without what its measurement would add, where that is stored but cannot be read.
+        """
         report = self.sources.jobs.report(job_id)
         solved = self._solved(report.job)
         memory = None if solved is None else _memory(solved)
         notes, held = self.sources.jobs.notes(job_id), self._held(report.job)
         measured = report.job.measurement_id
-        source = "" if measured is None else self.sources.measurements.source(measured)
-        return job_page(report, solved, memory, notes, held, source=source)
+        try:
+            source = "" if measured is None else self.sources.measurements.source(measured)
+        except NotFoundError:
+            source = ""
+        page = job_page(report, solved, memory, notes, held, source=source)
+        if solved is None and report.job.answer is not None and measured is not None:
+            page["unreadable"].append("measurement")
+        return page
 
     def _held(self, job: Job) -> Held | None:
         """Return what can be done with a checkpoint that a worker holds, and was."""
@@ -144,7 +153,10 @@ class Dashboard:
         if job.answer is None or job.measurement_id is None:
             return None
         manifest = self._manifest(job)
-        measurement = self.sources.measurements.library.get(manifest.measurement)
+        try:
+            measurement = self.sources.measurements.library.get(manifest.measurement)
+        except NotFoundError:
+            return None
         return Solved(measurement, self._trade(measurement), manifest)
 
     def _manifest(self, job: Job) -> Manifest:

@@ -9,7 +9,8 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from bitbudget.app.core.errors import NotFoundError
-from bitbudget.app.followups.tables import FollowupKind, FollowupRow
+from bitbudget.app.followups.schemas import FollowupKind
+from bitbudget.app.followups.tables import FollowupRow
 from bitbudget.app.jobs.tables import JobRow
 from bitbudget.app.storage.ids import is_id
 from bitbudget.app.workers.tables import WorkerRow

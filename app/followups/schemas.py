@@ -10,7 +10,14 @@ from pydantic import BaseModel, ConfigDict, Field
 from bitbudget.app.contract.followups import FollowupRequest, FollowupResult
 from bitbudget.app.contract.problems import Problem
 
-__all__ = ["Followup", "FollowupStatus"]
+__all__ = ["Followup", "FollowupKind", "FollowupStatus"]
+
+
+class FollowupKind(StrEnum):
+    """What can be asked for."""
+
+    COMPARE_TEXT = "compare-text"
+    PUBLISH = "publish"
 
 
 class FollowupStatus(StrEnum):
@@ -34,8 +41,9 @@ class Followup(BaseModel):
 
     id: str
     job_id: str
+    kind: FollowupKind
     status: FollowupStatus
-    asked: FollowupRequest
+    asked: FollowupRequest | None = Field(description="Null where what is stored is unreadable.")
     result: FollowupResult | None = Field(description="Present once it is done.")
     problem: Problem | None = Field(description="Why it failed.")
     created_at: datetime

@@ -25,16 +25,16 @@ from bitbudget.app.contract.texts import TextComparison
 from bitbudget.app.core.errors import ConflictError, InvalidRequestError, NotFoundError
 from bitbudget.app.core.requests import JobRequest
 from bitbudget.app.followups import repository
-from bitbudget.app.followups.schemas import Followup, FollowupStatus
-from bitbudget.app.followups.tables import FollowupKind, FollowupRow
+from bitbudget.app.followups.schemas import Followup, FollowupKind, FollowupStatus
+from bitbudget.app.followups.tables import FollowupRow
 from bitbudget.app.http.errors import QuotaExceededError
 from bitbudget.app.jobs import repository as jobs
 from bitbudget.app.jobs.access import check_owner
-from bitbudget.app.jobs.checkpoints import finished_result
+from bitbudget.app.jobs.checkpoints import checkpoint_result, finished_result
 from bitbudget.app.jobs.tables import JobRow
 from bitbudget.app.storage.database import Database
 from bitbudget.app.storage.ids import Clock, new_id
-from bitbudget.app.storage.stored import read_stored
+from bitbudget.app.storage.stored import read_adapted, read_stored
 from bitbudget.app.workers import repository as workers
 from bitbudget.app.workers.intervals import Intervals
 
@@ -50,6 +50,12 @@ _LOST: Final = Problem.about(
     "no-answer",
     "the worker that holds the checkpoint did not answer; see that it runs, then ask again",
     status=504,
+)
+
+
+_UNREADABLE: Final = Problem.about(
+    "unreadable-follow-up",
+    "what is stored of it cannot be read by this version of the server; ask again",
 )
 
 
@@ -107,24 +113,37 @@ class FollowupService:
             return "" if job.worker_id is None else _publishes_to(session, job)
 
     def claim(self, worker_id: str) -> FollowupGrant | None:
-        """Give the oldest follow-up on a job that this worker did, None when there is none."""
+        """Give the oldest follow-up on a job that this worker did, None when there is none.
+
+        One that cannot be read fails.
+        """
         now = self.clock()
         with self.database.write() as session:
             worker = workers.get(session, worker_id)
-            row = repository.next_for(session, worker, now)
-            if row is None:
-                return None
-            worker.seen_at = row.started_at = now
-            row.worker_id, row.alive_until = worker.id, self._renewed(now)
-            job = jobs.get(session, row.job_id)
-            return FollowupGrant(
-                followup_id=row.id,
-                job_id=job.id,
-                request=JobRequest.model_validate(job.request),
-                manifest_sha256=finished_result(job).sha256,
-                asked=_ASKED.validate_python(row.asked),
-                renew_seconds=self.intervals.renew_seconds,
-            )
+            while (row := repository.next_for(session, worker, now)) is not None:
+                worker.seen_at = row.started_at = now
+                row.worker_id, row.alive_until = worker.id, self._renewed(now)
+                granted = self._granted(row, jobs.get(session, row.job_id))
+                if granted is not None:
+                    return granted
+                row.ended_at, row.problem = now, _UNREADABLE.model_dump(mode="json")
+                session.flush()
+        return None
+
+    def _granted(self, row: FollowupRow, job: JobRow) -> FollowupGrant | None:
+        request = read_stored(JobRequest, job.request, f"job {job.id}")
+        result = checkpoint_result(job)
+        asked = _asked(row)
+        if request is None or result is None or asked is None:
+            return None
+        return FollowupGrant(
+            followup_id=row.id,
+            job_id=job.id,
+            request=request,
+            manifest_sha256=result.sha256,
+            asked=asked,
+            renew_seconds=self.intervals.renew_seconds,
+        )
 
     def renew(self, followup_id: str, worker_id: str) -> None:
         """Keep a follow-up; ConflictError once it is over."""
@@ -193,10 +212,16 @@ def _conflict(job_id: str, reason: str, remedy: str) -> ConflictError:
 
 
 def _answers(result: TextComparison | UploadResult, row: FollowupRow) -> bool:
-    asked = _ASKED.validate_python(row.asked)
+    asked = _asked(row)
     if isinstance(asked, CompareText):
         return isinstance(result, TextComparison) and result.prompt == asked.prompt
-    return isinstance(result, UploadResult) and result.repository == asked.repository
+    if isinstance(asked, Publish):
+        return isinstance(result, UploadResult) and result.repository == asked.repository
+    return False
+
+
+def _asked(row: FollowupRow) -> CompareText | Publish | None:
+    return read_adapted(_ASKED, row.asked, "request", f"follow-up {row.id}")
 
 
 def _status(row: FollowupRow, now: datetime) -> FollowupStatus:
@@ -208,14 +233,22 @@ def _status(row: FollowupRow, now: datetime) -> FollowupStatus:
 
 
 def _view(row: FollowupRow, now: datetime) -> Followup:
-    status = _status(row, now)
-    known = None if row.problem is None else Problem.model_validate(row.problem)
+    status, asked, where = _status(row, now), _asked(row), f"follow-up {row.id}"
+    result = problem = None
+    if row.result is not None:
+        result = read_adapted(_RESULT, row.result, "result", where)
+    if row.problem is not None:
+        problem = read_stored(Problem, row.problem, where)
+    is_readable = asked is not None and (result is not None or row.result is None)
+    if status is FollowupStatus.FAILED and problem is None and is_readable:
+        problem = _LOST if row.problem is None else _UNREADABLE
     return Followup(
         id=row.id,
         job_id=row.job_id,
-        status=status,
-        asked=_ASKED.validate_python(row.asked),
-        result=None if row.result is None else _RESULT.validate_python(row.result),
-        problem=known or (_LOST if status is FollowupStatus.FAILED else None),
+        kind=FollowupKind(row.kind),
+        status=status if is_readable else FollowupStatus.FAILED,
+        asked=asked,
+        result=result,
+        problem=problem if is_readable else _UNREADABLE,
         created_at=row.created_at,
     )

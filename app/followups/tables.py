@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 from datetime import datetime
-from enum import StrEnum
 
 import sqlalchemy as sa
 from pydantic import JsonValue
 from sqlalchemy.orm import Mapped, mapped_column
 
+from bitbudget.app.followups.schemas import FollowupKind
 from bitbudget.app.storage.schema import Base, Moment, one_of
 
-__all__ = ["FollowupKind", "FollowupRow"]
-
-
-class FollowupKind(StrEnum):
-    """What can be asked for."""
-
-    COMPARE_TEXT = "compare-text"
-    PUBLISH = "publish"
+__all__ = ["FollowupRow"]
 
 
 class FollowupRow(Base):

@@ -18,7 +18,7 @@ from bitbudget.app.jobs.tables import JobRow
 from bitbudget.app.storage.database import Database
 from bitbudget.app.storage.stored import read_stored
 
-__all__ = ["Checkpoints", "finished_result"]
+__all__ = ["Checkpoints", "checkpoint_result", "finished_result"]
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
 _MOST_FILES: Final = 1024
@@ -74,10 +74,18 @@ class Checkpoints:
         return found.resolve()
 
 
-def finished_result(job: JobRow) -> JobResult:
-    """Return the result of a job that made a checkpoint; ConflictError for every other."""
+def checkpoint_result(job: JobRow) -> JobResult | None:
+    """Return the result of a job that made a checkpoint, None of every other."""
     result = None if job.result is None else read_stored(JobResult, job.result, f"job {job.id}")
     if result is None or result.checkpoint is None or job.worker_id is None:
+        return None
+    return result
+
+
+def finished_result(job: JobRow) -> JobResult:
+    """Return the result of a job that made a checkpoint; ConflictError for every other."""
+    result = checkpoint_result(job)
+    if result is None:
         raise ConflictError(
             what="Job",
             name=job.id,

@@ -61,9 +61,9 @@ def _view(
     tags: Sequence[str],
 ) -> Job:
     parts = _Parts(row.id)
-    read = [parts.read("answer", Revision, each.answer) for each in revisions]
+    read = [parts.read("answer", Revision, each.answer or {}) for each in revisions]
     answers = tuple(each for each in read if each is not None)
-    request = parts.read("request", JobRequest, row.request)
+    request = parts.read("request", JobRequest, row.request or {})
     return Job(
         id=row.id,
         status=JobStatus(row.status),
@@ -117,12 +117,16 @@ class _Parts:
 
 
 def _worker(row: WorkerRow, parts: _Parts) -> JobWorker | None:
-    found = parts.read("worker", Capabilities, row.capabilities)
+    found = parts.read("worker", Capabilities, row.capabilities or {})
     return None if found is None else JobWorker(id=row.id, name=row.name, capabilities=found)
 
 
 def event_view(row: EventRow) -> JobEvent:
     """Return one event."""
     return JobEvent(
-        id=row.id, job_id=row.job_id, kind=EventKind(row.kind), at=row.at, data=row.data
+        id=row.id,
+        job_id=row.job_id,
+        kind=EventKind(row.kind),
+        at=row.at,
+        data=row.data if isinstance(row.data, dict) else {"unreadable": True},
     )

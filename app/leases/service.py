@@ -146,9 +146,7 @@ class LeaseService:
             self._check(lease, attempt)
             known = {row.name: row.sha256 for row in artifacts.of_job(session, lease.job_id)}
             job = jobs.get(session, lease.job_id)
-            request = read_stored(JobRequest, job.request, f"job {job.id}")
-            if request is None:
-                raise _conflict(job, "has a request that this version cannot read")
+            request = _request(job)
         found = sha256_of(data)
         if found != expected:
             raise DigestMismatchError(expected=expected, found=found)
@@ -293,6 +291,14 @@ def _stored(session: Session, job_id: str) -> tuple[StoredArtifact, ...]:
     )
 
 
+def _request(job: JobRow) -> JobRequest:
+    """Return what a job asks for; ConflictError where that cannot be read."""
+    request = read_stored(JobRequest, job.request, f"job {job.id}")
+    if request is None:
+        raise _conflict(job, "has a request that this version cannot read")
+    return request
+
+
 def _final_answer(session: Session, job: JobRow) -> Revision:
     """Return the answer of the uploaded manifest.json; ConflictError where that does not count."""
     row = jobs.revision(session, job)
@@ -317,7 +323,7 @@ def _check_same_answer(job: JobRow, answer: Revision, result: JobResult) -> None
 
 def _check_budget(job: JobRow, answer: Revision) -> None:
     """Raise ConflictError for more bytes than were asked for, whatever was checked before."""
-    budget = JobRequest.model_validate(job.request).budget_bytes
+    budget = _request(job).budget_bytes
     if budget is not None and answer.file_bytes > budget:
         raise _conflict(job, f"has a budget of {budget} bytes, the manifest {answer.file_bytes}")
 
@@ -336,7 +342,7 @@ def _end(session: Session, job: JobRow, result: LeaseResult, now: datetime) -> N
             if result.result is not None:
                 _check_same_answer(job, answer, result.result)
             transitions.succeeded(job, result.result)
-            request = JobRequest.model_validate(job.request)
+            request = _request(job)
             if request.rotation is Rotation.AUTO and job.measurement_id is not None:
                 measurements.remember(session, request, job.measurement_id, now)
         case LeaseOutcome.FAILED if result.problem is not None:

@@ -28,6 +28,7 @@ __all__ = [
     "load",
     "name_digest",
     "of_models",
+    "read",
     "remember",
     "save",
     "tensor_page",
@@ -58,25 +59,24 @@ def save(session: Session, prepared: PreparedMeasurement, maker: Maker, now: dat
     """Store a measurement; return False where another worker's, of other curves, stays.
 
     What was stored first stays: its own worker alone replaces it, and any worker one that was
-    imported. Where curves are the same, workers of the same key replace its calibration, which
-    grows with every finished checkpoint.
+    imported or cannot be read. Where curves are the same, workers of the same key replace its
+    calibration, which grows with every finished checkpoint.
     """
     stored = session.get(MeasurementRow, prepared.key)
     if stored is None:
-        row = prepared.row(now)
-        row.worker_id, row.owner = maker.worker_id, maker.owner
-        session.add(row)
-    elif stored.worker_id in {maker.worker_id, ""}:
-        stored.head = prepared.head
-        stored.worker_id, stored.owner = maker.worker_id, maker.owner
-        session.execute(sa.delete(TensorRow).where(TensorRow.measurement_id == prepared.key))
-    else:
-        found = _what_was_measured(load(session, prepared.key))
-        is_same = found == _what_was_measured(prepared.measurement)
-        if is_same and stored.owner == maker.owner:
-            stored.head = prepared.head
-        return is_same
+        stored = prepared.row(now)
+        session.add(stored)
+    elif stored.worker_id not in {maker.worker_id, ""}:
+        found = read(session, stored)
+        if found is not None:
+            is_same = _what_was_measured(found) == _what_was_measured(prepared.measurement)
+            if is_same and stored.owner == maker.owner:
+                stored.head = prepared.head
+            return is_same
+    stored.head = prepared.head
+    stored.worker_id, stored.owner = maker.worker_id, maker.owner
     session.flush()
+    session.execute(sa.delete(TensorRow).where(TensorRow.measurement_id == prepared.key))
     if prepared.tensors:
         session.execute(sa.insert(TensorRow), prepared.tensors)
     return True
@@ -139,8 +139,15 @@ def get(session: Session, measurement_id: str) -> MeasurementRow:
 
 
 def load(session: Session, measurement_id: str) -> Measurement:
-    """Return a whole measurement; NotFoundError when there is none."""
-    row = get(session, measurement_id)
+    """Return a whole measurement; NotFoundError when there is none that can be read."""
+    found = read(session, get(session, measurement_id))
+    if found is None:
+        raise NotFoundError(what="readable measurement", name=measurement_id)
+    return found
+
+
+def read(session: Session, row: MeasurementRow) -> Measurement | None:
+    """Return the whole measurement of a head, None where a part of it cannot be read."""
     query = sa.select(TensorRow).where(TensorRow.measurement_id == row.id)
     tensors = session.scalars(query.order_by(TensorRow.position)).all()
     return measurement_from_rows(row, list(tensors))

@@ -13,11 +13,13 @@ from bitbudget.app.core.canonical import JsonObject
 from bitbudget.app.core.inventory import Module
 from bitbudget.app.core.measurement import Curve, CurvePoint, Measurement
 from bitbudget.app.measurements.tables import MeasurementRow, TensorRow
+from bitbudget.app.storage.stored import read_adapted
 
 __all__ = ["PreparedMeasurement", "measurement_from_rows"]
 
 _MEASUREMENT: Final = TypeAdapter(Measurement)
 _POINTS: Final = TypeAdapter(tuple[CurvePoint, ...])
+_CURVES: Final = TypeAdapter(tuple[Curve, ...])
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,17 +79,21 @@ def _tensor(key: str, position: int, curve: Curve, module: Module) -> JsonObject
     }
 
 
-def measurement_from_rows(row: MeasurementRow, tensors: list[TensorRow]) -> Measurement:
-    """Put a measurement together again."""
-    head = _MEASUREMENT.validate_python(row.head)
-    return dataclasses.replace(head, curves=tuple(_curve(tensor) for tensor in tensors))
+def measurement_from_rows(row: MeasurementRow, tensors: list[TensorRow]) -> Measurement | None:
+    """Put a measurement together again; None where a part that is stored cannot be read."""
+    where = f"measurement {row.id}"
+    head = read_adapted(_MEASUREMENT, row.head, "head", where)
+    curves = read_adapted(_CURVES, [_curve(tensor) for tensor in tensors], "curves", where)
+    if head is None or curves is None or not all(curve.points for curve in curves):
+        return None
+    return dataclasses.replace(head, curves=curves)
 
 
-def _curve(row: TensorRow) -> Curve:
-    return Curve(
-        path=row.path,
-        alpha_nats=row.alpha_nats,
-        points=_POINTS.validate_python(row.points),
-        digest=row.digest,
-        features=row.features,
-    )
+def _curve(row: TensorRow) -> JsonObject:
+    return {
+        "path": row.path,
+        "alpha_nats": row.alpha_nats,
+        "points": row.points,
+        "digest": row.digest,
+        "features": row.features,
+    }

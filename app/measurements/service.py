@@ -9,6 +9,7 @@ from typing import Final
 
 from bitbudget.app.core.allocate import smallest_bytes
 from bitbudget.app.core.candidates import Rules
+from bitbudget.app.core.errors import NotFoundError
 from bitbudget.app.core.guide import guide
 from bitbudget.app.core.least import kept_bytes
 from bitbudget.app.core.measurement_file import file_bytes
@@ -96,7 +97,10 @@ class MeasurementService:
 
     def _summary(self, measurement_id: str) -> MeasurementSummary:
         with self.database.read() as session:
-            return measurement_summary(repository.get(session, measurement_id))
+            found = measurement_summary(repository.get(session, measurement_id))
+        if found is None:
+            raise NotFoundError(what="readable measurement", name=measurement_id)
+        return found
 
     def tensors(
         self, measurement_id: str, query: TensorQuery, cursor: str | None, limit: int

@@ -75,7 +75,10 @@ def _is_stored(session: Session, found: CoreMeasurement, owner: str) -> bool:
     row = measurements.find(session, found.key)
     if row is None:
         return False
-    if file_bytes(measurements.load(session, found.key)) == file_bytes(found):
+    stored = measurements.read(session, row)
+    if stored is None:
+        return False
+    if file_bytes(stored) == file_bytes(found):
         return True
     if row.worker_id == "" and row.owner == owner:
         return False

@@ -29,9 +29,10 @@ def save(
 ) -> None:
     """Store a model's inventory, and that `name` resolved to it.
 
-    What a worker read replaces what only an imported measurement said of the model.
+    What a worker read replaces what only an imported measurement said of the model, and what
+    cannot be read.
     """
-    if not names_of(session, [identity.digest]):
+    if inventory_of_named(session, identity.digest) is None:
         session.merge(model_row(identity, inventory, now))
         session.flush()
     session.merge(ModelNameRow(name=name, digest=identity.digest, resolved_at=now))
@@ -46,9 +47,9 @@ def keep(session: Session, identity: ModelIdentity, inventory: Inventory, now: d
 
 
 def inventory_of_named(session: Session, digest: str) -> Inventory | None:
-    """Return the inventory of weights as a worker read them, None where none has."""
+    """Return the inventory of weights as a worker read them, None where there is none."""
     row = session.get(ModelRow, digest) if names_of(session, [digest]) else None
-    return None if row is None else inventory_from(row.inventory)
+    return None if row is None else inventory_from(row)
 
 
 def by_name(session: Session, name: str) -> ModelRow | None:
@@ -62,7 +63,7 @@ def by_name(session: Session, name: str) -> ModelRow | None:
 def inventory_by_name(session: Session, name: str) -> Inventory | None:
     """Return the inventory of the weights that `name`, or a digest, stands for."""
     row = by_name(session, name)
-    return None if row is None else inventory_from(row.inventory)
+    return None if row is None else inventory_from(row)
 
 
 def page(session: Session, after: tuple[datetime, str] | None, limit: int) -> Sequence[ModelRow]:

@@ -7,10 +7,10 @@ from typing import Final
 
 from pydantic import TypeAdapter
 
-from bitbudget.app.core.canonical import JsonObject
 from bitbudget.app.core.inventory import Inventory
 from bitbudget.app.core.measurement import ModelIdentity
 from bitbudget.app.models.tables import ModelRow
+from bitbudget.app.storage.stored import read_adapted
 
 __all__ = ["inventory_from", "model_row"]
 
@@ -30,6 +30,6 @@ def model_row(identity: ModelIdentity, inventory: Inventory, now: datetime) -> M
     )
 
 
-def inventory_from(value: JsonObject) -> Inventory:
-    """Read a stored inventory."""
-    return _INVENTORY.validate_python(value)
+def inventory_from(row: ModelRow) -> Inventory | None:
+    """Return a model's inventory, None where what is stored of it cannot be read."""
+    return read_adapted(_INVENTORY, row.inventory, "inventory", f"model {row.digest}")

@@ -21,4 +21,8 @@ class Model(BaseModel):
     weights: int
     names: list[str] = Field(description="Requested names that resolved to these weights last.")
     measurements: list[MeasurementSummary]
+    unreadable: list[str] = Field(
+        description="Ids of measurements that are stored but cannot be read by this version of the"
+        " server."
+    )
     created_at: datetime

@@ -68,6 +68,7 @@ def _position(key: Key | None) -> tuple[datetime, str] | None:
 
 
 def _view(row: ModelRow, names: list[str], measured: list[MeasurementRow]) -> Model:
+    summaries = {each.id: measurement_summary(each) for each in measured}
     return Model(
         id=row.digest,
         name=row.name,
@@ -75,6 +76,7 @@ def _view(row: ModelRow, names: list[str], measured: list[MeasurementRow]) -> Mo
         model_type=row.model_type,
         weights=row.weights,
         names=names,
-        measurements=[measurement_summary(measurement) for measurement in measured],
+        measurements=[summary for summary in summaries.values() if summary is not None],
+        unreadable=[name for name, summary in summaries.items() if summary is None],
         created_at=row.created_at,
     )

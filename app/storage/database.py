@@ -15,6 +15,8 @@ from sqlalchemy import event
 from sqlalchemy.engine import Connection, Engine, make_url
 from sqlalchemy.orm import Session
 
+from bitbudget.app.storage.stored import decoded
+
 __all__ = ["Database", "one_at_a_time"]
 
 _WRITES: Final = "bitbudget_writes"
@@ -85,7 +87,11 @@ def _engine(url: sa.URL, pool_size: int) -> Engine:
     if url.database and url.database != ":memory:":
         Path(url.database).parent.mkdir(parents=True, exist_ok=True)
     engine = sa.create_engine(
-        url, pool_size=pool_size, max_overflow=0, connect_args={"timeout": _BUSY_SECONDS}
+        url,
+        pool_size=pool_size,
+        max_overflow=0,
+        connect_args={"timeout": _BUSY_SECONDS},
+        json_deserializer=decoded,  # SQLite takes any text for JSON; PostgreSQL does not
     )
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from bitbudget.app.contract.followups import CompareText
 from bitbudget.app.contract.reports import UploadResult
 from bitbudget.app.contract.texts import LONGEST_PROMPT, MOST_TOKENS, TextComparison, WrittenText
 from bitbudget.app.core.canonical import JsonObject
@@ -36,9 +37,9 @@ class Held:
 
 def held_part(held: Held, job: Job) -> JsonObject:
     """Return what the job's page shows of its checkpoint."""
-    by_kind = {followup.asked.kind: followup for followup in held.followups}
+    by_kind = {followup.kind.value: followup for followup in held.followups}
     tried, published = by_kind.get("compare-text"), by_kind.get("publish")
-    asked = None if tried is None or tried.asked.kind != "compare-text" else tried.asked
+    asked = tried.asked if tried is not None and isinstance(tried.asked, CompareText) else None
     name = job.request.model.rstrip("/").rsplit("/", 1)[-1]
     folder = "" if job.result is None else job.result.checkpoint or ""
     return {

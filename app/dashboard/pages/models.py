@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from urllib.parse import urlencode
 
@@ -38,12 +38,10 @@ def models_page(models: Page[Model]) -> JsonObject:
             "name": words.name_of(model.name),
             "model_type": model.model_type,
             "weights": model.weights,
-            "measured": ", ".join(
-                f"{m.effort}/{m.encoder}/{m.sensitivity}" for m in model.measurements
-            ),
+            "measured": ", ".join(_measured(model)),
         }
         for model in models.items
-        if model.measurements
+        if model.measurements or model.unreadable
     ]
     return {
         "title": "Models",
@@ -52,6 +50,13 @@ def models_page(models: Page[Model]) -> JsonObject:
         "models": lines,
         "next": None if following is None else f"/models?{urlencode({'cursor': following})}",
     }
+
+
+def _measured(model: Model) -> Iterator[str]:
+    for summary in model.measurements:
+        yield f"{summary.effort}/{summary.encoder}/{summary.sensitivity}"
+    if model.unreadable:
+        yield f"{len(model.unreadable)} not readable by this version of the server"
 
 
 @dataclass(frozen=True, slots=True)
