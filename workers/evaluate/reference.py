@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -12,10 +11,9 @@ import numpy as np
 
 from bitbudget.app.core.effort import EFFORTS, Effort
 from bitbudget.workers.evaluate.cache import ReferenceCache
-from bitbudget.workers.evaluate.teacher import Dictation, TeacherBatch, batches, teach
+from bitbudget.workers.evaluate.teacher import TeacherBatch, batches, teach
 from bitbudget.workers.evaluate.windows import rollout_kind, rollout_windows
-from bitbudget.workers.running.streaming_forward import Forward, fits_whole, open_forward
-from bitbudget.workers.running.tokens import Predicted
+from bitbudget.workers.running.streaming_forward import Forward, open_forward
 
 __all__ = ["PROBING_WINDOWS", "Reference", "job_rollouts", "verifying_windows"]
 
@@ -36,11 +34,6 @@ def verifying_windows(folder: Path) -> int:
     return _MOST_VERIFYING if nbytes < _FILE_BYTES_OF_FEW else _FEWEST_VERIFYING
 
 
-def _parts() -> tuple[slice, slice]:
-    """Return which of the verifying windows are for probing, and which for judging."""
-    return slice(PROBING_WINDOWS), slice(PROBING_WINDOWS, None)
-
-
 def job_rollouts(
     folder: Path,
     *,
@@ -52,33 +45,20 @@ def job_rollouts(
     """Return rollouts to verify predictions on and, disjoint from them, rollouts to evaluate on.
 
     They are written in one batch, int32 (count, length) each: reading the weights for a token costs
-    the same however many sequences go on by one. `cache` keeps what the original predicts there,
-    too, unless a rounded copy of it writes. How many there are, and whether there are any of
+    the same however many sequences go on by one. How many there are, and whether there are any of
     the first kind, follows from the effort.
     """
     plan = EFFORTS[effort]
     length, evaluating = plan.window_tokens, plan.evaluated_windows
     total = evaluating + (verifying_windows(folder) if plan.verifies else 0)
 
-    def write(predicted: Predicted | None = None) -> np.ndarray:
-        return rollout_windows(
-            folder, total, length=length, seed=seed, predicted=predicted, progress=progress
-        )
-
-    def write_and_keep() -> np.ndarray:
-        if cache is None or not fits_whole(folder):
-            return write()
-        heard, order = Dictation(), np.arange(total)
-        ids = write(heard.hear)
-        for rows in (order[:evaluating], *(order[evaluating:][part] for part in _parts())):
-            if len(rows):
-                cache.taught(ids[rows], partial(heard.batches, ids, rows, str(folder)))
-        return ids
+    def write() -> np.ndarray:
+        return rollout_windows(folder, total, length=length, seed=seed, progress=progress)
 
     if cache is None:
         both = write()
     else:
-        both = cache.rollouts(rollout_kind(folder), total, length, seed, write_and_keep)
+        both = cache.rollouts(rollout_kind(folder), total, length, seed, write)
     return both[evaluating:], both[:evaluating]
 
 
@@ -113,4 +93,4 @@ class Reference:
                 return []
             return taught(part) if cache is None else cache.taught(part, lambda: taught(part))
 
-        return cls(*(known(windows[part]) for part in _parts()))
+        return cls(known(windows[:PROBING_WINDOWS]), known(windows[PROBING_WINDOWS:]))

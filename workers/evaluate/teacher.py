@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,7 +13,6 @@ from bitbudget.workers.running.streaming_forward import Forward, Unheld
 
 __all__ = [
     "TOP_K",
-    "Dictation",
     "TeacherBatch",
     "TokenScores",
     "batches",
@@ -97,14 +95,8 @@ def batches(model: Forward, windows: np.ndarray) -> list[np.ndarray]:
     """
     vocabulary = int(model(mx.array(windows[:1, :1])).shape[-1])
     elements = _STREAMED_ELEMENTS if isinstance(model, Unheld) else _BATCH_ELEMENTS
-    return [windows[rows] for rows in _parts(windows, vocabulary, elements)]
-
-
-def _parts(windows: np.ndarray, vocabulary: int, elements: int) -> list[slice]:
-    """Return the rows of each batch that has so many logits, or one row."""
-    count, length = windows.shape
-    rows = max(1, elements // (vocabulary * length))
-    return [slice(start, start + rows) for start in range(0, count, rows)]
+    rows = max(1, elements // (vocabulary * windows.shape[1]))
+    return [windows[start : start + rows] for start in range(0, len(windows), rows)]
 
 
 def token_kl(batch: TeacherBatch, model: Forward, where: str) -> np.ndarray:
@@ -149,83 +141,24 @@ def _not_finite(where: str) -> InvalidModelError:
 def teach(model: Forward, ids: np.ndarray, where: str) -> TeacherBatch:
     """Return the original's predictions for the windows `ids`."""
     log_p = log_probabilities(model, ids, where)
-    kept = _kept(log_p, mx.array(ids[:, 1:]))
-    return TeacherBatch(ids, **_arrays(kept), vocabulary=log_p.shape[-1])
-
-
-class Dictation:
-    """What the original predicts where it writes, taken from the logits that it draws from.
-
-    That spares the pass over what it wrote. Give `hear` to `sample_tokens` as `predicted`.
-
-        dictation = Dictation()
-        ids = sample_tokens(folder, 48, seed=0, predicted=dictation.hear)
-        dictation.batches(ids, np.arange(8), str(folder))
-    """
-
-    def __init__(self) -> None:
-        self._vocabulary = 0
-        self._heard: list[dict[str, mx.array]] = []
-
-    def hear(self, logits: mx.array, following: mx.array) -> None:
-        """Keep what float32 logits (sequences, vocabulary) say of the tokens (sequences, 1)."""
-        self._vocabulary = logits.shape[-1]
-        whole = logits[:, None]
-        kept = _kept(whole - log_total(whole), following)
-        mx.async_eval(*kept.values())
-        self._heard.append(kept)
-
-    def batches(self, ids: np.ndarray, rows: np.ndarray, where: str) -> list[TeacherBatch]:
-        """Return the predictions on `rows`, (n,), of everything written, int32 (count, length).
-
-        Raises InvalidModelError when one is NaN.
-        """
-        found = {name: array[rows] for name, array in self._arrays(ids.shape[1] - 1).items()}
-        if not np.isfinite(found["label"]).all():
-            raise _not_finite(where)
-        parts = _parts(ids[rows], self._vocabulary, _BATCH_ELEMENTS)
-        return [
-            TeacherBatch(
-                ids[rows][part],
-                **{name: array[part] for name, array in found.items()},
-                vocabulary=self._vocabulary,
-            )
-            for part in parts
-        ]
-
-    def _arrays(self, positions: int) -> dict[str, np.ndarray]:
-        """Return the arrays of a TeacherBatch of all rows: batches were heard one by one."""
-        batches = [
-            self._heard[start : start + positions]
-            for start in range(0, len(self._heard), positions)
-        ]
-        return {
-            name: np.concatenate(
-                [
-                    np.concatenate([np.array(column[name]) for column in batch], 1)
-                    for batch in batches
-                ]
-            )
-            for name in self._heard[0]
-        }
-
-
-def _kept(log_p: mx.array, following: mx.array) -> dict[str, mx.array]:
-    """Return the arrays of a TeacherBatch, from log-probabilities (windows, tokens, vocabulary)."""
-    kept = {
-        "log_p": log_p,
-        "label": mx.take_along_axis(log_p, following[..., None], axis=-1)[..., 0],
-        "best": mx.argmax(log_p, axis=-1),
-    }
-    if log_p.shape[-1] <= _FULL_VOCABULARY:
-        return kept
+    vocabulary = log_p.shape[-1]
+    label = _at_labels(log_p, ids)
+    best = mx.argmax(log_p, axis=-1)
+    if vocabulary <= _FULL_VOCABULARY:
+        return TeacherBatch(
+            ids, np.array(log_p), np.array(label), np.array(best), vocabulary=vocabulary
+        )
     top = mx.argpartition(-log_p, kth=TOP_K, axis=-1)[..., :TOP_K]
-    likely = mx.take_along_axis(log_p, top, axis=-1)
-    return kept | {"log_p": likely, "top": top, "log_tail": _log_tail(likely)}
-
-
-def _arrays(kept: Mapping[str, mx.array]) -> dict[str, np.ndarray]:
-    return {name: np.array(array) for name, array in kept.items()}
+    kept = mx.take_along_axis(log_p, top, axis=-1)
+    return TeacherBatch(
+        ids,
+        np.array(kept),
+        np.array(label),
+        np.array(best),
+        np.array(top),
+        np.array(_log_tail(kept)),
+        vocabulary,
+    )
 
 
 def score(batch: TeacherBatch, logits: mx.array) -> TokenScores:

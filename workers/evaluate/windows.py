@@ -16,7 +16,7 @@ from bitbudget.workers.models.chat import chat_of, template_digest
 from bitbudget.workers.models.documents import documents
 from bitbudget.workers.models.tokenizer import open_tokenizer
 from bitbudget.workers.models.vocabulary import begin_token, check_tokens, longest_window
-from bitbudget.workers.running.tokens import Predicted, sample_tokens
+from bitbudget.workers.running.tokens import sample_tokens
 
 __all__ = [
     "MOST_WINDOWS",
@@ -91,17 +91,15 @@ def rollout_windows(
     *,
     seed: int,
     length: int = WINDOW,
-    predicted: Predicted | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> np.ndarray:
     """Return int32 (count, length): what the model in `folder` writes itself.
 
-    A chat model answers prompts that no statistics were made on. `predicted` is told the logits, as
-    by `sample_tokens`.
+    A chat model answers prompts that no statistics were made on.
     """
-    chat, seed = chat_of(folder, held_out=True), seed + ROLLOUT_SEED
+    chat = chat_of(folder, held_out=True)
     return sample_tokens(
-        folder, count, length, seed=seed, chat=chat, predicted=predicted, progress=progress
+        folder, count, length, seed=seed + ROLLOUT_SEED, chat=chat, progress=progress
     )
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -24,11 +23,9 @@ from bitbudget.workers.running.hidden_states import HiddenStates
 from bitbudget.workers.running.scripts import OWN, asking, from_begin
 from bitbudget.workers.running.streaming_forward import Forward, empty_cache, open_writer
 
-__all__ = ["SEQUENCE_LENGTH", "Predicted", "default_tokens", "default_windows", "sample_tokens"]
+__all__ = ["SEQUENCE_LENGTH", "default_tokens", "default_windows", "sample_tokens"]
 
 SEQUENCE_LENGTH: Final = 256
-
-Predicted = Callable[[mx.array, mx.array], None]
 
 
 def default_windows(weights: int, effort: Effort) -> int:
@@ -53,7 +50,6 @@ def sample_tokens(
     by_turns: bool = False,
     model: Forward | None = None,
     hidden: HiddenStates | None = None,
-    predicted: Predicted | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> np.ndarray:
     """Return int32 (count, length): sequences that the model wrote at temperature 1.
@@ -65,10 +61,8 @@ def sample_tokens(
 
     Sequences are shorter where the model has fewer positions.
     The same seed gives the same tokens on the same machine. `model` spares loading it once more.
-    `hidden` is filled with what the layers are given on the way. `predicted` is given, for each
-    batch of sequences one after the other, the logits of every token but the first, float32
-    (sequences, vocabulary), and the tokens that follow, (sequences, 1). `progress` is told tokens
-    written and wanted.
+    `hidden` is filled with what the layers are given on the way. `progress` is told tokens written
+    and wanted.
     """
     folder = checkpoint if isinstance(checkpoint, Path) else checkpoint.folder
     model = open_writer(folder) if model is None else model
@@ -89,24 +83,20 @@ def sample_tokens(
 
         keep = None if hidden is None else partial(hidden.keep, rows)
         with nullcontext() if hidden is None else hidden.on(model):
-            told = _Told(wrote, keep, predicted)
-            done.append(_sample_batch(model, script[rows], ends, key, told))
+            done.append(_sample_batch(model, script[rows], ends, key, wrote=wrote, keep=keep))
     return np.concatenate(done)
 
 
-@dataclass(frozen=True, slots=True)
-class _Told:
-    """Who is told what on the way: columns written, positions read, logits with what follows."""
-
-    wrote: Callable[[int], None]
-    keep: Callable[[int], None] | None
-    predicted: Predicted | None
-
-
 def _sample_batch(
-    model: Forward, script: np.ndarray, ends: list[int], key: mx.array, told: _Told
+    model: Forward,
+    script: np.ndarray,
+    ends: list[int],
+    key: mx.array,
+    *,
+    wrote: Callable[[int], None],
+    keep: Callable[[int], None] | None,
 ) -> np.ndarray:
-    """Return int32 rows of tokens; `told.keep` is given each position that the model has read.
+    """Return int32 rows of tokens; `keep` is told each position that the model has read.
 
     A row stands at a place of its `script`. Where that is `OWN` the model's token is taken, and the
     row stays until the token is one of `ends`; elsewhere the script's token is taken.
@@ -124,12 +114,10 @@ def _sample_batch(
         at += (forced != OWN) | (drawn[..., None] == ending).any(axis=-1)
         mx.async_eval(current, at)
         columns.append(current)
-        if told.predicted is not None:
-            told.predicted(logits, current)
-        if told.keep is not None:
-            told.keep(step)
-        told.wrote(len(columns))
-    if told.keep is not None:
+        if keep is not None:
+            keep(step)
+        wrote(len(columns))
+    if keep is not None:
         model(current, cache=cache)
-        told.keep(length - 1)
+        keep(length - 1)
     return np.array(mx.concatenate(columns, axis=1), dtype=np.int32)

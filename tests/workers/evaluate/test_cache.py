@@ -72,25 +72,4 @@ def test_a_job_verifies_and_evaluates_on_different_rollouts(tmp_path: Path) -> N
     evaluation = Evaluator(folder, cache=kept)
     assert np.array_equal(evaluation.windows["rollouts"], evaluating)
     assert not {row.tobytes() for row in verifying} & {row.tobytes() for row in evaluating}
-
-
-@pytest.mark.parametrize("vocabulary", [8192, 100])
-def test_what_writes_is_not_asked_again_what_it_predicts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vocabulary: int
-) -> None:
-    monkeypatch.setattr("bitbudget.workers.evaluate.teacher._FULL_VOCABULARY", vocabulary)
-    monkeypatch.setattr("bitbudget.workers.evaluate.teacher.TOP_K", 50)
-    folder = write_tiny(tmp_path / "model", "llama")
-    kept = ReferenceCache(tmp_path / "kept")
-    verifying, _ = job_rollouts(folder, seed=0, cache=kept)
-    expected = Reference.on(folder, verifying)
-    monkeypatch.setattr("bitbudget.workers.evaluate.reference.open_forward", None)
-    found = Reference.on(folder, verifying, cache=kept)
-    assert [len(batch.ids) for batch in found.probing] == [
-        len(batch.ids) for batch in expected.probing
-    ]
-    for one, other in zip(found.everything, expected.everything, strict=True):
-        assert np.array_equal(one.ids, other.ids)
-        np.testing.assert_allclose(one.label, other.label, atol=1e-5)
-        ordered = [np.sort(batch.log_p, axis=-1) for batch in (one, other)]
-        np.testing.assert_allclose(ordered[0], ordered[1], atol=1e-5)
+    assert len(list((tmp_path / "kept").iterdir())) == 1
