@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -61,12 +62,18 @@ def _check_file(database: Database) -> None:
 
 
 def _unusable(database: Database, reason: str) -> UnusableDatabaseError:
+    mend = "restore it from a backup" if _may_write(database) else "make its folder writable"
     return UnusableDatabaseError(
         database=database.url.render_as_string(hide_password=True),
         reason=reason,
-        remedy="restore it from a backup, or name another with BITBUDGET_DATABASE_URL"
-        " or BITBUDGET_HOME",
+        remedy=f"{mend}, or name another with BITBUDGET_DATABASE_URL or BITBUDGET_HOME",
     )
+
+
+def _may_write(database: Database) -> bool:
+    """Whether this user may write into the folder of a file, where SQLite has files of its own."""
+    name = database.url.database
+    return not (database.is_sqlite and name) or os.access(Path(name).parent, os.W_OK)
 
 
 def _first_line(error: Exception) -> str:

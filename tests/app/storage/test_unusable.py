@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -78,3 +81,36 @@ def test_a_command_says_so_and_exits_with_one(
     assert ended.value.code == 1
     assert "Traceback" not in told.err
     assert str(folder) in told.err
+
+
+@pytest.mark.parametrize("command", ["key list", "serve --port 0", "demo"])
+def test_a_home_that_may_not_be_written_is_one_sentence(command: str, tmp_path: Path) -> None:
+    home, without_rights = _home_of_another_user(tmp_path)
+    answer = subprocess.run(
+        [*without_rights, sys.executable, "-m", "bitbudget.app.cli", *command.split()],
+        env=os.environ | {"BITBUDGET_HOME": str(home)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert answer.returncode == 1, answer.stderr
+    assert len(answer.stderr.strip().splitlines()) == 1
+    assert str(home) in answer.stderr
+    assert "backup" not in answer.stderr
+
+
+def _home_of_another_user(folder: Path) -> tuple[Path, list[str]]:
+    """Return a folder that may be read only, and what to begin a command with for that to hold.
+
+    Root may write everywhere, unless its process gives up the rights to.
+    """
+    if os.geteuid() != 0:
+        return Path("/usr"), []
+    if shutil.which("setpriv") is None:
+        pytest.skip("root may write everywhere: run as another user, or install util-linux")
+    home = folder / "home"
+    home.mkdir(mode=0o755)
+    os.chown(home, 65534, 65534)
+    rights = "-dac_override,-fowner"
+    return home, ["setpriv", "--bounding-set", rights, "--inh-caps", rights]
