@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Final
@@ -47,15 +49,26 @@ class ReferenceCache:
     def taught(
         self, windows: np.ndarray, make: Callable[[], Sequence[TeacherBatch]]
     ) -> list[TeacherBatch]:
-        """Return the original's predictions on `windows` by batch, from `make` where unknown."""
+        """Return the original's predictions on `windows` by batch, from `make` where unknown.
+
+        They are kept where they take at most half of the room that the disk has: they can be made
+        again, and a job that finds no room for what it must write fails.
+        """
         path = self.folder / f"taught-{_VERSION}-{digest(windows)}.npz"
         if path.is_file():
             path.touch()
             return _read(path)
         made = list(make())
-        _write(path, _arrays(made))
-        self._trim(path)
+        arrays = _arrays(made)
+        if self._has_room(sum(array.nbytes for array in arrays.values())):
+            with suppress(OSError):
+                _write(path, arrays)
+                self._trim(path)
         return made
+
+    def _has_room(self, nbytes: int) -> bool:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return 2 * nbytes <= shutil.disk_usage(self.folder).free
 
     def _trim(self, newest: Path) -> None:
         """Delete predictions, the longest unused first, until they fit."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from dataclasses import fields
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -62,6 +65,28 @@ def test_the_oldest_predictions_make_room(tmp_path: Path, monkeypatch: pytest.Mo
         kept.taught(ids, lambda batch=batch: [batch])  # type: ignore[misc]
     assert len(list(tmp_path.iterdir())) == 1
     assert kept.taught(IDS + 3, list)[0].ids[0, 0] == IDS[0, 0] + 3
+
+
+@pytest.mark.parametrize("times", [1.5, 2.5])
+def test_predictions_take_at_most_half_of_the_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: float
+) -> None:
+    log_p = np.zeros((12, 31, 2000), np.float32)
+    batch = TeacherBatch(IDS, log_p, IDS[:, 1:], IDS[:, 1:])
+    free = SimpleNamespace(free=int(times * log_p.nbytes))
+    monkeypatch.setattr("bitbudget.workers.evaluate.cache.shutil.disk_usage", lambda _folder: free)
+    assert ReferenceCache(tmp_path).taught(IDS, lambda: [batch]) == [batch]
+    assert len(list(tmp_path.iterdir())) == (times > 2)
+
+
+def test_a_full_disk_keeps_no_predictions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_arguments: object, **_arrays: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    batch = TeacherBatch(IDS, np.zeros((12, 31, 20), np.float32), IDS[:, 1:], IDS[:, 1:])
+    monkeypatch.setattr("bitbudget.workers.evaluate.cache.np.savez", full)
+    assert ReferenceCache(tmp_path).taught(IDS, lambda: [batch]) == [batch]
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_job_verifies_and_evaluates_on_different_rollouts(tmp_path: Path) -> None:
