@@ -46,8 +46,6 @@ _POSITION: Final = 135.0
 reading and packing the weights."""
 _ROW: Final = 5.3
 """The same for each row."""
-_HEARD: Final = 1.2
-"""The same for each row of which is kept what the original predicts."""
 _ROWS_AT_ONCE: Final = 64
 _FORWARD: Final = 5.3
 """Operations per weight and token of a forward pass, attention and activations counted."""
@@ -241,10 +239,10 @@ def _quick(work: Work) -> Work:
 
 
 def rollouts_s(work: Work) -> float:
-    """Return how long the original writes, and predicts, the windows that checkpoints are on."""
-    rows = work.plan.evaluated_windows + (work.verifying_windows if work.verifies else 0)
-    heard = work.operations_s(rows * _HEARD * work.plan.window_tokens)
-    return _writing_s(work, rows) + heard
+    """Return how long the original writes what checkpoints are on, and predicts to verify."""
+    verifying = work.verifying_windows if work.verifies else 0
+    rows = work.plan.evaluated_windows + verifying
+    return _writing_s(work, rows) + _SCORED * _forward_s(work, verifying)
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,4 +304,4 @@ def evaluation_s(work: Work) -> float:
     scored = _SCORED * _forward_s(work, work.plan.evaluated_windows)
     rollouts = 0.0 if work.verifies and not work.is_measured else rollouts_s(work)
     coded = work.baseline * work.coding_s(_BY_WEIGHTS) + again * _coding_s(work)
-    return rollouts + checkpoints * scored + coded
+    return rollouts + (1 + checkpoints) * scored + coded
