@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -97,8 +97,8 @@ def parse_header(filename: str, header: bytes, nbytes: int) -> SourceFile:
     entries = _decode(filename, header)
     _check_metadata(filename, entries.pop("__metadata__", None))
     first = LENGTH_BYTES + len(header)
-    tensors = [_tensor(filename, name, entry, first) for name, entry in entries.items()]
-    _check_empty(filename, tensors)
+    described = (_tensor(filename, name, entry, first) for name, entry in entries.items())
+    tensors = list(_few_empty(filename, described))
     tensors.sort(key=lambda tensor: (tensor.offset, tensor.nbytes))
     _check_tiling(filename, tensors, first, nbytes)
     return SourceFile(filename, nbytes, tuple(tensors))
@@ -160,11 +160,15 @@ def _integers(where: str, value: object, what: str) -> tuple[int, ...]:
     return tuple(value)
 
 
-def _check_empty(filename: str, tensors: Iterable[TensorRef]) -> None:
+def _few_empty(filename: str, tensors: Iterable[TensorRef]) -> Iterator[TensorRef]:
     """Refuse names that cost a file nothing: each takes kilobytes once a model is asked for it."""
-    empty = sum(not tensor.nbytes for tensor in tensors)
-    if empty > _MOST_EMPTY:
-        raise _invalid(filename, f"{empty} tensors without values", f"at most {_MOST_EMPTY}")
+    empty = 0
+    for tensor in tensors:
+        empty += not tensor.nbytes
+        if empty > _MOST_EMPTY:
+            found = f"more than {_MOST_EMPTY} tensors without values"
+            raise _invalid(filename, found, f"at most {_MOST_EMPTY}")
+        yield tensor
 
 
 def _check_tiling(filename: str, tensors: Iterable[TensorRef], first: int, nbytes: int) -> None:
