@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Generator
 from pathlib import Path
@@ -26,6 +27,13 @@ def fixtures_dir() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no fixtures at {folder}: set BITBUDGET_FIXTURES to their folder")
     return folder
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Keep the collected tests out of every later garbage collection: they live to the end."""
+    del session
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True)
