@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from functools import partial
 from threading import Lock
 from typing import Final
 
 from bitbudget.app.core.frontier import Frontier, frontier
 from bitbudget.app.core.measurement import Measurement
 from bitbudget.app.measurements import repository
+from bitbudget.app.measurements.solving import searched
 from bitbudget.app.storage.database import Database
 
 __all__ = ["MeasurementLibrary"]
@@ -49,7 +51,8 @@ class MeasurementLibrary:
             known = self._frontiers.get(key)
         if known is not None:
             return known
-        made = frontier(measurement, sqnr_floor_db=sqnr_floor_db, max_points=points)
+        work = partial(frontier, sqnr_floor_db=sqnr_floor_db, max_points=points)
+        made = searched(work, measurement)
         with self._lock:
             self._frontiers[key] = made
             if len(self._frontiers) > _KEPT:

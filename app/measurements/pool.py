@@ -1,7 +1,8 @@
 """Where requests that solve wait for a thread: a pool of their own, which nothing else waits in.
 
-Renewing a lease or looking at a job takes milliseconds and must not stand behind a solver. Each
-key may have a few requests here at once; the rest are told to come back.
+Renewing a lease or looking at a job takes milliseconds and must not stand behind a solver. The
+searches themselves run in processes of low priority, while their threads wait. Each key may have a
+few requests here at once; the rest are told to come back.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from anyio import CapacityLimiter, to_thread
 from starlette.requests import Request
 
 from bitbudget.app.http.errors import QuotaExceededError
+from bitbudget.app.measurements.solver_process import ask_a_process
 from bitbudget.app.measurements.solving import limited
 
 __all__ = ["SolverPool"]
@@ -50,7 +52,7 @@ class SolverPool:
             watching = asyncio.create_task(_watch(request, gone))
             try:
                 async with limiter:
-                    with limited(self._most_seconds, gone.is_set):
+                    with limited(self._most_seconds, gone.is_set, ask_a_process):
                         return await to_thread.run_sync(work, limiter=self._limiter())
             finally:
                 watching.cancel()

@@ -131,17 +131,20 @@ async def get_frontier(
     operation_id="getGuide",
     responses=problems(400, 401, 403, 404, 422, 429, 503),
 )
-def get_guide(
+async def get_guide(
     *,
     measurement_id: str,
+    http: Request,
     measurements: Measurements,
-    _: JobsReader,
+    solving: Solving,
+    principal: JobsReader,
     context: Annotated[int, Query(ge=1, le=2**31, description="Tokens to keep room for.")] = 8192,
     joint_kv: Annotated[bool, Query(description="Choose KV caches, too.")] = False,
     runtime: Runtime = Runtime.STOCK,
 ) -> Guide:
     """Return the best checkpoint for every device of the table."""
-    return measurements.guide(measurement_id, context, joint_kv=joint_kv, runtime=runtime)
+    work = partial(measurements.guide, measurement_id, context, joint_kv=joint_kv, runtime=runtime)
+    return await solving.run(http, principal.owner, work)
 
 
 @router.post(

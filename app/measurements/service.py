@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from bitbudget.app.core.allocate import smallest_bytes
 from bitbudget.app.core.candidates import Rules
 from bitbudget.app.core.errors import NotFoundError
-from bitbudget.app.core.guide import guide
+from bitbudget.app.core.guide import GuideRow, guide
 from bitbudget.app.core.least import kept_bytes
+from bitbudget.app.core.measurement import Measurement as Measured
 from bitbudget.app.core.measurement_file import file_bytes
 from bitbudget.app.core.requests import AllocationRequest
 from bitbudget.app.core.runtime import Runtime
@@ -30,7 +31,7 @@ from bitbudget.app.measurements.schemas import (
     Tensor,
     TensorSort,
 )
-from bitbudget.app.measurements.solving import solve
+from bitbudget.app.measurements.solving import over_after, searched, solve
 from bitbudget.app.measurements.tensors import tensor_csv, tensor_view
 from bitbudget.app.measurements.views import measurement_summary
 from bitbudget.app.storage.database import Database
@@ -145,15 +146,10 @@ class MeasurementService:
         self, measurement_id: str, context: int, *, joint_kv: bool, runtime: Runtime
     ) -> Guide:
         """Return a row for each device of the table; InvalidRequestError for a context too long."""
-        end = time.monotonic() + _GUIDE_SECONDS
-        rows = guide(
-            self.library.get(measurement_id),
-            context,
-            joint_kv=joint_kv,
-            runtime=runtime,
-            is_over=lambda: time.monotonic() > end,
-        )
-        return Guide(measurement_id=measurement_id, context=context, rows=list(rows))
+        measurement = self.library.get(measurement_id)
+        work = partial(_guide_rows, context=context, joint_kv=joint_kv, runtime=runtime)
+        rows = searched(work, measurement)
+        return Guide(measurement_id=measurement_id, context=context, rows=rows)
 
     def allocate(self, measurement_id: str, request: AllocationRequest) -> AllocationAnswer:
         """Solve another budget on stored curves; InfeasibleBudgetError names the least size."""
@@ -163,3 +159,10 @@ class MeasurementService:
             manifest_sha256=solved.answer.manifest_sha256,
             slack_bytes=solved.answer.budget_bytes - solved.answer.file_bytes,
         )
+
+
+def _guide_rows(
+    measurement: Measured, *, context: int, joint_kv: bool, runtime: Runtime
+) -> list[GuideRow]:
+    is_over = over_after(_GUIDE_SECONDS)
+    return list(guide(measurement, context, joint_kv=joint_kv, runtime=runtime, is_over=is_over))

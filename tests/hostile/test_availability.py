@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import math
 import socket
 import sys
 import time
@@ -15,6 +16,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx2
+import psutil
 import pytest
 
 from bitbudget.app.core.dtypes import Dtype
@@ -107,6 +109,40 @@ def polls(server: LiveServer, path: str, count: int = 200) -> float:
     return sorted(seconds)[int(0.99 * count)]
 
 
+def stored(http: httpx2.Client, measured: Measurement) -> tuple[str, str]:
+    """Give the server a measurement; return a job of it and the lease of another."""
+    worker = http.post("/v1/workers", json=WORKER).json()
+    jobs = [
+        http.post("/v1/jobs", json={"model": "org/model", "budget": "1GiB"}).json()["id"]
+        for _ in range(2)
+    ]
+    leases = [
+        http.post("/v1/leases", json={"worker_id": worker["worker_id"]}).json()["lease_id"]
+        for _ in range(2)
+    ]
+    data = measured.to_json()
+    digest = base64.b64encode(hashlib.sha256(data).digest()).decode()
+    answer = http.put(
+        f"/v1/leases/{leases[0]}/artifacts/measurement.json?attempt=1",
+        content=data,
+        headers={"Content-Digest": f"sha-256=:{digest}:"},
+        timeout=30,
+    )
+    assert answer.is_success, answer.text
+    return jobs[1], leases[1]
+
+
+def what_if(server: LiveServer, measurement_id: str, **asked: int) -> bytes:
+    """Return the request that solves a budget on stored curves."""
+    body = json.dumps(asked).encode()
+    head = (
+        f"POST /v1/measurements/{measurement_id}/allocations HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+        f"Authorization: Bearer {server.token}\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
+    )
+    return head.encode() + body
+
+
 @pytest.mark.timed
 def test_what_ifs_keep_neither_polls_nor_leases_waiting(tmp_path: Path) -> None:
     measured = large(400)
@@ -114,40 +150,63 @@ def test_what_ifs_keep_neither_polls_nor_leases_waiting(tmp_path: Path) -> None:
         live_server(tmp_path) as server,
         user_of(server) as http,
     ):
-        worker = http.post("/v1/workers", json=WORKER).json()
-        for _ in range(2):
-            job = http.post("/v1/jobs", json={"model": "org/model", "budget": "1GiB"}).json()
-        leases = [
-            http.post("/v1/leases", json={"worker_id": worker["worker_id"]}).json()
-            for _ in range(2)
-        ]
-        data = measured.to_json()
-        digest = base64.b64encode(hashlib.sha256(data).digest()).decode()
-        stored = http.put(
-            f"/v1/leases/{leases[0]['lease_id']}/artifacts/measurement.json?attempt=1",
-            content=data,
-            headers={"Content-Digest": f"sha-256=:{digest}:"},
-            timeout=30,
-        )
-        assert stored.is_success, stored.text
-        page = f"/v1/jobs/{job['id']}"
+        job, lease = stored(http, measured)
+        page = f"/v1/jobs/{job}"
         alone = polls(server, page)
-        asked = {"budget": 4_000_000, "max_low_bit_per_block": 1, "time_limit_seconds": 90}
-        body = json.dumps(asked).encode()
-        head = (
-            f"POST /v1/measurements/{measured.key}/allocations HTTP/1.1\r\nHost: 127.0.0.1\r\n"
-            f"Authorization: Bearer {server.token}\r\nContent-Type: application/json\r\n"
-            f"Content-Length: {len(body)}\r\n\r\n"
+        asked = what_if(
+            server,
+            measured.key,
+            budget=4_000_000,
+            max_low_bit_per_block=1,
+            time_limit_seconds=90,
         )
         lines = [connected(server) for _ in range(45)]
         for line in lines:
-            line.sendall(head.encode() + body)
+            line.sendall(asked)
         loaded = polls(server, page)
-        renewed = http.put(f"/v1/leases/{leases[1]['lease_id']}", json={"attempt": 1})
-        assert renewed.is_success
+        assert http.put(f"/v1/leases/{lease}", json={"attempt": 1}).is_success
         for line in lines:
             line.close()
-        assert loaded <= max(10 * alone, 0.1)
+        assert loaded <= 10 * alone
+
+
+def solvers(server: LiveServer) -> list[psutil.Process]:
+    """Return the server's processes that solve."""
+    return [
+        child
+        for child in psutil.Process(server.process.pid).children()
+        if "bitbudget.app.measurements.solver" in child.cmdline()
+    ]
+
+
+def seconds_until(holds: Callable[[], bool]) -> float:
+    """Return how long it takes, or infinity after a minute."""
+    began = time.monotonic()
+    while not holds():
+        if time.monotonic() - began > 60:
+            return math.inf
+        time.sleep(0.02)
+    return time.monotonic() - began
+
+
+IN_CP_SAT = {"budget": 3_000_101, "max_low_bit_per_block": 1, "time_limit_seconds": 600}
+"""What CP-SAT searches for a minute on `large(300)`; beside it a thread watches for the end."""
+
+
+def test_a_search_ends_when_its_client_closes_the_connection(tmp_path: Path) -> None:
+    measured = large(300)
+    with live_server(tmp_path, solver_seconds="600") as server, user_of(server) as http:
+        stored(http, measured)
+        path = f"/v1/measurements/{measured.key}/allocations"
+        assert http.post(path, json={"budget": 3_100_000}).is_success
+        (solver,) = solvers(server)
+        idle = solver.num_threads()
+        with connected(server) as line:
+            line.sendall(what_if(server, measured.key, **IN_CP_SAT))
+            assert seconds_until(lambda: solver.num_threads() > idle) < 60
+        assert seconds_until(lambda: solver.num_threads() == idle) < 5
+        assert http.post(path, json={"budget": 3_200_000}).is_success
+        assert solvers(server) == [solver]
 
 
 def padded(start: bytes, item: bytes, count: int, end: bytes) -> bytes:
