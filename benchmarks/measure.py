@@ -38,7 +38,7 @@ from bitbudget.app.core.formats import AFFINE_FORMATS, ALL_FORMATS, FLOAT_FORMAT
 from bitbudget.app.core.measurement import Encoder
 from bitbudget.workers.cluster.tensors import measure_on_processes
 from bitbudget.workers.encoders.registry import encode
-from bitbudget.workers.models.headers import TensorRef, read_header
+from bitbudget.workers.files.headers import TensorRef, read_header
 from bitbudget.workers.native import loader
 from bitbudget.workers.native.arrays import Array, to_float32
 from bitbudget.workers.native.threads import default_threads

@@ -26,9 +26,9 @@ from bitbudget.app.core.measurement import Measurement
 from bitbudget.app.core.problem_arrays import read_problem
 from bitbudget.app.core.requests import JobRequest
 from bitbudget.app.core.sizes import parse_size
+from bitbudget.workers.files.folder import check_config
+from bitbudget.workers.files.headers import parse_header
 from bitbudget.workers.models import build_inventory, open_checkpoint
-from bitbudget.workers.models.folder import check_config
-from bitbudget.workers.models.headers import parse_header
 from tests.hostile.manifest_cases import MANIFEST
 from tests.hostile.measurement_cases import MEASUREMENT
 from tests.hostile.problem_cases import ARRAYS, PROBLEM, pack

@@ -14,7 +14,7 @@ from mlx import nn
 from mlx.utils import tree_flatten
 
 from bitbudget.app.core.canonical import JsonObject
-from bitbudget.workers.models.language_part import setting
+from bitbudget.workers.files.language_part import setting
 
 __all__ = ["TokenBytes", "bytes_per_token"]
 

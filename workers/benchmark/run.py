@@ -18,7 +18,7 @@ from bitbudget.workers.benchmark.machine import describe_device, measure_bandwid
 from bitbudget.workers.benchmark.prediction import predict
 from bitbudget.workers.benchmark.roofline import bytes_per_token
 from bitbudget.workers.benchmark.speed import TRIALS, measure_speed
-from bitbudget.workers.models.language_part import language_config
+from bitbudget.workers.files.language_part import language_config
 
 __all__ = ["benchmark"]
 

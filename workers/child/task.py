@@ -20,8 +20,8 @@ from bitbudget.app.contract.tasks import FitTask, ImportTask, Task
 from bitbudget.app.core.errors import NO_ROOM, BitbudgetError, InvalidRequestError
 from bitbudget.app.core.wording import expected_words
 from bitbudget.workers.cluster.parent_watch import end_with_parent
+from bitbudget.workers.files.limits import limit_reading
 from bitbudget.workers.models.library import defer_package
-from bitbudget.workers.models.limits import limit_reading
 from bitbudget.workers.pipeline.tasks import run_task
 
 __all__ = ["answer"]

@@ -17,7 +17,7 @@ from mlx_lm.models.switch_layers import SwitchLinear
 
 from bitbudget.app.core.activations import ActivationFormat
 from bitbudget.rotated_model import RotatedLinear, butterfly
-from bitbudget.workers.models.folder import read_files
+from bitbudget.workers.files.folder import read_files
 from bitbudget.workers.running.float32 import load_float32
 from bitbudget.workers.running.rounding import rounded
 from bitbudget.workers.running.streaming_forward import fits_whole

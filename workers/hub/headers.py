@@ -8,10 +8,10 @@ from typing import Final
 
 from bitbudget.app.core.canonical import JsonObject, canonical_json, sha256_of
 from bitbudget.app.core.errors import InvalidModelError
+from bitbudget.workers.files.headers import LENGTH_BYTES, SourceFile, header_length, parse_header
+from bitbudget.workers.files.layouts import GGUF
 from bitbudget.workers.hub.client import Hub, HubFile, HubModel
 from bitbudget.workers.hub.download import check_digest
-from bitbudget.workers.models.headers import LENGTH_BYTES, SourceFile, header_length, parse_header
-from bitbudget.workers.models.layouts import GGUF
 
 __all__ = ["RemoteHeaders", "read_remote_headers", "weight_files"]
 

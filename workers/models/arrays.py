@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from bitbudget.app.core.dtypes import Dtype
 from bitbudget.app.core.errors import InvalidModelError
-from bitbudget.workers.models.headers import TensorRef, read_header
+from bitbudget.workers.files.headers import TensorRef, read_header
 
 __all__ = [
     "MLX_DTYPES",

@@ -20,7 +20,7 @@ import numpy as np
 from bitbudget.app.core.calibration_text import OwnText
 from bitbudget.app.core.canonical import JsonObject, canonical_json
 from bitbudget.app.core.errors import InvalidModelError
-from bitbudget.workers.models.folder import json_object_or_empty
+from bitbudget.workers.files.folder import json_object_or_empty
 from bitbudget.workers.models.tokenizer import open_tokenizer
 from bitbudget.workers.models.vocabulary import check_tokens
 

@@ -24,20 +24,21 @@ from bitbudget.app.core.errors import (
     UnsupportedModelError,
 )
 from bitbudget.app.core.measurement import ModelIdentity
+from bitbudget.workers.files.element_type import written_type
+from bitbudget.workers.files.folder import float8_names
+from bitbudget.workers.files.headers import SourceFile, TensorRef
+from bitbudget.workers.files.heads import check_kept
+from bitbudget.workers.files.language_part import text_part
+from bitbudget.workers.files.layouts import SCALE, SCALED_FLOAT8
 from bitbudget.workers.models.arrays import array_from, numpy_of, read_tensor, slices
 from bitbudget.workers.models.digests import folder_digest
 from bitbudget.workers.models.dropped import dropped_notes
 from bitbudget.workers.models.experts import named_experts
-from bitbudget.workers.models.folder import float8_names
-from bitbudget.workers.models.headers import SourceFile, TensorRef
-from bitbudget.workers.models.heads import check_kept
-from bitbudget.workers.models.language_part import text_part
-from bitbudget.workers.models.layouts import SCALED_FLOAT8
 from bitbudget.workers.models.library import model_classes
 from bitbudget.workers.models.norms import norm_gains, norm_readers
 from bitbudget.workers.models.prefixes import with_fitting_names
-from bitbudget.workers.models.sanitize import SCALE, Sanitized, sanitize, without_buffers
-from bitbudget.workers.models.types import in_dtype, target_dtype
+from bitbudget.workers.models.sanitize import Sanitized, sanitize, without_buffers
+from bitbudget.workers.models.types import in_dtype
 from bitbudget.workers.models.unevaluated import Unevaluated
 
 __all__ = ["Checkpoint"]
@@ -154,7 +155,7 @@ class Checkpoint:
         check_kept(self.own_head, known.weights, self.config["model_type"])
         if as_stored:
             return model, known
-        return model, in_dtype(known, target_dtype(self.config, self._tensors.values()), model)
+        return model, in_dtype(known, written_type(self.config, self._tensors.values()), model)
 
     def _used(self, source: Mapping[str, mx.array]) -> dict[str, mx.array]:
         return named_experts({k: array for k, array in source.items() if k not in self.unused})

@@ -18,9 +18,10 @@ import mlx.core as mx
 
 from bitbudget.app.core.canonical import JsonObject
 from bitbudget.app.core.dtypes import Dtype
-from bitbudget.workers.models.sanitize import SCALE
+from bitbudget.workers.files.layouts import SCALE, Coding
 
 __all__ = [
+    "DECODERS",
     "Decoder",
     "Parts",
     "Settings",
@@ -214,3 +215,14 @@ def _spread(scale: mx.array, shape: tuple[int, ...], stated: object = None) -> m
 
 def _narrow(scale: mx.array) -> mx.Dtype:
     return mx.float16 if scale.dtype == mx.float16 else mx.bfloat16
+
+
+DECODERS: Final[Mapping[Coding, Decoder]] = {
+    Coding.GPTQ: gptq,
+    Coding.AWQ: awq,
+    Coding.COMPRESSED_TENSORS: compressed_tensors,
+    Coding.MODELOPT: modelopt,
+    Coding.MXFP4_BLOCKS: mxfp4_blocks,
+    Coding.MLX: mlx,
+    Coding.SCALED_8_BITS: scaled_8_bits,
+}

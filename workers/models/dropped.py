@@ -8,7 +8,8 @@ from typing import Final
 
 import mlx.core as mx
 
-from bitbudget.workers.models.sanitize import SCALE, Sanitized
+from bitbudget.workers.files.layouts import SCALE
+from bitbudget.workers.models.sanitize import Sanitized
 
 __all__ = ["dropped_notes"]
 

@@ -14,10 +14,10 @@ from mlx.utils import tree_flatten
 
 from bitbudget.app.core.canonical import JsonObject
 from bitbudget.app.core.errors import InvalidModelError, UnsupportedModelError
-from bitbudget.app.core.inventory import Architecture, Inventory, Module, ModuleKind, StoredArray
+from bitbudget.app.core.inventory import Inventory, Module, ModuleKind, StoredArray
+from bitbudget.workers.files.dimensions import architecture_of, stated_layers
 from bitbudget.workers.models.arrays import dtype_of
 from bitbudget.workers.models.checkpoint import Checkpoint
-from bitbudget.workers.models.language_part import language_config
 from bitbudget.workers.models.trace import Trace, trace_model
 
 __all__ = ["build_inventory", "flat", "quantizable_modules"]
@@ -55,7 +55,8 @@ def build_inventory(checkpoint: Checkpoint) -> Inventory:
         for name, array in flat(model.parameters())
         if name not in stored
     )
-    architecture = _architecture(checkpoint, model, modules, trace)
+    layers = _layers(model, checkpoint.config)
+    architecture = architecture_of(checkpoint.config, modules, layers, trace.cache)
     return Inventory(architecture, modules, passthrough, checkpoint.dropped, checkpoint.renamed)
 
 
@@ -119,37 +120,6 @@ def _wish(model: nn.Module, path: str, module: Any) -> tuple[bool, int]:
     return bool(wish), 0
 
 
-def _architecture(
-    checkpoint: Checkpoint, model: nn.Module, modules: tuple[Module, ...], trace: Trace
-) -> Architecture:
-    config = language_config(checkpoint.config)
-    embedding = next((m for m in modules if m.kind is ModuleKind.EMBEDDING), None)
-    stacked = [m for m in modules if m.kind is ModuleKind.SWITCH_LINEAR]
-    return Architecture(
-        model_type=checkpoint.config["model_type"],
-        hidden_size=_number(config, "hidden_size", "n_embd", "d_model", "dim")
-        or (embedding.in_features if embedding else 0),
-        intermediate_size=_number(config, "intermediate_size", "n_inner", "ffn_dim", "hidden_dim"),
-        vocabulary_size=embedding.shape[0] if embedding else _number(config, "vocab_size"),
-        layers=_layers(model, config),
-        attention_heads=_number(config, "num_attention_heads", "n_head", "n_heads"),
-        max_context=_number(
-            config, "max_position_embeddings", "n_positions", "max_sequence_length", "n_ctx"
-        ),
-        cache=trace.cache,
-        experts=max((m.shape[0] for m in stacked), default=0),
-        experts_per_token=max((m.experts_per_token for m in stacked), default=0),
-    )
-
-
 def _layers(model: nn.Module, config: JsonObject) -> int:
     layers = getattr(model, "layers", None)
-    if layers is not None:
-        return len(layers)
-    return _number(config, "num_hidden_layers", "n_layer", "n_layers")
-
-
-def _number(config: JsonObject, *names: str) -> int:
-    """Return the first of these that is a whole number, 0 when none is."""
-    values = (config.get(name) for name in names)
-    return next((value for value in values if type(value) is int), 0)
+    return stated_layers(config) if layers is None else len(layers)

@@ -4,33 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
 
 import mlx.core as mx
 
 from bitbudget.app.core.canonical import JsonObject
 from bitbudget.app.core.own_name import own_name
-from bitbudget.workers.models.arrays import MLX_DTYPES, load_files
-from bitbudget.workers.models.checkpoint import Checkpoint
-from bitbudget.workers.models.config import understood, window_notes
-from bitbudget.workers.models.folder import (
+from bitbudget.workers.files.dense import check_dense
+from bitbudget.workers.files.element_type import wide_notes
+from bitbudget.workers.files.folder import (
     absent_files,
     check_config,
     check_names,
     encode_floats,
     read_config,
 )
-from bitbudget.workers.models.folder import read_files as read_weight_files
-from bitbudget.workers.models.headers import SourceFile, TensorRef
-from bitbudget.workers.models.heads import Read, find_head
-from bitbudget.workers.models.packed import Packed, check_dense, packed_weights
+from bitbudget.workers.files.folder import read_files as read_weight_files
+from bitbudget.workers.files.headers import SourceFile, TensorRef
+from bitbudget.workers.files.heads import REMOTE_BYTES, Read, find_head
+from bitbudget.workers.models.arrays import MLX_DTYPES, load_files
+from bitbudget.workers.models.checkpoint import Checkpoint
+from bitbudget.workers.models.config import accepted_fields, understood, window_notes
+from bitbudget.workers.models.packed import Packed, packed_weights
 from bitbudget.workers.models.tokenizer import tokenizer_notes
-from bitbudget.workers.models.types import wide_notes
 
 __all__ = ["checkpoint_from_headers", "open_checkpoint"]
-
-_REMOTE_BYTES: Final = 2**16
-"""How much of head and embedding is compared where each byte comes from the Hub."""
 
 
 def open_checkpoint(
@@ -61,7 +58,7 @@ def open_checkpoint(
             return file.read(tensor.nbytes)
 
     known = own_name(folder)
-    head = find_head(understood(config), files, read)
+    head = find_head(understood(config), files, read, accepted_fields)
     return Checkpoint(
         name or known.name,
         revision or known.revision,
@@ -108,7 +105,7 @@ def checkpoint_from_headers(
     unused: frozenset[str] = frozenset()
     own = ""
     if read is not None:
-        head = find_head(dense, checked, read, most_bytes=_REMOTE_BYTES)
+        head = find_head(dense, checked, read, accepted_fields, most_bytes=REMOTE_BYTES)
         dense, unused, own, notes = head.config, head.unused, head.own, (*notes, *head.notes)
 
     def load() -> dict[str, mx.array]:

@@ -18,10 +18,9 @@ import mlx.core as mx
 from mlx import nn
 from mlx.utils import tree_flatten
 
-__all__ = ["SCALE", "Sanitized", "decoded_first", "sanitize", "without_buffers"]
+from bitbudget.workers.files.layouts import SCALE
 
-SCALE: Final = "_scale_inv"
-"""What follows the name of a weight in that of its scales."""
+__all__ = ["Sanitized", "decoded_first", "sanitize", "without_buffers"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from bitbudget.app.core.errors import InvalidModelError
-from bitbudget.workers.models.folder import json_object_or_empty
+from bitbudget.workers.files.folder import json_object_or_empty
 
 __all__ = ["open_tokenizer", "tokenizer_notes", "write_fast_tokenizer"]
 

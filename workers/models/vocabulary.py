@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from bitbudget.app.core.errors import InvalidModelError
-from bitbudget.workers.models.folder import json_object_or_empty, read_files, read_json
-from bitbudget.workers.models.heads import EMBEDDING
-from bitbudget.workers.models.language_part import text_part
+from bitbudget.workers.files.folder import json_object_or_empty, read_files, read_json
+from bitbudget.workers.files.heads import EMBEDDING
+from bitbudget.workers.files.language_part import text_part
 
 __all__ = ["begin_token", "check_tokens", "embedding_rows", "longest_window"]
 

@@ -18,8 +18,8 @@ from bitbudget.app.core.activations import ActivationFormat, runs_int8
 from bitbudget.app.core.canonical import JsonObject
 from bitbudget.app.core.errors import InvalidModelError
 from bitbudget.app.core.formats import Format, Mode
+from bitbudget.workers.files.folder import read_files
 from bitbudget.workers.models import Checkpoint
-from bitbudget.workers.models.folder import read_files
 from bitbudget.workers.pipeline.run import Run
 
 __all__ = ["activation_report"]

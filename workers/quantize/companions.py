@@ -16,10 +16,10 @@ from bitbudget.app.core.inventory import Inventory
 from bitbudget.app.core.layout import Shard
 from bitbudget.app.core.manifest import Manifest
 from bitbudget.rotated_model import KEY
+from bitbudget.workers.files.folder import INDEX_NAME, encode_floats, json_object_or_empty
+from bitbudget.workers.files.language_part import TEXT, text_part
 from bitbudget.workers.models import Checkpoint
-from bitbudget.workers.models.folder import INDEX_NAME, encode_floats, json_object_or_empty
 from bitbudget.workers.models.given import belongs_to
-from bitbudget.workers.models.language_part import TEXT, text_part
 from bitbudget.workers.models.tokenizer import write_fast_tokenizer
 from bitbudget.workers.quantize.card import model_card
 

@@ -21,8 +21,8 @@ import psutil
 from bitbudget.app.core.canonical import JsonObject
 from bitbudget.app.core.requests import Rotation as Kind
 from bitbudget.rotated_model import KEY
+from bitbudget.workers.files.language_part import with_setting
 from bitbudget.workers.models import Checkpoint, open_checkpoint
-from bitbudget.workers.models.language_part import with_setting
 from bitbudget.workers.models.vocabulary import begin_token, embedding_rows
 from bitbudget.workers.rotate.checks import mean_kl, noise_floor, observe
 from bitbudget.workers.rotate.folded import fold_residual, fold_values

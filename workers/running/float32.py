@@ -18,9 +18,9 @@ from bitbudget import own_formats, rotated_model
 from bitbudget.loading import model_classes
 from bitbudget.own_formats import OwnFormat, OwnLinear
 from bitbudget.rotated_model import RotatedLinear, RotatedQuantizedLinear
+from bitbudget.workers.files.folder import read_files, read_json
+from bitbudget.workers.files.layouts import MLX, layout_of
 from bitbudget.workers.models import open_checkpoint
-from bitbudget.workers.models.folder import read_files, read_json
-from bitbudget.workers.models.layouts import MLX, layout_of
 
 __all__ = ["dequantized_weight", "load_float32"]
 

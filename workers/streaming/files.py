@@ -12,7 +12,7 @@ from typing import Self
 import numpy as np
 
 from bitbudget.app.core.errors import BitbudgetError, InvalidModelError
-from bitbudget.workers.models.headers import TensorRef
+from bitbudget.workers.files.headers import TensorRef
 from bitbudget.workers.native.arrays import Array
 from bitbudget.workers.streaming.direct import ALIGNMENT, Residency, open_direct
 from bitbudget.workers.streaming.tensors import Span

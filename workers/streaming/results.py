@@ -18,7 +18,7 @@ from typing import Final, Self
 
 from bitbudget.app.core.canonical import canonical_json, sha256_of
 from bitbudget.app.core.formats import parse_format
-from bitbudget.workers.models.headers import TensorRef
+from bitbudget.workers.files.headers import TensorRef
 from bitbudget.workers.streaming.files import SourceFiles
 from bitbudget.workers.sweep.plan import SweepPlan
 from bitbudget.workers.sweep.weight_errors import SWEEP_VERSION, WeightErrors

@@ -13,7 +13,7 @@ from bitbudget.app.core.dtypes import Dtype
 from bitbudget.app.core.errors import InvalidModelError
 from bitbudget.app.core.formats import KEEP, Format
 from bitbudget.app.core.measurement import Encoder
-from bitbudget.workers.models.headers import TensorRef
+from bitbudget.workers.files.headers import TensorRef
 from bitbudget.workers.sweep.plan import SweepPlan, plan_sweep
 from bitbudget.workers.sweep.segments import segments_of
 

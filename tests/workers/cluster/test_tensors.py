@@ -16,7 +16,7 @@ from bitbudget.app.core.errors import InvalidModelError, InvalidRequestError
 from bitbudget.app.core.formats import KEEP
 from bitbudget.app.core.measurement import Encoder
 from bitbudget.workers.cluster.tensors import fan_out, measure_on_cluster, measure_on_processes
-from bitbudget.workers.models.headers import TensorRef
+from bitbudget.workers.files.headers import TensorRef
 from bitbudget.workers.streaming import (
     MeasuredTensor,
     Measuring,

@@ -18,9 +18,9 @@ from bitbudget.app.core.measurement import Measurement
 from bitbudget.app.core.requests import AllocationRequest
 from bitbudget.app.core.sensitivity import Sensitivity
 from bitbudget.app.core.solving import manifest_of
+from bitbudget.workers.files.folder import encode_floats
 from bitbudget.workers.models import build_inventory, open_checkpoint
 from bitbudget.workers.models.config import understood
-from bitbudget.workers.models.folder import encode_floats
 from bitbudget.workers.pipeline.tasks import run_task
 from bitbudget.workers.running.float32 import load_float32
 from tests.workers.models.tiny import write_tiny

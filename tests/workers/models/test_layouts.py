@@ -11,8 +11,8 @@ import pytest
 
 from bitbudget.app.core.dtypes import Dtype
 from bitbudget.app.core.errors import AlreadyQuantizedError
+from bitbudget.workers.files.layouts import GGUF, LAYOUTS, PLAIN_FLOAT8, SCALED_FLOAT8, Layout
 from bitbudget.workers.models import build_inventory, open_checkpoint
-from bitbudget.workers.models.layouts import GGUF, LAYOUTS, PLAIN_FLOAT8, SCALED_FLOAT8, Layout
 from bitbudget.workers.streaming.decode import float8_table
 from tests.workers.models.fp8 import write_llama_shaped
 from tests.workers.models.tiny import stored_weights, write_tiny
@@ -23,7 +23,7 @@ ALL = (*LAYOUTS, SCALED_FLOAT8, PLAIN_FLOAT8, GGUF)
 
 def row(layout: Layout) -> str:
     known = f"`{layout.known_by}`" if layout.known_by else "E4M3, E5M2"
-    used = "decoded and used, told" if layout.decode else "refused"
+    used = "decoded and used, told" if layout.coding else "refused"
     return f"| {known} | {layout.found} | {layout.remedy} | {used} |"
 
 

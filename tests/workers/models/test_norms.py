@@ -7,9 +7,9 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from bitbudget.workers.files.headers import TensorRef
 from bitbudget.workers.models import open_checkpoint
 from bitbudget.workers.models.arrays import read_tensor
-from bitbudget.workers.models.headers import TensorRef
 from tests.workers.models.tiny import write_tiny
 
 FED = {"q_proj", "k_proj", "v_proj", "gate_proj", "up_proj"}

@@ -12,9 +12,9 @@ import pytest
 from safetensors.numpy import save_file
 
 from bitbudget.app.core.errors import AlreadyQuantizedError, InvalidModelError
+from bitbudget.workers.files.folder import INDEX_NAME
 from bitbudget.workers.models import build_inventory, open_checkpoint
 from bitbudget.workers.models.arrays import numpy_of
-from bitbudget.workers.models.folder import INDEX_NAME
 from tests.workers.models.tiny import stored_weights, write_tiny
 
 TYPES = ["llama", "qwen3_moe", "gpt2"]

@@ -16,8 +16,8 @@ from bitbudget.app.core.inventory import Inventory
 from bitbudget.app.core.layout import module_bytes, plan_checkpoint
 from bitbudget.app.core.manifest import Manifest
 from bitbudget.app.core.recipe import STOCK_LINES, stock_recipe
+from bitbudget.workers.files.headers import read_header
 from bitbudget.workers.models import build_inventory, open_checkpoint
-from bitbudget.workers.models.headers import read_header
 from tests.conftest import REPOSITORY
 from tests.workers.models.tiny import write_tiny
 from tests.workers.quantize.manifests import manifest_of, random_formats

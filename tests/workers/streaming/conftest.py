@@ -11,7 +11,7 @@ import pytest
 
 from bitbudget.app.core.dtypes import Dtype
 from bitbudget.app.core.formats import ALL_FORMATS, Format
-from bitbudget.workers.models.headers import TensorRef, read_header
+from bitbudget.workers.files.headers import TensorRef, read_header
 from bitbudget.workers.native.arrays import Array, from_float32
 from bitbudget.workers.streaming import TensorTask
 

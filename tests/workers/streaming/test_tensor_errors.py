@@ -15,7 +15,7 @@ from bitbudget.app.core.dtypes import Dtype
 from bitbudget.app.core.errors import InvalidModelError
 from bitbudget.app.core.formats import KEEP
 from bitbudget.app.core.measurement import Encoder
-from bitbudget.workers.models.headers import TensorRef
+from bitbudget.workers.files.headers import TensorRef
 from bitbudget.workers.streaming import (
     MeasuredTensor,
     Measuring,
@@ -278,7 +278,7 @@ from pathlib import Path
 from bitbudget.app.core.dtypes import Dtype
 from bitbudget.app.core.formats import AFFINE_FORMATS
 from bitbudget.app.core.measurement import Encoder
-from bitbudget.workers.models.headers import read_header
+from bitbudget.workers.files.headers import read_header
 from bitbudget.workers.streaming import Measuring, TensorTask, measure_tensors
 folder = Path(sys.argv[1])
 tensors = read_header(folder / "a").tensors

@@ -19,8 +19,8 @@ import numpy.typing as npt
 from bitbudget.app.core.dtypes import Dtype
 from bitbudget.app.core.formats import KEEP, Format
 from bitbudget.app.core.inventory import Module
+from bitbudget.workers.files.headers import TensorRef
 from bitbudget.workers.models import Checkpoint
-from bitbudget.workers.models.headers import TensorRef
 from bitbudget.workers.native.threads import default_threads
 from bitbudget.workers.streaming import Measuring
 from bitbudget.workers.streaming.digest import digest_of_segments, segment_digest

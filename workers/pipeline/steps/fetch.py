@@ -9,8 +9,8 @@ from pathlib import Path
 from bitbudget.app.core.errors import InvalidModelError
 from bitbudget.app.core.hub_id import HubId
 from bitbudget.app.core.requests import Rotation
+from bitbudget.workers.files.limits import reading
 from bitbudget.workers.models import Checkpoint, build_inventory, open_checkpoint
-from bitbudget.workers.models.limits import reading
 from bitbudget.workers.pipeline.measuring.elsewhere import KnownMeasurement, known_measurement
 from bitbudget.workers.pipeline.options import FetchOptions, MeasureOptions, StatedBudget
 from bitbudget.workers.pipeline.report import Reporter

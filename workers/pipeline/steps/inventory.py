@@ -11,8 +11,8 @@ from bitbudget.app.core.least import check_feasible
 from bitbudget.app.core.machine_speed import MachineSpeed
 from bitbudget.app.core.measurement import ModelIdentity
 from bitbudget.app.core.requests import Rotation
+from bitbudget.workers.files.limits import reading
 from bitbudget.workers.models import Checkpoint, build_inventory
-from bitbudget.workers.models.limits import reading
 from bitbudget.workers.pipeline.files import write_whole
 from bitbudget.workers.pipeline.measuring.elsewhere import KnownMeasurement
 from bitbudget.workers.pipeline.options import FetchOptions, MeasureOptions, StatedBudget

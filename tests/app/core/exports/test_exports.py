@@ -18,8 +18,8 @@ from bitbudget.app.core.formats import KEEP, parse_format
 from bitbudget.app.core.inventory import Inventory
 from bitbudget.app.core.layout import plan_checkpoint
 from bitbudget.app.core.manifest import Manifest
+from bitbudget.workers.files.headers import read_header
 from bitbudget.workers.models import build_inventory, open_checkpoint
-from bitbudget.workers.models.headers import read_header
 from tests.workers.models.tiny import write_tiny
 from tests.workers.quantize.manifests import manifest_of, random_formats
 

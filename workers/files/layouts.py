@@ -7,16 +7,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Final
 
 from bitbudget.app.core.dtypes import Dtype
 from bitbudget.app.core.errors import AlreadyQuantizedError
-from bitbudget.workers.models import decoders
-from bitbudget.workers.models.decoders import Decoder
-from bitbudget.workers.models.headers import TensorRef
-from bitbudget.workers.models.sanitize import SCALE
+from bitbudget.workers.files.headers import TensorRef
 
-__all__ = ["GGUF", "LAYOUTS", "MLX", "PLAIN_FLOAT8", "SCALED_FLOAT8", "Layout", "layout_of"]
+__all__ = [
+    "GGUF",
+    "LAYOUTS",
+    "MLX",
+    "PLAIN_FLOAT8",
+    "SCALE",
+    "SCALED_FLOAT8",
+    "Coding",
+    "Layout",
+    "layout_of",
+]
+
+SCALE: Final = "_scale_inv"
+"""What follows the name of an 8-bit float weight in that of its scales."""
 
 _FLOAT8: Final = (Dtype.F8_E4M3, Dtype.F8_E5M2)
 _ALLOW: Final = (
@@ -29,13 +40,25 @@ _BY_TRANSFORMERS: Final = (
 )
 
 
+class Coding(StrEnum):
+    """The codes that can be decoded; `workers.models.decoders` has a function for each."""
+
+    GPTQ = "gptq"
+    AWQ = "awq"
+    COMPRESSED_TENSORS = "compressed_tensors"
+    MODELOPT = "modelopt"
+    MXFP4_BLOCKS = "mxfp4_blocks"
+    MLX = "mlx"
+    SCALED_8_BITS = "scaled_8_bits"
+
+
 @dataclass(frozen=True, slots=True)
 class Layout:
     """One way to store quantized weights.
 
     It is known by a tensor whose name ends in `known_by`, if `holds` of the tensors of that weight.
     `parts` are the endings of all arrays of one weight, codes first; `dense` is what ends the name
-    of the decoded weight. Without `decode` it is refused, and `remedy` says what to do.
+    of the decoded weight. Without `coding` it is refused, and `remedy` says what to do.
     """
 
     found: str
@@ -43,7 +66,7 @@ class Layout:
     parts: tuple[str, ...] = ()
     dense: str = ".weight"
     holds: Callable[[Sequence[TensorRef | None]], bool] = any
-    decode: Decoder | None = None
+    coding: Coding | None = None
     remedy: str = _ALLOW
 
     def stems(self, tensors: Mapping[str, TensorRef]) -> Iterator[str]:
@@ -84,7 +107,7 @@ SCALED_FLOAT8: Final = Layout(
     ("", SCALE),
     dense="",
     holds=_codes_are(Dtype.I8, *_FLOAT8),
-    decode=decoders.scaled_8_bits,
+    coding=Coding.SCALED_8_BITS,
 )
 """Many classes of mlx-lm decode these when they load; only others need a flag."""
 
@@ -94,7 +117,7 @@ PLAIN_FLOAT8: Final = Layout(
     ("",),
     dense="",
     holds=_codes_are(*_FLOAT8),
-    decode=decoders.scaled_8_bits,
+    coding=Coding.SCALED_8_BITS,
 )
 
 MLX: Final = Layout(
@@ -102,7 +125,7 @@ MLX: Final = Layout(
     ".scales",
     (".weight", ".scales", ".biases"),
     holds=_codes_are(Dtype.U32),
-    decode=decoders.mlx,
+    coding=Coding.MLX,
 )
 
 GGUF: Final = Layout(
@@ -117,14 +140,14 @@ LAYOUTS: Final = (
         ".qweight",
         (".qweight", ".qzeros", ".scales", ".g_idx"),
         holds=_packs_rows,
-        decode=decoders.gptq,
+        coding=Coding.GPTQ,
     ),
-    Layout("packed by AWQ", ".qweight", (".qweight", ".qzeros", ".scales"), decode=decoders.awq),
+    Layout("packed by AWQ", ".qweight", (".qweight", ".qzeros", ".scales"), coding=Coding.AWQ),
     Layout(
         "packed by compressed-tensors",
         ".weight_packed",
         _COMPRESSED,
-        decode=decoders.compressed_tensors,
+        coding=Coding.COMPRESSED_TENSORS,
     ),
     Layout(
         "packed by bitsandbytes",
@@ -139,18 +162,16 @@ LAYOUTS: Final = (
         ".weight_scale_2",
         (".weight", ".weight_scale", ".weight_scale_2", ".input_scale"),
         holds=_codes_are(Dtype.U8),
-        decode=decoders.modelopt,
+        coding=Coding.MODELOPT,
     ),
-    Layout(
-        "packed as MXFP4 blocks", "_blocks", ("_blocks", "_scales"), decode=decoders.mxfp4_blocks
-    ),
+    Layout("packed as MXFP4 blocks", "_blocks", ("_blocks", "_scales"), coding=Coding.MXFP4_BLOCKS),
     MLX,
     Layout(
         "packed as 8-bit numbers with scales",
         ".weight_scale",
         (".weight", ".weight_scale", ".weight_zero_point", ".input_scale", ".input_zero_point"),
         holds=_codes_are(Dtype.I8, *_FLOAT8),
-        decode=decoders.scaled_8_bits,
+        coding=Coding.SCALED_8_BITS,
     ),
     Layout(
         "packed as bytes with scales",

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 PROGRAM = """
-from bitbudget.workers.models.limits import limit_reading
+from bitbudget.workers.files.limits import limit_reading
 limit_reading()
 fine = bytearray(2**27)
 try:
@@ -28,7 +28,7 @@ def test_a_reader_of_headers_has_no_more_than_half_a_gibibyte() -> None:
 
 
 BLOCK = """
-from bitbudget.workers.models.limits import reading
+from bitbudget.workers.files.limits import reading
 with reading():
     try:
         bytearray(2**31)
@@ -48,7 +48,7 @@ def test_a_job_that_reads_a_model_is_limited_until_it_knows_it() -> None:
 
 COMPUTING = """
 import time
-from bitbudget.workers.models import limits
+from bitbudget.workers.files import limits
 limits._CPU_SECONDS = 1
 with limits.reading():
     pass

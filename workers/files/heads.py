@@ -7,26 +7,30 @@ class's default, says tied, and asks for one where it says untied.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import Any, Final
 
 from bitbudget.app.core.canonical import JsonObject
 from bitbudget.app.core.errors import UnsupportedModelError
-from bitbudget.workers.models.config import accepted_fields
-from bitbudget.workers.models.headers import SourceFile, TensorRef
-from bitbudget.workers.models.language_part import text_part, with_setting
+from bitbudget.workers.files.headers import SourceFile, TensorRef
+from bitbudget.workers.files.language_part import text_part, with_setting
 
-__all__ = ["EMBEDDING", "Head", "Read", "check_kept", "find_head"]
+__all__ = ["EMBEDDING", "REMOTE_BYTES", "Accepted", "Head", "Read", "check_kept", "find_head"]
 
 Read = Callable[[TensorRef], bytes]
 """Returns the bytes of a tensor, or of the part of one that a TensorRef describes."""
+
+Accepted = Callable[[Mapping[str, Any]], Collection[str] | None]
+"""Returns the settings that mlx-lm's class for a configuration reads, None where nobody knows."""
 
 _FLAG: Final = "tie_word_embeddings"
 _HEAD: Final = re.compile(r"(?:^|\.)lm_head\.weight$")
 EMBEDDING: Final = re.compile(r"(?:^|\.)(?:embed_tokens|wte|embed_in|word_embeddings)\.weight$")
 _PART_BYTES: Final = 2**24
+
+REMOTE_BYTES: Final = 2**16
+"""How much of head and embedding is compared where each byte comes from the Hub."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,19 +50,21 @@ def find_head(
     config: JsonObject,
     files: Iterable[SourceFile],
     read: Read,
+    accepted: Accepted,
     *,
     most_bytes: int | None = None,
 ) -> Head:
     """Return the configuration whose tie flag is true to the stored values.
 
-    `most_bytes` bounds how much of both tensors is compared. Raises UnsupportedModelError for a
-    model that says it has a head of its own and stores none.
+    `accepted` tells whether the class reads the flag. `most_bytes` bounds how much of both tensors
+    is compared. Raises UnsupportedModelError for a model that says it has a head of its own and
+    stores none.
     """
     tensors = {tensor.name: tensor for file in files for tensor in file.tensors}
     head, embedding = _only(tensors, _HEAD), _only(tensors, EMBEDDING)
     text = text_part(config)
     inner = {"model_type": config["model_type"], **text} if text else config
-    known = accepted_fields(inner)
+    known = accepted(inner)
     if embedding is None or (known is not None and _FLAG not in known):
         differs = head is not None and not (
             embedding is not None and _equal(head, embedding, read, most_bytes)
@@ -84,8 +90,8 @@ def check_kept(own: str, names: Iterable[str], model_type: str) -> None:
     if own and not any(_HEAD.search(name) for name in names):
         raise UnsupportedModelError(
             model_type=model_type,
-            reason=f"{own} has values of its own, and the class of mlx-lm {version('mlx-lm')} for "
-            "this type always uses the embedding as the head: it would compute another model",
+            reason=f"{own} has values of its own, and mlx-lm's class for this type always uses the"
+            " embedding as the head: it would compute another model",
             remedy="tie the head, or choose a model that mlx-lm runs as it is",
         )
 

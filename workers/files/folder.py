@@ -12,8 +12,8 @@ from typing import Any, Final
 from bitbudget.app.core.canonical import JsonObject
 from bitbudget.app.core.dtypes import Dtype
 from bitbudget.app.core.errors import InvalidModelError, UnsupportedModelError
-from bitbudget.workers.models.headers import SourceFile, read_header
-from bitbudget.workers.models.layouts import GGUF
+from bitbudget.workers.files.headers import SourceFile, read_header
+from bitbudget.workers.files.layouts import GGUF
 
 __all__ = [
     "INDEX_NAME",

@@ -10,8 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-import psutil
-
 __all__ = ["limit_reading", "reading"]
 
 _MEMORY_BYTES: Final = 2**29
@@ -79,6 +77,8 @@ def _private_bytes() -> int:
 
 
 def _watch(is_over: threading.Event) -> None:
+    import psutil  # noqa: PLC0415, of the worker's extra, and Linux does without
+
     process = psutil.Process()
     most = process.memory_info().rss + _MEMORY_BYTES
     while process.memory_info().rss < most:
