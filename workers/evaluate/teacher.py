@@ -9,6 +9,7 @@ import mlx.core as mx
 import numpy as np
 
 from bitbudget.app.core.errors import InvalidModelError
+from bitbudget.workers.running.numpy_functions import by_numpy
 from bitbudget.workers.running.streaming_forward import Forward, Unheld
 
 __all__ = [
@@ -125,7 +126,9 @@ def scores_of(batch: TeacherBatch, model: Forward, where: str) -> TokenScores:
 
 
 def _logits(model: Forward, ids: np.ndarray) -> mx.array:
-    found: mx.array = model(mx.array(ids))[:, :-1].astype(mx.float32)
+    with by_numpy():
+        found: mx.array = model(mx.array(ids))[:, :-1].astype(mx.float32)
+        mx.eval(found)
     return found
 
 
@@ -143,18 +146,16 @@ def teach(model: Forward, ids: np.ndarray, where: str) -> TeacherBatch:
     log_p = log_probabilities(model, ids, where)
     vocabulary = log_p.shape[-1]
     label = _at_labels(log_p, ids)
-    best = mx.argmax(log_p, axis=-1)
+    best = _best(log_p)
     if vocabulary <= _FULL_VOCABULARY:
-        return TeacherBatch(
-            ids, np.array(log_p), np.array(label), np.array(best), vocabulary=vocabulary
-        )
-    top = mx.argpartition(-log_p, kth=TOP_K, axis=-1)[..., :TOP_K]
+        return TeacherBatch(ids, np.array(log_p), np.array(label), best, vocabulary=vocabulary)
+    top = _most_likely(log_p)
     kept = mx.take_along_axis(log_p, top, axis=-1)
     return TeacherBatch(
         ids,
         np.array(kept),
         np.array(label),
-        np.array(best),
+        best,
         np.array(top),
         np.array(_log_tail(kept)),
         vocabulary,
@@ -170,11 +171,11 @@ def score(batch: TeacherBatch, logits: mx.array) -> TokenScores:
     """
     total = log_total(logits)
     log_p, log_q = _compared(batch, logits, total)
-    agree = mx.argmax(logits, axis=-1) == mx.array(batch.best)
+    agree = _best(logits) == batch.best
     loss = total[..., 0] - _at_labels(logits, batch.ids)
     return TokenScores(
         np.array(_divergence(log_p, log_q), np.float64),
-        np.array(agree, np.float64),
+        agree.astype(np.float64),
         np.array(mx.minimum(mx.exp(log_p), mx.exp(log_q)).sum(-1), np.float64),
         -batch.label.astype(np.float64),
         np.array(loss, np.float64),
@@ -187,7 +188,7 @@ def log_total(logits: mx.array) -> mx.array:
     The last axis is kept, with length 1. On a CPU NumPy does it, row by row so that a row stays in
     the cache: MLX takes ten times as long for an exponential there.
     """
-    if mx.default_device() == mx.Device(mx.gpu):
+    if _on_gpu():
         return mx.logsumexp(logits, axis=-1, keepdims=True)
     values = np.array(logits, copy=False)
     found = np.empty((*values.shape[:-1], 1), np.float32)
@@ -195,6 +196,32 @@ def log_total(logits: mx.array) -> mx.array:
         row, most = values[at], values[at].max()
         found[at] = most + np.log(np.exp(row - most).sum())
     return mx.array(found)
+
+
+def _best(scores: mx.array) -> np.ndarray:
+    """Return the most likely token by float32 (windows, tokens, vocabulary)."""
+    if _on_gpu():
+        return np.array(mx.argmax(scores, axis=-1))
+    best: np.ndarray = np.array(scores, copy=False).argmax(axis=-1).astype(np.uint32)
+    return best
+
+
+def _most_likely(scores: mx.array) -> mx.array:
+    """Return the `TOP_K` most likely tokens by float32 (windows, tokens, vocabulary), in any order.
+
+    On a CPU NumPy finds them in a quarter of the time that MLX takes there.
+    """
+    if _on_gpu():
+        return mx.argpartition(-scores, kth=TOP_K, axis=-1)[..., :TOP_K]
+    values = np.array(scores, copy=False)
+    found = np.empty((*values.shape[:-1], TOP_K), np.uint32)
+    for at in np.ndindex(*values.shape[:-1]):
+        found[at] = np.argpartition(values[at], -TOP_K)[-TOP_K:]
+    return mx.array(found)
+
+
+def _on_gpu() -> bool:
+    return bool(mx.default_device() == mx.Device(mx.gpu))
 
 
 def _compared(batch: TeacherBatch, logits: mx.array, total: mx.array) -> tuple[mx.array, mx.array]:

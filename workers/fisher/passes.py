@@ -19,6 +19,7 @@ from bitbudget.workers.fisher.store import PassStore
 from bitbudget.workers.running.layer_calls import LayerCall, replaced_layers
 from bitbudget.workers.running.layers import Walk, module_paths
 from bitbudget.workers.running.non_finite import first_broken
+from bitbudget.workers.running.numpy_functions import by_numpy
 from bitbudget.workers.running.taps import Gradients, Tape, backward, tapped
 
 __all__ = ["Pass", "sampled_slope"]
@@ -100,8 +101,9 @@ class Pass(Walk):
                 outputs = []
                 for number, batch in enumerate(self.batches):
                     call = self.call(number, index)
-                    outputs.append(call.apply(layer, mx.array(hidden[batch])))
-                    mx.eval(outputs[-1])
+                    with by_numpy():
+                        outputs.append(call.apply(layer, mx.array(hidden[batch])))
+                        mx.eval(outputs[-1])
                 self._write_hidden(index, layer, hidden, outputs)
             self._step()
 

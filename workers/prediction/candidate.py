@@ -12,7 +12,7 @@ from mlx import nn
 
 from bitbudget.app.core.canonical import JsonObject
 from bitbudget.workers.running.float32 import load_float32
-from bitbudget.workers.running.streaming_forward import Forward, open_forward
+from bitbudget.workers.running.streaming_forward import Forward, open_forward, streamed_logits
 
 __all__ = ["Candidate", "open_candidate"]
 
@@ -68,14 +68,13 @@ class _Read:
         self._replaced: dict[str, Weight] = {}
 
     def __call__(self, ids: mx.array, cache: Any = None) -> mx.array:
+        return streamed_logits(self._load, ids, cache)
+
+    def _load(self) -> nn.Module:
         model = load_float32(self._folder)
         made = [(f"{path}.weight", make()) for path, make in self._replaced.items()]
         model.load_weights(made, strict=False)
-        del made
-        logits: mx.array = model(ids, cache=cache)
-        del model
-        mx.eval(logits, [entry.state for entry in cache or ()])
-        return logits
+        return model
 
     def replace(self, weights: Mapping[str, Weight]) -> None:
         self._replaced |= weights

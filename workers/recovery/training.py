@@ -17,6 +17,7 @@ from bitbudget.workers.evaluate import Evaluator
 from bitbudget.workers.recovery.divergence import cross_entropy
 from bitbudget.workers.recovery.rollouts import Rollouts
 from bitbudget.workers.recovery.student import Student, Values
+from bitbudget.workers.running.numpy_functions import by_numpy
 
 __all__ = ["Training"]
 
@@ -75,7 +76,8 @@ class Training:
     def step(self, spent: float) -> None:
         """Take one step when `spent`, a share of the time, is gone; NaN gradients end it all."""
         ids, target = self.prepare().next(grow=spent < _GROWING)
-        gradients = self.gradient(self.values, ids, target)
+        with by_numpy():
+            gradients = self.gradient(self.values, ids, target)
         self.finite = _finite(gradients)
         if self.finite:
             self._update(gradients, self._rate(spent))

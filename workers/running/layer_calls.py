@@ -12,6 +12,7 @@ import mlx.core as mx
 from mlx import nn
 
 from bitbudget.app.core.canonical import JsonObject
+from bitbudget.workers.running.numpy_functions import as_stock
 
 __all__ = [
     "LayerCall",
@@ -98,7 +99,9 @@ def replaced_layers(layers: list[nn.Module], stub: _Stub) -> Iterator[None]:
             hidden = stub(index, arguments, options)
             made = LayerCall.of(arguments, options)
             blank = mx.full(made.hidden.shape, mx.nan, made.hidden.dtype)
-            return _with_hidden(made.answer(partial(original.__call__, layer), blank), hidden)
+            with as_stock():
+                answer = made.answer(partial(original.__call__, layer), blank)
+            return _with_hidden(answer, hidden)
 
         return type(original.__name__, (original,), {"__call__": call})
 

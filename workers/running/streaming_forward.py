@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,8 +15,18 @@ from mlx.utils import tree_flatten
 from mlx_lm.models.cache import make_prompt_cache
 
 from bitbudget.workers.running.float32 import load_float32
+from bitbudget.workers.running.layer_calls import decoder_layers
+from bitbudget.workers.running.numpy_functions import as_stock
 
-__all__ = ["Forward", "Unheld", "empty_cache", "fits_whole", "open_forward", "open_writer"]
+__all__ = [
+    "Forward",
+    "Unheld",
+    "empty_cache",
+    "fits_whole",
+    "open_forward",
+    "open_writer",
+    "streamed_logits",
+]
 
 _SHARE = 2
 """One in this many bytes of memory is for models; the rest is for everything else."""
@@ -44,16 +56,46 @@ class Unheld:
 
     def __call__(self, ids: mx.array, cache: Any = None) -> mx.array:
         """Return the logits, evaluated."""
+        return streamed_logits(self._load, ids, cache)
+
+    def _load(self) -> nn.Module:
         model = load_float32(self.folder)
         model.set_dtype(self.dtype)
-        logits: mx.array = model(ids, cache=cache)
-        del model
-        mx.eval(logits, [entry.state for entry in cache or ()])
-        return logits
+        return model
 
     def make_cache(self) -> list[Any]:
         """Return an empty KV cache, as mlx-lm's `make_prompt_cache` asks for it."""
         return empty_cache(load_float32(self.folder))
+
+
+def streamed_logits(load: Callable[[], nn.Module], ids: mx.array, cache: Any = None) -> mx.array:
+    """Return the logits of the lazy model that `load` gives, evaluated; no weight is kept.
+
+    A layer's weights are dropped once it was called, those of a model without a list of layers as
+    MLX uses them.
+    """
+    model = load()
+    _, layers = decoder_layers(model)
+    for index, layer in enumerate(layers):
+        _drop_after_call(layer, lambda index=index: decoder_layers(load())[1][index])  # type: ignore[misc]
+    with nullcontext() if layers else as_stock():
+        logits: mx.array = model(ids, cache=cache)
+    del model, layers
+    mx.eval(logits, [entry.state for entry in cache or ()])
+    return logits
+
+
+def _drop_after_call(layer: nn.Module, read: Callable[[], nn.Module]) -> None:
+    """Let `layer` lose its weights when it was called; called again it is `read` again."""
+    original: Any = type(layer)
+
+    def call(layer: nn.Module, *arguments: Any, **options: Any) -> Any:
+        whole = layer or read()  # a module without arrays and parts is false
+        output = original.__call__(whole, *arguments, **options)
+        layer.clear()
+        return output
+
+    object.__setattr__(layer, "__class__", type(original.__name__, (original,), {"__call__": call}))
 
 
 def fits_whole(folder: Path, *, copies: int = 1, memory_bytes: int | None = None) -> bool:

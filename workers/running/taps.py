@@ -18,6 +18,7 @@ from mlx_lm.models.switch_layers import SwitchLinear
 
 from bitbudget.app.core.canonical import JsonObject
 from bitbudget.rotated_model import RotatedLinear, butterfly
+from bitbudget.workers.running.numpy_functions import by_numpy
 
 __all__ = ["Call", "Tape", "backward", "tapped"]
 
@@ -156,7 +157,8 @@ def backward(
             module.weight = weight
         return function(h)
 
-    _, gradients = mx.vjp(tapped_function, [carried, *taps, *weights], [cotangent])
+    with by_numpy():
+        _, gradients = mx.vjp(tapped_function, [carried, *taps, *weights], [cotangent])
     for module, weight in zip(tape.direct.values(), weights, strict=True):
         module.weight = weight
     after = 1 + len(taps)

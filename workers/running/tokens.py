@@ -20,6 +20,7 @@ from bitbudget.workers.models.chat import Chat
 from bitbudget.workers.models.checkpoint import Checkpoint
 from bitbudget.workers.models.vocabulary import begin_token, longest_window
 from bitbudget.workers.running.hidden_states import HiddenStates
+from bitbudget.workers.running.numpy_functions import by_numpy
 from bitbudget.workers.running.scripts import OWN, asking, from_begin
 from bitbudget.workers.running.streaming_forward import Forward, empty_cache, open_writer
 
@@ -82,7 +83,7 @@ def sample_tokens(
                 progress(before * length + columns * len(script[part]), count * length)
 
         keep = None if hidden is None else partial(hidden.keep, rows)
-        with nullcontext() if hidden is None else hidden.on(model):
+        with by_numpy(), nullcontext() if hidden is None else hidden.on(model):
             done.append(_sample_batch(model, script[rows], ends, key, wrote=wrote, keep=keep))
     return np.concatenate(done)
 

@@ -14,6 +14,7 @@ import numpy as np
 from bitbudget.app.core.canonical import JsonObject
 from bitbudget.workers.fisher.store import PassStore
 from bitbudget.workers.running.layers import Walk, module_paths
+from bitbudget.workers.running.numpy_functions import by_numpy
 from bitbudget.workers.running.taps import Call, Tape, tapped
 from bitbudget.workers.sequential.corrected_target import Halves, Moments
 from bitbudget.workers.sequential.experts import (
@@ -98,13 +99,14 @@ class LayerPair:
         outputs: list[mx.array] = []
         seen = {group.stack: StackCall() for group in groups if group.stack}
         plain = [group.reads for group in groups if not group.stack]
-        for (calls, output), batch in zip(self._run(0, seen), self.walk.batches, strict=True):
-            inputs = {path: _input(calls, path) for path in plain}
-            inputs |= {path: call.inputs for path, call in seen.items()}
-            mx.eval(output, inputs)
-            outputs.append(output)
-            for path, x in inputs.items():
-                self._fill(states, _states(path)[0], batch, _by_sequence(x, output))
+        with by_numpy():
+            for (calls, output), batch in zip(self._run(0, seen), self.walk.batches, strict=True):
+                inputs = {path: _input(calls, path) for path in plain}
+                inputs |= {path: call.inputs for path, call in seen.items()}
+                mx.eval(output, inputs)
+                outputs.append(output)
+                for path, x in inputs.items():
+                    self._fill(states, _states(path)[0], batch, _by_sequence(x, output))
         self.store.write_state(ORIGINAL, self.index + 1, outputs)
 
     def moments(self, group: Group) -> tuple[Moments, Moments]:
