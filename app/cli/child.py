@@ -38,15 +38,12 @@ def measurement_repositories() -> tuple[str, ...]:
     return Settings().measurement_sources
 
 
-def run_quickly(
-    task: Callable[[], Task], result: Callable[[], type[Result]], command: str
-) -> Result:
-    """Run a task that multiplies nothing, as `run_with_progress` does, with nothing waited for.
+def run_quickly(task: Callable[[], Task], result: Callable[[], type[Result]]) -> Result:
+    """Run a task that needs no MLX, as `run_with_progress` does, with nothing waited for.
 
     `task` is called while the child starts, `result` while it works: what they import costs no
     time.
     """
-    require_extra("worker", command)
     with ProgressView(stderr()) as view, ChildProcess("--without-blas") as child:
         child.give(task())
         return _follow(child, result(), view)

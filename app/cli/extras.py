@@ -17,11 +17,6 @@ _PROBES: Final = {
 }
 
 
-_WHY: Final = {
-    "fit": ", since mlx-lm's classes say which modules a model has",
-}
-
-
 def has_extra(extra: str) -> bool:
     """Whether every package of the extra can be found, without importing any."""
     return all(find_spec(name) is not None for name in _PROBES[extra])
@@ -30,5 +25,4 @@ def has_extra(extra: str) -> bool:
 def require_extra(extra: str, command: str) -> None:
     """Raise MissingExtraError when `command` cannot run in this installation."""
     if not has_extra(extra):
-        why = _WHY.get(command, "")
-        raise MissingExtraError(command=f"bitbudget {command}", extra=extra, why=why)
+        raise MissingExtraError(command=f"bitbudget {command}", extra=extra)

@@ -28,11 +28,11 @@ __all__ = [
 class MissingExtraError(BitbudgetError):
     """A command needs packages of an extra that is not installed."""
 
-    template = "{command} needs the [{extra}] extra{why}: {remedy}."
+    template = "{command} needs the [{extra}] extra: {remedy}."
     status = 500
 
-    def __init__(self, *, command: str, extra: str, why: str = "") -> None:
-        super().__init__(command=command, extra=extra, why=why, remedy=install_hint(extra))
+    def __init__(self, *, command: str, extra: str) -> None:
+        super().__init__(command=command, extra=extra, remedy=install_hint(extra))
 
 
 class ServerError(BitbudgetError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -73,29 +73,32 @@ def fit(
     name, most_bytes = _asked(device, budget), None if budget is None else parse_size(budget)
     target = None if name is None else device_named(name)
     measuring = MeasureOptions(allow_quantized_source=allow_quantized_source)
-    inventory, measured = _known(model, measurement, measuring)
+    known = _known(model, measurement, measuring)
     if target is None:
-        _within(inventory, most_bytes or 0, measured, as_json=as_json)
+        _within(known, most_bytes or 0, as_json=as_json)
         return
 
     from bitbudget.app.cli.best import best_within, print_best
     from bitbudget.app.core.fit_report import fit as report_of
 
+    inventory = known.inventory
     most = inventory.architecture.max_context or _DEFAULT_CONTEXT
     tokens = context or min(_DEFAULT_CONTEXT, most)
     report = report_of(inventory, target, tokens, kv_bits, runtime, most_bytes=most_bytes)
     times = _times(inventory)
-    best = best_within(measured, report.weights_limit_bytes)
+    best = best_within(known.measured, report.weights_limit_bytes)
     document = {
         **_document(report),
         "efforts": [time.model_dump(mode="json") for time in times],
         "measured": best,
+        "modules_from": known.modules_from,
     }
 
     def render(console: Console) -> None:
         _print(console, report)
         print_best(console, best)
         _print_times(console, times)
+        _print_source(console, known)
 
     say(document, as_json=as_json, render=render)
 
@@ -149,44 +152,62 @@ def _asked(device: str | None, budget: str | None) -> str | None:
     return found
 
 
-def _within(
-    inventory: Inventory, budget_bytes: int, measured: Measurement | None, *, as_json: bool
-) -> None:
+def _within(known: _Known, budget_bytes: int, *, as_json: bool) -> None:
     from bitbudget.app.cli.best import best_within, print_best
     from bitbudget.app.core.budget_report import within
 
-    report = within(inventory, budget_bytes)
-    best, times = best_within(measured, budget_bytes), _times(inventory)
+    report = within(known.inventory, budget_bytes)
+    best, times = best_within(known.measured, budget_bytes), _times(known.inventory)
 
     def render(console: Console) -> None:
         _print_budget(console, report)
         print_best(console, best)
         _print_times(console, times)
+        _print_source(console, known)
 
     efforts = [time.model_dump(mode="json") for time in times]
-    document = {**_document(report), "efforts": efforts, "measured": best}
+    document = {
+        **_document(report),
+        "efforts": efforts,
+        "measured": best,
+        "modules_from": known.modules_from,
+    }
     say(document, as_json=as_json, render=render)
+
+
+@dataclass(frozen=True)
+class _Known:
+    """A model as far as it is known; `modules_from` says what told its modules."""
+
+    inventory: Inventory
+    measured: Measurement | None
+    modules_from: str
+
+
+def _print_source(console: Console, known: _Known) -> None:
+    console.print(f"modules: told by {known.modules_from}", soft_wrap=True)
 
 
 def inventory_of(model: str, *, allow_quantized_source: bool) -> Inventory:
     """Return the inventory of a model, or the one in a measurement's `.json` file."""
-    return _known(model, None, MeasureOptions(allow_quantized_source=allow_quantized_source))[0]
+    return _known(
+        model, None, MeasureOptions(allow_quantized_source=allow_quantized_source)
+    ).inventory
 
 
-def _known(
-    model: str, given: str | None, measuring: MeasureOptions
-) -> tuple[Inventory, Measurement | None]:
+def _known(model: str, given: str | None, measuring: MeasureOptions) -> _Known:
     """Return the inventory of a model, and its measurement where that is given or known."""
     from bitbudget.app.cli.child import run_quickly
     from bitbudget.app.cli.measure import load_measurement, read_measurement
 
     if model.endswith(".json") or given is not None:
         measured = load_measurement(model, measuring, given=given)
-        return measured.inventory, measured
+        return _Known(measured.inventory, measured, "a measurement")
     allow = measuring.allow_quantized_source
-    found = run_quickly(lambda: _task(model, allow_quantized_source=allow), _result, "fit")
-    known = found.measurement
-    return found.inventory, None if known is None else read_measurement(Path(known))
+    found = run_quickly(lambda: _task(model, allow_quantized_source=allow), _result)
+    file = found.measurement
+    stored = None if file is None else read_measurement(Path(file))
+    return _Known(found.inventory, stored, found.source.value)
 
 
 def _task(model: str, *, allow_quantized_source: bool) -> FitTask:

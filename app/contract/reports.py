@@ -7,6 +7,7 @@ in seconds, sizes in bytes, throughout.
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated, Final, Literal, Self
 
 from pydantic import Field
@@ -44,6 +45,7 @@ __all__ = [
     "FitResult",
     "ImportedMeasurement",
     "Interval",
+    "InventorySource",
     "JobResult",
     "LowBits",
     "MeasureResult",
@@ -280,11 +282,19 @@ class FitModel(Report):
     revision: Line
 
 
+class InventorySource(StrEnum):
+    """What told the modules of a model: the truth, or a table where mlx-lm is not installed."""
+
+    CLASS = "mlx-lm's class"
+    NAMES = "names in the headers"
+
+
 class FitResult(Report):
     """The inventory of a model, from its headers alone."""
 
     model: FitModel
     inventory: Inventory
+    source: InventorySource = InventorySource.CLASS
     measurement: Path | None = Field(
         None, exclude_if=is_none, description="The file of what is known of these weights."
     )

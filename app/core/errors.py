@@ -39,6 +39,7 @@ __all__ = [
     "InvalidModelError",
     "InvalidRequestError",
     "LostLeaseError",
+    "ModelClassNeededError",
     "NotFoundError",
     "TooLittleTimeError",
     "UnsupportedModelError",
@@ -116,6 +117,16 @@ class UnsupportedModelError(BitbudgetError):
     """A model is of a type that mlx-lm has no class for."""
 
     template = "Model type '{model_type}' is not supported: {reason}; {remedy}."
+    status = 422
+
+    def __init__(self, *, model_type: str, reason: str, remedy: str) -> None:
+        super().__init__(model_type=model_type, reason=reason, remedy=remedy)
+
+
+class ModelClassNeededError(BitbudgetError):
+    """The modules of a model are told by mlx-lm's class alone, and it is not installed here."""
+
+    template = "A model of type '{model_type}' needs mlx-lm to be read: {reason}; {remedy}."
     status = 422
 
     def __init__(self, *, model_type: str, reason: str, remedy: str) -> None:

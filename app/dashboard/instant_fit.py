@@ -18,6 +18,7 @@ from bitbudget.app.core.measurement import Measurement
 from bitbudget.app.core.runtime import Runtime
 from bitbudget.app.core.sizes import format_size, parse_size
 from bitbudget.app.dashboard.sources import Sources
+from bitbudget.app.http.errors import UntoldModelError
 
 __all__ = ["Asked", "fit_words"]
 
@@ -89,7 +90,7 @@ def fit_words(sources: Sources, asked: Asked) -> dict[str, str]:
         if asked.device:
             return _on_device(known, asked)
     except BitbudgetError as error:
-        return _answer(str(error), "tight")
+        return _answer(str(error), "unknown" if isinstance(error, UntoldModelError) else "tight")
     measured = "Measured" if known.is_measured else "Not measured here yet"
     return _answer(f"{measured}: any budget from {known.span} is {known.then}.", "unknown")
 

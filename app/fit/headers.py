@@ -1,6 +1,7 @@
 """Inventories of models that were never here, read from headers alone by a child process.
 
-The inventory comes from the model's class, which is MLX's, and the server never imports that.
+The inventory comes from mlx-lm's class, which the server never imports, or from the names in the
+headers where mlx-lm is not installed.
 """
 
 from __future__ import annotations
@@ -8,7 +9,6 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from http import HTTPStatus
-from importlib.util import find_spec
 from pathlib import Path
 from threading import BoundedSemaphore, Lock
 from typing import Final
@@ -17,8 +17,13 @@ from bitbudget.app.child.process import ChildProcess
 from bitbudget.app.contract.problems import Problem
 from bitbudget.app.contract.reports import FitResult
 from bitbudget.app.contract.tasks import FitTask
-from bitbudget.app.core.inventory import Inventory
-from bitbudget.app.http.errors import UnavailableError, UnknownModelError, UnreadableModelError
+from bitbudget.app.core.errors import BitbudgetError, ModelClassNeededError
+from bitbudget.app.http.errors import (
+    UnavailableError,
+    UnknownModelError,
+    UnreadableModelError,
+    UntoldModelError,
+)
 from bitbudget.app.models.allowed_paths import ModelGate
 
 __all__ = ["HeaderReader"]
@@ -27,7 +32,6 @@ _KEPT: Final = 64
 _FRESH_SECONDS: Final = 300.0
 _WAIT_SECONDS: Final = 10.0
 _CHILD_SECONDS: Final = 30.0
-_NEEDED: Final = ("mlx", "mlx_lm", "huggingface_hub")
 _PASSING: Final = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
 
 _Asked = tuple[str, bool]
@@ -40,9 +44,9 @@ class HeaderReader:
     def __init__(self, home: Path, gate: ModelGate, children: int) -> None:
         self._home = home
         self._gate = gate
-        self._free = BoundedSemaphore(children) if children and _can_read() else None
+        self._free = BoundedSemaphore(children) if children else None
         self._lock = Lock()
-        self._kept: OrderedDict[_Asked, tuple[float, Inventory]] = OrderedDict()
+        self._kept: OrderedDict[_Asked, tuple[float, FitResult]] = OrderedDict()
 
     @property
     def home(self) -> Path:
@@ -51,14 +55,15 @@ class HeaderReader:
 
     @property
     def can_read(self) -> bool:
-        """Whether this installation can read models at all."""
+        """Whether this server reads models at all."""
         return self._free is not None
 
-    def inventory(self, model: str, *, allow_quantized_source: bool = False) -> Inventory:
-        """Return the inventory of a folder in an allowed root, or of a model on the Hub.
+    def read(self, model: str, *, allow_quantized_source: bool = False) -> FitResult:
+        """Return what a folder in an allowed root, or a model on the Hub, is made of.
 
         Raises InvalidRequestError for a folder elsewhere, UnknownModelError where nothing can be
-        read, UnreadableModelError for what is not a model, UnavailableError when all are busy.
+        read, UntoldModelError for what only a worker can read, UnreadableModelError for what is
+        not a model, UnavailableError when all are busy.
         """
         self._gate.check(model)
         if self._free is None:
@@ -74,7 +79,7 @@ class HeaderReader:
         finally:
             self._free.release()
 
-    def _read(self, model: str, allow_quantized_source: bool) -> Inventory:  # noqa: FBT001
+    def _read(self, model: str, allow_quantized_source: bool) -> FitResult:  # noqa: FBT001
         with ChildProcess(most_seconds=_CHILD_SECONDS) as child:
             child.give(
                 FitTask(
@@ -88,28 +93,27 @@ class HeaderReader:
                 if event.kind == "failed":
                     raise _error(model, event.problem)
                 if event.kind == "finished" and isinstance(event.result, FitResult):
-                    return event.result.inventory
+                    return event.result
         raise UnreadableModelError(model=model, reason="its reader answered another question")
 
-    def _remembered(self, asked: _Asked) -> Inventory | None:
+    def _remembered(self, asked: _Asked) -> FitResult | None:
         with self._lock:
-            until, inventory = self._kept.get(asked, (0.0, None))
-        return inventory if time.monotonic() < until else None
+            until, found = self._kept.get(asked, (0.0, None))
+        return found if time.monotonic() < until else None
 
-    def _remember(self, asked: _Asked, inventory: Inventory) -> Inventory:
+    def _remember(self, asked: _Asked, found: FitResult) -> FitResult:
         with self._lock:
-            self._kept[asked] = (time.monotonic() + _FRESH_SECONDS, inventory)
+            self._kept[asked] = (time.monotonic() + _FRESH_SECONDS, found)
             self._kept.move_to_end(asked)
             if len(self._kept) > _KEPT:
                 self._kept.popitem(last=False)
-        return inventory
+        return found
 
 
-def _can_read() -> bool:
-    return all(find_spec(name) is not None for name in _NEEDED)
-
-
-def _error(model: str, problem: Problem) -> UnreadableModelError | UnavailableError:
+def _error(model: str, problem: Problem) -> BitbudgetError:
     if problem.status in _PASSING:
         return UnavailableError(what=f"headers of '{model}' ({problem.detail.rstrip('.')})")
-    return UnreadableModelError(model=model, reason=problem.detail.rstrip("."))
+    reason = problem.detail.rstrip(".")
+    if problem.type.endswith(ModelClassNeededError.slug()):
+        return UntoldModelError(model=model, reason=reason)
+    return UnreadableModelError(model=model, reason=reason)

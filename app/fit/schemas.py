@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from bitbudget.app.contract.estimate import EffortTime
+from bitbudget.app.contract.reports import InventorySource
 from bitbudget.app.core.fit_report import SizedChoice
 from bitbudget.app.core.memory import MemoryPlan
 from bitbudget.app.core.requests import DeviceName, Number
@@ -66,4 +67,5 @@ class Fit(BaseModel):
     uniform: tuple[SizedChoice, ...]
     best_uniform: SizedChoice | None
     efforts: tuple[EffortTime, ...] = Field(description="How long each effort would take.")
+    modules_from: InventorySource = Field(description="What told the modules of the model.")
     timed_on: str = Field(description="The machine that they would take so long on.")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from bitbudget.app.contract.estimate import effort_times
+from bitbudget.app.contract.reports import InventorySource
 from bitbudget.app.contract.stored_speed import read_speed
 from bitbudget.app.core.devices import device
 from bitbudget.app.core.fit_report import fit
@@ -19,7 +20,7 @@ from bitbudget.app.workers.service import WorkerService
 
 __all__ = ["FitService"]
 
-_REPORTED: Final = Fit.model_fields.keys() - {"efforts", "timed_on"}
+_REPORTED: Final = Fit.model_fields.keys() - {"efforts", "timed_on", "modules_from"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,7 @@ class FitService:
 
     def report(self, request: FitRequest) -> Fit:
         """Tell which sizes of a model fit a device; raises what `inventory` does."""
-        inventory = self.inventory(
+        inventory, source = self._known(
             request.model, allow_quantized_source=request.allow_quantized_source
         )
         target = device(request.device)
@@ -43,6 +44,7 @@ class FitService:
             **{name: getattr(report, name) for name in _REPORTED},
             efforts=effort_times(inventory.weights, speed),
             timed_on=timed_on,
+            modules_from=source,
         )
 
     def speed(self) -> tuple[str, MachineSpeed]:
@@ -54,6 +56,14 @@ class FitService:
 
     def inventory(self, model: str, *, allow_quantized_source: bool = False) -> Inventory:
         """Return a model's inventory: the stored one, else from its headers."""
-        return self.models.inventory(model) or self.headers.inventory(
-            model, allow_quantized_source=allow_quantized_source
-        )
+        return self._known(model, allow_quantized_source=allow_quantized_source)[0]
+
+    def _known(
+        self, model: str, *, allow_quantized_source: bool
+    ) -> tuple[Inventory, InventorySource]:
+        """Return the inventory of a worker, else from headers, with what told the modules."""
+        stored = self.models.inventory(model)
+        if stored is not None:
+            return stored, InventorySource.CLASS
+        found = self.headers.read(model, allow_quantized_source=allow_quantized_source)
+        return found.inventory, found.source

@@ -16,6 +16,7 @@ __all__ = [
     "UnknownModelError",
     "UnreadableModelError",
     "UnsafeBindError",
+    "UntoldModelError",
 ]
 
 
@@ -92,6 +93,13 @@ class UnknownModelError(BitbudgetError):
         "'{model}' was never here; submit a job for it, or run bitbudget fit '{model}' locally."
     )
     status = 404
+
+
+class UntoldModelError(BitbudgetError):
+    """A worker must read a model first: this server has no mlx-lm that knows its type."""
+
+    template = "'{model}' is read by a worker first: {reason}."
+    status = 422
 
 
 class UnreadableModelError(BitbudgetError):

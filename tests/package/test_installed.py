@@ -38,6 +38,21 @@ def test_the_base_install_says_what_a_command_lacks(base: Installed) -> None:
     assert "pip install 'mlx-bitbudget[server]'" in " ".join((ran.stdout + ran.stderr).split())
 
 
+def test_the_base_install_fits_a_model_as_mlx_lm_does(base: Installed, complete: Installed) -> None:
+    model = base.run(
+        "python", "-c", "from bitbudget.samples import sample_model; print(sample_model())"
+    ).strip()
+    asked = ("bitbudget", "fit", model, "--device", "m4-pro-24gb", "--json")
+    by_names, by_class = (json.loads(installed.run(*asked)) for installed in (base, complete))
+    told = {"modules_from", "efforts"}
+    assert by_names["modules_from"] == "names in the headers"
+    assert by_class["modules_from"] == "mlx-lm's class"
+    assert by_names["smallest"]["file_bytes"] == 2_369_632
+    assert {k: v for k, v in by_names.items() if k not in told} == {
+        k: v for k, v in by_class.items() if k not in told
+    }
+
+
 def test_the_native_kernels_load(complete: Installed) -> None:
     assert complete.run(
         "python",

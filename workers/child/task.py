@@ -9,23 +9,24 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
 from pydantic import TypeAdapter, ValidationError
 
-from bitbudget.app.contract.events import Event, Failed, Finished, Problem
+from bitbudget.app.contract.events import Event, Failed, Finished, Problem, TaskResult
 from bitbudget.app.contract.home import Folder
 from bitbudget.app.contract.tasks import FitTask, ImportTask, Task
 from bitbudget.app.core.errors import NO_ROOM, BitbudgetError, InvalidRequestError
 from bitbudget.app.core.wording import expected_words
+from bitbudget.distribution import install_hint
 from bitbudget.workers.cluster.parent_watch import end_with_parent
 from bitbudget.workers.files.limits import limit_reading
-from bitbudget.workers.models.library import defer_package
-from bitbudget.workers.pipeline.tasks import run_task
 
 __all__ = ["answer"]
 
+_MLX: Final = ("mlx", "mlx_lm")
 _TASK: Final[TypeAdapter[Task]] = TypeAdapter(Task)
 
 
@@ -33,14 +34,14 @@ def answer() -> int:
     """Run the task on standard input; return the exit code of the command line."""
     end_with_parent()
     emit = _take_standard_output()
-    defer_package()
+    run = _runner()
     home = Path(tempfile.gettempdir())
     try:
         task = _read_task()
         home = Path(task.home)
         if isinstance(task, FitTask | ImportTask):
             limit_reading()
-        emit(Finished(result=run_task(task, emit)))
+        emit(Finished(result=run(task, emit)))
     except BrokenPipeError:
         return 1
     except Exception as error:  # noqa: BLE001, the last line of defence: every end is an event
@@ -48,6 +49,29 @@ def answer() -> int:
         emit(Failed(problem=problem))
         return problem.exit_code
     return 0
+
+
+def _runner() -> Callable[[Task, Callable[[Event], None]], TaskResult]:
+    """Return what runs a task; its imports are done before the task is there."""
+    if all(find_spec(name) is not None for name in _MLX):
+        from bitbudget.workers.models.library import defer_package  # noqa: PLC0415, MLX
+        from bitbudget.workers.pipeline.tasks import run_task  # noqa: PLC0415, MLX
+
+        defer_package()
+        return run_task
+    from bitbudget.workers.outline.fit import fit_by_names  # noqa: PLC0415, with no MLX alone
+
+    def fit_alone(task: Task, emit: Callable[[Event], None]) -> TaskResult:
+        if isinstance(task, FitTask):
+            return fit_by_names(task, emit)
+        raise InvalidRequestError(
+            where="task",
+            found=task.kind,
+            expected="fit, the only task that needs no MLX",
+            remedy=install_hint("worker"),
+        )
+
+    return fit_alone
 
 
 def _take_standard_output() -> Callable[[Event], None]:

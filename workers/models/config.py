@@ -16,8 +16,8 @@ from typing import Any, Final
 from bitbudget.app.core.canonical import JsonObject
 from bitbudget.app.core.errors import UnsupportedModelError
 from bitbudget.workers.files.language_part import TEXT, text_part
+from bitbudget.workers.files.synonyms import filled, sliding_pattern
 from bitbudget.workers.models.library import model_classes
-from bitbudget.workers.models.synonyms import filled, sliding_pattern
 from bitbudget.workers.models.unread_fields import same_setting, unread_fields
 
 __all__ = ["accepted_fields", "understood", "window_notes"]

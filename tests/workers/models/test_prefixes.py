@@ -9,9 +9,9 @@ import mlx.core as mx
 import pytest
 
 from bitbudget.app.core.errors import BitbudgetError, UnsupportedModelError
+from bitbudget.workers.files.synonyms import sliding_pattern
 from bitbudget.workers.models import build_inventory, open_checkpoint
 from bitbudget.workers.models.arrays import numpy_of
-from bitbudget.workers.models.synonyms import sliding_pattern
 from bitbudget.workers.running.float32 import load_float32
 from tests.workers.models.tiny import stored_weights, write_tiny
 

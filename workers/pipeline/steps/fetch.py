@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from bitbudget.app.core.errors import InvalidModelError
 from bitbudget.app.core.hub_id import HubId
 from bitbudget.app.core.requests import Rotation
 from bitbudget.workers.files.limits import reading
+from bitbudget.workers.files.place import model_place
 from bitbudget.workers.models import Checkpoint, build_inventory, open_checkpoint
 from bitbudget.workers.pipeline.measuring.elsewhere import KnownMeasurement, known_measurement
 from bitbudget.workers.pipeline.options import FetchOptions, MeasureOptions, StatedBudget
@@ -52,18 +52,18 @@ def run_step(run: Run) -> Checkpoint:
 
 
 def _whole(options: FetchOptions, run: Run) -> Checkpoint:
-    folder = _folder(options)
-    if folder is not None:
+    place = _place(options)
+    if isinstance(place, Path):
         with reading():
             return open_checkpoint(
-                folder, options.name, allow_quantized_source=options.allow_quantized_source
+                place, options.name, allow_quantized_source=options.allow_quantized_source
             )
     from bitbudget.workers.hub.client import Hub  # noqa: PLC0415, a local folder needs no network
     from bitbudget.workers.hub.source import open_remote  # noqa: PLC0415, as above
 
     return open_remote(
         Hub(),
-        _hub_id(options.model),
+        place,
         run.home.folder,
         disk_limit_bytes=options.disk_limit_bytes,
         whole=options.whole,
@@ -87,7 +87,7 @@ def _measured_before(options: FetchOptions, run: Run) -> Checkpoint | None:
     """Return a model on the Hub by its headers, where nobody needs more: it is measured."""
     measuring = run.find(MeasureOptions)
     is_asked_for = options.only_measures and run.find(TimeLimit) is None
-    is_here = _folder(options) is not None
+    is_here = isinstance(_place(options), Path)
     if is_here or not is_asked_for or measuring is None or measuring.is_rotated:
         return None
     outline = _headers(options)
@@ -103,32 +103,17 @@ def _measured_before(options: FetchOptions, run: Run) -> Checkpoint | None:
 def _headers(options: FetchOptions) -> Checkpoint:
     """Return the checkpoint that is asked for as its headers tell it; no weight is read."""
     allow = options.allow_quantized_source
-    folder = _folder(options)
-    if folder is not None:
-        return open_checkpoint(folder, allow_quantized_source=allow)
+    place = _place(options)
+    if isinstance(place, Path):
+        return open_checkpoint(place, allow_quantized_source=allow)
     from bitbudget.workers.hub.client import Hub  # noqa: PLC0415, a local folder needs no network
     from bitbudget.workers.hub.source import open_remote_headers  # noqa: PLC0415, as above
 
-    return open_remote_headers(Hub(), _hub_id(options.model), allow_quantized_source=allow)
+    return open_remote_headers(Hub(), place, allow_quantized_source=allow)
 
 
-def _folder(options: FetchOptions) -> Path | None:
-    """Return the folder that the model is; None for a name of the Hub."""
-    if options.names_are_ids and HubId.matches(options.model):
-        return None
-    folder = Path(options.model).expanduser()
-    return folder if folder.exists() else None
-
-
-def _hub_id(model: str) -> HubId:
-    if not HubId.matches(model):
-        raise InvalidModelError(
-            where=model,
-            found="no such folder",
-            expected="a model folder or a Hub id org/name[@revision]",
-            remedy="check the path",
-        )
-    return HubId.parse(model)
+def _place(options: FetchOptions) -> Path | HubId:
+    return model_place(options.model, names_are_ids=options.names_are_ids)
 
 
 @dataclass
