@@ -124,9 +124,9 @@ class ProgressView:
     def _tell_whole(self, event: Progressed) -> None:
         """Show the whole job: a bar on a terminal, else a line for each tenth."""
         fraction = event.job_fraction
-        left = (
-            "" if event.seconds_left is None else f"about {duration_words(event.seconds_left)} left"
-        )
+        left = ""
+        if event.seconds_left is not None and fraction < 1:
+            left = f"about {duration_words(event.seconds_left)} left"
         if self._whole is None:
             self._whole = self._new_bar("in all")
         if self._whole is not None:

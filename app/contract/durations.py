@@ -25,6 +25,7 @@ from bitbudget.app.core.machine_speed import TYPICAL, MachineSpeed
 __all__ = [
     "VerificationTimes",
     "Work",
+    "comparing_texts_s",
     "curves_s",
     "evaluation_s",
     "is_previewed",
@@ -79,6 +80,10 @@ _BY_WEIGHTS: Final = 2.0
 """The same that code modules by their weights alone."""
 _ROWS_OF_A_QUARTER: Final = 1 << 17
 """`row_weights` from which a quarter of the rows of most modules is drawn."""
+_OPENING: Final = 1.5e9
+"""Coded weights in the time in which a comparison begins: imports, tokenizer, the bandwidth."""
+_LAYER: Final = 5e5
+"""The same that a token takes in a layer beside its products."""
 _GROUPS: Final = 100
 """Decision groups of a usual model that is relinearized."""
 _SIZES, _ALLOCATIONS, _PARTS, _PROBING = 3, 8, 2, 8
@@ -295,6 +300,16 @@ def quantizing_s(work: Work) -> float:
 
 def _coding_s(work: Work) -> float:
     return work.coding_s(_IN_SEQUENCE if work.compensates else _BY_WEIGHTS)
+
+
+def comparing_texts_s(weights: int, layers: int, tokens: int, speed: MachineSpeed) -> float:
+    """Return how long an original and its checkpoint take over so many tokens each, both loaded.
+
+    `weights` are those that a token is multiplied by.
+    """
+    products_s = weights / speed.dense_per_second + weights / speed.packed_per_second
+    beside = _OPENING + 2 * tokens * layers * _LAYER
+    return tokens * products_s + beside / speed.coded_per_second
 
 
 def evaluation_s(work: Work) -> float:

@@ -7,7 +7,13 @@ from typing import Final
 from bitbudget.app.core.formats import Format
 from bitbudget.app.core.inventory import Inventory, Module, ModuleKind
 
-__all__ = ["DECODE_EFFICIENCY", "decode_bytes", "passthrough_decode_bytes", "speed_basis"]
+__all__ = [
+    "DECODE_EFFICIENCY",
+    "decode_bytes",
+    "decoded_weights",
+    "passthrough_decode_bytes",
+    "speed_basis",
+]
 
 DECODE_EFFICIENCY: Final = 0.8
 """Share of the published bandwidth that decoding reaches: an estimate, 0.7 to 0.85 in the field;
@@ -28,6 +34,19 @@ def decode_bytes(module: Module, format_: Format) -> int:
     if module.kind is ModuleKind.SWITCH_LINEAR and module.experts_per_token:
         return -(-nbytes * min(module.experts_per_token, module.shape[0]) // module.shape[0])
     return nbytes
+
+
+def decoded_weights(inventory: Inventory) -> int:
+    """Return the weights that one decoded token is multiplied by."""
+    return sum(map(_multiplied, inventory.modules))
+
+
+def _multiplied(module: Module) -> int:
+    if module.kind is ModuleKind.EMBEDDING:
+        return module.weights if module.is_tied_head else 0
+    if module.kind is ModuleKind.SWITCH_LINEAR and module.experts_per_token:
+        return module.weights * min(module.experts_per_token, module.shape[0]) // module.shape[0]
+    return module.weights
 
 
 def speed_basis(bandwidth_bytes_per_second: float, *, on_gpu: bool) -> str:

@@ -26,6 +26,8 @@ _ROUNDS: Final = 40
 _SIDE: Final = 512
 """Rows and columns of the matrices that are multiplied."""
 _CODED: Final = (512, 1024)
+_MULTIPLIED: Final = (2048, 1024)
+_MULTIPLIED_ROUNDS: Final = 10
 _WRITTEN_BYTES: Final = 1 << 25
 _FORMAT: Final = parse_format("affine4g64")
 
@@ -50,6 +52,8 @@ def measure_machine_speed(folder: Path) -> MachineSpeed:
         _WRITTEN_BYTES / _best_s(_writing(folder), rounds=2),
         threads=default_threads(),
         on_gpu=mx.default_device() == mx.Device(mx.gpu),
+        dense_per_second=_MULTIPLIED[0] * _MULTIPLIED[1] / _best_s(_dense(), _MULTIPLIED_ROUNDS),
+        packed_per_second=_MULTIPLIED[0] * _MULTIPLIED[1] / _best_s(_packed(), _MULTIPLIED_ROUNDS),
     )
 
 
@@ -66,6 +70,27 @@ def _product() -> Callable[[], None]:
     left, right = (mx.random.normal((_SIDE, _SIDE), key=mx.random.key(i)) for i in range(2))
     mx.eval(left, right)
     return lambda: mx.eval(left @ right)
+
+
+def _decoding() -> tuple[mx.array, mx.array]:
+    """Return one row, and the weight of a linear layer that it is multiplied by."""
+    row, weight = mx.ones((1, _MULTIPLIED[1]), mx.bfloat16), mx.ones(_MULTIPLIED, mx.bfloat16)
+    mx.eval(row, weight)
+    return row, weight
+
+
+def _dense() -> Callable[[], None]:
+    row, weight = _decoding()
+    return lambda: mx.eval(row @ weight.T)
+
+
+def _packed() -> Callable[[], None]:
+    row, weight = _decoding()
+    packed = mx.quantize(weight, group_size=_FORMAT.group_size, bits=_FORMAT.bits)
+    mx.eval(*packed)
+    return lambda: mx.eval(
+        mx.quantized_matmul(row, *packed, group_size=_FORMAT.group_size, bits=_FORMAT.bits)
+    )
 
 
 def _coding() -> Callable[[], None]:

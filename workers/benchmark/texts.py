@@ -19,6 +19,7 @@ from bitbudget.app.contract.texts import TextComparison, WrittenText
 from bitbudget.app.core.canonical import JsonObject
 from bitbudget.app.core.decode import DECODE_EFFICIENCY
 from bitbudget.app.core.errors import InvalidModelError, InvalidRequestError
+from bitbudget.app.core.inventory import Inventory
 from bitbudget.app.core.kv import running_bytes
 from bitbudget.app.core.manifest import Manifest
 from bitbudget.app.core.runtime import Runtime
@@ -27,7 +28,7 @@ from bitbudget.loading import load_model, make_runnable
 from bitbudget.workers.benchmark.machine import measure_bandwidth
 from bitbudget.workers.benchmark.prediction import MANIFEST
 from bitbudget.workers.benchmark.roofline import bytes_per_token
-from bitbudget.workers.models import Checkpoint, build_inventory
+from bitbudget.workers.models import Checkpoint
 from bitbudget.workers.models.tokenizer import open_tokenizer
 
 __all__ = ["compare_texts"]
@@ -79,6 +80,7 @@ class _Writer:
 
 def compare_texts(
     original: Checkpoint,
+    inventory: Inventory,
     folder: Path,
     prompt: str,
     tokens: int,
@@ -95,7 +97,6 @@ def compare_texts(
     that the model's context has no room for.
     """
     manifest = _manifest(folder)
-    inventory = build_inventory(original)
     tokenizer = open_tokenizer(original.folder)
     ids = _encoded(tokenizer, prompt, tokens, inventory.architecture.max_context)
     bandwidth = measure_bandwidth()

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from bitbudget.app.contract.benchmarks import Benchmark
+from bitbudget.app.contract.durations import comparing_texts_s
 from bitbudget.app.contract.reports import (
     Baseline,
     Evaluation,
@@ -23,12 +24,14 @@ from bitbudget.app.contract.reports import (
 )
 from bitbudget.app.contract.tasks import CompareTextTask, UploadTask
 from bitbudget.app.contract.texts import TextComparison
+from bitbudget.app.core.decode import decoded_weights
+from bitbudget.app.core.duration import duration_words
 from bitbudget.app.core.effort import EFFORTS, Effort
 from bitbudget.app.core.hub_id import HubPlace
 from bitbudget.app.core.manifest import Manifest
 from bitbudget.app.core.measurement import Sensitivity
 from bitbudget.app.core.measurement_file import MAX_MEASUREMENT_BYTES, read_file
-from bitbudget.workers.models import Checkpoint
+from bitbudget.workers.models import Checkpoint, build_inventory
 from bitbudget.workers.models.digests import known_digest
 from bitbudget.workers.models.given import read_given
 from bitbudget.workers.pipeline.measuring.elsewhere import known_measurement
@@ -51,6 +54,9 @@ _USUAL: Final = MeasureOptions(
     encoder=EFFORTS[Effort.STANDARD].encoder, sensitivity=Sensitivity.FISHER
 )
 """How a model is measured where nothing is stated."""
+
+
+_CHARACTERS_OF_A_TOKEN: Final = 4
 
 
 def fit(run: Run) -> FitResult:
@@ -113,9 +119,19 @@ def benchmark(run: Run) -> Benchmark:
 
 def compare_text(run: Run, task: CompareTextTask) -> TextComparison:
     """Return what the original and the checkpoint of the task make of its prompt."""
-    from bitbudget.workers.benchmark.texts import compare_texts  # noqa: PLC0415, it imports MLX
+    from bitbudget.workers.benchmark.machine_speed import machine_speed  # noqa: PLC0415, it imports MLX
+    from bitbudget.workers.benchmark.texts import compare_texts  # noqa: PLC0415, as above
 
-    return compare_texts(run[Checkpoint], Path(task.checkpoint), task.prompt, task.tokens)
+    original = run[Checkpoint]
+    inventory = build_inventory(original)
+    seconds = comparing_texts_s(
+        decoded_weights(inventory),
+        inventory.architecture.layers,
+        task.tokens + len(task.prompt) // _CHARACTERS_OF_A_TOKEN,
+        machine_speed(run.home.folder),
+    )
+    run.report.log(f"takes about {duration_words(seconds)} in all")
+    return compare_texts(original, inventory, Path(task.checkpoint), task.prompt, task.tokens)
 
 
 def speed(run: Run) -> SpeedResult:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from bitbudget.app.contract.durations import comparing_texts_s
 from bitbudget.app.contract.estimate import effort_seconds
 from bitbudget.app.contract.home import Folder
 from bitbudget.app.contract.stored_speed import read_speed, write_speed
@@ -38,6 +39,14 @@ def test_a_faster_machine_takes_less() -> None:
 
 def test_a_quick_manifest_takes_what_it_was_measured_to_take() -> None:
     assert effort_seconds(SMOLLM2, MEASURED_ON)[Effort.QUICK] == pytest.approx(46.6, rel=0.25)
+
+
+def test_a_comparison_of_texts_takes_what_it_was_measured_to_take() -> None:
+    """7.5 processor seconds for the sample, 64 tokens after a prompt of 4, at these rates."""
+    speed = replace(
+        MEASURED_ON, coded_per_second=3.87e8, dense_per_second=1.5e9, packed_per_second=1.7e8
+    )
+    assert comparing_texts_s(5_767_168, 6, 68, speed) == pytest.approx(7.5, rel=0.25)
 
 
 def test_a_speed_is_kept_and_what_is_no_speed_is_not_taken(tmp_path: Path) -> None:

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import pytest
 from mlx_lm import convert, generate, load
 
+from bitbudget.app.contract.texts import TextComparison
 from bitbudget.app.core.errors import InvalidModelError, InvalidRequestError
 from bitbudget.workers.benchmark.texts import compare_texts
-from bitbudget.workers.models import open_checkpoint
+from bitbudget.workers.models import Checkpoint, build_inventory, open_checkpoint
 
 PROMPT = "Once upon a time"
+
+
+def compared(original: Checkpoint, *arguments: Any, **options: Any) -> TextComparison:
+    return compare_texts(original, build_inventory(original), *arguments, **options)
 
 
 def test_both_texts_are_those_that_stock_mlx_lm_writes(sample_model: Path, tmp_path: Path) -> None:
     quantized = tmp_path / "out"
     convert(str(sample_model), str(quantized), quantize=True, q_bits=3, q_group_size=64)
 
-    found = compare_texts(open_checkpoint(sample_model), quantized, PROMPT, 24)
+    found = compared(open_checkpoint(sample_model), quantized, PROMPT, 24)
 
     assert found.original is not None
     for side, folder in ((found.original, sample_model), (found.result, quantized)):
@@ -34,7 +40,7 @@ def test_both_texts_are_those_that_stock_mlx_lm_writes(sample_model: Path, tmp_p
 
 
 def test_an_original_is_the_same_as_itself(sample_model: Path) -> None:
-    found = compare_texts(open_checkpoint(sample_model), sample_model, PROMPT, 5)
+    found = compared(open_checkpoint(sample_model), sample_model, PROMPT, 5)
 
     assert found.original is not None
     assert found.original.text == found.result.text
@@ -44,7 +50,7 @@ def test_an_original_is_the_same_as_itself(sample_model: Path) -> None:
 def test_an_original_larger_than_memory_is_left_out_and_said(sample_model: Path) -> None:
     checkpoint = open_checkpoint(sample_model)
 
-    found = compare_texts(checkpoint, sample_model, PROMPT, 2, memory_bytes=2**20)
+    found = compared(checkpoint, sample_model, PROMPT, 2, memory_bytes=2**20)
 
     assert found.original is None
     assert found.left_out.endswith("this machine has 1.00 MiB of memory, of which 70% may be used.")
@@ -54,6 +60,6 @@ def test_an_original_larger_than_memory_is_left_out_and_said(sample_model: Path)
 def test_what_cannot_be_compared_is_refused(sample_model: Path, tmp_path: Path) -> None:
     checkpoint = open_checkpoint(sample_model)
     with pytest.raises(InvalidRequestError, match="fewer tokens"):
-        compare_texts(checkpoint, sample_model, "word " * 3000, 1)
+        compared(checkpoint, sample_model, "word " * 3000, 1)
     with pytest.raises(InvalidModelError, match=r"no config\.json"):
-        compare_texts(checkpoint, tmp_path, PROMPT, 1)
+        compared(checkpoint, tmp_path, PROMPT, 1)
