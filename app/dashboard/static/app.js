@@ -8,8 +8,8 @@ const color = (name) => getComputedStyle(document.documentElement).getPropertyVa
 function trace(series) {
   const ink = { main: "--accent", ours: "--ours", other: "--muted", faint: "--faint" }[series.role];
   const text = series.labels.length ? series.labels : undefined;
-  const shared = { name: series.name, x: series.x, y: series.y, text, type: "scatter" };
-  const hover = `${text ? "%{text}<br>" : ""}%{x:.4~g}, %{y:.4~g}<extra>${series.name}</extra>`;
+  const shared = { name: series.name, x: series.x, y: series.y, text, hovertext: text, type: "scatter" };
+  const hover = `${text ? "%{hovertext}<br>" : ""}%{x:.4~g}, %{y:.4~g}<extra>${series.name}</extra>`;
   if (series.kind === "line") {
     const dash = series.role === "faint" ? "dot" : "solid";
     const line = { color: color(ink), width: 2, dash };
@@ -21,6 +21,43 @@ function trace(series) {
   const marker = { color: color(ink), size: ours ? 13 : shape === "star" ? 12 : 8, symbol, line: { width: ours ? 0 : 1.5 } };
   const named = series.named && text ? { mode: "markers+text", textposition: "top right", textfont: { size: 11, color: color(ink) }, cliponaxis: false } : { mode: "markers" };
   return { ...shared, ...named, marker, hovertemplate: hover };
+}
+
+const sides = ["top right", "bottom right", "top left", "bottom left", "top center", "bottom center"];
+
+// The rectangle of a name on one side of its point, in pixels.
+function nameBox(name, x, y, side) {
+  const width = 6.6 * name.length + 2;
+  const left = side.endsWith("right") ? x + 4 : side.endsWith("left") ? x - 4 - width : x - width / 2;
+  const top = side.startsWith("top") ? y - 20 : y + 6;
+  return { left, top, right: left + width, bottom: top + 14 };
+}
+
+const meet = (a, b) => a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom;
+
+// Each name goes to the first side of its point where it meets no other and is not cut; the last
+// series has the first choice. A name without such a side shows on hovering, and in the table.
+function separate(target) {
+  const { xaxis, yaxis, width } = target._fullLayout;
+  const taken = [];
+  const changes = target.data.map((series, index) => ({ series, index })).reverse();
+  for (const { series, index } of changes) {
+    if (series.mode !== "markers+text") continue;
+    const chosen = series.hovertext.map((name, i) => {
+      const place = [xaxis.d2p(series.x[i]), yaxis.d2p(series.y[i])];
+      const free = sides.find((side) => {
+        const box = nameBox(name, ...place, side);
+        const inside = box.left > -xaxis._offset && box.right < width - xaxis._offset && box.top > 0;
+        return inside && !taken.some((other) => meet(box, other));
+      });
+      if (free) taken.push(nameBox(name, ...place, free));
+      return free;
+    });
+    const text = series.hovertext.map((name, i) => (chosen[i] ? name : ""));
+    const textposition = chosen.map((side) => side ?? sides[0]);
+    if (JSON.stringify([text, textposition]) === JSON.stringify([series.text, series.textposition])) continue;
+    window.Plotly.restyle(target, { text: [text], textposition: [textposition] }, [index]);
+  }
 }
 
 // A log axis of few decades is marked at 1, 2 and 5, a longer one at powers of ten.
@@ -83,10 +120,13 @@ async function draw(root) {
       xaxis: axis(plot.x, plot.series.flatMap((series) => series.x)),
       yaxis: axis(plot.y, plot.series.flatMap((series) => series.y)),
     };
-    window.Plotly.react(target, plot.series.map(trace), layout, {
+    await window.Plotly.react(target, plot.series.map(trace), layout, {
       displayModeBar: false,
       responsive: true,
     });
+    separate(target);
+    if (!target.dataset.separated) target.on("plotly_relayout", () => separate(target));
+    target.dataset.separated = "true";
   }
 }
 

@@ -192,6 +192,7 @@ def test_the_whole_path_from_the_form_to_the_compared_answers(
     expect(page.get_by_text("0.0123", exact=False).first).to_be_visible()
     expect(page.locator(".plot .main-svg").first).to_be_visible()
     visitor.check("job")
+    names_lie_apart(page)
 
     try_it(visitor, machine)
     page.get_by_role("link", name="Move the budget").click()
@@ -204,6 +205,34 @@ def test_the_whole_path_from_the_form_to_the_compared_answers(
     visitor.open(f"/compare?jobs={address.rsplit('/', 1)[1]}&jobs={second.rsplit('/', 1)[1]}")
     expect(page.get_by_role("heading", name="Side by side")).to_be_visible()
     visitor.check("compare")
+
+
+def names_lie_apart(page: Page) -> None:
+    """Draw the frontier with two measured points on uniform ones, and see no name on another."""
+    drawn = page.evaluate(
+        """async () => {
+          const scripts = [...document.querySelectorAll("script.plot-data")];
+          const data = scripts.find((e) => JSON.parse(e.textContent).series.some((s) => s.named));
+          const plot = JSON.parse(data.textContent);
+          const uniform = plot.series.find((series) => series.name === "uniform");
+          const measured = { ...uniform, name: "measured", labels: ["this answer", "uniform"] };
+          measured.x = uniform.x.slice(0, 2), measured.y = uniform.y.slice(0, 2);
+          plot.series = [...plot.series.filter((s) => s.name !== "measured"), measured];
+          data.textContent = JSON.stringify(plot);
+          await draw(document);
+          await new Promise((done) => setTimeout(done, 300));
+          const names = [...data.previousElementSibling.querySelectorAll(".textpoint text")];
+          return names.filter((e) => e.textContent.trim()).map((e) => {
+            const box = e.getBoundingClientRect();
+            return [e.textContent, box.left, box.top, box.right, box.bottom];
+          });
+        }"""
+    )
+    assert {"this answer", "uniform"} <= {name for name, *_ in drawn}
+    for i, (_, left, top, right, bottom) in enumerate(drawn):
+        for _, other_left, other_top, other_right, other_bottom in drawn[:i]:
+            apart = left >= other_right or other_left >= right
+            assert apart or top >= other_bottom or other_top >= bottom, drawn
 
 
 def try_it(visitor: Visitor, machine: Machine) -> None:
