@@ -155,6 +155,16 @@ class Work:
         return self.weights > LARGE_WEIGHTS
 
     @property
+    def rollouts(self) -> int:
+        """Windows that the model writes for checkpoints to be compared on."""
+        return self.plan.evaluated_windows + (self.verifying_windows if self.verifies else 0)
+
+    @property
+    def writes_at_once(self) -> bool:
+        """Whether rollouts are written beside the calibration tokens."""
+        return self.verifies and self.windows + self.rollouts <= _ROWS_AT_ONCE
+
+    @property
     def verifying_windows(self) -> int:
         """Windows that whole checkpoints are measured on."""
         return _VERIFYING_LARGE if self.is_large else _VERIFYING
@@ -175,8 +185,9 @@ def share(part: float, *others: float) -> float:
 
 
 def text_s(work: Work) -> float:
-    """Return how long the model writes its calibration tokens."""
-    return _writing_s(work, work.windows) if work.runs else 0.0
+    """Return how long the model writes its calibration tokens, and what it writes beside them."""
+    beside = work.rollouts if work.writes_at_once else 0
+    return _writing_s(work, work.windows + beside) if work.runs else 0.0
 
 
 def _writing_s(work: Work, rows: int) -> float:
@@ -246,8 +257,9 @@ def _quick(work: Work) -> Work:
 def rollouts_s(work: Work) -> float:
     """Return how long the original writes what checkpoints are on, and predicts to verify."""
     verifying = work.verifying_windows if work.verifies else 0
-    rows = work.plan.evaluated_windows + verifying
-    return _writing_s(work, rows) + _SCORED * _forward_s(work, verifying)
+    is_written = work.writes_at_once and not work.is_measured
+    writing = 0.0 if is_written else _writing_s(work, work.rollouts)
+    return writing + _SCORED * _forward_s(work, verifying)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,10 +12,19 @@ import numpy as np
 from bitbudget.app.core.effort import EFFORTS, Effort
 from bitbudget.workers.evaluate.cache import ReferenceCache
 from bitbudget.workers.evaluate.teacher import TeacherBatch, batches, teach
-from bitbudget.workers.evaluate.windows import rollout_kind, rollout_windows
+from bitbudget.workers.evaluate.windows import rollout_kind, rollout_script, rollout_windows
+from bitbudget.workers.running.hidden_states import HiddenStates
+from bitbudget.workers.running.scripts import Script
 from bitbudget.workers.running.streaming_forward import Forward, open_forward
+from bitbudget.workers.running.tokens import ROWS_AT_ONCE, write_tokens
 
-__all__ = ["PROBING_WINDOWS", "Reference", "job_rollouts", "verifying_windows"]
+__all__ = [
+    "PROBING_WINDOWS",
+    "Reference",
+    "job_rollouts",
+    "verifying_windows",
+    "write_with_rollouts",
+]
 
 PROBING_WINDOWS: Final = 8
 """Windows that random allocations, and single groups of modules, are measured on."""
@@ -48,9 +57,7 @@ def job_rollouts(
     the same however many sequences go on by one. How many there are, and whether there are any of
     the first kind, follows from the effort.
     """
-    plan = EFFORTS[effort]
-    length, evaluating = plan.window_tokens, plan.evaluated_windows
-    total = evaluating + (verifying_windows(folder) if plan.verifies else 0)
+    length, total = EFFORTS[effort].window_tokens, _rollouts(folder, effort)
 
     def write() -> np.ndarray:
         return rollout_windows(folder, total, length=length, seed=seed, progress=progress)
@@ -59,7 +66,45 @@ def job_rollouts(
         both = write()
     else:
         both = cache.rollouts(rollout_kind(folder), total, length, seed, write)
+    evaluating = EFFORTS[effort].evaluated_windows
     return both[evaluating:], both[:evaluating]
+
+
+def _rollouts(folder: Path, effort: Effort) -> int:
+    plan = EFFORTS[effort]
+    return plan.evaluated_windows + (verifying_windows(folder) if plan.verifies else 0)
+
+
+def write_with_rollouts(
+    folder: Path,
+    text: Script,
+    *,
+    seed: int,
+    cache: ReferenceCache,
+    effort: Effort,
+    hidden: HiddenStates | None = None,
+    progress: Progress | None = None,
+) -> np.ndarray:
+    """Return int32 (sequences, length): the rows of `text` with what the model in `folder` wrote.
+
+    Where a job of this effort needs rollouts, too, and all are few enough to be written side by
+    side, they are, and `cache` keeps them.
+    """
+    length, total = text.rows.shape[1], _rollouts(folder, effort)
+    together = EFFORTS[effort].verifies and len(text.rows) + total <= ROWS_AT_ONCE
+    script = rollout_script(folder, total, length=length, seed=seed) if together else None
+    both = write_tokens(
+        folder,
+        text if script is None else text.beside(script),
+        seed=seed,
+        hidden=hidden,
+        progress=progress,
+    )
+    own, rollouts = both[: len(text.rows)], both[len(text.rows) :]
+    if len(rollouts):
+        asked = EFFORTS[effort].window_tokens
+        cache.rollouts(rollout_kind(folder), total, asked, seed, lambda: rollouts)
+    return own
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,8 @@ from bitbudget.workers.models.chat import chat_of, template_digest
 from bitbudget.workers.models.documents import documents
 from bitbudget.workers.models.tokenizer import open_tokenizer
 from bitbudget.workers.models.vocabulary import begin_token, check_tokens, longest_window
-from bitbudget.workers.running.tokens import sample_tokens
+from bitbudget.workers.running.scripts import Script
+from bitbudget.workers.running.tokens import own_script, write_tokens
 
 __all__ = [
     "MOST_WINDOWS",
@@ -24,6 +25,7 @@ __all__ = [
     "WINDOW",
     "digest",
     "rollout_kind",
+    "rollout_script",
     "rollout_windows",
     "text_windows",
 ]
@@ -97,10 +99,14 @@ def rollout_windows(
 
     A chat model answers prompts that no statistics were made on.
     """
+    script = rollout_script(folder, count, length=length, seed=seed)
+    return write_tokens(folder, script, seed=seed + ROLLOUT_SEED, progress=progress)
+
+
+def rollout_script(folder: Path, count: int, *, seed: int, length: int = WINDOW) -> Script:
+    """Return what the model in `folder` is made to read in its rollouts."""
     chat = chat_of(folder, held_out=True)
-    return sample_tokens(
-        folder, count, length, seed=seed + ROLLOUT_SEED, chat=chat, progress=progress
-    )
+    return own_script(folder, count, length, seed=seed + ROLLOUT_SEED, chat=chat)
 
 
 def rollout_kind(folder: Path) -> str:

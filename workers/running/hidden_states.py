@@ -47,7 +47,10 @@ class HiddenStates:
             yield
 
     def keep(self, sequences: slice, position: int) -> None:
-        """Store the states (sequences, 1, width) of the latest token, which are evaluated."""
+        """Store the states (sequences, 1, width) of the latest token, which are evaluated.
+
+        Of sequences beyond those of `shape` nothing is stored.
+        """
         seen, self._seen = self._seen, {}
         rank = len(self.shape) + 1
         is_whole = self._count and len(seen) == self._count + 1
@@ -62,7 +65,8 @@ class HiddenStates:
                 return
             self.states = [np.empty(shape, np.float32) for shape in shapes]
         for index, state in seen.items():
-            self.states[index][sequences, position] = np.array(state[:, -1], np.float32)
+            place = self.states[index][sequences, position]
+            place[:] = np.array(state[: len(place), -1], np.float32)
 
     def _forget(self) -> None:
         self.states, self._count = [], 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from dataclasses import dataclass
 from itertools import chain
 from typing import Final
 
@@ -10,13 +12,28 @@ import numpy.typing as npt
 
 from bitbudget.workers.models.chat import Chat
 
-__all__ = ["OWN", "asking", "from_begin"]
+__all__ = ["OWN", "Script", "asking", "from_begin"]
 
 OWN: Final = -1
 """Stands where the model writes until it ends its turn."""
 _PROMPT_SHARE: Final = 4
 """Prompts take one in so many tokens of a row at most."""
 _FEWEST_PROMPTS: Final = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """What a model reads and where it writes: int32 `rows` (sequences, length), `OWN` where itself.
+
+    Where a row has something else next, it goes on with that after one of the tokens `ends`.
+    """
+
+    rows: npt.NDArray[np.int32]
+    ends: Collection[int] = ()
+
+    def beside(self, other: Script) -> Script:
+        """Return a script of the rows of both, which are of one length."""
+        return Script(np.concatenate([self.rows, other.rows]), {*self.ends, *other.ends})
 
 
 def from_begin(begin: int, count: int, length: int) -> npt.NDArray[np.int32]:

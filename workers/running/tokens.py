@@ -21,12 +21,22 @@ from bitbudget.workers.models.checkpoint import Checkpoint
 from bitbudget.workers.models.vocabulary import begin_token, longest_window
 from bitbudget.workers.running.hidden_states import HiddenStates
 from bitbudget.workers.running.numpy_functions import by_numpy
-from bitbudget.workers.running.scripts import OWN, asking, from_begin
+from bitbudget.workers.running.scripts import OWN, Script, asking, from_begin
 from bitbudget.workers.running.streaming_forward import Forward, empty_cache, open_writer
 
-__all__ = ["SEQUENCE_LENGTH", "default_tokens", "default_windows", "sample_tokens"]
+__all__ = [
+    "ROWS_AT_ONCE",
+    "SEQUENCE_LENGTH",
+    "default_tokens",
+    "default_windows",
+    "own_script",
+    "sample_tokens",
+    "write_tokens",
+]
 
 SEQUENCE_LENGTH: Final = 256
+ROWS_AT_ONCE: Final = 64
+"""Sequences that are written side by side: a step reads all weights, however many go on by one."""
 
 
 def default_windows(weights: int, effort: Effort) -> int:
@@ -46,7 +56,7 @@ def sample_tokens(
     length: int = SEQUENCE_LENGTH,
     *,
     seed: int,
-    batch: int = 64,
+    batch: int = ROWS_AT_ONCE,
     chat: Chat | None = None,
     by_turns: bool = False,
     model: Forward | None = None,
@@ -66,32 +76,65 @@ def sample_tokens(
     and wanted.
     """
     folder = checkpoint if isinstance(checkpoint, Path) else checkpoint.folder
-    model = open_writer(folder) if model is None else model
+    script = own_script(folder, count, length, seed=seed, chat=chat, by_turns=by_turns)
+    return write_tokens(
+        folder, script, seed=seed, batch=batch, model=model, hidden=hidden, progress=progress
+    )
+
+
+def own_script(
+    folder: Path,
+    count: int,
+    length: int,
+    *,
+    seed: int,
+    chat: Chat | None = None,
+    by_turns: bool = False,
+) -> Script:
+    """Return what the model in `folder` is made to read in `sample_tokens`."""
     length = longest_window(folder, length)
     if chat is None:
-        script, ends = from_begin(begin_token(folder), count, length), []
-    else:
-        script, ends = asking(chat, count, length, seed=seed), sorted(chat.ends)
-        if by_turns:
-            script[1::2] = from_begin(begin_token(folder), count // 2, length)
+        return Script(from_begin(begin_token(folder), count, length))
+    rows = asking(chat, count, length, seed=seed)
+    if by_turns:
+        rows[1::2] = from_begin(begin_token(folder), count // 2, length)
+    return Script(rows, chat.ends)
+
+
+def write_tokens(
+    folder: Path,
+    script: Script,
+    *,
+    seed: int,
+    batch: int = ROWS_AT_ONCE,
+    model: Forward | None = None,
+    hidden: HiddenStates | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> np.ndarray:
+    """Return int32 (sequences, length): the rows of `script` with what the model in `folder` wrote.
+
+    `hidden` is filled for the first sequences, as many as it has room for.
+    """
+    model = open_writer(folder) if model is None else model
+    count, length = script.rows.shape
     done = []
     for start in range(0, count, batch):
         key, rows = mx.random.key(seed * 1_000_003 + start), slice(start, start + batch)
+        part = Script(script.rows[rows], script.ends)
 
-        def wrote(columns: int, before: int = start, part: slice = rows) -> None:
+        def wrote(columns: int, before: int = start, sequences: int = len(part.rows)) -> None:
             if progress is not None:
-                progress(before * length + columns * len(script[part]), count * length)
+                progress(before * length + columns * sequences, count * length)
 
         keep = None if hidden is None else partial(hidden.keep, rows)
         with by_numpy(), nullcontext() if hidden is None else hidden.on(model):
-            done.append(_sample_batch(model, script[rows], ends, key, wrote=wrote, keep=keep))
+            done.append(_sample_batch(model, part, key, wrote=wrote, keep=keep))
     return np.concatenate(done)
 
 
 def _sample_batch(
     model: Forward,
-    script: np.ndarray,
-    ends: list[int],
+    script: Script,
     key: mx.array,
     *,
     wrote: Callable[[int], None],
@@ -99,13 +142,13 @@ def _sample_batch(
 ) -> np.ndarray:
     """Return int32 rows of tokens; `keep` is told each position that the model has read.
 
-    A row stands at a place of its `script`. Where that is `OWN` the model's token is taken, and the
-    row stays until the token is one of `ends`; elsewhere the script's token is taken.
+    A row stands at a place of its script. Where that is `OWN` the model's token is taken, and the
+    row stays until the token is one of the ends; elsewhere the script's token is taken.
     """
-    cache, length = empty_cache(model), script.shape[1]
+    cache, (count, length) = empty_cache(model), script.rows.shape
     keys = mx.random.split(key, length)
-    given, ending = mx.array(script), mx.array(ends, dtype=mx.int32)
-    at, current = mx.ones((len(script), 1), dtype=mx.int32), given[:, :1]
+    given, ending = mx.array(script.rows), mx.array(sorted(script.ends), dtype=mx.int32)
+    at, current = mx.ones((count, 1), dtype=mx.int32), given[:, :1]
     columns = [current]
     for step in range(length - 1):
         logits = model(current, cache=cache)[:, -1].astype(mx.float32)

@@ -22,6 +22,7 @@ from bitbudget.app.core.manifest import Manifest
 from bitbudget.app.core.measurement import ModelIdentity
 from bitbudget.app.core.runtime import Runtime
 from bitbudget.workers.encoders.registry import ModuleEncoder
+from bitbudget.workers.evaluate.cache import ReferenceCache
 from bitbudget.workers.fisher import Statistics, begin_collecting, collect_statistics
 from bitbudget.workers.pipeline.files import write_whole
 from bitbudget.workers.pipeline.measuring.kv import source_dtype
@@ -151,6 +152,9 @@ def _tokens(run: Run, variant: Variant, folder: Path) -> npt.NDArray[np.int32]:
             variant.checkpoint.folder,
             variant.inventory.weights,
             variant.options,
+            ReferenceCache(
+                run.home.reference(variant.checkpoint.identity(run.home.digests).digest)
+            ),
             lambda done, total: report.progress(done, total, "tokens", "the model's own text"),
         )
         folder.mkdir(parents=True, exist_ok=True)

@@ -12,6 +12,8 @@ import numpy.typing as npt
 from bitbudget.app.core.calibration_text import OwnText
 from bitbudget.app.core.effort import EFFORTS
 from bitbudget.app.core.errors import InvalidRequestError
+from bitbudget.workers.evaluate.cache import ReferenceCache
+from bitbudget.workers.evaluate.reference import write_with_rollouts
 from bitbudget.workers.models.chat import open_chat
 from bitbudget.workers.models.documents import documents
 from bitbudget.workers.models.tokenizer import open_tokenizer
@@ -19,7 +21,7 @@ from bitbudget.workers.models.vocabulary import begin_token, check_tokens, longe
 from bitbudget.workers.pipeline.options import MeasureOptions
 from bitbudget.workers.running.hidden_states import HiddenStates
 from bitbudget.workers.running.streaming_forward import fits_whole
-from bitbudget.workers.running.tokens import default_windows, sample_tokens
+from bitbudget.workers.running.tokens import default_windows, own_script
 
 __all__ = ["measurement_tokens", "unused_text"]
 
@@ -28,12 +30,14 @@ def measurement_tokens(
     folder: Path,
     weights: int,
     options: MeasureOptions,
+    cache: ReferenceCache,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[npt.NDArray[np.int32], Sequence[np.ndarray]]:
     """Return int32 (sequences, length): the model's own text, or the user's cut to windows.
 
     With its own text come the hidden states between layers, where the model itself wrote it and
-    they fit, else none. `progress` is told tokens that the model wrote and will write.
+    they fit, else none. `cache` keeps rollouts that are written beside it. `progress` is told
+    tokens that the model wrote and will write.
     """
     count = default_windows(weights, options.effort)
     if options.text is not None:
@@ -41,13 +45,12 @@ def measurement_tokens(
     length = longest_window(folder, EFFORTS[options.effort].window_tokens)
     hidden = HiddenStates((count, length)) if fits_whole(folder) else None
     chat = open_chat(folder) if options.own_text is OwnText.CHAT else None
-    tokens = sample_tokens(
+    tokens = write_with_rollouts(
         folder,
-        count,
-        length,
+        own_script(folder, count, length, seed=options.seed, chat=chat, by_turns=True),
         seed=options.seed,
-        chat=chat,
-        by_turns=True,
+        cache=cache,
+        effort=options.effort,
         hidden=hidden,
         progress=progress,
     )
