@@ -2,8 +2,9 @@
 
 This file stands by itself: it is part of bitbudget, and it is copied into every checkpoint that
 needs it beside the `model_file` that reads it. On a GPU where the package `metal_kernels` is
-installed products of few rows run in its kernels, else weights are dequantized first. What the
-formats mean, with w the weight, q the code and everything else stored for its group of columns:
+installed products run in its kernels, those of many rows where that was faster when timed; else
+weights are dequantized first. What the formats mean, with w the weight, q the code and everything
+else stored for its group of columns:
 
     two    w = D c q - M m    `scales`: a byte, c low, m high; `spans`: bf16 D, M of 256 columns
     zero   w = s (q - z)      `scales`: bf16 s; `zero_points`: 4-bit z, two to a byte, first low
@@ -34,6 +35,8 @@ MIDDLE = 128
 """The zero point of symmetric codes."""
 FEW_ROWS = 8
 """Up to this many rows a product runs in the kernel: dequantizing would cost more than it."""
+MANY_ROWS = 64
+"""From this many rows a product runs in the tiled kernel where that beats dequantizing first."""
 _UNPACKED = 32
 """A group size that divides every width: MLX unpacks codes as weights with a scale of one."""
 
@@ -148,20 +151,26 @@ class OwnFormat(nn.Module):
         arrays = {name: self[name] if rows is None else self[name][rows] for name in self._names}
         return dequantize(arrays, self._own_mode, self.bits, self.group_size)
 
+    def _kernel(self, rows: int, *, rotate: bool) -> tuple[str, dict[str, Any]] | None:
+        """Return the kernel for a product of `rows`, with options; None for MLX operations."""
+        if metal_kernels is None:
+            return None
+        how = {"layout": self._own_mode, "bits": self.bits, "group_size": self.group_size}
+        how |= {"rotate": rotate}
+        if rows <= FEW_ROWS:
+            return ("own_qmv", how) if metal_kernels.own_qmv.runs else None
+        order = metal_kernels.own_order(**how) if rows >= MANY_ROWS else None
+        return None if order is None else ("own_qmm", how | {"order": order})
+
     def product(
         self, x: mx.array, rotate: Callable[[mx.array], mx.array] | None = None
     ) -> mx.array:
         """Return x W^T for `x` (..., K), rotated by the butterfly where `rotate` is given."""
-        few = x.size <= FEW_ROWS * x.shape[-1]
-        if few and metal_kernels is not None and metal_kernels.own_qmv.runs:
+        kernel = self._kernel(x.size // x.shape[-1], rotate=rotate is not None)
+        if kernel is not None:
+            name, options = kernel
             arrays = (x, self["weight"], self["scales"], self[self._names[-1]])
-            (product,) = metal_kernels.own_qmv(
-                *arrays,
-                bits=self.bits,
-                group_size=self.group_size,
-                layout=self._own_mode,
-                rotate=rotate is not None,
-            )
+            product: mx.array = getattr(metal_kernels, name)(*arrays, **options)[0]
             return product
         x = x if rotate is None else rotate(x)
         return x @ self.dequantized().astype(x.dtype).T

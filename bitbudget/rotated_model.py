@@ -183,14 +183,14 @@ class RotatedLinear(nn.Linear):
 class RotatedQuantizedLinear(nn.QuantizedLinear):
     """As `RotatedLinear`; the transform runs inside the product where a kernel is right for it."""
 
-    def _kernel(self, rows: int) -> str | None:
-        """Return the kernel for a product of `rows`; None for two stock operations."""
+    def _kernel(self, rows: int) -> tuple[str, dict[str, Any]] | None:
+        """Return the kernel for a product of `rows`, with options; None for stock operations."""
         if metal_kernels is None or self.mode != "affine":
             return None
         if rows <= FEW_ROWS:
-            return "rht_qmv"
-        tiled = rows >= MANY_ROWS and metal_kernels.prefers_rht_qmm(self.bits, self.group_size)
-        return "rht_qmm" if tiled else None
+            return "rht_qmv", {}
+        order = metal_kernels.rht_order(self.bits, self.group_size) if rows >= MANY_ROWS else None
+        return None if order is None else ("rht_qmm", {"order": order})
 
     def __call__(self, x: mx.array) -> mx.array:
         """Return the product for `x` (..., K)."""
@@ -198,8 +198,9 @@ class RotatedQuantizedLinear(nn.QuantizedLinear):
         if kernel is None:
             result: mx.array = super().__call__(butterfly(x))  # type: ignore[no-untyped-call]
             return result
+        name, options = kernel
         arrays = (x, self["weight"], self["scales"], self["biases"])
-        (product,) = launch(kernel, *arrays, bits=self.bits, group_size=self.group_size)
+        (product,) = launch(name, *arrays, bits=self.bits, group_size=self.group_size, **options)
         return product + self["bias"] if "bias" in self else product
 
 

@@ -2,7 +2,8 @@
 
 from bitbudget.metal_kernels.kernel import Kernel, SelfTest, metal_available, self_test
 from bitbudget.metal_kernels.own_matmul import own_qmm, own_qmv
-from bitbudget.metal_kernels.prefill import prefers_rht_qmm
+from bitbudget.metal_kernels.prefill import own_order, rht_order
+from bitbudget.metal_kernels.products import Order
 from bitbudget.metal_kernels.rd_sweep import rd_sweep
 from bitbudget.metal_kernels.rht32 import rht32
 from bitbudget.metal_kernels.rht_matmul import rht_qmm, rht_qmv
@@ -13,14 +14,16 @@ from bitbudget.metal_kernels.turbo_attend import turbo_attend
 __all__ = [
     "KERNELS",
     "Kernel",
+    "Order",
     "SelfTest",
     "metal_available",
+    "own_order",
     "own_qmm",
     "own_qmv",
-    "prefers_rht_qmm",
     "rd_sweep",
     "residual_rms_norm_rht",
     "rht32",
+    "rht_order",
     "rht_qmm",
     "rht_qmv",
     "rms_norm_rht",

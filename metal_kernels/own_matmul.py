@@ -6,15 +6,15 @@ The kernels are those for affine weights with another decoder of group parameter
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import mlx.core as mx
 
 from bitbudget.metal_kernels.blocks import BLOCK, KernelInputError, butterfly, check_blocks
 from bitbudget.metal_kernels.kernel import TOLERANCE, Case, Kernel
-from bitbudget.metal_kernels.launch import Launch
-from bitbudget.metal_kernels.rht_matmul import matrix_launch, vector_launch
+from bitbudget.metal_kernels.products import Order, Product
 
-__all__ = ["LAYOUTS", "SPAN", "own_case", "own_qmm", "own_qmv"]
+__all__ = ["LAYOUTS", "SPAN", "dequantized", "own_case", "own_qmm", "own_qmv", "product"]
 
 LAYOUTS = {
     "two": ((3, 4, 5), (16, 32)),
@@ -27,83 +27,44 @@ SPAN = 256
 _MIDDLE = 128
 
 
-def _check(
+def product(
     x: mx.array,
     w: mx.array,
     scales: mx.array,
     second: mx.array,
     *,
     bits: int,
-    group: int,
+    group_size: int,
     layout: str,
-) -> None:
+    rotate: bool = False,
+    order: Order = Order.LINEAR,
+) -> Product:
+    """Return x W^T, or with `rotate` (B x) W^T, to be launched, for `x` (..., K) and W (N, K).
+
+    `second` is `spans` of `two`, `zero_points` of `zero`, and the scales again of `sym`.
+    """
     check_blocks("x", x)
     widths, sizes = LAYOUTS.get(layout, ((), ()))
-    if bits not in widths or group not in sizes:
-        raise KernelInputError(f"found {layout} of {bits} bits in groups of {group}: {LAYOUTS}")
+    if bits not in widths or group_size not in sizes:
+        raise KernelInputError(
+            f"found {layout} of {bits} bits in groups of {group_size}: {LAYOUTS}"
+        )
     width, outputs = x.shape[-1], w.shape[0]
-    groups = width // group
+    groups = width // group_size
     expected = {
         "two": (outputs, -(-width // SPAN), 2),
         "zero": (outputs, -(-groups // 2)),
         "sym": (outputs, groups),
     }[layout]
     packed = (outputs, width * bits // BLOCK)
-    if width % max(group, BLOCK) or w.dtype != mx.uint32 or w.shape != packed:
+    if width % max(group_size, BLOCK) or w.dtype != mx.uint32 or w.shape != packed:
         raise KernelInputError(f"w: found {w.dtype} {w.shape}, expected uint32 {packed}")
     if scales.shape != (outputs, groups) or second.shape != expected:
         raise KernelInputError(
             f"parameters: found {scales.shape} and {second.shape}, expected {(outputs, groups)}"
             f" and {expected}"
         )
-
-
-def launch_vector(
-    x: mx.array,
-    w: mx.array,
-    scales: mx.array,
-    second: mx.array,
-    *,
-    bits: int,
-    group_size: int,
-    layout: str,
-    rotate: bool = False,
-) -> Launch:
-    """Return x W^T, or with `rotate` (B x) W^T, for few rows of `x` (..., K) and W (N, K).
-
-    `second` is `spans` of `two`, `zero_points` of `zero`, and the scales again of `sym`.
-    """
-    _check(x, w, scales, second, bits=bits, group=group_size, layout=layout)
-    arrays = (x, w, scales, second)
-    return _decoding(
-        vector_launch(*arrays, bits=bits, group_size=group_size, rotate=rotate), layout
-    )
-
-
-def launch_matrix(
-    x: mx.array,
-    w: mx.array,
-    scales: mx.array,
-    second: mx.array,
-    *,
-    bits: int,
-    group_size: int,
-    layout: str,
-    rotate: bool = False,
-) -> Launch:
-    """As `launch_vector`, tiled for many rows of `x` (prefill)."""
-    _check(x, w, scales, second, bits=bits, group=group_size, layout=layout)
-    arrays = (x, w, scales, second)
-    return _decoding(
-        matrix_launch(*arrays, bits=bits, group_size=group_size, rotate=rotate), layout
-    )
-
-
-def _decoding(launch: Launch, layout: str) -> Launch:
-    """Return the launch with the decoder of another layout in the place of the affine one."""
-    source = launch.source
-    headers = tuple(f"group_{layout}" if n == "group_affine" else n for n in source.headers)
-    return replace(launch, source=replace(source, name=f"{source.name}_{layout}", headers=headers))
+    return Product(x, w, scales, second, bits, group_size, layout, rotate, order)
 
 
 def _parameters(
@@ -120,26 +81,20 @@ def _parameters(
     return wide, -(wide * zeros[..., : scales.shape[-1]])
 
 
-def reference(
-    x: mx.array,
-    w: mx.array,
-    scales: mx.array,
-    second: mx.array,
-    *,
-    bits: int,
-    group_size: int,
-    layout: str,
-    rotate: bool = False,
-) -> tuple[mx.array, ...]:
-    """As `launch_vector`, in MLX operations that accumulate in float32."""
-    _check(x, w, scales, second, bits=bits, group=group_size, layout=layout)
-    wide = butterfly(x) if rotate else x.astype(mx.float32)
-    ones = mx.ones((w.shape[0], x.shape[-1] // BLOCK), mx.float32)
-    codes = mx.dequantize(w, ones, mx.zeros_like(ones), group_size=BLOCK, bits=bits)
-    scale, bias = _parameters(scales, second, group_size, layout)
-    grouped = mx.unflatten(codes, -1, (-1, group_size))
-    weight = (scale[..., None] * grouped + bias[..., None]).flatten(-2)
-    return ((wide @ weight.T).astype(x.dtype),)
+def dequantized(asked: Product) -> mx.array:
+    """Return the float32 weight of a product, in MLX operations."""
+    ones = mx.ones((asked.w.shape[0], asked.x.shape[-1] // BLOCK), mx.float32)
+    codes = mx.dequantize(asked.w, ones, mx.zeros_like(ones), group_size=BLOCK, bits=asked.bits)
+    scale, bias = _parameters(asked.scales, asked.second, asked.group_size, asked.layout)
+    grouped = mx.unflatten(codes, -1, (-1, asked.group_size))
+    return (scale[..., None] * grouped + bias[..., None]).flatten(-2)
+
+
+def reference(*arrays: mx.array, **options: Any) -> tuple[mx.array, ...]:
+    """Return `product` in MLX operations that accumulate in float32."""
+    asked = product(*arrays, **options)
+    wide = butterfly(asked.x) if asked.rotate else asked.x.astype(mx.float32)
+    return ((wide @ dequantized(asked).T).astype(asked.x.dtype),)
 
 
 def own_case(
@@ -183,13 +138,20 @@ def cases_vector() -> tuple[Case, ...]:
 
 
 def cases_matrix() -> tuple[Case, ...]:
-    """Every layout, with tiles that are cut off."""
-    return tuple(
+    """Every layout, with tiles that are cut off, and Morton order."""
+    far = own_case("two", mx.float32, 4, 16, rows=70, outputs=130, width=32)
+    morton = replace(far, options={**far.options, "order": Order.MORTON})
+    every = (
         own_case(name, dtype, bits[-1], sizes[0], rows=33, outputs=37, width=352)
         for name, (bits, sizes) in LAYOUTS.items()
         for dtype in (mx.float32, mx.bfloat16)
     )
+    return (morton, *every)
 
 
-own_qmv = Kernel("own_qmv", launch_vector, reference, cases_vector)
-own_qmm = Kernel("own_qmm", launch_matrix, reference, cases_matrix)
+own_qmv = Kernel(
+    "own_qmv", lambda *arrays, **how: product(*arrays, **how).vector(), reference, cases_vector
+)
+own_qmm = Kernel(
+    "own_qmm", lambda *arrays, **how: product(*arrays, **how).matrix(), reference, cases_matrix
+)

@@ -2,44 +2,36 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import mlx.core as mx
 
 from bitbudget.metal_kernels.blocks import BLOCK, KernelInputError, butterfly, check_blocks
 from bitbudget.metal_kernels.kernel import TOLERANCE, Case, Kernel
-from bitbudget.metal_kernels.launch import Launch, Source
+from bitbudget.metal_kernels.products import Order, Product
 
-__all__ = ["BITS", "GROUP_SIZES", "matrix_launch", "rht_qmm", "rht_qmv", "vector_launch"]
+__all__ = ["BITS", "GROUP_SIZES", "product", "product_case", "rht_qmm", "rht_qmv"]
 
 BITS = (2, 3, 4, 5, 6, 8)
 GROUP_SIZES = (32, 64, 128)
 
-_INPUTS = ("x", "w", "scales", "second")
-"""`second` are the biases here; in other formats it is what else a group has."""
-_VECTOR = Source(
-    name="bitbudget_rht_qmv",
-    inputs=_INPUTS,
-    outputs=("y",),
-    body="rht_qmv",
-    headers=("butterfly", "affine", "group_affine"),
-)
-_MATRIX = Source(
-    name="bitbudget_rht_qmm",
-    inputs=_INPUTS,
-    outputs=("y",),
-    body="rht_qmm",
-    headers=("matrix", "butterfly", "affine", "group_affine"),
-)
-_ROWS = 4
-_SIMD_GROUPS = 2
-_TILE = 32
-_LEAST_WORDS = 8
-_WIDE_LANES = (2, 3, 4, 5)
-"""Widths at which a lane takes 16 inputs, as mlx's qmv_fast does; else 8."""
 
+def product(
+    x: mx.array,
+    w: mx.array,
+    scales: mx.array,
+    biases: mx.array,
+    *,
+    bits: int,
+    group_size: int,
+    rotate: bool = True,
+    order: Order = Order.LINEAR,
+) -> Product:
+    """Return (B x) W^T, to be launched, for `x` (..., K) and W (N, K) as mx.quantize packs it.
 
-def _check(
-    x: mx.array, w: mx.array, scales: mx.array, biases: mx.array, *, bits: int, group_size: int
-) -> None:
+    `rotate=False` leaves B out: the same product without the transform, for comparison.
+    """
     check_blocks("x", x)
     if bits not in BITS or group_size not in GROUP_SIZES:
         raise KernelInputError(
@@ -60,117 +52,21 @@ def _check(
             f"scales and biases: found {tuple(scales.shape)} and {tuple(biases.shape)}, "
             f"expected {groups}"
         )
+    return Product(x, w, scales, biases, bits, group_size, "affine", rotate, order)
 
 
-def _addressable(w: mx.array) -> mx.array:
-    """Return `w` with at least 8 words: MLX passes fewer as `constant`, which has no bytes."""
-    missing = _LEAST_WORDS - w.size
-    return w if missing <= 0 else mx.pad(w, [(0, 0), (0, -(-missing // w.shape[0]))])
-
-
-def launch_vector(
-    x: mx.array,
-    w: mx.array,
-    scales: mx.array,
-    biases: mx.array,
-    *,
-    bits: int,
-    group_size: int,
-    rotate: bool = True,
-) -> Launch:
-    """Return (B x) W^T for `x` (..., K) and W (N, K) as mx.quantize packs it.
-
-    `rotate=False` leaves B out: the same product without the transform, for comparison.
-    """
-    _check(x, w, scales, biases, bits=bits, group_size=group_size)
-    return vector_launch(x, w, scales, biases, bits=bits, group_size=group_size, rotate=rotate)
-
-
-def launch_matrix(
-    x: mx.array, w: mx.array, scales: mx.array, biases: mx.array, *, bits: int, group_size: int
-) -> Launch:
-    """As `launch_vector`, tiled for many rows of `x` (prefill)."""
-    _check(x, w, scales, biases, bits=bits, group_size=group_size)
-    return matrix_launch(x, w, scales, biases, bits=bits, group_size=group_size, rotate=True)
-
-
-def vector_launch(
-    x: mx.array,
-    w: mx.array,
-    scales: mx.array,
-    second: mx.array,
-    *,
-    bits: int,
-    group_size: int,
-    rotate: bool,
-) -> Launch:
-    """Return the launch for few rows of `x`, of arrays that are checked already."""
-    width, outputs = x.shape[-1], w.shape[0]
-    rows = x.size // width
-    blocks = -(-outputs // (_ROWS * _SIMD_GROUPS))
-    return Launch(
-        source=_VECTOR,
-        inputs=(x.reshape(rows, width), _addressable(w), scales, second),
-        template=(
-            ("T", x.dtype),
-            ("BITS", bits),
-            ("GROUP", group_size),
-            ("VALUES", 16 if bits in _WIDE_LANES else 8),
-            ("ROWS", _ROWS),
-            ("ROTATE", rotate),
-        ),
-        grid=(rows * BLOCK, blocks * _SIMD_GROUPS, 1),
-        threadgroup=(BLOCK, _SIMD_GROUPS, 1),
-        output_shapes=((*x.shape[:-1], outputs),),
-        output_dtypes=(x.dtype,),
+def reference(*arrays: mx.array, **options: Any) -> tuple[mx.array, ...]:
+    """Return `product` in MLX operations that accumulate in float32."""
+    asked = product(*arrays, **options)
+    result = mx.quantized_matmul(
+        butterfly(asked.x) if asked.rotate else asked.x.astype(mx.float32),
+        asked.w,
+        asked.scales.astype(mx.float32),
+        asked.second.astype(mx.float32),
+        group_size=asked.group_size,
+        bits=asked.bits,
     )
-
-
-def matrix_launch(
-    x: mx.array,
-    w: mx.array,
-    scales: mx.array,
-    second: mx.array,
-    *,
-    bits: int,
-    group_size: int,
-    rotate: bool,
-) -> Launch:
-    """Return the launch for many rows of `x`, of arrays that are checked already."""
-    width, outputs = x.shape[-1], w.shape[0]
-    rows = x.size // width
-    return Launch(
-        source=_MATRIX,
-        inputs=(x.reshape(rows, width), _addressable(w), scales, second),
-        template=(("T", x.dtype), ("BITS", bits), ("GROUP", group_size), ("ROTATE", rotate)),
-        grid=(-(-outputs // _TILE) * 128, -(-rows // _TILE), 1),
-        threadgroup=(128, 1, 1),
-        output_shapes=((*x.shape[:-1], outputs),),
-        output_dtypes=(x.dtype,),
-    )
-
-
-def reference(
-    x: mx.array,
-    w: mx.array,
-    scales: mx.array,
-    biases: mx.array,
-    *,
-    bits: int,
-    group_size: int,
-    rotate: bool = True,
-) -> tuple[mx.array, ...]:
-    """As `launch_vector`, in MLX operations that accumulate in float32."""
-    _check(x, w, scales, biases, bits=bits, group_size=group_size)
-    product = mx.quantized_matmul(
-        butterfly(x) if rotate else x.astype(mx.float32),
-        w,
-        scales.astype(mx.float32),
-        biases.astype(mx.float32),
-        group_size=group_size,
-        bits=bits,
-    )
-    return (product.astype(x.dtype),)
+    return (result.astype(asked.x.dtype),)
 
 
 def product_case(
@@ -204,19 +100,26 @@ def cases_vector() -> tuple[Case, ...]:
 
 
 def cases_matrix() -> tuple[Case, ...]:
-    """Every width, with tiles that are cut off, and the smallest and a whole tile."""
+    """Every width, with tiles that are cut off, the smallest, a whole tile and Morton order."""
     dtypes = (mx.float32, mx.bfloat16)
     small = tuple(
         product_case(mx.float32, 2, 32, rows=rows, outputs=outputs, width=width)
         for rows, outputs, width in ((1, 1, 32), (64, 64, 96))
     )
-    return small + tuple(
+    far = product_case(mx.float32, 4, 32, rows=70, outputs=130, width=32)
+    morton = replace(far, options={**far.options, "order": Order.MORTON})
+    every = (
         product_case(
             dtypes[index % 2], bits, GROUP_SIZES[index % 3], rows=33 + index, outputs=37, width=128
         )
         for index, bits in enumerate(BITS)
     )
+    return (*small, morton, *every)
 
 
-rht_qmv = Kernel("rht_qmv", launch_vector, reference, cases_vector)
-rht_qmm = Kernel("rht_qmm", launch_matrix, reference, cases_matrix)
+rht_qmv = Kernel(
+    "rht_qmv", lambda *arrays, **how: product(*arrays, **how).vector(), reference, cases_vector
+)
+rht_qmm = Kernel(
+    "rht_qmm", lambda *arrays, **how: product(*arrays, **how).matrix(), reference, cases_matrix
+)

@@ -10,8 +10,13 @@
   const size_t width = x_shape[1];
   const uint rows = x_shape[0];
   const uint outputs = scales_shape[0];
-  const size_t x_row = threadgroup_position_in_grid.y * 32 + row;
-  const size_t w_row = threadgroup_position_in_grid.x * 32 + row;
+  const uint2 tile = MORTON ? morton_tile(threadgroup_position_in_grid.x, (outputs + 31) / 32, (rows + 31) / 32)
+                            : uint2(threadgroup_position_in_grid.x, threadgroup_position_in_grid.y);
+  if (MORTON && (tile.x * 32 >= outputs || tile.y * 32 >= rows)) {
+    return;  // the whole threadgroup, before any barrier
+  }
+  const size_t x_row = tile.y * 32 + row;
+  const size_t w_row = tile.x * 32 + row;
   const device uint8_t* codes = reinterpret_cast<const device uint8_t*>(w);
   simdgroup_float8x8 totals[2][2];
 #pragma clang loop unroll(full)
@@ -74,7 +79,7 @@
   threadgroup_barrier(mem_flags::mem_threadgroup);
 #pragma clang loop unroll(full)
   for (int i = 0; i < 8; i++) {
-    const size_t column = threadgroup_position_in_grid.x * 32 + part + i;
+    const size_t column = tile.x * 32 + part + i;
     if (x_row < rows && column < outputs) {
       y[x_row * outputs + column] = static_cast<T>(left[row * STRIDE + part + i]);
     }

@@ -254,7 +254,14 @@ def _print_kernels(console: Console, found: Kernels | KernelsMissing) -> None:
         console.print(f"kernels: {found.reason}")
         return
     table = Table(box=None, header_style="dim")
-    for name in ("kernel", "agrees with its reference", "worst error", "microseconds", "stock"):
+    for name in (
+        "kernel",
+        "agrees with its reference",
+        "worst error",
+        "microseconds",
+        "stock",
+        "order",
+    ):
         table.add_column(name)
     for name, check in found.checks.items():
         timing = found.timings.get(name)
@@ -264,6 +271,7 @@ def _print_kernels(console: Console, found: Kernels | KernelsMissing) -> None:
             "not finite" if check.worst_error is None else f"{check.worst_error:.1e}",
             "" if timing is None else f"{timing.ours_seconds * 1e6:.0f}",
             "" if timing is None else f"{timing.stock_seconds * 1e6:.0f}",
+            "" if timing is None else timing.order or "",
         )
     console.print(table)
 

@@ -10,15 +10,18 @@ from bitbudget.metal_kernels import (
     KERNELS,
     Kernel,
     metal_available,
-    prefers_rht_qmm,
+    own_order,
     rd_sweep,
+    rht_order,
     rht_qmv,
     self_test,
 )
 from bitbudget.metal_kernels.kernel import Computation, differentiable, is_new_enough
 from bitbudget.metal_kernels.launch import Launch
-from bitbudget.metal_kernels.prefill import is_faster
+from bitbudget.metal_kernels.prefill import fastest, order_of, seconds_in_turn
+from bitbudget.metal_kernels.products import Order
 from bitbudget.metal_kernels.thorough import thorough_cases
+from bitbudget.workers.benchmark.kernels import timing
 
 
 @pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.name)
@@ -98,10 +101,36 @@ def test_a_kernel_has_the_gradient_of_its_reference() -> None:
             assert np.allclose(np.array(left), np.array(right), rtol=1e-5)
 
 
-def test_without_metal_prefill_takes_two_stock_operations() -> None:
+def test_without_metal_prefill_takes_stock_operations() -> None:
     if metal_available():
         pytest.skip("this machine has Metal")
-    assert not prefers_rht_qmm(4, 64)
+    assert rht_order(4, 64) is None
+    assert own_order("two", 4, 16, rotate=True) is None
+
+
+@pytest.mark.parametrize(
+    ("stock", "linear", "morton", "order"),
+    [
+        ((3, 3, 3), (2, 9, 2), (1, 9, 9), Order.LINEAR),
+        ((3, 3, 3), (2, 2, 2), (1, 1, 9), Order.MORTON),
+        ((3, 3, 3), (2, 2, 2), (2, 2, 2), Order.LINEAR),
+        ((1, 9, 2), (2, 2, 2), (3, 3, 3), None),
+    ],
+)
+def test_the_order_of_threadgroups_is_that_of_the_least_median(
+    stock: tuple[float, ...],
+    linear: tuple[float, ...],
+    morton: tuple[float, ...],
+    order: Order | None,
+) -> None:
+    assert order_of({"linear": linear, "morton": morton, "stock": stock}) is order
+    reported = timing(7, {"linear": linear, "morton": morton, "stock": stock})
+    assert reported["order"] == (order or Order.LINEAR)
+    assert reported["ours_seconds"] <= min(sorted(linear)[1], sorted(morton)[1])
+
+
+def test_engines_are_timed_in_turn() -> None:
     slow, fast = mx.ones((512, 512)), mx.ones((2, 2))
-    assert is_faster(lambda: fast + 1, lambda: slow @ slow)
-    assert not is_faster(lambda: slow @ slow, lambda: fast + 1)
+    times = seconds_in_turn({"slow": lambda: slow @ slow, "fast": lambda: fast + 1})
+    assert fastest(times) == "fast"
+    assert {len(found) for found in times.values()} == {7}

@@ -19,6 +19,7 @@ from bitbudget.metal_kernels import (
 from bitbudget.metal_kernels.attention_cases import attention_case
 from bitbudget.metal_kernels.launch import Launch
 from bitbudget.metal_kernels.own_matmul import own_case
+from bitbudget.metal_kernels.products import Order
 from tests.metal_emulator.emulate import Traffic, emulate
 
 pytestmark = pytest.mark.usefixtures("emulator")
@@ -98,9 +99,12 @@ def test_the_tiled_product_reads_the_weights_once_per_tile_of_rows() -> None:
     weight = mx.random.normal((64, 128)).astype(mx.bfloat16)
     packed = mx.quantize(weight, group_size=64, bits=4)
     x = mx.zeros((64, 128), mx.bfloat16)
-    found = traffic(rht_qmm.launch(x, *packed, bits=4, group_size=64))
+    found, morton = (
+        traffic(rht_qmm.launch(x, *packed, bits=4, group_size=64, order=order)) for order in Order
+    )
     assert found.read[0] == 2 * x.nbytes
     assert found.read[1] == 2 * packed[0].nbytes
+    assert found == morton
 
 
 @pytest.mark.parametrize("width", [96, 256])

@@ -5,8 +5,9 @@ from __future__ import annotations
 import itertools
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import mlx.core as mx
@@ -14,7 +15,9 @@ import mlx.core as mx
 from bitbudget.app.core.canonical import JsonObject
 from bitbudget.metal_kernels import (
     KERNELS,
+    Order,
     metal_available,
+    own_qmm,
     residual_rms_norm_rht,
     rht_qmm,
     rht_qmv,
@@ -22,16 +25,21 @@ from bitbudget.metal_kernels import (
     turbo_attend,
 )
 from bitbudget.metal_kernels.attention_cases import attention_case
+from bitbudget.metal_kernels.own_matmul import dequantized, own_case, product
+from bitbudget.metal_kernels.prefill import STOCK, fastest
 from bitbudget.metal_kernels.thorough import thorough_cases
-from bitbudget.metal_kernels.turbo_attend import dequantized, joined
+from bitbudget.metal_kernels.turbo_attend import dequantized as dense_cache
+from bitbudget.metal_kernels.turbo_attend import joined
 
-__all__ = ["benchmark_kernels"]
+__all__ = ["benchmark_kernels", "timing"]
 
 _COLD_BYTES: Final = 256 * 2**20
 _ROUNDS: Final = 20
 _WIDTH: Final = 4096
 _EPS: Final = 1e-6
 _CONTEXT: Final = 8192
+_PROMPT: Final = 512
+_OURS: Final = "ours"
 
 Inputs = tuple[mx.array, ...]
 Engine = Callable[..., Any]
@@ -41,13 +49,20 @@ Engine = Callable[..., Any]
 class _Contest:
     """One of our kernels and the stock operations it replaces, on the same inputs.
 
-    `copies` makes input sets that together exceed every cache.
+    `inputs` makes an input set from a seed; those of many seeds exceed every cache together. A
+    tiled kernel runs in each of its `orders`.
     """
 
     name: str
     ours: Engine
     stock: Engine
     inputs: Callable[[int], Inputs]
+    orders: tuple[Order, ...] = ()
+
+    def engines(self) -> dict[str, Engine]:
+        """Return what is timed: stock operations, and ours or ours in every order."""
+        ours: dict[str, Engine] = {o: partial(self.ours, order=o) for o in self.orders}
+        return {STOCK: self.stock} | (ours or {_OURS: self.ours})
 
 
 def _seconds(engine: Engine, inputs: Inputs) -> float:
@@ -61,16 +76,28 @@ def _run(contest: _Contest) -> JsonObject:
     size = sum(array.nbytes for array in first)
     copies = [first, *(contest.inputs(seed) for seed in range(1, max(2, _COLD_BYTES // size)))]
     mx.eval(copies)
-    engines = {"ours": mx.compile(contest.ours), "stock": mx.compile(contest.stock)}
+    engines = {name: mx.compile(engine) for name, engine in contest.engines().items()}
     for engine in engines.values():
         _seconds(engine, first)
     timings: dict[str, list[float]] = {name: [] for name in engines}
     for inputs in itertools.islice(itertools.cycle(copies), _ROUNDS):
         for name, engine in engines.items():
             timings[name].append(_seconds(engine, inputs))
+    return timing(size, timings)
+
+
+def timing(input_bytes: int, seconds: Mapping[str, Sequence[float]]) -> JsonObject:
+    """Return what is reported of the times of stock operations and of ours, by order or not.
+
+    Ours are those of the order that was fastest here.
+    """
+    ours = {name: times for name, times in seconds.items() if name != STOCK}
+    best = fastest(ours)
     return {
-        "input_bytes": size,
-        **{f"{name}_seconds": statistics.median(values) for name, values in timings.items()},
+        "input_bytes": input_bytes,
+        "ours_seconds": statistics.median(ours[best]),
+        "stock_seconds": statistics.median(seconds[STOCK]),
+        "order": None if best == _OURS else str(best),
     }
 
 
@@ -88,6 +115,21 @@ def _rows(seed: int, count: int, rows: int = 1) -> Inputs:
 
 def _stock_product(x: mx.array, w: mx.array, scales: mx.array, biases: mx.array) -> mx.array:
     return mx.quantized_matmul(x, w, scales, biases, group_size=64, bits=4)
+
+
+def _own(seed: int) -> Inputs:
+    case = own_case("two", mx.bfloat16, 4, 16, rows=_PROMPT, outputs=_WIDTH, width=_WIDTH)
+    x = mx.random.normal((_PROMPT, _WIDTH), key=mx.random.key(seed)).astype(mx.bfloat16)
+    return (x, *(mx.array(array) for array in case.arguments[1:]))
+
+
+def _own_product(*inputs: mx.array, order: Order) -> Sequence[mx.array]:
+    return own_qmm(*inputs, bits=4, group_size=16, layout="two", order=order)
+
+
+def _dequantized_product(*inputs: mx.array) -> mx.array:
+    weight = dequantized(product(*inputs, bits=4, group_size=16, layout="two"))
+    return inputs[0] @ weight.astype(inputs[0].dtype).T
 
 
 def _stock_norm(x: mx.array, residual: mx.array, weight: mx.array) -> Sequence[mx.array]:
@@ -120,7 +162,7 @@ def _packed_attention(*inputs: mx.array) -> mx.array:
 def _stock_attention(queries: mx.array, *stored: mx.array) -> mx.array:
     keys, key_scales, values, value_scales, books, _ = stored
     dense = (
-        dequantized(codes, scales, book, 4).astype(queries.dtype)
+        dense_cache(codes, scales, book, 4).astype(queries.dtype)
         for codes, scales, book in ((keys, key_scales, books[0]), (values, value_scales, books[1]))
     )
     return mx.fast.scaled_dot_product_attention(queries, *dense, scale=128**-0.5)
@@ -135,10 +177,12 @@ _CONTESTS: Final = (
     ),
     _Contest(
         "rht_qmm",
-        lambda *inputs: rht_qmm(*inputs, bits=4, group_size=64),
+        lambda *inputs, order: rht_qmm(*inputs, bits=4, group_size=64, order=order),
         _stock_product,
-        lambda seed: _quantized(seed, 512),
+        lambda seed: _quantized(seed, _PROMPT),
+        tuple(Order),
     ),
+    _Contest("own_qmm", _own_product, _dequantized_product, _own, tuple(Order)),
     _Contest(
         "residual_rms_norm_rht",
         lambda x, residual, weight: residual_rms_norm_rht(x, residual, weight[0], eps=_EPS),
@@ -155,7 +199,8 @@ def benchmark_kernels() -> JsonObject:
 
     The checks are all cases that the tests run on the emulator.
 
-    Timings are medians over cold inputs, ours and stock in turn. Without Metal the reason is all
+    Timings are medians over cold inputs, ours and stock in turn; of a tiled product ours are those
+    of the threadgroup order that is faster here. Without Metal the reason is all
     there is: no timing is made up.
     """
     if not metal_available():

@@ -16,6 +16,7 @@ from mlx_lm.generate import generate_step
 import bitbudget
 from bitbudget.app.core.errors import InvalidModelError
 from bitbudget.app.core.requests import Rotation
+from bitbudget.metal_kernels import Order
 from bitbudget.rotated_model import butterfly
 from bitbudget.workers.fisher import collect_statistics
 from bitbudget.workers.models import build_inventory
@@ -102,19 +103,20 @@ def test_the_outputs_do_not_need_our_package(fused_folder: Path, monkeypatch: An
 
 
 @pytest.mark.parametrize(
-    ("rows", "tiled", "kernel"),
+    ("rows", "order", "kernel"),
     [
-        (1, True, "rht_qmv"),
-        (8, True, "rht_qmv"),
-        (9, True, None),
-        (64, False, None),
-        (64, True, "rht_qmm"),
+        (1, Order.LINEAR, ("rht_qmv", {})),
+        (8, Order.LINEAR, ("rht_qmv", {})),
+        (9, Order.LINEAR, None),
+        (64, None, None),
+        (64, Order.LINEAR, ("rht_qmm", {"order": Order.LINEAR})),
+        (64, Order.MORTON, ("rht_qmm", {"order": Order.MORTON})),
     ],
 )
 def test_a_product_takes_the_kernel_for_its_rows(
-    fused_folder: Path, monkeypatch: Any, rows: int, *, tiled: bool, kernel: str | None
+    fused_folder: Path, monkeypatch: Any, rows: int, order: Order | None, kernel: Any
 ) -> None:
-    monkeypatch.setattr("bitbudget.metal_kernels.prefers_rht_qmm", lambda _bits, _group: tiled)
+    monkeypatch.setattr("bitbudget.metal_kernels.rht_order", lambda _bits, _group: order)
     model, _ = bitbudget.load_model(fused_folder)
     linear = model.model.layers[0].self_attn.o_proj
     assert linear._kernel(rows) == kernel
