@@ -25,7 +25,7 @@ from bitbudget.workers.encoders.quadratic import Term
 from bitbudget.workers.encoders.registry import ModuleEncoder
 from bitbudget.workers.fisher.statistics import ModuleStatistics
 from bitbudget.workers.recovery.divergence import cross_entropy
-from bitbudget.workers.recovery.student import Stored
+from bitbudget.workers.recovery.stored import AffineStored, Stored
 from bitbudget.workers.recovery.training import Training
 
 __all__ = ["NewtonStep", "newton_step", "useful_share", "weight_gradients"]
@@ -128,11 +128,15 @@ class NewtonStep:
 
     def moved(self, stored: Mapping[str, Stored], size: float) -> tuple[dict[str, Stored], int]:
         """Return what is stored after `size` of the step, and how many codes moved."""
-        found = {path: self._moved(path, own, size) for path, own in stored.items()}
-        changed = [int((found[path].codes != own.codes).sum()) for path, own in stored.items()]
+        found: dict[str, Stored] = {
+            path: self._moved(path, own, size)
+            for path, own in stored.items()
+            if isinstance(own, AffineStored)
+        }
+        changed = [int((own.codes != stored[path].codes).sum()) for path, own in found.items()]
         return found, sum(changed)
 
-    def _moved(self, path: str, own: Stored, size: float) -> Stored:
+    def _moved(self, path: str, own: AffineStored, size: float) -> AffineStored:
         *lead, out, groups, group = own.codes.shape
         shape = (*lead, out, groups * group)
         codes = np.array(own.codes).reshape(shape)

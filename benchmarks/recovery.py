@@ -29,6 +29,7 @@ from benchmarks.quality_model import Model, prepare
 from benchmarks.quality_recovered import Made, made_at
 from bitbudget.app.core.formats import Format, parse_format
 from bitbudget.workers.evaluate import compare
+from bitbudget.workers.recovery.stored import AffineStored
 from bitbudget.workers.recovery.training import Training
 
 SIZES = (0.1, 0.05, 0.025)
@@ -100,6 +101,7 @@ class Recovering:
         student.stored = {
             path: replace(own, scales=kept[f"{path}.scales"], biases=kept[f"{path}.biases"])
             for path, own in student.stored.items()
+            if isinstance(own, AffineStored)
         }
         student.floats = {n: replace(own, value=kept[n]) for n, own in student.floats.items()}
         training.values = training.kept = training.mean = student.values()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import mlx.core as mx
 import numpy as np
@@ -14,6 +14,8 @@ from mlx.utils import tree_flatten
 from mlx_lm.utils import load_model
 
 from bitbudget.loading import model_classes
+from bitbudget.own_formats import OwnFormat
+from bitbudget.workers.recovery.stored import read_stored
 from bitbudget.workers.running.float32 import load_float32
 
 __all__ = ["Student", "Values"]
@@ -21,58 +23,10 @@ __all__ = ["Student", "Values"]
 Values = dict[str, dict[str, mx.array]]
 """How far scales ("u") and biases ("v") of each module and each float ("w") moved from the stored.
 
-The unit is rounding errors: `u` and `v` of one move a group's weights by one step, root mean
-square, `w` of one moves a float array by the share of it that quantized weights lost.
+The unit is rounding errors: of `u` and `v` those of `stored`, `w` of one moves a float array by the
+share of it that quantized weights lost.
 """
-_LEAST_SPREAD: Final = 0.5
-"""Of the codes of a group, in steps: where they are all the same their scale hardly matters."""
 _FLOATS: Final = ("weight", "bias")
-
-
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """One module as stored: codes uint8 (..., out, groups, group), the rest (..., out, groups).
-
-    `middle` and `spread` are mean and deviation of a group's codes.
-    """
-
-    codes: mx.array
-    scales: mx.array
-    biases: mx.array
-    middle: mx.array
-    spread: mx.array
-    dtype: mx.Dtype
-
-    @classmethod
-    def of(cls, module: Any) -> Stored:
-        """Read a quantized module."""
-        ones, zeros = mx.ones(module.scales.shape), mx.zeros(module.scales.shape)
-        group = module.group_size
-        flat = mx.dequantize(module.weight, ones, zeros, group_size=group, bits=module.bits)
-        codes = mx.unflatten(flat, -1, (-1, group))
-        stored = cls(
-            codes.astype(mx.uint8),
-            module.scales.astype(mx.float32),
-            module.biases.astype(mx.float32),
-            codes.mean(-1),
-            mx.maximum(mx.std(codes, axis=-1), _LEAST_SPREAD),
-            module.scales.dtype,
-        )
-        mx.eval(stored.codes, stored.scales, stored.biases, stored.middle, stored.spread)
-        return stored
-
-    def grid(self, u: mx.array, v: mx.array) -> tuple[mx.array, mx.array]:
-        """Return float32 scales and biases; the scale turns around the middle of the codes."""
-        turned = u / self.spread
-        return self.scales * (1 + turned), self.biases + self.scales * (v - self.middle * turned)
-
-    def loss(self, weight: mx.array) -> float:
-        """Return the root mean square error over that of the weights."""
-        value = self.codes * self.scales[..., None] + self.biases[..., None]
-        weight = weight.reshape(value.shape)
-        return float(
-            mx.sqrt(((value - weight) ** 2).mean() / mx.maximum((weight**2).mean(), 1e-30))
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,9 +58,10 @@ class Student:
         self.model.freeze()
         self.modules = dict(self.model.named_modules())
         self.stored = {
-            path: Stored.of(module)
+            path: read_stored(module)
             for path, module in stored.named_modules()
-            if getattr(module, "mode", "") == "affine" and "scales" in module
+            if isinstance(module, OwnFormat)
+            or (getattr(module, "mode", "") == "affine" and "scales" in module)
         }
         self.originals = {
             path: module.weight
@@ -126,7 +81,7 @@ class Student:
 
     def values(self) -> Values:
         """Return values that change nothing."""
-        grids = {path: own.scales.shape for path, own in self.stored.items()}
+        grids = {path: own.shape for path, own in self.stored.items()}
         return {
             "u": {path: mx.zeros(shape) for path, shape in grids.items()},
             "v": {path: mx.zeros(shape) for path, shape in grids.items()},
@@ -140,26 +95,22 @@ class Student:
     def as_stored(self, values: Values) -> Iterator[tuple[str, mx.array]]:
         """Yield every array but the codes in its stored dtype."""
         for path, own in self.stored.items():
-            scales, biases = own.grid(values["u"][path], values["v"][path])
-            yield f"{path}.scales", scales.astype(own.dtype)
-            yield f"{path}.biases", biases.astype(own.dtype)
+            parameters = own.parameters(values["u"][path], values["v"][path])
+            for suffix, parameter in parameters.items():
+                yield f"{path}.{suffix}", parameter.astype(own.dtype)
         for name, array in self.floats.items():
             yield name, (array.value + array.unit * values["w"][name]).astype(array.dtype)
 
     def apply(self, values: Values, *, stored: bool = False) -> nn.Module:
         """Return the model with these parameters, as they would be stored if `stored`."""
-        kept = dict(self.as_stored(values)) if stored else {}
         for path, own in self.stored.items():
-            scales, biases = own.grid(values["u"][path], values["v"][path])
-            if stored:
-                scales, biases = (
-                    kept[f"{path}.{name}"].astype(mx.float32) for name in ("scales", "biases")
-                )
-            weight = own.codes * scales[..., None] + biases[..., None]
-            self.modules[path].weight = weight.flatten(-2, -1)
+            parameters = own.parameters(values["u"][path], values["v"][path])
+            self.modules[path].weight = own.weight(
+                own.rounded(parameters) if stored else parameters
+            )
         for name, array in self.floats.items():
             value = array.value + array.unit * values["w"][name]
-            value = kept[name].astype(mx.float32) if stored else value
+            value = value.astype(array.dtype).astype(mx.float32) if stored else value
             setattr(self.modules[array.owner], array.leaf, value)
         return self.model
 

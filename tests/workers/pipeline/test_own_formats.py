@@ -19,6 +19,7 @@ from bitbudget.app.core.formats import parse_format
 from bitbudget.app.core.measurement import Encoder, Sensitivity
 from bitbudget.app.core.requests import Deliver, JobRequest, Recover, Rotation
 from bitbudget.app.core.runtime import Runtime
+from bitbudget.metal_kernels import Order
 from bitbudget.workers.encoders.number_formats import dequantize
 from bitbudget.workers.pipeline.tasks import run_task
 from bitbudget.workers.quantize.companions import MODEL_FILE, OUR_CODE
@@ -29,20 +30,23 @@ TOKENS = mx.arange(9)[None]
 
 
 def checkpoint(
-    tmp_path: Path, family: str, formats: tuple[str, ...], rotation: Rotation = Rotation.NONE
+    tmp_path: Path,
+    family: str,
+    formats: tuple[str, ...],
+    rotation: Rotation = Rotation.NONE,
+    **asked: Any,
 ) -> tuple[Path, dict[str, Any]]:
     make_model(tmp_path / "model", family, FAMILIES[family])
     request = JobRequest(
         model=str(tmp_path / "model"),
-        budget="1GB",
         encoder=Encoder.CAREFUL,
         sensitivity=Sensitivity.WEIGHTS,
-        runtime=Runtime.BITBUDGET,
         formats=tuple(map(parse_format, formats)),
         rotation=rotation,
         recover=Recover.NONE,
         deliver=Deliver.CHECKPOINT,
         sqnr_floor_db=0,
+        **{"budget": "1GB", "runtime": Runtime.BITBUDGET} | asked,
     )
     task = JobTask(
         home=str(tmp_path / "home"), request=request, output=str(tmp_path / "out"), baseline=False
@@ -85,6 +89,29 @@ def test_all_loaders_give_the_same_outputs(
 def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint in a format of our own."""
     return checkpoint(tmp_path_factory.mktemp("own"), "qwen3", ("two4g32",))[0]
+
+
+@pytest.mark.parametrize(
+    ("rows", "order", "kernel"),
+    [(1, Order.LINEAR, None), (9, Order.LINEAR, None), (64, None, None)]
+    + [(64, order, "own_qmm") for order in Order],
+)
+def test_many_rows_run_in_the_tiled_kernel_where_it_was_faster(
+    own: Path, monkeypatch: pytest.MonkeyPatch, rows: int, order: Order | None, kernel: str | None
+) -> None:
+    """On a CPU a kernel's call runs its reference, and few rows are dequantized."""
+    monkeypatch.setattr("bitbudget.metal_kernels.own_order", lambda *_, **__: order)
+    ours, _ = bitbudget.load_model(own)
+    flagged, _ = mlx_lm.utils.load_model(own, trust_remote_code=True)
+    for model in (ours, flagged):
+        chosen = model.model.layers[0].mlp.down_proj._kernel(rows, rotate=False)
+        assert (chosen and chosen[0]) == kernel
+    tokens = mx.arange(rows)[None] % 32
+    found, same = (np.array(m(tokens).astype(mx.float32)) for m in (ours, flagged))
+    assert np.array_equal(found, same)
+    monkeypatch.setattr("bitbudget.own_formats.metal_kernels", None)
+    stock = np.array(ours(tokens).astype(mx.float32))
+    assert np.allclose(found, stock, atol=0.02 * np.abs(stock).max())
 
 
 def edited(folder: Path, tmp_path: Path, **changes: Any) -> Path:

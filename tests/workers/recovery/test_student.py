@@ -11,9 +11,12 @@ import numpy as np
 import pytest
 from mlx import nn
 
+from bitbudget.app.core.requests import Recover
+from bitbudget.workers.recovery import recover
 from bitbudget.workers.recovery.patch import patch
 from bitbudget.workers.recovery.student import Student
 from bitbudget.workers.running.float32 import load_float32
+from tests.workers.pipeline.test_own_formats import checkpoint
 from tests.workers.recovery.checkpoints import quantized, tiny
 from tests.workers.rotate.test_fused import quantized_fused
 
@@ -103,17 +106,64 @@ def test_what_is_stored_is_what_was_judged(original: Path, rough: Path) -> None:
     assert not mx.allclose(before, judged, atol=1e-2)
 
 
-@pytest.mark.parametrize(("kind", "expected"), [("u", 1.0), ("v", 1.0)])
-def test_the_unit_of_grids_is_one_step(
-    original: Path, rough: Path, kind: str, expected: float
-) -> None:
-    student = Student(rough, load_float32(original))
+def moved(student: Student, kind: str) -> np.ndarray:
+    """Return by how much a value of one moves the weights of `DOWN`."""
     values = student.values()
     module: Any = student.modules[DOWN]
-    own = student.stored[DOWN]
     student.apply(values)
     before = module.weight
-    values[kind][DOWN] = mx.ones(own.scales.shape)
+    values[kind][DOWN] = mx.ones(student.stored[DOWN].shape)
     student.apply(values)
-    moved = mx.unflatten(module.weight - before, -1, (-1, 32)) / own.scales[..., None]
-    assert mx.allclose(mx.sqrt((moved**2).mean(-1)), mx.array(expected), atol=1e-3)
+    return np.array(module.weight - before)
+
+
+@pytest.mark.parametrize("kind", ["u", "v"])
+def test_the_unit_of_grids_is_one_step(original: Path, rough: Path, kind: str) -> None:
+    student = Student(rough, load_float32(original))
+    own = student.stored[DOWN]
+    scales, _ = own.grid(own.parameters(mx.zeros(own.shape), mx.zeros(own.shape)))
+    steps = moved(student, kind).reshape(*scales.shape, 32) / np.array(scales)[..., None]
+    assert np.allclose(np.sqrt((steps**2).mean(-1)), 1, atol=1e-3)
+
+
+@pytest.fixture(params=["two3g16", "two3g32", "zero4g32", "sym8g32"])
+def own_format(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A checkpoint in a format of our own, beside its original in `model`."""
+    return checkpoint(tmp_path, "qwen3", (request.param,))[0]
+
+
+def test_parameters_of_our_own_formats_are_moved_as_they_are_stored(
+    own_format: Path, tmp_path: Path
+) -> None:
+    student = Student(own_format, load_float32(tmp_path / "model"))
+    arrays, stored = student.arrays(student.values()), stored_arrays(own_format)
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(array, stored[name], err_msg=name)
+    name = "spans" if f"{DOWN}.spans" in stored else "scales"
+    assert f"{DOWN}.{name}" in arrays
+    values = {
+        kind: {path: mx.full(array.shape, 0.5) for path, array in part.items()}
+        for kind, part in student.values().items()
+    }
+    judged = student.apply(values, stored=True)(mx.arange(9)[None])
+    patch(own_format, student.arrays(values), b"{}")
+    assert mx.allclose(load_float32(own_format)(mx.arange(9)[None]), judged, atol=1e-4)
+
+
+def test_the_unit_of_our_own_formats_is_one_step(own_format: Path, tmp_path: Path) -> None:
+    student = Student(own_format, load_float32(tmp_path / "model"))
+    own = student.stored[DOWN]
+    scales, _ = own.grid(own.parameters(mx.zeros(own.shape), mx.zeros(own.shape)))
+    step = np.sqrt(np.square(np.array(scales)).mean(-1))
+    turned, shifted = (np.sqrt((moved(student, kind) ** 2).mean(-1)) / step for kind in ("u", "v"))
+    assert np.allclose(turned, 1, atol=1e-3)
+    assert np.allclose(shifted, 1 if f"{DOWN}.spans" in stored_arrays(own_format) else 0, atol=1e-3)
+
+
+def test_a_checkpoint_in_a_format_of_our_own_recovers(tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path, "qwen3", ("two3g32",))[0]
+    size = sum(f.stat().st_size for f in folder.glob("*.safetensors"))
+    found = recover(folder, tmp_path / "model", Recover.SCALES, seconds=600, steps=12)
+    assert found.changed
+    assert found.after < found.before
+    assert size == sum(f.stat().st_size for f in folder.glob("*.safetensors"))

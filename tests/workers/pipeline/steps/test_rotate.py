@@ -13,17 +13,21 @@ from bitbudget.app.contract.tasks import MeasureTask
 from bitbudget.app.core.errors import UnsupportedModelError
 from bitbudget.app.core.measurement import Encoder, Sensitivity
 from bitbudget.app.core.requests import Rotation
+from bitbudget.app.core.runtime import Runtime
 from bitbudget.workers.pipeline.tasks import run_task
 from tests.workers.rotate.families import FAMILIES, make_model
 
 
-def measure(home: Path, model: Path, rotation: Rotation) -> dict[str, Any]:
+def measure(
+    home: Path, model: Path, rotation: Rotation, runtime: Runtime = Runtime.STOCK
+) -> dict[str, Any]:
     task = MeasureTask(
         home=str(home),
         model=str(model),
         encoder=Encoder.MINMAX,
         sensitivity=Sensitivity.WEIGHTS,
         rotation=rotation,
+        runtime=runtime,
     )
     events: list[Event] = []
     result = run_task(task, events.append).model_dump(mode="json")
@@ -40,6 +44,13 @@ def test_auto_measures_the_model_and_its_folded_twin(tmp_path: Path) -> None:
     paths = [{m["path"] for m in found["inventory"]["modules"]} for found in (plain, both)]
     assert paths[1] - paths[0] == {"lm_head"}
     assert any("noise floor" in line for line in both["logs"])
+
+
+def test_auto_for_our_own_runtime_measures_the_fused_twin(tmp_path: Path) -> None:
+    make_model(tmp_path / "model", "llama", FAMILIES["llama"])
+    place = tmp_path / "home", tmp_path / "model"
+    found = measure(*place, Rotation.AUTO, Runtime.BITBUDGET)
+    assert found["rotation"] == "fused"
 
 
 def test_auto_falls_back_to_none_and_says_why(tmp_path: Path) -> None:
