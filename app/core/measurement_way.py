@@ -10,6 +10,8 @@ from bitbudget.app.core.errors import InvalidRequestError
 from bitbudget.app.core.measurement import Measurement
 from bitbudget.app.core.measurement_bounds import refusal, require
 from bitbudget.app.core.requests import JobRequest, Rotation
+from bitbudget.app.core.rotation_choice import auto_rotations
+from bitbudget.app.core.runtime import Runtime
 
 __all__ = ["WAY", "check_stated", "check_way"]
 
@@ -27,7 +29,9 @@ def check_way(measurement: Measurement, request: JobRequest) -> None:
     require("encoder", measurement.encoder, request.encoder)
     require("sensitivity", measurement.sensitivity, request.sensitivity)
     rotation = request.rotation
-    allowed = (Rotation.NONE, Rotation.FOLDED) if rotation is Rotation.AUTO else (rotation,)
+    own = request.runtime is Runtime.BITBUDGET
+    is_auto = rotation is Rotation.AUTO
+    allowed = auto_rotations(has_own_formats=own) if is_auto else (rotation,)
     if measurement.rotation not in allowed:
         raise refusal("rotation", measurement.rotation, " or ".join(allowed))
     known = (*OwnText, NO_TEXT)

@@ -7,8 +7,9 @@ from typing import Final, TypeVar
 
 from bitbudget.app.core.errors import InfeasibleBudgetError
 from bitbudget.app.core.measurement import Measurement
+from bitbudget.app.core.requests import Rotation
 
-__all__ = ["LEAST_GAIN", "best_of", "solve_each"]
+__all__ = ["LEAST_GAIN", "auto_rotations", "best_of", "solve_each"]
 
 _Candidate = TypeVar("_Candidate")
 _Solution = TypeVar("_Solution")
@@ -16,6 +17,14 @@ _Solution = TypeVar("_Solution")
 LEAST_GAIN: Final = 0.05
 """Share of its KL that a rotated model must save over the unrotated one: less is within what
 predictions of two different models err by, and the unrotated one is the simpler answer."""
+
+
+def auto_rotations(*, has_own_formats: bool) -> tuple[Rotation, Rotation]:
+    """Return what `auto` chooses between: no rotation, and the strongest that can be loaded.
+
+    Formats that need `bitbudget.load` come with a loader of fused rotations.
+    """
+    return Rotation.NONE, Rotation.FUSED if has_own_formats else Rotation.FOLDED
 
 
 def best_of(candidates: Sequence[tuple[Measurement, float]]) -> int:

@@ -14,6 +14,7 @@ from bitbudget.app.core.effort import efforts_up_to
 from bitbudget.app.core.errors import NotFoundError
 from bitbudget.app.core.measurement import Measurement
 from bitbudget.app.core.requests import JobRequest, Rotation
+from bitbudget.app.core.rotation_choice import auto_rotations
 from bitbudget.app.core.runtime import Runtime
 from bitbudget.app.http.pages import Key
 from bitbudget.app.measurements.rows import PreparedMeasurement, measurement_from_rows
@@ -100,8 +101,8 @@ def remember(session: Session, request: JobRequest, measurement_id: str, now: da
 def find_for(session: Session, request: JobRequest) -> list[str]:
     """Return the measurements that answer this kind of request for this model; often none.
 
-    For `auto` they are those of the model as it is and folded, or the one that an earlier `auto`
-    job ended with where the model cannot be folded. For a limited time they are those of the most
+    For `auto` they are those of the model as it is and rotated, or the one that an earlier `auto`
+    job ended with where the model cannot be rotated. For a limited time they are those of the most
     effort that was made up to the stated one.
     """
     if request.max_minutes is not None:
@@ -109,14 +110,14 @@ def find_for(session: Session, request: JobRequest) -> list[str]:
         return next(filter(None, (find_for(session, one) for one in at)), [])
     if request.rotation is not Rotation.AUTO:
         return _named(session, request)
-    plain, folded = (
+    plain, rotated = (
         _named(session, request.model_copy(update={"rotation": rotation}))
-        for rotation in (Rotation.NONE, Rotation.FOLDED)
+        for rotation in auto_rotations(has_own_formats=request.runtime is Runtime.BITBUDGET)
     )
     ended_with = _named(session, request)
-    if not (ended_with or (plain and folded)):
+    if not (ended_with or (plain and rotated)):
         return []
-    return list(dict.fromkeys((*plain, *folded, *ended_with)))
+    return list(dict.fromkeys((*plain, *rotated, *ended_with)))
 
 
 def _named(session: Session, request: JobRequest) -> list[str]:

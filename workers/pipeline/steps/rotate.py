@@ -7,6 +7,7 @@ from dataclasses import replace
 from bitbudget.app.contract.home import Folder
 from bitbudget.app.core.errors import UnsupportedModelError
 from bitbudget.app.core.requests import Rotation
+from bitbudget.app.core.rotation_choice import auto_rotations
 from bitbudget.workers.models import build_inventory
 from bitbudget.workers.pipeline.run import Run, Variant, Variants
 from bitbudget.workers.pipeline.steps.inventory import announce, check_budget
@@ -16,10 +17,10 @@ __all__ = ["run_step"]
 
 
 def run_step(run: Run) -> Variants:
-    """Return the models to measure: the rotation asked for, or with `auto` none and folded.
+    """Return the models to measure: the rotation asked for, or with `auto` none and another.
 
-    `folded` is what stock mlx-lm can run. UnsupportedModelError says why a model is not rotated;
-    with `auto` it is noted.
+    That is the strongest which the loader of the measured formats applies. UnsupportedModelError
+    says why a model is not rotated; with `auto` it is noted.
     """
     original = run[Variants].last
     if original.options.rotation is not Rotation.AUTO:
@@ -27,14 +28,16 @@ def run_step(run: Run) -> Variants:
         check_budget(run, variant.inventory)
         run.keep(variant)
         return Variants((variant,))
-    plain = replace(original, options=replace(original.options, rotation=Rotation.NONE))
+    own = any(not format_.is_stock for format_ in original.options.formats)
+    none, other = auto_rotations(has_own_formats=own)
+    plain = replace(original, options=replace(original.options, rotation=none))
     try:
-        folded = _rotated(run, original, Rotation.FOLDED)
+        rotated = _rotated(run, original, other)
     except UnsupportedModelError as refusal:
         run.report.log(str(refusal))
         return Variants((plain,))
     run.report.weigh(variants=2)
-    return Variants((plain, folded))
+    return Variants((plain, rotated))
 
 
 def _rotated(run: Run, original: Variant, rotation: Rotation) -> Variant:
