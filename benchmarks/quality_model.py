@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,8 @@ class Model:
     reports: dict[Any, dict[str, Any]] = field(default_factory=dict)
     coded: dict[tuple[str, Encoder, Format], dict[str, np.ndarray]] = field(default_factory=dict)
     candidates: tuple[Format, ...] = STOCK_FORMATS
+    kept: Path | None = None
+    """Where curves are kept for a run that goes on; empty it when an encoder changes."""
 
     def weights(self, path: str) -> np.ndarray:
         """Return a module's float32 weight."""
@@ -68,7 +71,15 @@ class Model:
     def measurement(self, way: Ours) -> Measurement:
         """Return the curves of one of our ways."""
         if way not in self.measurements:
-            self.measurements[way] = self._measure(way)
+            names = ",".join(map(str, self.candidates))
+            digest = hashlib.sha256(f"{way.label} {names}".encode()).hexdigest()[:16]
+            file = None if self.kept is None else self.kept / f"{digest}.measurement.json"
+            if file is not None and file.is_file():
+                self.measurements[way] = Measurement.from_json(file.read_bytes())
+            else:
+                self.measurements[way] = self._measure(way)
+                if file is not None:
+                    file.write_bytes(self.measurements[way].to_json())
         return self.measurements[way]
 
     def _measure(self, way: Ours) -> Measurement:
@@ -126,14 +137,19 @@ class Model:
         return self.reports[key]
 
     def _evaluate(self, formats: dict[str, Format], encoder: Encoder) -> dict[str, Any]:
-        model = self.evaluation.original
         self.evaluation.taught  # noqa: B018 - before the weights are replaced
         arrays = self._sequential(formats, encoder)
         for path in formats.keys() - arrays.keys():
             arrays[path] = self._values(path, formats[path], encoder)
+        return self.report_of(arrays)
+
+    def report_of(self, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+        """Return the report of the original with float32 weights of modules replaced."""
+        model = self.evaluation.original
+        self.evaluation.taught  # noqa: B018 - before the weights are replaced
         model.load_weights([(f"{p}.weight", mx.array(a)) for p, a in arrays.items()], strict=False)
-        report = self.evaluation.sets(model, "ours")["text"]
-        originals = [(f"{path}.weight", mx.array(self.weights(path))) for path in formats]
+        report: dict[str, Any] = self.evaluation.sets(model, "ours")["text"]
+        originals = [(f"{path}.weight", mx.array(self.weights(path))) for path in arrays]
         model.load_weights(originals, strict=False)
         return report
 

@@ -9,11 +9,16 @@ compared with the original on the same windows of held-out text that nothing els
 the original itself writes, of a chat model its answers to prompts that no statistics saw. Processor
 seconds are those of the whole processes, children included. A run that was killed goes on where it
 stopped. `benchmarks.real_models` makes such a model from a package of the index.
+
+A peer `llamacpp:Q4_K_M`, or `llamacpp:Q4_K_M:imatrix` with E[x^2] on the calibration text, is what
+llama.cpp stores (`--llama-quantize` names its program), dequantized, at the bytes of its GGUF. With
+`--runtimes stock bitbudget` ours is also made with the formats of our own runtime.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import platform
@@ -25,15 +30,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
 import numpy as np
 
 from benchmarks.drawing import picture
+from benchmarks.gguf_files import dequantized, quantize, write_importance, write_model
 from benchmarks.quality_model import file_bytes
 from bitbudget.app.core.inventory import Inventory
 from bitbudget.workers.evaluate import Evaluator, compare
+from bitbudget.workers.evaluate.windows import text_windows
 from bitbudget.workers.models import build_inventory, open_checkpoint
+from bitbudget.workers.running.float32 import load_float32
 
 PEERS = ("uniform:3:64", "recipe:mixed_3_6", "uniform:4:64", "recipe:mixed_4_6", "gptq:4:64:6")
+_OURS = {"stock": "ours", "bitbudget": "ours with own formats"}
+"""What rows of ours are called, by runtime."""
+_IMPORTANCE_WINDOWS = 64
 _SEED = 1
 """Of what the original writes here: no job of seed 0 was verified on it."""
 BITS = (3.0, 3.5, 4.5, 5.5, 6.5)
@@ -61,9 +73,11 @@ class Bench:
 
     def add(self, name: str, folder: Path, **more: Any) -> None:
         """Evaluate the checkpoint in `folder` and keep its row."""
-        sets = self.evaluation.sets_of(folder)
+        self.keep(name, self.evaluation.sets_of(folder), file_bytes(folder), **more)
+
+    def keep(self, name: str, sets: dict[str, Any], nbytes: int, **more: Any) -> None:
+        """Keep the row of a report on both kinds of text."""
         report, own = sets["text"], sets["rollouts"]
-        nbytes = file_bytes(folder)
         self.rows[name] = {
             "method": name,
             "bytes": nbytes,
@@ -90,14 +104,21 @@ def main() -> None:
     options = _options()
     bench = _bench(options)
     for method in options.peers:
-        if bench.is_missing(method):
+        if bench.is_missing(method) and method.startswith("llamacpp:"):
+            _llamacpp(bench, method, options.llama_quantize)
+        elif bench.is_missing(method):
             _peer(bench, method)
     made = [name for name in options.peers if name in bench.rows]
-    sizes = {f"at {name}": bench.rows[name]["bytes"] for name in made}
+    how = ["--effort", options.effort] if options.effort else []
+    sizes: dict[str, int] = {}
+    for name in made:
+        label, nbytes = f"at {_size_of(name)}", bench.rows[name]["bytes"]
+        sizes[label] = min(nbytes, sizes.get(label, nbytes))
     sizes |= {f"{bits:g} bits": int(bits * bench.inventory.weights / 8) for bits in options.bits}
-    for label, nbytes in sizes.items():
-        if bench.is_missing(f"ours {label}"):
-            _ours(bench, f"ours {label}", nbytes, options.effort)
+    for runtime, (label, nbytes) in itertools.product(options.runtimes, sizes.items()):
+        name = f"{_OURS[runtime]} {label}"
+        if bench.is_missing(name):
+            _ours(bench, name, nbytes, [*how, "--runtime", runtime])
     (bench.scratch / "real.md").write_text(_page(bench))
     rows = [
         row | {"method": row["method"].split(" ", maxsplit=1)[0]} for row in bench.rows.values()
@@ -134,11 +155,34 @@ def _peer(bench: Bench, method: str) -> None:
         bench.add(method, out / method, cpu_seconds=seconds)
 
 
-def _ours(bench: Bench, name: str, nbytes: int, effort: str) -> None:
-    manifest = bench.scratch / f"{nbytes}.manifest.json"
-    out = bench.scratch / f"ours-{nbytes}"
+def _llamacpp(bench: Bench, method: str, program: Path) -> None:
+    """Evaluate what llama.cpp stores of the model, dequantized, at the bytes of its GGUF."""
+    folder = bench.scratch / "gguf"
+    folder.mkdir(exist_ok=True)
+    _, kind, *matrix = method.split(":")
+    source, importance = folder / "source.gguf", folder / "imatrix.gguf"
+    checkpoint = open_checkpoint(bench.folder)
+    if not source.is_file():
+        write_model(checkpoint, source)
+    if matrix and not importance.is_file():
+        text = bench.calibration.read_text()
+        windows = text_windows(bench.folder, text, where=str(bench.calibration))
+        write_importance(checkpoint, windows[:_IMPORTANCE_WINDOWS], importance)
+    file = folder / f"{method}.gguf"
+    quantize(program, source, file, kind, importance if matrix else None)
+    arrays, types = dequantized(bench.inventory, file)
+    model = load_float32(bench.folder)
+    model.load_weights([(f"{p}.weight", mx.array(a)) for p, a in arrays.items()], strict=False)
+    sets = bench.evaluation.sets(model, method)
+    bench.keep(method, sets, file.stat().st_size, types=types)
+    print(f"{method}: {types}", flush=True)
+
+
+def _ours(bench: Bench, name: str, nbytes: int, how: Sequence[str]) -> None:
+    folder = f"{name.partition(' at ')[0].replace(' ', '-')}-{nbytes}"
+    manifest = bench.scratch / f"{folder}.manifest.json"
+    out = bench.scratch / folder
     cli = [sys.executable, "-m", "bitbudget.app.cli"]
-    how = ["--effort", effort] if effort else []
     arguments = ["allocate", str(bench.folder), "--budget", str(nbytes), "--sqnr-floor", "0"]
     arguments += [*how, "-o", str(manifest), "--json"]
     try:
@@ -173,15 +217,16 @@ def _page(bench: Bench) -> str:
         f"{bench.folder.name}, {bench.inventory.weights:,} weights, {platform.platform()}",
         "KL in nats per token:",
         "",
-        "| peer | bytes | bits per weight | on text | ours | ratio | on own text | ours | ratio |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| peer | against | bytes | bits | on text | ours | ratio | on own text | ours | ratio |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name, peer in rows:
-        ours = bench.rows.get(f"ours at {name}")
-        if ours is not None:
-            size = f"{peer['bytes']:,} | {peer['bits_per_weight']:.2f}"
-            pairs = _against(peer, ours), _against(peer["own"], ours["own"])
-            lines.append(f"| {name} | {size} | {' | '.join(pairs)} |")
+        for kind in _OURS.values():
+            ours = bench.rows.get(f"{kind} at {_size_of(name)}")
+            if ours is not None:
+                size = f"{kind} | {peer['bytes']:,} | {peer['bits_per_weight']:.2f}"
+                pairs = _against(peer, ours), _against(peer["own"], ours["own"])
+                lines.append(f"| {name} | {size} | {' | '.join(pairs)} |")
     lines += [
         "",
         "| ours | bytes | on text | on own text | predicted | measuring, CPU s | coding, CPU s |",
@@ -194,6 +239,11 @@ def _page(bench: Bench) -> str:
                 f" {row['predicted']:.4f} | {row['measuring']:.0f} | {row['coding']:.0f} |"
             )
     return "\n".join([*lines, ""])
+
+
+def _size_of(peer: str) -> str:
+    """Return the peer whose bytes ours is made in: those without an importance matrix are fewer."""
+    return peer.removesuffix(":imatrix")
 
 
 def _against(peer: dict[str, Any], ours: dict[str, Any]) -> str:
@@ -216,6 +266,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--calibration", type=Path, required=True, help="text for the peers")
     parser.add_argument("--peers", nargs="*", default=PEERS)
     parser.add_argument("--bits", nargs="*", type=float, default=BITS, help="sizes without a peer")
+    parser.add_argument("--runtimes", nargs="*", choices=_OURS, default=("stock",))
+    parser.add_argument("--llama-quantize", type=Path, help="llama.cpp's program, for its peers")
     parser.add_argument("--effort", default="", help="of ours; default: the product's default")
     parser.add_argument("--windows", type=int, default=28, help="of 256 held-out tokens")
     parser.add_argument(
