@@ -1,4 +1,4 @@
-.PHONY: install demo serve test test-fast test-package lint format docs profile bench
+.PHONY: install demo serve test test-fast test-package coverage lint format docs profile bench
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -30,6 +30,9 @@ test-fast: install  ## the parts without processes, browsers and whole models: u
 
 test-package: install  ## build wheel and source distribution, install the wheel elsewhere, use it
 	$(BIN)/python -m pytest -n 0 -m "package and not slow" tests/package
+
+coverage: install  ## everything again, and which lines of ours it ran
+	$(PYTEST) -n 2 --cov --cov-report=term:skip-covered
 
 lint: install  ## what is checked before the tests
 	$(BIN)/ruff check .
