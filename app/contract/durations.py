@@ -42,13 +42,13 @@ __all__ = [
     "verification_times",
 ]
 
-_POSITION: Final = 135.0
+_POSITION: Final = 105.0
 """Operations per weight to write one position of all rows: products of few rows are bound by
 reading and packing the weights."""
-_ROW: Final = 5.3
+_ROW: Final = 4.3
 """The same for each row."""
 _ROWS_AT_ONCE: Final = 64
-_FORWARD: Final = 5.3
+_FORWARD: Final = 4.5
 """Operations per weight and token of a forward pass, attention and activations counted."""
 _STATISTICS: Final = 22.0
 """The same of the backward pass with the second moments; the writing left the forward pass."""
@@ -90,7 +90,7 @@ _SIZES, _ALLOCATIONS, _PARTS, _PROBING = 3, 8, 2, 8
 _VERIFYING, _VERIFYING_LARGE = 32, 16
 _PART_OF_WINDOWS: Final = 0.5
 """What is run of them to measure all but the budget's own checkpoint of a large model."""
-_SCORED: Final = 1.2
+_SCORED: Final = 1.1
 """Time of a pass that everything is reported of over that of one which gives KL alone."""
 _PREVIEW_SHARE: Final = 0.2
 """Part of the time to the wanted answer that a first one may take unasked."""

@@ -94,7 +94,7 @@ EFFORTS: Final[Mapping[Effort, EffortPlan]] = {
         verifies=True,
         recover=Recover.NONE,
         evaluated_windows=32,
-        benchmark_seconds=20.0,
+        benchmark_seconds=10.0,
     ),
     Effort.THOROUGH: EffortPlan(
         summary="every module coded in every format, four times the tokens, and recovery",
@@ -107,7 +107,7 @@ EFFORTS: Final[Mapping[Effort, EffortPlan]] = {
         verifies=True,
         recover=Recover.SCALES,
         evaluated_windows=32,
-        benchmark_seconds=20.0,
+        benchmark_seconds=10.0,
     ),
 }
 

@@ -143,23 +143,17 @@ def _not_finite(where: str) -> InvalidModelError:
 
 def teach(model: Forward, ids: np.ndarray, where: str) -> TeacherBatch:
     """Return the original's predictions for the windows `ids`."""
-    log_p = log_probabilities(model, ids, where)
-    vocabulary = log_p.shape[-1]
-    label = _at_labels(log_p, ids)
-    best = _best(log_p)
+    logits = _logits(model, ids)
+    total, vocabulary = log_total(logits), logits.shape[-1]
+    if not bool(mx.isfinite(total).all()):
+        raise _not_finite(where)
+    label, best = np.array(_at_labels(logits, ids) - total[..., 0]), _best(logits)
     if vocabulary <= _FULL_VOCABULARY:
-        return TeacherBatch(ids, np.array(log_p), np.array(label), best, vocabulary=vocabulary)
-    top = _most_likely(log_p)
-    kept = mx.take_along_axis(log_p, top, axis=-1)
-    return TeacherBatch(
-        ids,
-        np.array(kept),
-        np.array(label),
-        best,
-        np.array(top),
-        np.array(_log_tail(kept)),
-        vocabulary,
-    )
+        return TeacherBatch(ids, np.array(logits - total), label, best, vocabulary=vocabulary)
+    top = _most_likely(logits)
+    kept = mx.take_along_axis(logits, top, axis=-1) - total
+    tail = np.array(_log_tail(kept))
+    return TeacherBatch(ids, np.array(kept), label, best, np.array(top), tail, vocabulary)
 
 
 def score(batch: TeacherBatch, logits: mx.array) -> TokenScores:
