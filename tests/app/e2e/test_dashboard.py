@@ -340,6 +340,19 @@ def test_the_other_pages(visitor: Visitor, name: str) -> None:
     assert twin.json()["title"] == name.capitalize()
 
 
+def test_a_stranger_with_a_phone_is_asked_to_sign_in_on_every_page(
+    browser: Browser, address: str
+) -> None:
+    context = browser.new_context(viewport={"width": 390, "height": 900})
+    somebody = Visitor(context.new_page(), address, "stranger", 390)
+    for name in ("", "models", "machines", "benchmarks", "compare", "docs", "nowhere"):
+        somebody.open(f"/{name}")
+        expect(somebody.page.get_by_role("heading", level=1)).to_be_visible()
+        somebody.faults = [fault for fault in somebody.faults if "status of 40" not in fault]
+        somebody.check(f"sign-in-{name or 'index'}")
+    context.close()
+
+
 def test_plotly_is_loaded_only_where_a_plot_is(visitor: Visitor) -> None:
     visitor.open("/machines")
     assert visitor.page.evaluate("typeof window.Plotly") == "undefined"
