@@ -72,7 +72,9 @@ def _print(console: Console, found: TextComparison) -> None:
             console.print(f"{name + ':':<12} {_figures(side)}")
     if found.original is not None:
         console.print(f"{'the same:':<12} the first {found.same_tokens} tokens")
-    basis = speed_basis(found.bandwidth_bytes_per_second, on_gpu=found.on_gpu)
+    basis = speed_basis(
+        found.bandwidth_bytes_per_second, on_gpu=found.on_gpu, counts_arithmetic=True
+    )
     console.print(basis, soft_wrap=True)
 
 

@@ -27,6 +27,7 @@ __all__ = [
     "Work",
     "comparing_texts_s",
     "curves_s",
+    "decoding_s",
     "evaluation_s",
     "is_previewed",
     "measuring_s",
@@ -319,9 +320,17 @@ def comparing_texts_s(weights: int, layers: int, tokens: int, speed: MachineSpee
 
     `weights` are those that a token is multiplied by.
     """
-    products_s = weights / speed.dense_per_second + weights / speed.packed_per_second
-    beside = _OPENING + 2 * tokens * layers * _LAYER
-    return tokens * products_s + beside / speed.coded_per_second
+    both = (decoding_s(weights, layers, speed, is_packed=packed) for packed in (False, True))
+    return _OPENING / speed.coded_per_second + tokens * sum(both)
+
+
+def decoding_s(weights: int, layers: int, speed: MachineSpeed, *, is_packed: bool) -> float:
+    """Return how long the arithmetic of one decoded token takes, of packed weights or of bf16.
+
+    `weights` are those that a token is multiplied by.
+    """
+    rate = speed.packed_per_second if is_packed else speed.dense_per_second
+    return weights / rate + layers * _LAYER / speed.coded_per_second
 
 
 def evaluation_s(work: Work) -> float:

@@ -49,14 +49,24 @@ def _multiplied(module: Module) -> int:
     return module.weights
 
 
-def speed_basis(bandwidth_bytes_per_second: float, *, on_gpu: bool) -> str:
-    """Return what a predicted decoding speed assumes, as a sentence."""
+def speed_basis(
+    bandwidth_bytes_per_second: float, *, on_gpu: bool, counts_arithmetic: bool = False
+) -> str:
+    """Return what a predicted decoding speed assumes, as a sentence.
+
+    `counts_arithmetic` says that on a CPU its arithmetic bounds the prediction, too.
+    """
     said = (
         f"Predicted tokens/s are {DECODE_EFFICIENCY:.0%} of the memory bandwidth measured here"
         f" ({bandwidth_bytes_per_second / 1e9:.1f} GB/s), over the bytes that a token reads."
     )
     if on_gpu:
         return said
+    if counts_arithmetic:
+        return (
+            f"{said} On a CPU they are no more than its measured arithmetic allows, which is slower"
+            " on packed weights; other work on the machine slows it further."
+        )
     return (
         f"{said} That is how a Mac's GPU decodes; on a CPU, MLX's arithmetic on packed weights is"
         " slower than memory, and other work on the machine slows it further."

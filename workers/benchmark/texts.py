@@ -14,13 +14,15 @@ import mlx.core as mx
 import psutil
 from mlx import nn
 
+from bitbudget.app.contract.durations import decoding_s
 from bitbudget.app.contract.messages import storable_text
 from bitbudget.app.contract.texts import TextComparison, WrittenText
 from bitbudget.app.core.canonical import JsonObject
-from bitbudget.app.core.decode import DECODE_EFFICIENCY
+from bitbudget.app.core.decode import DECODE_EFFICIENCY, decoded_weights
 from bitbudget.app.core.errors import InvalidModelError, InvalidRequestError
 from bitbudget.app.core.inventory import Inventory
 from bitbudget.app.core.kv import running_bytes
+from bitbudget.app.core.machine_speed import MachineSpeed
 from bitbudget.app.core.manifest import Manifest
 from bitbudget.app.core.runtime import Runtime
 from bitbudget.app.core.sizes import format_size
@@ -47,6 +49,7 @@ class _Writer:
     weight_bytes: int
     running_bytes: int
     bandwidth: float
+    arithmetic_s: float
 
     def write(self, prompt: Sequence[int], tokens: int) -> tuple[list[int], WrittenText]:
         """Return at most `tokens` tokens, the likeliest each time, and how they were written."""
@@ -71,7 +74,8 @@ class _Writer:
             tokens=len(written),
             seconds_to_first_token=first - began,
             tokens_per_second=(len(written) - 1) / decoded if len(written) > 1 else None,
-            predicted_tokens_per_second=DECODE_EFFICIENCY * self.bandwidth / read,
+            predicted_tokens_per_second=1
+            / max(read / (DECODE_EFFICIENCY * self.bandwidth), self.arithmetic_s),
             weight_bytes=self.weight_bytes,
             peak_memory_bytes=mx.get_peak_memory(),
             predicted_memory_bytes=self.weight_bytes + self.running_bytes,
@@ -85,13 +89,14 @@ def compare_texts(
     prompt: str,
     tokens: int,
     *,
+    speed: MachineSpeed,
     memory_bytes: int | None = None,
 ) -> TextComparison:
     """Let `original`, then the checkpoint in `folder`, continue `prompt` greedily.
 
     A chat template of the original's wraps the prompt, as `mlx_lm.generate` does. One model is in
     memory at a time; an original too large for `memory_bytes`, by default this machine's, is left
-    out.
+    out. `speed` is this machine's, which bounds what is predicted of a CPU.
 
     Raises InvalidModelError for a folder that holds no checkpoint, InvalidRequestError for a prompt
     that the model's context has no room for.
@@ -106,7 +111,10 @@ def compare_texts(
     first = None
     if not left_out:
         model = make_runnable(original.model(as_stored=True))
-        writer = _Writer(model, original.config, tokenizer, size, sum(expected), bandwidth)
+        arithmetic = _arithmetic_s(inventory, speed, is_packed=False)
+        writer = _Writer(
+            model, original.config, tokenizer, size, sum(expected), bandwidth, arithmetic
+        )
         first = writer.write(ids, tokens)
         del model, writer
         mx.clear_cache()
@@ -115,7 +123,9 @@ def compare_texts(
         expected = running_bytes(inventory, len(ids) + tokens, formats, runtime)
     loaded, config = load_model(folder)
     size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
-    second = _Writer(loaded, config, tokenizer, size, sum(expected), bandwidth).write(ids, tokens)
+    arithmetic = _arithmetic_s(inventory, speed, is_packed="quantization" in config)
+    writer = _Writer(loaded, config, tokenizer, size, sum(expected), bandwidth, arithmetic)
+    second = writer.write(ids, tokens)
     return TextComparison(
         prompt=prompt,
         prompt_tokens=len(ids),
@@ -126,6 +136,14 @@ def compare_texts(
         bandwidth_bytes_per_second=bandwidth,
         on_gpu=mx.metal.is_available(),
     )
+
+
+def _arithmetic_s(inventory: Inventory, speed: MachineSpeed, *, is_packed: bool) -> float:
+    """Return what a token's arithmetic takes where that bounds decoding: on a CPU, not a GPU."""
+    if speed.on_gpu:
+        return 0.0
+    weights, layers = decoded_weights(inventory), inventory.architecture.layers
+    return decoding_s(weights, layers, speed, is_packed=is_packed)
 
 
 def _manifest(folder: Path) -> Manifest | None:

@@ -124,14 +124,17 @@ def compare_text(run: Run, task: CompareTextTask) -> TextComparison:
 
     original = run[Checkpoint]
     inventory = build_inventory(original)
+    rates = machine_speed(run.home.folder)
     seconds = comparing_texts_s(
         decoded_weights(inventory),
         inventory.architecture.layers,
         task.tokens + len(task.prompt) // _CHARACTERS_OF_A_TOKEN,
-        machine_speed(run.home.folder),
+        rates,
     )
     run.report.log(f"takes about {duration_words(seconds)} in all")
-    return compare_texts(original, inventory, Path(task.checkpoint), task.prompt, task.tokens)
+    return compare_texts(
+        original, inventory, Path(task.checkpoint), task.prompt, task.tokens, speed=rates
+    )
 
 
 def speed(run: Run) -> SpeedResult:

@@ -94,7 +94,9 @@ def _texts(followup: Followup | None) -> JsonObject | None:
     sides = [("Original", found.original), ("This checkpoint", found.result)]
     return {
         "sides": [_side(name, side, found.left_out) for name, side in sides],
-        "basis": speed_basis(found.bandwidth_bytes_per_second, on_gpu=found.on_gpu),
+        "basis": speed_basis(
+            found.bandwidth_bytes_per_second, on_gpu=found.on_gpu, counts_arithmetic=True
+        ),
         "same": f"The first {found.same_tokens} tokens are the same."
         if found.original is not None
         else "",

@@ -11,6 +11,7 @@ from mlx_lm import convert, generate, load
 
 from bitbudget.app.contract.texts import TextComparison
 from bitbudget.app.core.errors import InvalidModelError, InvalidRequestError
+from bitbudget.app.core.machine_speed import TYPICAL
 from bitbudget.workers.benchmark.texts import compare_texts
 from bitbudget.workers.models import Checkpoint, build_inventory, open_checkpoint
 
@@ -18,7 +19,7 @@ PROMPT = "Once upon a time"
 
 
 def compared(original: Checkpoint, *arguments: Any, **options: Any) -> TextComparison:
-    return compare_texts(original, build_inventory(original), *arguments, **options)
+    return compare_texts(original, build_inventory(original), *arguments, speed=TYPICAL, **options)
 
 
 def test_both_texts_are_those_that_stock_mlx_lm_writes(sample_model: Path, tmp_path: Path) -> None:
@@ -36,6 +37,8 @@ def test_both_texts_are_those_that_stock_mlx_lm_writes(sample_model: Path, tmp_p
         assert 0.8 < side.peak_memory_bytes / side.predicted_memory_bytes < 1.1
     assert found.result.weight_bytes < found.original.weight_bytes / 3
     assert found.same_tokens < 24
+    bound = found.original.predicted_tokens_per_second
+    assert found.result.predicted_tokens_per_second < bound, "a CPU is slower on packed weights"
     assert (found.on_gpu, found.bandwidth_bytes_per_second > 1e8) == (mx.metal.is_available(), True)
 
 
