@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 import typer
+from pydantic import ValidationError
 
 from bitbudget.app.cli.output import INTERRUPTED, stderr
 from bitbudget.app.cli.progress import ProgressView
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from bitbudget.app.contract.events import Event
     from bitbudget.app.jobs.schemas import Job, JobEvent
 
-__all__ = ["follow"]
+__all__ = ["as_progress", "follow"]
 
 _LOOK_SECONDS: Final = 2.0
 
@@ -39,7 +40,7 @@ def follow(client: Client, job_id: str, server: str) -> Job:
         with ProgressView(console) as view:
             told = client.events(job_id, told=lambda said: view(Logged(detail=said)))
             for event in told:
-                shown = _as_progress(event, server)
+                shown = as_progress(event, server)
                 if shown is not None:
                     view(shown)
     except KeyboardInterrupt:
@@ -73,7 +74,15 @@ def _waiting_words(client: Client, job_id: str, server: str) -> str:
     return f"queued, {place}; {len(workers)} workers online, {busy} at work"
 
 
-def _as_progress(event: JobEvent, server: str) -> Event | None:
+def as_progress(event: JobEvent, server: str) -> Event | None:
+    """Return what is shown of an event of a job; nothing of it fails for what cannot be read."""
+    try:
+        return _told(event, server)
+    except (ValidationError, KeyError):
+        return Logged(detail=f"event {event.id}, {event.kind}, cannot be read")
+
+
+def _told(event: JobEvent, server: str) -> Event | None:
     match event.kind:
         case EventKind.PROGRESS:
             return Progressed.model_validate(event.data)
