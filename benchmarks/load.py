@@ -136,7 +136,7 @@ def model_8b() -> Measurement:
     return Measurement(
         model=ModelIdentity("bench/8b", "main", "8" * 64),
         inventory=Inventory(architecture, modules, ()),
-        encoder=Encoder.CAREFUL,
+        encoder=Encoder.YAQA,
         sensitivity=Sensitivity.FISHER,
         curves=tuple(_curve(module) for module in modules),
         text="self",

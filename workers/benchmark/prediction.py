@@ -7,7 +7,7 @@ from pathlib import Path
 from bitbudget.app.core.canonical import JsonObject
 from bitbudget.app.core.decode import DECODE_EFFICIENCY
 from bitbudget.app.core.devices import DEVICES
-from bitbudget.app.core.manifest import Manifest
+from bitbudget.workers.models.given import read_manifest
 
 __all__ = ["MANIFEST", "predict"]
 
@@ -23,7 +23,7 @@ def predict(folder: Path, nbytes: int, bandwidth: float, measured: float) -> Jso
     """
     expected = DECODE_EFFICIENCY * bandwidth / nbytes
     path = folder / MANIFEST
-    request = Manifest.from_bytes(path.read_bytes()).request if path.is_file() else None
+    request = read_manifest(path).request if path.is_file() else None
     device = DEVICES.get(str(request.device).lower()) if request and request.device else None
     least = None if request is None else request.min_tokens_per_second
     promised = None if device is None else device.bandwidth_bytes_per_second

@@ -31,6 +31,7 @@ from bitbudget.workers.benchmark.machine import measure_bandwidth
 from bitbudget.workers.benchmark.prediction import MANIFEST
 from bitbudget.workers.benchmark.roofline import bytes_per_token
 from bitbudget.workers.models import Checkpoint
+from bitbudget.workers.models.given import read_manifest
 from bitbudget.workers.models.tokenizer import open_tokenizer
 
 __all__ = ["compare_texts"]
@@ -156,7 +157,7 @@ def _manifest(folder: Path) -> Manifest | None:
             remedy="give a folder that bitbudget quantize or mlx_lm.convert wrote",
         )
     path = folder / MANIFEST
-    return Manifest.from_bytes(path.read_bytes(), str(path)) if path.is_file() else None
+    return read_manifest(path) if path.is_file() else None
 
 
 def _encoded(tokenizer: Any, prompt: str, tokens: int, most: int) -> list[int]:

@@ -28,31 +28,43 @@ def limit_reading() -> None:
 
 
 @contextmanager
-def reading() -> Iterator[None]:
+def reading(most_file_bytes: int = _FILE_BYTES) -> Iterator[None]:
     """A block in which a model's files are read and believed in nothing.
 
-    Memory and processor time are limited; the system ends a process that computes for longer.
+    Memory, processor time and the size of files that are written are limited; the system ends a
+    process that computes for longer. Where a weight file is downloaded meanwhile,
+    `most_file_bytes` is its size.
 
     Afterwards, when the model's layers are known to be those of its files, it is as before.
     """
     before = resource.getrlimit(resource.RLIMIT_DATA)
     before_time = resource.getrlimit(resource.RLIMIT_CPU)
+    before_size = resource.getrlimit(resource.RLIMIT_FSIZE)
     is_over = threading.Event()
     _limit_memory(is_over, hard=before[1])
     _limit_time(before_time)
+    _limit_files(before_size, most_file_bytes)
     try:
         yield
     finally:
         is_over.set()
         resource.setrlimit(resource.RLIMIT_DATA, before)
         resource.setrlimit(resource.RLIMIT_CPU, before_time)
+        resource.setrlimit(resource.RLIMIT_FSIZE, before_size)
+
+
+def _limit_files(now: tuple[int, int], most: int) -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (_least(most, now), now[1]))
+
+
+def _least(most: int, now: tuple[int, int]) -> int:
+    return min([most, *(limit for limit in now if limit != resource.RLIM_INFINITY)])
 
 
 def _limit_time(now: tuple[int, int]) -> None:
     spent = resource.getrusage(resource.RUSAGE_SELF)
     most = int(spent.ru_utime + spent.ru_stime) + _CPU_SECONDS
-    known = [limit for limit in now if limit != resource.RLIM_INFINITY]
-    resource.setrlimit(resource.RLIMIT_CPU, (min([most, *known]), now[1]))
+    resource.setrlimit(resource.RLIMIT_CPU, (_least(most, now), now[1]))
 
 
 def _limit_memory(is_over: threading.Event, hard: int | None = None) -> None:

@@ -13,6 +13,7 @@ import mlx.core as mx
 from bitbudget.app.core.errors import InvalidRequestError
 from bitbudget.app.core.hub_id import HubId
 from bitbudget.app.core.sizes import format_size
+from bitbudget.workers.files.limits import reading
 from bitbudget.workers.hub.client import Hub, HubModel
 from bitbudget.workers.hub.download import Downloader, Progress, model_folder
 from bitbudget.workers.hub.headers import RemoteHeaders, read_remote_headers, weight_files
@@ -44,8 +45,10 @@ def open_remote_headers(
     Raises InvalidModelError, UnsupportedModelError, NotFoundError, HubAccessError or
     HubUnavailableError.
     """
-    known = read_remote_headers(hub, hub.resolve(hub_id))
-    return _outline(hub, known, allow_quantized_source=allow_quantized_source)
+    model = hub.resolve(hub_id)
+    with reading():
+        known = read_remote_headers(hub, model)
+        return _outline(hub, known, allow_quantized_source=allow_quantized_source)
 
 
 def open_remote(
@@ -69,8 +72,9 @@ def open_remote(
     refuses before anything is downloaded. A model that cannot be used is refused then, too.
     """
     model = hub.resolve(hub_id)
-    known = read_remote_headers(hub, model)
-    outline = _outline(hub, known, allow_quantized_source=allow_quantized_source)
+    with reading():
+        known = read_remote_headers(hub, model)
+        outline = _outline(hub, known, allow_quantized_source=allow_quantized_source)
     check(outline)
     downloader = Downloader(hub, model, model_folder(home, model), progress)
     files = weight_files(model)

@@ -13,8 +13,10 @@ from huggingface_hub import CommitOperationAdd
 from bitbudget.app.core.errors import BitbudgetError, HubUnavailableError, InvalidModelError
 from bitbudget.app.core.hub_id import HubId
 from bitbudget.app.core.manifest import Manifest
+from bitbudget.workers.files.limits import reading
 from bitbudget.workers.hub.client import Hub
 from bitbudget.workers.hub.failures import hub_call
+from bitbudget.workers.models.given import read_manifest
 from bitbudget.workers.quantize.companions import OUR_CODE
 
 __all__ = ["Published", "ask", "publish"]
@@ -48,8 +50,9 @@ def publish(hub: Hub, folder: Path, repository: str, *, private: bool = True) ->
     token that may write, HubUnavailableError when the Hub or the network fails.
     """
     name = HubId.parse(repository, "repository").repository
-    manifest = _read_manifest(folder)
-    files = _published_files(folder)
+    with reading():
+        manifest = _read_manifest(folder)
+        files = _published_files(folder)
     operations = [CommitOperationAdd(path.name, str(path)) for path in files]
     ask(hub, name, lambda: hub.api.create_repo(name, private=private, exist_ok=True))
     commit = ask(
@@ -71,7 +74,7 @@ def _read_manifest(folder: Path) -> Manifest:
     path = folder / "manifest.json"
     if not path.is_file():
         raise _unfinished(folder, "no manifest.json")
-    manifest = Manifest.from_bytes(path.read_bytes(), str(path))
+    manifest = read_manifest(path)
     nbytes = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
     if nbytes != manifest.file_bytes:
         raise _unfinished(

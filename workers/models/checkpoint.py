@@ -24,11 +24,11 @@ from bitbudget.app.core.errors import (
     UnsupportedModelError,
 )
 from bitbudget.app.core.measurement import ModelIdentity
+from bitbudget.workers.files.counts import check_counts
 from bitbudget.workers.files.element_type import written_type
 from bitbudget.workers.files.folder import float8_names
 from bitbudget.workers.files.headers import SourceFile, TensorRef
 from bitbudget.workers.files.heads import check_kept
-from bitbudget.workers.files.language_part import text_part
 from bitbudget.workers.files.layouts import SCALE, SCALED_FLOAT8
 from bitbudget.workers.models.arrays import array_from, numpy_of, read_tensor, slices
 from bitbudget.workers.models.digests import folder_digest
@@ -45,11 +45,6 @@ __all__ = ["Checkpoint"]
 
 
 _SMALL_BYTES: Final = 2**20
-
-_LAYER_COUNTS: Final = ("num_hidden_layers", "num_layers", "n_layers", "n_layer")
-_HUGE: Final = 2**64
-_MOST_EXPERTS: Final = 2**16
-_LONGEST_PATTERN: Final = 2**16
 
 
 @dataclass(frozen=True)
@@ -104,7 +99,7 @@ class Checkpoint:
         configuration that its class does not accept.
         """
         model_class, arguments_class = _classes(self.config)
-        self._check_layers()
+        check_counts(self.config, sum(len(file.tensors) for file in self.files))
         try:
             model: nn.Module = model_class(arguments_class.from_dict(self.config))
         except Exception as error:
@@ -116,20 +111,6 @@ class Checkpoint:
             ) from error
         model.eval()
         return model
-
-    def _check_layers(self) -> None:
-        """Refuse more layers, experts or layer kinds than files hold before they are built."""
-        tensors = sum(len(file.tensors) for file in self.files)
-        for config in (self.config, text_part(self.config)):
-            for name in _LAYER_COUNTS:
-                count = config.get(name)
-                if isinstance(count, int) and count > tensors:
-                    raise _too_many(name, "layers", count, f"one for each of the {tensors} tensors")
-            for name, value in config.items():
-                if isinstance(value, int) and "expert" in name and value > _MOST_EXPERTS:
-                    raise _too_many(name, "experts", value, f"{_MOST_EXPERTS}")
-                if isinstance(value, (str, list)) and len(value) > max(tensors, _LONGEST_PATTERN):
-                    raise _too_many(name, "entries", len(value), f"{_LONGEST_PATTERN}")
 
     def sanitized(self) -> Sanitized:
         """Return the weights as the model names them, lazily, with where each comes from."""
@@ -323,15 +304,6 @@ class Checkpoint:
 
     def _held(self, name: str) -> AbstractContextManager[Path]:
         return nullcontext(self.folder / name) if self.hold is None else self.hold(name)
-
-
-def _too_many(name: str, what: str, count: int, most: str) -> InvalidModelError:
-    return InvalidModelError(
-        where=f"config.json: {name}"[:100],
-        found=f"{count} {what}" if count < _HUGE else "a huge number",
-        expected=f"at most {most}",
-        remedy="use the config.json that belongs to the weights",
-    )
 
 
 def _classes(config: JsonObject) -> tuple[Any, Any]:

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Final
 
 from bitbudget.app.core.errors import InvalidRequestError
+from bitbudget.app.core.manifest import MAX_MANIFEST_BYTES, Manifest
 
-__all__ = ["MOST_TEXT_BYTES", "belongs_to", "read_given"]
+__all__ = ["MOST_TEXT_BYTES", "belongs_to", "read_given", "read_manifest"]
 
 MOST_TEXT_BYTES: Final = 2**30
 
@@ -32,6 +33,11 @@ def read_given(path: Path, most_bytes: int = MOST_TEXT_BYTES) -> bytes:
     if len(data) > most_bytes:
         raise _refused(path, f"more than {most_bytes} bytes", f"at most {most_bytes}")
     return data
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Return a manifest that somebody gave; InvalidRequestError for what is none."""
+    return Manifest.from_bytes(read_given(path, MAX_MANIFEST_BYTES), where=str(path))
 
 
 def belongs_to(path: Path, folder: Path) -> bool:

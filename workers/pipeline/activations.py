@@ -34,6 +34,8 @@ def activation_report(task: ActivationTask, run: Run) -> ActivationReport:
     """
     from bitbudget.workers.evaluate.activations import Rounded, quantized_paths  # noqa: PLC0415, all of mlx-lm
     from bitbudget.workers.evaluate.evaluation import Evaluator  # noqa: PLC0415, as above
+    from bitbudget.workers.running.float32 import load_float32  # noqa: PLC0415, as above
+    from bitbudget.workers.running.stock import check_opens  # noqa: PLC0415, as above
 
     format_, folder = ActivationFormat.parse(task.activations), Path(task.checkpoint)
     paths = quantized_paths(folder)
@@ -44,6 +46,7 @@ def activation_report(task: ActivationTask, run: Run) -> ActivationReport:
             expected="a checkpoint with quantized weights, which integer engines multiply",
             remedy="quantize the model first",
         )
+    check_opens(folder, load_float32)
     reference = run[Checkpoint].folder
     judge = Evaluator(
         reference,

@@ -10,7 +10,7 @@ from bitbudget.app.contract.tasks import DraftTask
 from bitbudget.app.core.canonical import JsonObject
 from bitbudget.app.core.drafting import acceptance_from_kl, best_drafting, ear_from_kl
 from bitbudget.app.core.errors import InvalidModelError
-from bitbudget.app.core.manifest import Manifest
+from bitbudget.workers.models.given import read_manifest
 
 __all__ = ["draft_report"]
 
@@ -23,7 +23,11 @@ def draft_report(task: DraftTask) -> DraftReport:
 
     Two of our checkpoints of one model need no run at temperature 1: their predicted KL tells.
     """
+    from bitbudget.workers.running.stock import check_opens, stock_model  # noqa: PLC0415, all of mlx-lm
+
     target, draft = _folder(task.target), _folder(task.draft)
+    for folder in (target, draft):
+        check_opens(folder, stock_model)
     kl = None if _asks_to_run(task) else _predicted_kl(target, draft)
     found = _measured(task, target, draft) if kl is None else _from_kl(kl)
     cost = _token_bytes(draft) / _token_bytes(target)
@@ -62,7 +66,7 @@ def _predicted_kl(target: Path, draft: Path) -> float | None:
     files = [folder / _MANIFEST for folder in (target, draft)]
     if not all(file.is_file() for file in files):
         return None
-    both = [Manifest.from_bytes(file.read_bytes(), str(file)) for file in files]
+    both = [read_manifest(file) for file in files]
     if both[0].model.digest != both[1].model.digest:
         return None
     if not all(one.objective.is_kl for one in both):
@@ -103,12 +107,8 @@ def _measured(task: DraftTask, target: Path, draft: Path) -> JsonObject:
 
 def _token_bytes(folder: Path) -> int:
     """Return the bytes of weights that a decoded token reads; nothing of them is read here."""
-    from mlx_lm.utils import load_model  # noqa: PLC0415, all of mlx-lm
+    from bitbudget.workers.benchmark.roofline import bytes_per_token  # noqa: PLC0415, all of mlx-lm
+    from bitbudget.workers.running.stock import stock_model  # noqa: PLC0415, as above
 
-    from bitbudget.loading import model_classes  # noqa: PLC0415, as above
-    from bitbudget.workers.benchmark.roofline import bytes_per_token  # noqa: PLC0415, as above
-
-    model, config = load_model(
-        folder, lazy=True, model_config={"model_file": None}, get_model_classes=model_classes
-    )
+    model, config = stock_model(folder)
     return bytes_per_token(model, config, []).total

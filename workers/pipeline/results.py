@@ -31,6 +31,7 @@ from bitbudget.app.core.hub_id import HubPlace
 from bitbudget.app.core.manifest import Manifest
 from bitbudget.app.core.measurement import Sensitivity
 from bitbudget.app.core.measurement_file import MAX_MEASUREMENT_BYTES, read_file
+from bitbudget.workers.files.limits import reading
 from bitbudget.workers.models import Checkpoint, build_inventory
 from bitbudget.workers.models.digests import known_digest
 from bitbudget.workers.models.given import read_given
@@ -121,9 +122,12 @@ def compare_text(run: Run, task: CompareTextTask) -> TextComparison:
     """Return what the original and the checkpoint of the task make of its prompt."""
     from bitbudget.workers.benchmark.machine_speed import machine_speed  # noqa: PLC0415, it imports MLX
     from bitbudget.workers.benchmark.texts import compare_texts  # noqa: PLC0415, as above
+    from bitbudget.workers.running.stock import check_opens, stock_model  # noqa: PLC0415, as above
 
-    original = run[Checkpoint]
-    inventory = build_inventory(original)
+    original, checkpoint = run[Checkpoint], Path(task.checkpoint)
+    check_opens(checkpoint, stock_model)
+    with reading():
+        inventory = build_inventory(original)
     rates = machine_speed(run.home.folder)
     seconds = comparing_texts_s(
         decoded_weights(inventory),
@@ -132,9 +136,7 @@ def compare_text(run: Run, task: CompareTextTask) -> TextComparison:
         rates,
     )
     run.report.log(f"takes about {duration_words(seconds)} in all")
-    return compare_texts(
-        original, inventory, Path(task.checkpoint), task.prompt, task.tokens, speed=rates
-    )
+    return compare_texts(original, inventory, checkpoint, task.prompt, task.tokens, speed=rates)
 
 
 def speed(run: Run) -> SpeedResult:

@@ -30,10 +30,9 @@ from bitbudget.app.contract.tasks import (
 )
 from bitbudget.app.core.effort import EFFORTS, Effort
 from bitbudget.app.core.encoders import ENCODERS
-from bitbudget.app.core.errors import InvalidRequestError
-from bitbudget.app.core.manifest import Manifest
 from bitbudget.app.core.measurement import Sensitivity
 from bitbudget.app.core.requests import AllocationRequest, Deliver, JobRequest, Recover, Rotation
+from bitbudget.workers.models.given import read_manifest
 from bitbudget.workers.pipeline import results
 from bitbudget.workers.pipeline.activations import activation_report
 from bitbudget.workers.pipeline.drafting import draft_report
@@ -241,7 +240,7 @@ def _limit(max_minutes: float | None) -> tuple[TimeLimit, ...]:
 
 
 def _quantizing(task: QuantizeTask) -> _Plan:
-    manifest = _read_manifest(Path(task.manifest))
+    manifest = read_manifest(Path(task.manifest))
     how = manifest.recover if task.recover is Recover.NONE else task.recover
     options = MeasureOptions.of_manifest(manifest)
     fetched = FetchOptions(
@@ -343,16 +342,3 @@ def _work(
         relinearizes=relinearizes,
         preview=preview,
     )
-
-
-def _read_manifest(path: Path) -> Manifest:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise InvalidRequestError(
-            where="manifest",
-            found=f"{path}: {error.strerror}",
-            expected="a manifest written by bitbudget allocate",
-            remedy="check the path",
-        ) from error
-    return Manifest.from_bytes(data, where=path.name)

@@ -15,12 +15,12 @@ from mlx.utils import tree_unflatten
 from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchLinear
 
 from bitbudget import own_formats, rotated_model
-from bitbudget.loading import model_classes
 from bitbudget.own_formats import OwnFormat, OwnLinear
 from bitbudget.rotated_model import RotatedLinear, RotatedQuantizedLinear
 from bitbudget.workers.files.folder import read_files, read_json
 from bitbudget.workers.files.layouts import MLX, layout_of
 from bitbudget.workers.models import open_checkpoint
+from bitbudget.workers.running.stock import stock_model
 
 __all__ = ["dequantized_weight", "load_float32"]
 
@@ -48,11 +48,7 @@ def load_float32(folder: Path) -> nn.Module:
 
 
 def _stock_model(folder: Path) -> nn.Module:
-    from mlx_lm.utils import load_model  # noqa: PLC0415, it brings all tokenizers along
-
-    model, _ = load_model(
-        folder, lazy=True, model_config={"model_file": None}, get_model_classes=model_classes
-    )
+    model, _ = stock_model(folder)
     replaced = [
         (path, dense) for path, module in model.named_modules() if (dense := _dense(module))
     ]

@@ -3,6 +3,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -67,3 +68,33 @@ def test_a_job_that_reads_a_model_has_little_processor_time_until_it_knows_it() 
         [sys.executable, "-c", COMPUTING], capture_output=True, text=True, check=False, timeout=120
     )
     assert (found.returncode, found.stdout) == (-signal.SIGXCPU, "free\n"), found.stderr
+
+
+WRITING = """
+import os
+from bitbudget.workers.files.limits import reading
+file = os.open("large", os.O_CREAT | os.O_RDWR)
+with reading():
+    try:
+        os.truncate(file, 2**29)
+    except OSError as error:
+        print(error.strerror)
+    with reading(2**30):
+        pass
+os.truncate(file, 2**29)
+with reading(2**30):
+    os.truncate(file, 2**29 + 1)
+print(os.fstat(file).st_size)
+"""
+
+
+def test_a_job_that_reads_a_model_writes_no_large_file_until_it_knows_it(tmp_path: Path) -> None:
+    found = subprocess.run(
+        [sys.executable, "-c", WRITING],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        cwd=tmp_path,
+    )
+    assert found.stdout == f"File too large\n{2**29 + 1}\n", found.stderr

@@ -8,6 +8,7 @@ from bitbudget.workers.benchmark import benchmark
 from bitbudget.workers.pipeline.files import write_whole
 from bitbudget.workers.pipeline.options import BenchmarkOptions
 from bitbudget.workers.pipeline.run import Delivered, Run
+from bitbudget.workers.running.stock import check_opens, stock_model
 
 __all__ = ["run_step"]
 
@@ -26,6 +27,8 @@ def run_step(run: Run) -> Benchmark:
 
 def _benchmark(run: Run, options: BenchmarkOptions) -> Benchmark:
     delivered = run.find(Delivered)
+    if delivered is None and options.checkpoint is not None:
+        check_opens(options.checkpoint, stock_model)
     return Benchmark.model_validate(
         benchmark(
             options.checkpoint if delivered is None else delivered.folder,

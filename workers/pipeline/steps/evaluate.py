@@ -24,6 +24,8 @@ from bitbudget.workers.pipeline.options import EvaluateOptions, user_text
 from bitbudget.workers.pipeline.refine import refine
 from bitbudget.workers.pipeline.run import AllocatedByCurves, Delivered, Run
 from bitbudget.workers.quantize.measured_card import with_measured
+from bitbudget.workers.running.float32 import load_float32
+from bitbudget.workers.running.stock import check_opens
 
 __all__ = ["Judge", "run_step"]
 
@@ -68,7 +70,9 @@ def _write_measured(folder: Path, report: Evaluation, baseline: Baseline | None)
 def _candidate(run: Run, options: EvaluateOptions) -> tuple[Path, str]:
     """Return the folder to evaluate, and the digest of what is in it."""
     if options.checkpoint is not None:
-        return options.checkpoint, _digest(options.checkpoint, run.home.digests)
+        digest = _digest(options.checkpoint, run.home.digests)
+        check_opens(options.checkpoint, load_float32)
+        return options.checkpoint, digest
     made, recovery = run[Manifest].sha256, run.find(Recovery)
     if recovery is not None:
         made = sha256_of(canonical_json([made, recovery.model_dump(mode="json")]))

@@ -55,9 +55,11 @@ def _whole(options: FetchOptions, run: Run) -> Checkpoint:
     place = _place(options)
     if isinstance(place, Path):
         with reading():
-            return open_checkpoint(
+            checkpoint = open_checkpoint(
                 place, options.name, allow_quantized_source=options.allow_quantized_source
             )
+            _check_unless_measured(checkpoint, run)
+            return checkpoint
     from bitbudget.workers.hub.client import Hub  # noqa: PLC0415, a local folder needs no network
     from bitbudget.workers.hub.source import open_remote  # noqa: PLC0415, as above
 
@@ -68,13 +70,21 @@ def _whole(options: FetchOptions, run: Run) -> Checkpoint:
         disk_limit_bytes=options.disk_limit_bytes,
         whole=options.whole,
         allow_quantized_source=options.allow_quantized_source,
-        check=partial(_check_budget, run),
+        check=partial(_check, run),
         progress=_Files(run.report),
     )
 
 
-def _check_budget(run: Run, outline: Checkpoint) -> None:
-    """Raise InfeasibleBudgetError where the headers say that the budget cannot be."""
+def _check_unless_measured(checkpoint: Checkpoint, run: Run) -> None:
+    """Build what the configuration describes, where no step inventory follows that does."""
+    if run.find(MeasureOptions) is None:
+        checkpoint.model_without_weights()
+
+
+def _check(run: Run, outline: Checkpoint) -> None:
+    """Raise what the headers say already: InfeasibleBudgetError for a budget that cannot be."""
+    with reading():
+        _check_unless_measured(outline, run)
     measuring = run.find(MeasureOptions)
     if run.find(StatedBudget) is None or measuring is None:
         return
@@ -105,7 +115,8 @@ def _headers(options: FetchOptions) -> Checkpoint:
     allow = options.allow_quantized_source
     place = _place(options)
     if isinstance(place, Path):
-        return open_checkpoint(place, allow_quantized_source=allow)
+        with reading():
+            return open_checkpoint(place, allow_quantized_source=allow)
     from bitbudget.workers.hub.client import Hub  # noqa: PLC0415, a local folder needs no network
     from bitbudget.workers.hub.source import open_remote_headers  # noqa: PLC0415, as above
 

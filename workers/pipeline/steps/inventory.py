@@ -38,7 +38,8 @@ def run_step(run: Run) -> Variants:
     Files that are seen for the first time are read here, once, for all that weights alone tell.
     """
     checkpoint = run[Checkpoint]
-    with reading():
+    files = [file.nbytes for file in checkpoint.files if checkpoint.hold is not None]
+    with reading(*files and [max(files)]):
         inventory = build_inventory(checkpoint)
     for note in inventory.notes:
         run.report.log(note)
