@@ -26,7 +26,7 @@ __all__ = ["SolverProcess", "ask_a_process"]
 
 _KEPT: Final = 4
 """Measurements that a process keeps for the next question."""
-_NICENESS: Final = 10
+_NICENESS: Final = 5
 _WATCH_SECONDS: Final = 0.1
 _STOP_SECONDS: Final = 5.0
 Result = TypeVar("Result")
