@@ -34,6 +34,15 @@ def test_a_killed_child_says_how_it_ended() -> None:
     assert "more memory than there is" in last.problem.detail
 
 
+def test_a_child_that_computed_for_too_long_blames_the_model() -> None:
+    with ChildProcess() as child:
+        os.kill(child.pid, signal.SIGXCPU)
+        (last,) = child.events()
+    assert last.kind == "failed"
+    assert (last.problem.type, last.problem.status) == ("urn:bitbudget:problem:too-slow", 422)
+    assert "more processor time than any sound model needs" in last.problem.detail
+
+
 def test_a_child_that_takes_too_long_is_stopped(tmp_path: Path, sample_model: Path) -> None:
     with ChildProcess(most_seconds=0.05) as child:
         child.give(FitTask(home=str(tmp_path), model=str(sample_model)))

@@ -66,6 +66,22 @@ def test_a_clock_set_forward_takes_no_job_from_a_worker_that_renews(tmp_path: Pa
         assert http.get(f"/v1/jobs/{job['id']}").json()["attempt"] == 1
 
 
+def test_a_clock_set_back_keeps_no_job_with_a_worker_that_is_gone(settings: Settings) -> None:
+    ahead = timedelta()
+    short = settings.model_copy(update={"lease_seconds": 0.5, "sweep_seconds": 0.1})
+    with opened(create_app(short, clock=lambda: utc_now() + ahead)) as http:
+        time.sleep(0.8)  # the sweep has begun
+        job = http.post("/v1/jobs", json={"model": "org/name", "budget": "1GB"}).json()
+        who = {"chip": "x", "memory_bytes": 1, "backend": "cpu", "mlx_version": "1"}
+        worker = http.post("/v1/workers", json={"name": "x", "capabilities": who}).json()
+        assert http.post("/v1/leases", json={"worker_id": worker["worker_id"]}).is_success
+        ahead = timedelta(hours=-2)
+        until = time.monotonic() + 20
+        while http.get(f"/v1/jobs/{job['id']}").json()["status"] != "queued":
+            assert time.monotonic() < until
+            time.sleep(0.1)
+
+
 def test_a_server_that_starts_with_an_earlier_clock_keeps_order_and_leases(
     settings: Settings,
 ) -> None:
