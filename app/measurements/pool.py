@@ -18,7 +18,7 @@ import anyio
 from anyio import CapacityLimiter, to_thread
 from starlette.requests import Request
 
-from bitbudget.app.http.errors import QuotaExceededError
+from bitbudget.app.http.errors import QuotaExceededError, UnavailableError
 from bitbudget.app.measurements.solver_process import ask_a_process
 from bitbudget.app.measurements.solving import limited
 
@@ -48,12 +48,18 @@ class SolverPool:
         QuotaExceededError where the key has too many requests here already.
         """
         gone = threading.Event()
+
+        def begun() -> Result:
+            if gone.is_set():  # while it waited
+                raise UnavailableError(what="client")
+            return work()
+
         with self._place(key) as limiter:
             watching = asyncio.create_task(_watch(request, gone))
             try:
                 async with limiter:
                     with limited(self._most_seconds, gone.is_set, ask_a_process):
-                        return await to_thread.run_sync(work, limiter=self._limiter())
+                        return await to_thread.run_sync(begun, limiter=self._limiter())
             finally:
                 watching.cancel()
 
