@@ -12,12 +12,16 @@ from dataclasses import astuple, dataclass, replace
 from typing import Final
 
 from bitbudget.app.core.effort import (
+    ALLOCATIONS,
     EFFORTS,
     LARGE_WEIGHTS,
+    PROBING_WINDOWS,
+    ROWS_AT_ONCE,
     Effort,
     EffortPlan,
     calibration_windows,
     measures_rival,
+    verifying_windows,
 )
 from bitbudget.app.core.encoders import ENCODERS, Encoder
 from bitbudget.app.core.machine_speed import TYPICAL, MachineSpeed
@@ -48,7 +52,6 @@ _POSITION: Final = 105.0
 reading and packing the weights."""
 _ROW: Final = 4.3
 """The same for each row."""
-_ROWS_AT_ONCE: Final = 64
 _FORWARD: Final = 4.5
 """Operations per weight and token of a forward pass, attention and activations counted."""
 _STATISTICS: Final = 22.0
@@ -87,8 +90,7 @@ _LAYER: Final = 5e5
 """The same that a token takes in a layer beside its products."""
 _GROUPS: Final = 100
 """Decision groups of a usual model that is relinearized."""
-_SIZES, _ALLOCATIONS, _PARTS, _PROBING = 3, 8, 2, 8
-_VERIFYING, _VERIFYING_LARGE = 32, 16
+_SIZES, _PARTS = 3, 2
 _PART_OF_WINDOWS: Final = 0.5
 """What is run of them to measure all but the budget's own checkpoint of a large model."""
 _SCORED: Final = 1.1
@@ -163,12 +165,12 @@ class Work:
     @property
     def writes_at_once(self) -> bool:
         """Whether rollouts are written beside the calibration tokens."""
-        return self.verifies and self.windows + self.rollouts <= _ROWS_AT_ONCE
+        return self.verifies and self.windows + self.rollouts <= ROWS_AT_ONCE
 
     @property
     def verifying_windows(self) -> int:
         """Windows that whole checkpoints are measured on."""
-        return _VERIFYING_LARGE if self.is_large else _VERIFYING
+        return verifying_windows(self.weights)
 
     def operations_s(self, per_weight: float) -> float:
         """Return the seconds of so many operations for each weight."""
@@ -192,7 +194,7 @@ def text_s(work: Work) -> float:
 
 
 def _writing_s(work: Work, rows: int) -> float:
-    batches = -(-rows // _ROWS_AT_ONCE)
+    batches = -(-rows // ROWS_AT_ONCE)
     position = _POSITION_S * batches + work.operations_s(batches * _POSITION + rows * _ROW)
     return work.plan.window_tokens * position
 
@@ -277,7 +279,7 @@ def verification_times(work: Work) -> VerificationTimes:
     windows = work.verifying_windows
     written, part = (1, _PART_OF_WINDOWS) if work.is_large else (_SIZES, 1.0)
     sizes = (1 + (_SIZES - 1) * part) * windows
-    passes = sizes + (_ALLOCATIONS + _PARTS) * _PROBING * part
+    passes = sizes + (ALLOCATIONS + _PARTS) * PROBING_WINDOWS * part
     return VerificationTimes(
         coding_s=work.coding_s(_DESCENTS, threads=work.speed.threads),
         running_s=_forward_s(work, passes) + work.coding_s(_RECODED),
@@ -296,7 +298,7 @@ def _forward_s(work: Work, windows: float) -> float:
 
 def relinearizing_s(work: Work) -> float:
     """Return how long errors are measured together, where bits are few or a request asks."""
-    passes = 2 * _GROUPS * _PROBING + 4 * work.verifying_windows
+    passes = 2 * _GROUPS * PROBING_WINDOWS + 4 * work.verifying_windows
     return _forward_s(work, passes) if work.relinearizes else 0.0
 
 

@@ -15,8 +15,11 @@ from bitbudget.app.core.recover import Recover
 from bitbudget.app.core.sensitivity import Sensitivity
 
 __all__ = [
+    "ALLOCATIONS",
     "EFFORTS",
     "LARGE_WEIGHTS",
+    "PROBING_WINDOWS",
+    "ROWS_AT_ONCE",
     "Effort",
     "EffortPlan",
     "calibration_windows",
@@ -24,11 +27,22 @@ __all__ = [
     "encoder_at",
     "measured_rivals",
     "measures_rival",
+    "verifying_windows",
     "with_effort",
 ]
 
 LARGE_WEIGHTS: Final = 50_000_000
 """Above it coding a model takes longer than running it does, and is done as rarely as can be."""
+
+PROBING_WINDOWS: Final = 8
+"""Windows that random allocations, and single groups of modules, are measured on."""
+ALLOCATIONS: Final = 8
+"""Random ones that are measured to say how well curves predict."""
+ROWS_AT_ONCE: Final = 64
+"""Sequences that a model writes side by side: a step reads all weights, however many go on by one.
+"""
+_MOST_VERIFYING: Final = 32
+_FEWEST_VERIFYING: Final = 16
 
 
 class Effort(StrEnum):
@@ -122,6 +136,18 @@ def calibration_windows(effort: Effort, weights: int, *, on_gpu: bool = False) -
     affordable = plan.most_tokens if on_gpu else int(plan.weight_tokens / max(weights, 1))
     tokens = min(plan.most_tokens, max(plan.fewest_tokens, affordable))
     return max(1, tokens // plan.window_tokens)
+
+
+def verifying_windows(weights: int) -> int:
+    """Return how many windows predictions for a model with so many weights are verified on.
+
+    Of a large model half as many: the level is then known to 8 % instead of 6 % (one sigma), and
+    the interval of a prediction says so.
+
+    >>> verifying_windows(135_000_000)
+    16
+    """
+    return _FEWEST_VERIFYING if weights > LARGE_WEIGHTS else _MOST_VERIFYING
 
 
 def measures_rival(effort: Effort, weights: int) -> bool:

@@ -2,45 +2,36 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 import numpy as np
 
-from bitbudget.app.core.effort import EFFORTS, Effort
+from bitbudget.app.core.effort import (
+    EFFORTS,
+    PROBING_WINDOWS,
+    ROWS_AT_ONCE,
+    Effort,
+    verifying_windows,
+)
 from bitbudget.workers.evaluate.cache import ReferenceCache
 from bitbudget.workers.evaluate.teacher import TeacherBatch, batches, teach
 from bitbudget.workers.evaluate.windows import rollout_kind, rollout_script, rollout_windows
+from bitbudget.workers.files.folder import read_files
 from bitbudget.workers.running.hidden_states import HiddenStates
 from bitbudget.workers.running.scripts import Script
 from bitbudget.workers.running.streaming_forward import Forward, open_forward
-from bitbudget.workers.running.tokens import ROWS_AT_ONCE, write_tokens
+from bitbudget.workers.running.tokens import write_tokens
 
 __all__ = [
-    "PROBING_WINDOWS",
     "Reference",
     "job_rollouts",
-    "verifying_windows",
     "write_with_rollouts",
 ]
 
-PROBING_WINDOWS: Final = 8
-"""Windows that random allocations, and single groups of modules, are measured on."""
-_MOST_VERIFYING: Final = 32
-_FEWEST_VERIFYING: Final = 16
-_FILE_BYTES_OF_FEW: Final = 100_000_000
-"""From this size of its files on a model is measured on fewer windows: the level is then known to
-8 % instead of 6 % (one sigma), and the interval of a prediction says so."""
-
 Progress = Callable[[int, int], None]
-
-
-def verifying_windows(folder: Path) -> int:
-    """Return how many windows predictions for the model in `folder` are verified on."""
-    nbytes = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
-    return _MOST_VERIFYING if nbytes < _FILE_BYTES_OF_FEW else _FEWEST_VERIFYING
 
 
 def job_rollouts(
@@ -72,7 +63,13 @@ def job_rollouts(
 
 def _rollouts(folder: Path, effort: Effort) -> int:
     plan = EFFORTS[effort]
-    return plan.evaluated_windows + (verifying_windows(folder) if plan.verifies else 0)
+    verifying = verifying_windows(_elements(folder)) if plan.verifies else 0
+    return plan.evaluated_windows + verifying
+
+
+def _elements(folder: Path) -> int:
+    """Return how many values the tensors of the model in `folder` hold."""
+    return sum(math.prod(tensor.shape) for file in read_files(folder) for tensor in file.tensors)
 
 
 def write_with_rollouts(

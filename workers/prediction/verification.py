@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 
 from bitbudget.app.core.calibration import Calibration, CheckpointKl
-from bitbudget.app.core.effort import LARGE_WEIGHTS
+from bitbudget.app.core.effort import ALLOCATIONS, LARGE_WEIGHTS
 from bitbudget.app.core.formats import KEEP, Format
 from bitbudget.app.core.inventory import Inventory
 from bitbudget.app.core.measurement import Curve, Measurement, Sensitivity, Verification
@@ -30,9 +30,8 @@ from bitbudget.workers.prediction.calibration import (
 )
 from bitbudget.workers.prediction.measured_kl import Coding, MeasuredKl, Trials
 
-__all__ = ["ALLOCATIONS", "Deployment", "Stage", "Verified", "verify"]
+__all__ = ["Deployment", "Stage", "Verified", "verify"]
 
-ALLOCATIONS: Final = 8
 _FEW_SWEEPS: Final = 2
 """Of the descent, that code the checkpoints of a large model. Only that of the budget is coded in
 sequence and run on whole windows: elsewhere all this takes little time."""

@@ -15,7 +15,7 @@ from typing import Final
 import mlx.core as mx
 import numpy as np
 
-from bitbudget.app.core.effort import EFFORTS, Effort, calibration_windows
+from bitbudget.app.core.effort import EFFORTS, ROWS_AT_ONCE, Effort, calibration_windows
 from bitbudget.workers.models.chat import Chat
 from bitbudget.workers.models.checkpoint import Checkpoint
 from bitbudget.workers.models.vocabulary import begin_token, longest_window
@@ -25,7 +25,6 @@ from bitbudget.workers.running.scripts import OWN, Script, asking, from_begin
 from bitbudget.workers.running.streaming_forward import Forward, empty_cache, open_writer
 
 __all__ = [
-    "ROWS_AT_ONCE",
     "SEQUENCE_LENGTH",
     "default_tokens",
     "default_windows",
@@ -35,8 +34,6 @@ __all__ = [
 ]
 
 SEQUENCE_LENGTH: Final = 256
-ROWS_AT_ONCE: Final = 64
-"""Sequences that are written side by side: a step reads all weights, however many go on by one."""
 
 
 def default_windows(weights: int, effort: Effort) -> int:

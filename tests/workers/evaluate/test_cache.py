@@ -13,7 +13,7 @@ import pytest
 
 from bitbudget.workers.evaluate import Evaluator, cache
 from bitbudget.workers.evaluate.cache import ReferenceCache
-from bitbudget.workers.evaluate.reference import Reference, job_rollouts, verifying_windows
+from bitbudget.workers.evaluate.reference import Reference, job_rollouts
 from bitbudget.workers.evaluate.teacher import TeacherBatch
 from tests.workers.models.tiny import write_tiny
 
@@ -93,7 +93,7 @@ def test_a_job_verifies_and_evaluates_on_different_rollouts(tmp_path: Path) -> N
     folder = write_tiny(tmp_path / "model", "llama")
     kept = ReferenceCache(tmp_path / "kept")
     verifying, evaluating = job_rollouts(folder, seed=0, cache=kept)
-    assert len(verifying) == verifying_windows(folder) == 32
+    assert len(verifying) == 32
     evaluation = Evaluator(folder, cache=kept)
     assert np.array_equal(evaluation.windows["rollouts"], evaluating)
     assert not {row.tobytes() for row in verifying} & {row.tobytes() for row in evaluating}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from bitbudget.app.core.effort import verifying_windows
 from bitbudget.workers.evaluate.cache import ReferenceCache
-from bitbudget.workers.evaluate.reference import Reference, job_rollouts, verifying_windows
+from bitbudget.workers.evaluate.reference import Reference, job_rollouts
 from bitbudget.workers.pipeline.measuring.tokens import unused_text
 from bitbudget.workers.pipeline.run import Run, Variant
 
@@ -18,7 +19,8 @@ def verifying_reference(run: Run, variant: Variant) -> Reference:
     checkpoint, options, report = variant.checkpoint, variant.options, run.report
     folder = checkpoint.folder
     cache = ReferenceCache(run.home.reference(checkpoint.identity(run.home.digests).digest))
-    windows = unused_text(folder, variant.inventory.weights, options, verifying_windows(folder))
+    weights = variant.inventory.weights
+    windows = unused_text(folder, weights, options, verifying_windows(weights))
     if windows is None:
         windows, _ = job_rollouts(
             folder,

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bitbudget.app.core import effort
 from bitbudget.app.core.errors import InvalidModelError, InvalidRequestError
 from bitbudget.app.core.measurement import Encoder, Sensitivity
 from bitbudget.app.core.requests import Rotation
@@ -53,7 +54,7 @@ def test_few_windows_are_written_beside_the_rollouts_of_their_job(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limit_tokens(monkeypatch, 512)
-    monkeypatch.setattr(reference, "_FILE_BYTES_OF_FEW", 0)
+    monkeypatch.setattr(effort, "LARGE_WEIGHTS", 0)
     model, cache = write_tiny(tmp_path / "model", "llama"), ReferenceCache(tmp_path / "cache")
     found, hidden = read(model, 1000, options(None), cache)
     assert found.shape == hidden[0].shape[:2] == (2, 256)
