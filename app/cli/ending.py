@@ -28,7 +28,8 @@ def print_comparison(console: Console, baseline: Baseline, encoder: str) -> None
     """Draw a checkpoint beside the uniform one of no fewer bytes."""
     uniform = f"uniform {parse_format(baseline.uniform.format).short_name}"
     sides = {"bitbudget": baseline.ours_at_equal_bytes, uniform: baseline.uniform}
-    table = Table(title="\nKL to the original, nats per token", title_justify="left", box=None)
+    title = f"\nKL to the original in the bytes of {uniform}, nats per token"
+    table = Table(title=title, title_justify="left", box=None)
     for name in ("", "bytes", "predicted", "measured", "95 % interval", "top-1"):
         table.add_column(name, justify="right" if name else "left")
     for name, side in sides.items():

@@ -70,4 +70,6 @@ def stock_recipe(manifest: Manifest, manifest_path: str, model: str, output: str
             remedy="write the checkpoint with bitbudget quantize",
         )
     places = f"MANIFEST, MODEL, OUT = {manifest_path!r}, {model!r}, {output!r}"
+    if "/" not in model:  # a folder's own name: where it lies, no manifest says
+        places += "  # MODEL: the original's folder, or org/name"
     return STOCK_LINES.replace(_PLACES, places)
