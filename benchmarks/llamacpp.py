@@ -16,7 +16,7 @@ import itertools
 import json
 import math
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -35,14 +35,13 @@ SHARES: Final = {"Q4_K_M": (0.8, 0.72)}
 """Shares of a type's bytes that ours is made in, too."""
 
 
-def rows_of(name: str, model: Model, options: Any) -> list[dict[str, Any]]:
-    """Return what llama.cpp makes of a fixture in every type, and ours at those bytes."""
+def rows_of(name: str, model: Model, options: Any) -> Iterator[list[dict[str, Any]]]:
+    """Yield what llama.cpp makes of a fixture in each type, and ours at those bytes."""
     folder = options.scratch / name / "gguf"
     folder.mkdir(parents=True, exist_ok=True)
     source, importance = folder / "source.gguf", folder / "imatrix.gguf"
     write_model(model.checkpoint, source)
     write_importance(model.checkpoint, np.load(options.scratch / name / "tokens.npy"), importance)
-    rows: list[dict[str, Any]] = []
     for kind in options.kinds:
         peers: list[dict[str, Any]] = []
         for label, matrix in ((kind, None), (f"{kind} imatrix", importance)):
@@ -51,7 +50,7 @@ def rows_of(name: str, model: Model, options: Any) -> list[dict[str, Any]]:
             peer = {"fixture": name, "peer": label, "share": 1.0, "menu": None}
             peers.append(peer | peer_row(model, kind, file, said))
             _say(peers[-1])
-        rows += peers
+        rows = [*peers]
         least = min(peer["bytes"] for peer in peers)
         for share, menu in itertools.product((1.0, *SHARES.get(kind, ())), OURS):
             ours = our_row(model, menu, int(share * least))
@@ -61,7 +60,7 @@ def rows_of(name: str, model: Model, options: Any) -> list[dict[str, Any]]:
                 row = {"fixture": name, "peer": peer["peer"], "share": share, "menu": menu}
                 rows.append(row | ours | compare(ours, peer))
                 _say(rows[-1])
-    return rows
+        yield rows
 
 
 def peer_row(model: Model, kind: str, file: Path, said: str) -> dict[str, Any]:
@@ -152,10 +151,11 @@ def main() -> None:
         scratch = options.scratch / name
         model = prepare(options.fixtures_dir / name, held_out, scratch, options.windows)
         model.candidates, model.kept = ALL_FORMATS, scratch
-        rows += rows_of(name, model, options)
-        (options.output / "llamacpp.json").write_text(json.dumps(rows, indent=1) + "\n")
-        said = f"{platform.platform()}, {platform.processor() or platform.machine()}\n\n"
-        (options.output / "llamacpp.md").write_text(said + table(rows))
+        for found in rows_of(name, model, options):
+            rows += found
+            (options.output / "llamacpp.json").write_text(json.dumps(rows, indent=1) + "\n")
+            said = f"{platform.platform()}, {platform.processor() or platform.machine()}\n\n"
+            (options.output / "llamacpp.md").write_text(said + table(rows))
 
 
 if __name__ == "__main__":

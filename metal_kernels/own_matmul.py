@@ -17,7 +17,7 @@ from bitbudget.metal_kernels.products import Order, Product
 __all__ = ["LAYOUTS", "SPAN", "dequantized", "own_case", "own_qmm", "own_qmv", "product"]
 
 LAYOUTS = {
-    "two": ((3, 4, 5), (16, 32)),
+    "two": ((2, 3, 4, 5), (16, 32)),
     "zero": ((4,), (32, 64, 128)),
     "sym": ((8,), (32, 64, 128)),
 }

@@ -29,7 +29,7 @@ class TwoLevel:
     """The two-level number format."""
 
     mode: Mode = Mode.TWO_LEVEL
-    widths: tuple[tuple[int, int], ...] = tuple(product((3, 4, 5), (16, 32)))
+    widths: tuple[tuple[int, int], ...] = tuple(product((2, 3, 4, 5), (16, 32)))
     is_stock: bool = False
 
     def name(self, bits: int, group_size: int) -> str:

@@ -58,7 +58,12 @@ def test_stored_arrays_are_those_that_are_planned_and_mlx_reads_them(
     )
     assert np.array_equal(ours, np.array(found))
     original = to_float32(weight, dtype)
-    assert np.square(ours - original).sum() < 0.03 * np.square(original).sum()
+    assert np.square(ours - original).sum() < most(format_) * np.square(original).sum()
+
+
+def most(format_: Format) -> float:
+    """Return a bound for the share of a Gaussian's energy that coding loses."""
+    return 0.12 if format_.bits == 2 else 0.03
 
 
 def _carried(dtype: Dtype) -> np.dtype:
@@ -107,13 +112,13 @@ def test_two_level_scales_beat_the_affine_hull_at_equal_bytes(encoder: str) -> N
         return format_.data_bytes(values.shape, Dtype.BF16) * 8 / values.size
 
     hull: list[tuple[float, float]] = []
-    for point in sorted((rate(f), error(f)) for f in AFFINE_FORMATS if f.bits > 2):
+    for point in sorted((rate(f), error(f)) for f in AFFINE_FORMATS):
         while len(hull) > 1 and _slope(hull[-2], hull[-1]) > _slope(hull[-1], point):
             hull.pop()
         hull.append(point)
     assert all(b > a for (a, _), (b, _) in pairwise(hull))
     expected = {"two3g16": 0.74, "two3g32": 0.82, "two4g16": 0.73, "two4g32": 0.79}
-    expected |= {"two5g16": 0.84, "two5g32": 0.84}
+    expected |= {"two2g16": 0.89, "two2g32": 0.94, "two5g16": 0.84, "two5g32": 0.84}
     for name, most in expected.items():
         format_ = parse_format(name)
         mixed = float(np.interp(rate(format_), [b for b, _ in hull], [e for _, e in hull]))
@@ -135,7 +140,7 @@ def test_spans_that_256_does_not_divide_are_moved_whole(format_: Format) -> None
     assert coded.spans.shape == (40, 3, 2)
     stored = dequantize(coded.arrays(format_, Dtype.BF16), format_, Dtype.BF16)
     assert np.array_equal(stored, coded.values)
-    assert np.square(stored - values).sum() < 0.03 * np.square(values).sum()
+    assert np.square(stored - values).sum() < most(format_) * np.square(values).sum()
 
 
 @pytest.mark.skipif(len(supported_variants()) < 2, reason="one variant runs here")
