@@ -74,8 +74,8 @@ def code_weight(
     """
     count = default_sweeps(weight.shape[1]) if sweeps is None else sweeps
     meet = feedback.links is not None or any(term.is_coupled for term in terms)
-    if len(formats) == 1 and not meet and len(weight) > _BLOCK_ROWS:
-        return [_in_blocks(weight, formats[0], dtype, feedback, terms, sweeps=count)]
+    if not meet and len(weight) > _BLOCK_ROWS:
+        return _in_blocks(weight, formats, dtype, feedback, terms, sweeps=count)
     problem = _Problem(weight, dtype, feedback, terms)
     together = max(1, min(default_threads(), _WORKING_BYTES // (5 * max(weight.size, 1))))
     if together == 1 or len(formats) == 1:
@@ -111,24 +111,25 @@ def move_codes(
 
 def _in_blocks(
     weight: np.ndarray,
-    format_: Format,
+    formats: Sequence[Format],
     dtype: Dtype,
     feedback: Feedback,
     terms: Sequence[Term],
     *,
     sweeps: int,
-) -> Coded:
+) -> list[Coded]:
     """Return a weight whose rows do not meet, coded in blocks of rows on all threads."""
 
-    def block(begin: int) -> Coded:
+    def block(begin: int) -> list[Coded]:
         own = slice(begin, begin + _BLOCK_ROWS)
         parts = [Term(term.columns, term.rows[own]) for term in terms]
-        return _Problem(weight[own], dtype, feedback, parts).code(format_, sweeps)
+        problem = _Problem(weight[own], dtype, feedback, parts)
+        return [problem.code(format_, sweeps) for format_ in formats]
 
     kernels()  # loaded, and if need be compiled, by one thread
     with ThreadPoolExecutor(default_threads()) as pool:
         blocks = list(pool.map(block, range(0, len(weight), _BLOCK_ROWS)))
-    return Coded.joined(blocks)
+    return [Coded.joined(of_format) for of_format in zip(*blocks, strict=True)]
 
 
 class _Problem:

@@ -196,15 +196,14 @@ def test_blocks_of_rows_that_do_not_meet_get_the_bits_of_the_whole(
     rows = np.exp(rng.normal(size=150)).astype(np.float32)
     terms = (damped_term(moment(rng, 128), rows), damped_term(moment(rng, 128), rows[::-1].copy()))
     feedback = Feedback.against(terms[0].columns, rows)
-    whole = code_weight(weight, FORMATS[:1], Dtype.BF16, feedback, terms)[0]
+    formats = FORMATS[:2]
+    whole = code_weight(weight, formats, Dtype.BF16, feedback, terms)
     monkeypatch.setattr(descent, "_BLOCK_ROWS", 64)
-    blocks = code_weight(weight, FORMATS[:1], Dtype.BF16, feedback, terms)[0]
-    for found, expected in zip(
-        (blocks.codes, blocks.scales, blocks.biases),
-        (whole.codes, whole.scales, whole.biases),
-        strict=True,
-    ):
-        assert np.array_equal(found, expected)
+    blocks = code_weight(weight, formats, Dtype.BF16, feedback, terms)
+    for found, expected in zip(blocks, whole, strict=True):
+        assert np.array_equal(found.codes, expected.codes)
+        assert np.array_equal(found.scales, expected.scales)
+        assert np.array_equal(found.biases, expected.biases)
 
 
 def test_codes_that_move_lower_the_objective_and_stay_where_it_is_least() -> None:
