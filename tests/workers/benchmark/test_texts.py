@@ -12,6 +12,7 @@ from mlx_lm import convert, generate, load
 from bitbudget.app.contract.texts import TextComparison
 from bitbudget.app.core.errors import InvalidModelError, InvalidRequestError
 from bitbudget.app.core.machine_speed import TYPICAL
+from bitbudget.workers.benchmark import texts
 from bitbudget.workers.benchmark.texts import compare_texts
 from bitbudget.workers.models import Checkpoint, build_inventory, open_checkpoint
 
@@ -22,7 +23,10 @@ def compared(original: Checkpoint, *arguments: Any, **options: Any) -> TextCompa
     return compare_texts(original, build_inventory(original), *arguments, speed=TYPICAL, **options)
 
 
-def test_both_texts_are_those_that_stock_mlx_lm_writes(sample_model: Path, tmp_path: Path) -> None:
+def test_both_texts_are_those_that_stock_mlx_lm_writes(
+    sample_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(texts, "measure_bandwidth", lambda: 1e12)
     quantized = tmp_path / "out"
     convert(str(sample_model), str(quantized), quantize=True, q_bits=3, q_group_size=64)
 
@@ -39,7 +43,7 @@ def test_both_texts_are_those_that_stock_mlx_lm_writes(sample_model: Path, tmp_p
     assert found.same_tokens < 24
     bound = found.original.predicted_tokens_per_second
     assert found.result.predicted_tokens_per_second < bound, "a CPU is slower on packed weights"
-    assert (found.on_gpu, found.bandwidth_bytes_per_second > 1e8) == (mx.metal.is_available(), True)
+    assert found.on_gpu == mx.metal.is_available()
 
 
 def test_an_original_is_the_same_as_itself(sample_model: Path) -> None:
