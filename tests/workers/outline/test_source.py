@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from huggingface_hub import constants
 
 from bitbudget.app.core.errors import AlreadyQuantizedError, BitbudgetError, ModelClassNeededError
 from bitbudget.app.core.hub_id import HubId
@@ -20,7 +21,7 @@ def test_the_hub_tells_the_same_as_a_folder(
 ) -> None:
     with HubServer() as hub:
         hub.repository("org/tiny").put_folder(sample_model)
-        monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+        monkeypatch.setattr(constants, "ENDPOINT", hub.endpoint)
         found = read_source(HubId.parse("org/tiny"))
     here = read_source(sample_model)
     assert named_inventory(found.config, found.tensors) == named_inventory(

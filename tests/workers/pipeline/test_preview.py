@@ -11,6 +11,7 @@ from bitbudget.app.contract.events import Event
 from bitbudget.app.contract.reports import JobResult
 from bitbudget.app.contract.steps import Step
 from bitbudget.app.contract.tasks import JobTask, MeasureTask
+from bitbudget.app.core import effort
 from bitbudget.app.core.effort import Effort
 from bitbudget.app.core.manifest import Manifest
 from bitbudget.app.core.measurement import Measurement
@@ -25,7 +26,7 @@ from tests.workers.rotate.families import FAMILIES, make_model
 def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     limit_tokens(monkeypatch, 1024)
     monkeypatch.setattr(reference, "PROBING_WINDOWS", 1)
-    monkeypatch.setattr(reference, "_MOST_VERIFYING", 3)
+    monkeypatch.setattr(effort, "_MOST_VERIFYING", 3)
     make_model(tmp_path / "model", "qwen3", FAMILIES["qwen3"])
     return tmp_path / "model"
 

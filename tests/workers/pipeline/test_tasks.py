@@ -16,6 +16,7 @@ from bitbudget.app.contract.home import Folder
 from bitbudget.app.contract.reports import JobResult, Relinearization
 from bitbudget.app.contract.steps import Step
 from bitbudget.app.contract.tasks import FitTask, JobTask
+from bitbudget.app.core import effort
 from bitbudget.app.core.effort import EFFORTS, Effort
 from bitbudget.app.core.encoders import Encoder
 from bitbudget.app.core.manifest import Manifest
@@ -51,7 +52,7 @@ def whole_job(
     """Run a job with every step there is, on little text."""
     limit_tokens(monkeypatch, 1024)
     monkeypatch.setattr(reference, "PROBING_WINDOWS", 1)
-    monkeypatch.setattr(reference, "_MOST_VERIFYING", 3)
+    monkeypatch.setattr(effort, "_MOST_VERIFYING", 3)
     request = JobRequest.model_validate(
         {
             "model": str(model),

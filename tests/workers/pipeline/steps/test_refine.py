@@ -9,6 +9,7 @@ import pytest
 
 from bitbudget.app.contract.events import Event
 from bitbudget.app.contract.tasks import JobTask
+from bitbudget.app.core import effort
 from bitbudget.app.core.measurement import Measurement
 from bitbudget.app.core.requests import JobRequest
 from bitbudget.workers.evaluate import reference
@@ -23,7 +24,7 @@ BUDGET = 70_000
 def little_text(monkeypatch: pytest.MonkeyPatch) -> None:
     limit_tokens(monkeypatch, 2048)
     monkeypatch.setattr(reference, "PROBING_WINDOWS", 2)
-    monkeypatch.setattr(reference, "_MOST_VERIFYING", 6)
+    monkeypatch.setattr(effort, "_MOST_VERIFYING", 6)
 
 
 def run(model: Path, home: Path, budget: int = BUDGET) -> tuple[dict[str, Any], list[str]]:

@@ -10,6 +10,7 @@ import pytest
 
 from bitbudget.app.contract.events import Event
 from bitbudget.app.contract.tasks import JobTask
+from bitbudget.app.core import effort
 from bitbudget.app.core.manifest import Manifest
 from bitbudget.app.core.requests import JobRequest
 from bitbudget.workers.evaluate import reference
@@ -28,7 +29,7 @@ def little_text() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         limit_tokens(patch, 2048)
         patch.setattr(reference, "PROBING_WINDOWS", 2)
-        patch.setattr(reference, "_MOST_VERIFYING", 6)
+        patch.setattr(effort, "_MOST_VERIFYING", 6)
         yield
 
 
