@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import fsum
 from typing import Final
 from xml.sax.saxutils import escape
 
@@ -95,7 +96,7 @@ def _ordered(rows: list[list[Box]], drawing: Drawing) -> list[list[Box]]:
 def _mean(box: Box, at: Mapping[Box, float], drawing: Drawing) -> float:
     near = [at[a] for a, b in drawing.arrows if b == box]
     near += [at[b] for a, b in drawing.arrows if a == box]
-    return sum(near) / len(near) if near else at[box]
+    return fsum(near) / len(near) if near else at[box]  # whatever the order of a set
 
 
 def _places(rows: list[list[Box]], drawing: Drawing) -> dict[Box, _Place]:
