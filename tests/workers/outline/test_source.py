@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
-from huggingface_hub import constants
 
 from bitbudget.app.core.errors import AlreadyQuantizedError, BitbudgetError, ModelClassNeededError
 from bitbudget.app.core.hub_id import HubId
+from bitbudget.workers.hub import client
 from bitbudget.workers.models import build_inventory, open_checkpoint
 from bitbudget.workers.outline.inventory import named_inventory
 from bitbudget.workers.outline.source import read_source
@@ -21,7 +22,7 @@ def test_the_hub_tells_the_same_as_a_folder(
 ) -> None:
     with HubServer() as hub:
         hub.repository("org/tiny").put_folder(sample_model)
-        monkeypatch.setattr(constants, "ENDPOINT", hub.endpoint)
+        monkeypatch.setattr(client, "Hub", partial(client.Hub, hub.endpoint))
         found = read_source(HubId.parse("org/tiny"))
     here = read_source(sample_model)
     assert named_inventory(found.config, found.tensors) == named_inventory(
