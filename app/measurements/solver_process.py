@@ -20,7 +20,7 @@ from typing import Final, TypeVar, cast
 
 from bitbudget.app.core.measurement import Measurement
 from bitbudget.app.http.errors import UnavailableError
-from bitbudget.app.measurements.solver import STOP, Outcome, Question
+from bitbudget.app.measurements.solver import STOP, InParts, Outcome, Question
 
 __all__ = ["SolverProcess", "ask_a_process"]
 
@@ -76,7 +76,7 @@ class SolverProcess:
         try:
             number, is_new = self._numbered(measurement)
             kept = frozenset(known for _, known in self._known.values())
-            given = measurement if is_new else None
+            given = InParts.of(measurement) if is_new else None
             self._line.send(Question(work, seconds, number, given, kept))
             outcome = self._received(is_gone)
         except (EOFError, OSError) as error:

@@ -98,7 +98,7 @@ def points(alpha: float) -> tuple[CurvePoint, ...]:
     return (*found, KEEP_POINT)
 
 
-def polls(server: LiveServer, path: str, count: int = 200) -> float:
+def polls(server: LiveServer, path: str, count: int = 1000) -> float:
     """Return the 99th percentile of the seconds that a look at a job takes."""
     seconds = []
     with user_of(server) as client:
