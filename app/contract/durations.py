@@ -21,7 +21,9 @@ from bitbudget.app.core.effort import (
     EffortPlan,
     calibration_windows,
     measures_rival,
+    rollout_count,
     verifying_windows,
+    writes_rollouts_beside,
 )
 from bitbudget.app.core.encoders import ENCODERS, Encoder
 from bitbudget.app.core.machine_speed import TYPICAL, MachineSpeed
@@ -160,12 +162,13 @@ class Work:
     @property
     def rollouts(self) -> int:
         """Windows that the model writes for checkpoints to be compared on."""
-        return self.plan.evaluated_windows + (self.verifying_windows if self.verifies else 0)
+        needed = rollout_count(self.effort, self.weights)
+        return needed if self.runs else self.plan.evaluated_windows
 
     @property
     def writes_at_once(self) -> bool:
         """Whether rollouts are written beside the calibration tokens."""
-        return self.verifies and self.windows + self.rollouts <= ROWS_AT_ONCE
+        return self.runs and writes_rollouts_beside(self.effort, self.windows, self.rollouts)
 
     @property
     def verifying_windows(self) -> int:

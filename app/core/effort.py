@@ -27,8 +27,10 @@ __all__ = [
     "encoder_at",
     "measured_rivals",
     "measures_rival",
+    "rollout_count",
     "verifying_windows",
     "with_effort",
+    "writes_rollouts_beside",
 ]
 
 LARGE_WEIGHTS: Final = 50_000_000
@@ -148,6 +150,24 @@ def verifying_windows(weights: int) -> int:
     16
     """
     return _FEWEST_VERIFYING if weights > LARGE_WEIGHTS else _MOST_VERIFYING
+
+
+def rollout_count(effort: Effort, weights: int) -> int:
+    """Return how many windows a model with so many weights writes to be compared on.
+
+    >>> rollout_count(Effort.STANDARD, 135_000_000)
+    48
+    """
+    plan = EFFORTS[effort]
+    return plan.evaluated_windows + (verifying_windows(weights) if plan.verifies else 0)
+
+
+def writes_rollouts_beside(effort: Effort, windows: int, rollouts: int) -> bool:
+    """Return whether so many rollouts are written side by side with the calibration windows.
+
+    That is where a measurement needs them, and all are few enough.
+    """
+    return EFFORTS[effort].verifies and windows + rollouts <= ROWS_AT_ONCE
 
 
 def measures_rival(effort: Effort, weights: int) -> bool:

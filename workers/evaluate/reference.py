@@ -12,9 +12,9 @@ import numpy as np
 from bitbudget.app.core.effort import (
     EFFORTS,
     PROBING_WINDOWS,
-    ROWS_AT_ONCE,
     Effort,
-    verifying_windows,
+    rollout_count,
+    writes_rollouts_beside,
 )
 from bitbudget.workers.evaluate.cache import ReferenceCache
 from bitbudget.workers.evaluate.teacher import TeacherBatch, batches, teach
@@ -62,14 +62,9 @@ def job_rollouts(
 
 
 def _rollouts(folder: Path, effort: Effort) -> int:
-    plan = EFFORTS[effort]
-    verifying = verifying_windows(_elements(folder)) if plan.verifies else 0
-    return plan.evaluated_windows + verifying
-
-
-def _elements(folder: Path) -> int:
-    """Return how many values the tensors of the model in `folder` hold."""
-    return sum(math.prod(tensor.shape) for file in read_files(folder) for tensor in file.tensors)
+    """Return how many rollouts a job needs, by the values in the tensors of its model."""
+    shapes = (tensor.shape for file in read_files(folder) for tensor in file.tensors)
+    return rollout_count(effort, sum(map(math.prod, shapes)))
 
 
 def write_with_rollouts(
@@ -87,21 +82,16 @@ def write_with_rollouts(
     Where a job of this effort needs rollouts, too, and all are few enough to be written side by
     side, they are, and `cache` keeps them.
     """
-    length, total = text.rows.shape[1], _rollouts(folder, effort)
-    together = EFFORTS[effort].verifies and len(text.rows) + total <= ROWS_AT_ONCE
-    script = rollout_script(folder, total, length=length, seed=seed) if together else None
-    both = write_tokens(
-        folder,
-        text if script is None else text.beside(script),
-        seed=seed,
-        hidden=hidden,
-        progress=progress,
-    )
-    own, rollouts = both[: len(text.rows)], both[len(text.rows) :]
-    if len(rollouts):
+    count, total, script = len(text.rows), _rollouts(folder, effort), text
+    together = writes_rollouts_beside(effort, count, total)
+    if together:
+        length = text.rows.shape[1]
+        script = text.beside(rollout_script(folder, total, length=length, seed=seed))
+    written = write_tokens(folder, script, seed=seed, hidden=hidden, progress=progress)
+    if together:
         asked = EFFORTS[effort].window_tokens
-        cache.rollouts(rollout_kind(folder), total, asked, seed, lambda: rollouts)
-    return own
+        cache.rollouts(rollout_kind(folder), total, asked, seed, lambda: written[count:])
+    return written[:count]
 
 
 @dataclass(frozen=True, slots=True)
