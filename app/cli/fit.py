@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -78,29 +78,19 @@ def fit(
         _within(known, most_bytes or 0, as_json=as_json)
         return
 
-    from bitbudget.app.cli.best import best_within, print_best
     from bitbudget.app.core.fit_report import fit as report_of
 
     inventory = known.inventory
     most = inventory.architecture.max_context or _DEFAULT_CONTEXT
     tokens = context or min(_DEFAULT_CONTEXT, most)
     report = report_of(inventory, target, tokens, kv_bits, runtime, most_bytes=most_bytes)
-    times = _times(inventory)
-    best = best_within(known.measured, report.weights_limit_bytes)
-    document = {
-        **_document(report),
-        "efforts": [time.model_dump(mode="json") for time in times],
-        "measured": best,
-        "modules_from": known.modules_from,
-    }
-
-    def render(console: Console) -> None:
-        _print(console, report)
-        print_best(console, best)
-        _print_times(console, times)
-        _print_source(console, known)
-
-    say(document, as_json=as_json, render=render)
+    _say_fit(
+        known,
+        _document(report),
+        lambda console: _print(console, report),
+        most_bytes=report.weights_limit_bytes,
+        as_json=as_json,
+    )
 
 
 def _times(inventory: Inventory) -> tuple[EffortTime, ...]:
@@ -153,25 +143,44 @@ def _asked(device: str | None, budget: str | None) -> str | None:
 
 
 def _within(known: _Known, budget_bytes: int, *, as_json: bool) -> None:
-    from bitbudget.app.cli.best import best_within, print_best
     from bitbudget.app.core.budget_report import within
 
     report = within(known.inventory, budget_bytes)
-    best, times = best_within(known.measured, budget_bytes), _times(known.inventory)
+    _say_fit(
+        known,
+        _document(report),
+        lambda console: _print_budget(console, report),
+        most_bytes=budget_bytes,
+        as_json=as_json,
+    )
 
-    def render(console: Console) -> None:
-        _print_budget(console, report)
-        print_best(console, best)
-        _print_times(console, times)
-        _print_source(console, known)
 
-    efforts = [time.model_dump(mode="json") for time in times]
+def _say_fit(
+    known: _Known,
+    document: JsonObject,
+    print_report: Callable[[Console], None],
+    *,
+    most_bytes: int,
+    as_json: bool,
+) -> None:
+    """Say a report with what else is known: the best of a measurement, and how long it takes."""
+    from bitbudget.app.cli.best import best_within, print_best
+
+    times = _times(known.inventory)
+    best = best_within(known.measured, most_bytes)
     document = {
-        **_document(report),
-        "efforts": efforts,
+        **document,
+        "efforts": [time.model_dump(mode="json") for time in times],
         "measured": best,
         "modules_from": known.modules_from,
     }
+
+    def render(console: Console) -> None:
+        print_report(console)
+        print_best(console, best)
+        _print_times(console, times)
+        console.print(f"modules: told by {known.modules_from}", soft_wrap=True)
+
     say(document, as_json=as_json, render=render)
 
 
@@ -182,10 +191,6 @@ class _Known:
     inventory: Inventory
     measured: Measurement | None
     modules_from: str
-
-
-def _print_source(console: Console, known: _Known) -> None:
-    console.print(f"modules: told by {known.modules_from}", soft_wrap=True)
 
 
 def inventory_of(model: str, *, allow_quantized_source: bool) -> Inventory:
