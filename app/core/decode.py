@@ -30,10 +30,7 @@ def decode_bytes(module: Module, format_: Format) -> int:
         row = format_.data_bytes((1, module.in_features), module.dtype)
         whole = format_.data_bytes(module.shape, module.dtype)
         return row + (whole if module.is_tied_head else 0)
-    nbytes = format_.data_bytes(module.shape, module.dtype)
-    if module.kind is ModuleKind.SWITCH_LINEAR and module.experts_per_token:
-        return -(-nbytes * min(module.experts_per_token, module.shape[0]) // module.shape[0])
-    return nbytes
+    return _of_chosen(module, format_.data_bytes(module.shape, module.dtype))
 
 
 def decoded_weights(inventory: Inventory) -> int:
@@ -44,9 +41,14 @@ def decoded_weights(inventory: Inventory) -> int:
 def _multiplied(module: Module) -> int:
     if module.kind is ModuleKind.EMBEDDING:
         return module.weights if module.is_tied_head else 0
+    return _of_chosen(module, module.weights)
+
+
+def _of_chosen(module: Module, amount: int) -> int:
+    """Return what of a module's `amount` the experts that a token chooses have, rounded up."""
     if module.kind is ModuleKind.SWITCH_LINEAR and module.experts_per_token:
-        return module.weights * min(module.experts_per_token, module.shape[0]) // module.shape[0]
-    return module.weights
+        return -(-amount * min(module.experts_per_token, module.shape[0]) // module.shape[0])
+    return amount
 
 
 def speed_basis(
