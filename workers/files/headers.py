@@ -27,6 +27,7 @@ __all__ = [
     "header_length",
     "parse_header",
     "read_header",
+    "read_tensor",
 ]
 
 MAX_HEADER_BYTES: Final = 100_000_000
@@ -72,6 +73,13 @@ def read_header(path: Path) -> SourceFile:
         prefix = file.read(LENGTH_BYTES)
         length = header_length(prefix, path.name, nbytes)
         return parse_header(path.name, file.read(length), nbytes)
+
+
+def read_tensor(folder: Path, tensor: TensorRef) -> bytes:
+    """Return the bytes of a tensor of a file in `folder`."""
+    with (folder / tensor.file).open("rb") as file:
+        file.seek(tensor.offset)
+        return file.read(tensor.nbytes)
 
 
 def header_length(prefix: bytes, filename: str, nbytes: int) -> int:

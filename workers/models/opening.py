@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import mlx.core as mx
@@ -19,7 +20,7 @@ from bitbudget.workers.files.folder import (
     read_config,
 )
 from bitbudget.workers.files.folder import read_files as read_weight_files
-from bitbudget.workers.files.headers import SourceFile, TensorRef
+from bitbudget.workers.files.headers import SourceFile, read_tensor
 from bitbudget.workers.files.heads import REMOTE_BYTES, Read, find_head
 from bitbudget.workers.models.arrays import MLX_DTYPES, load_files
 from bitbudget.workers.models.checkpoint import Checkpoint
@@ -52,13 +53,8 @@ def open_checkpoint(
     def load() -> dict[str, mx.array]:
         return packed.dense(load_files([folder / f.name for f in files]))
 
-    def read(tensor: TensorRef) -> bytes:
-        with (folder / tensor.file).open("rb") as file:
-            file.seek(tensor.offset)
-            return file.read(tensor.nbytes)
-
     known = own_name(folder)
-    head = find_head(understood(config), files, read, accepted_fields)
+    head = find_head(understood(config), files, partial(read_tensor, folder), accepted_fields)
     return Checkpoint(
         name or known.name,
         revision or known.revision,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from bitbudget.app.core.canonical import JsonObject
@@ -13,7 +14,7 @@ from bitbudget.app.core.own_name import own_name
 from bitbudget.workers.files.dense import check_dense
 from bitbudget.workers.files.element_type import wide_notes
 from bitbudget.workers.files.folder import check_config, check_names, read_config, read_files
-from bitbudget.workers.files.headers import SourceFile, TensorRef
+from bitbudget.workers.files.headers import SourceFile, TensorRef, read_tensor
 from bitbudget.workers.files.heads import REMOTE_BYTES, Read, check_kept, find_head
 from bitbudget.workers.outline.families import Head
 from bitbudget.workers.outline.inventory import family_of, needs_class
@@ -50,12 +51,7 @@ def _in_folder(folder: Path, allow_quantized: bool) -> Source:  # noqa: FBT001
     config, notes = _dense(stated, files, folder, allow_quantized=allow_quantized)
     known = own_name(folder)
 
-    def read(tensor: TensorRef) -> bytes:
-        with (folder / tensor.file).open("rb") as file:
-            file.seek(tensor.offset)
-            return file.read(tensor.nbytes)
-
-    tensors, more = kept_tensors(config, files, read)
+    tensors, more = kept_tensors(config, files, partial(read_tensor, folder))
     return Source(known.name, known.revision, config, tensors, (*notes, *more, *wide_notes(files)))
 
 
