@@ -102,19 +102,26 @@ def parameters(
     scales = scales.astype(mx.float32)
     if mode == "sym":
         return scales, -(scales * MIDDLE)
-    pairs = arrays["zero_points"]
-    zeros = mx.stack([pairs & 15, pairs >> 4], axis=-1).flatten(-2)
-    return scales, -(scales * zeros[..., : scales.shape[-1]])
+    return scales, -(scales * zero_points(arrays["zero_points"], scales.shape[-1]))
+
+
+def zero_points(pairs: mx.array, groups: int) -> mx.array:
+    """Return the zero points (..., groups) of which two are stored in a byte, the first low."""
+    return mx.stack([pairs & 15, pairs >> 4], axis=-1).flatten(-2)[..., :groups]
+
+
+def unpacked(packed: mx.array, bits: int) -> mx.array:
+    """Return the codes (..., in) that lie in words of 32 bits, as float32."""
+    shape = (*packed.shape[:-1], packed.shape[-1] * 32 // bits // _UNPACKED)
+    ones, zeros = mx.ones(shape, mx.float32), mx.zeros(shape, mx.float32)
+    codes: mx.array = mx.dequantize(packed, ones, zeros, group_size=_UNPACKED, bits=bits)
+    return codes
 
 
 def dequantize(arrays: dict[str, mx.array], mode: str, bits: int, group_size: int) -> mx.array:
     """Return the weight (..., in) that the stored arrays stand for; every step is in float32."""
-    packed = arrays["weight"]
-    shape = (*packed.shape[:-1], packed.shape[-1] * 32 // bits // _UNPACKED)
-    ones, zeros = mx.ones(shape, mx.float32), mx.zeros(shape, mx.float32)
-    codes = mx.dequantize(packed, ones, zeros, group_size=_UNPACKED, bits=bits)
     scales, biases = parameters(arrays, mode, group_size)
-    grouped = mx.unflatten(codes, -1, (-1, group_size))
+    grouped = mx.unflatten(unpacked(arrays["weight"], bits), -1, (-1, group_size))
     return (scales[..., None] * grouped + biases[..., None]).flatten(-2)
 
 

@@ -13,13 +13,12 @@ from typing import Any, Final
 
 import mlx.core as mx
 
-from bitbudget.own_formats import MIDDLE, SPAN, OwnFormat
+from bitbudget.own_formats import MIDDLE, SPAN, OwnFormat, unpacked, zero_points
 
 __all__ = ["AffineStored", "Stored", "read_stored"]
 
 _LEAST_SPREAD: Final = 0.5
 """Of the codes of a group, in steps: where they are all the same their scale hardly matters."""
-_UNPACKED: Final = 32
 
 Parameters = dict[str, mx.array]
 """Float32 arrays by what they are called in the checkpoint, `scales` for instance."""
@@ -160,9 +159,7 @@ class _Codes:
 
 def read_stored(module: Any) -> Stored:
     """Read a quantized module: affine, or of one of our own formats."""
-    packed, bits = module.weight, module.bits
-    shape = (*packed.shape[:-1], packed.shape[-1] * 32 // bits // _UNPACKED)
-    flat = mx.dequantize(packed, mx.ones(shape), mx.zeros(shape), group_size=_UNPACKED, bits=bits)
+    flat = unpacked(module.weight, module.bits)
     codes = _Codes(mx.unflatten(flat, -1, (-1, module.group_size)))
     if not isinstance(module, OwnFormat):
         stored = _affine(module, codes)
@@ -189,9 +186,7 @@ def _centered(module: Any, found: _Codes) -> Stored:
     scales = module.scales.astype(mx.float32)
     zeros = mx.full(scales.shape, float(MIDDLE))
     if "zero_points" in module:
-        pairs = module.zero_points
-        both = mx.stack([pairs & 15, pairs >> 4], axis=-1).flatten(-2)
-        zeros = both[..., : scales.shape[-1]].astype(mx.float32)
+        zeros = zero_points(module.zero_points, scales.shape[-1]).astype(mx.float32)
     spread = mx.sqrt(found.deviation**2 + (found.middle - zeros) ** 2)
     return _Centered(
         found.codes.astype(mx.uint8),

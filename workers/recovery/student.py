@@ -11,12 +11,11 @@ import mlx.core as mx
 import numpy as np
 from mlx import nn
 from mlx.utils import tree_flatten
-from mlx_lm.utils import load_model
 
-from bitbudget.loading import model_classes
 from bitbudget.own_formats import OwnFormat
 from bitbudget.workers.recovery.stored import read_stored
 from bitbudget.workers.running.float32 import load_float32
+from bitbudget.workers.running.stock import stock_model
 
 __all__ = ["Student", "Values"]
 
@@ -48,12 +47,7 @@ class Student:
     """
 
     def __init__(self, checkpoint: Path, original: nn.Module) -> None:
-        stored, _ = load_model(
-            checkpoint,
-            lazy=True,
-            model_config={"model_file": None},
-            get_model_classes=model_classes,
-        )
+        stored, _ = stock_model(checkpoint)
         self.model = load_float32(checkpoint)
         self.model.freeze()
         self.modules = dict(self.model.named_modules())
