@@ -206,7 +206,7 @@ def test_a_search_ends_when_its_client_closes_the_connection(tmp_path: Path) -> 
             assert seconds_until(lambda: solver.num_threads() > idle) < 60
         assert seconds_until(lambda: solver.num_threads() == idle) < 5
         assert http.post(path, json={"budget": 3_200_000}).is_success
-        assert solvers(server) == [solver]
+        assert solver in solvers(server)  # stopped, not killed
 
 
 def padded(start: bytes, item: bytes, count: int, end: bytes) -> bytes:
