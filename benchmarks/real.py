@@ -10,9 +10,10 @@ the original itself writes, of a chat model its answers to prompts that no stati
 seconds are those of the whole processes, children included. A run that was killed goes on where it
 stopped. `benchmarks.real_models` makes such a model from a package of the index.
 
-A peer `llamacpp:Q4_K_M`, or `llamacpp:Q4_K_M:imatrix` with E[x^2] on the calibration text, is what
-llama.cpp stores (`--llama-quantize` names its program), dequantized, at the bytes of its GGUF. With
-`--runtimes stock bitbudget` ours is also made with the formats of our own runtime.
+A peer `llamacpp:Q4_K_M`, or `llamacpp:Q4_K_M:imatrix` with E[x^2] over the text that our statistics
+are from, is what llama.cpp stores (`--llama-quantize` names its program), dequantized, at the bytes
+of its GGUF. With `--runtimes stock bitbudget` ours is also made with the formats of our own
+runtime.
 """
 
 from __future__ import annotations
@@ -34,18 +35,20 @@ import mlx.core as mx
 import numpy as np
 
 from benchmarks.drawing import picture
+from benchmarks.equal_kl import equal_kl_share
 from benchmarks.gguf_files import dequantized, quantize, write_importance, write_model
 from benchmarks.quality_model import file_bytes
+from bitbudget.app.core.effort import Effort
 from bitbudget.app.core.inventory import Inventory
 from bitbudget.workers.evaluate import Evaluator, compare
-from bitbudget.workers.evaluate.windows import text_windows
 from bitbudget.workers.models import build_inventory, open_checkpoint
+from bitbudget.workers.models.chat import chat_of
 from bitbudget.workers.running.float32 import load_float32
+from bitbudget.workers.running.tokens import default_windows, sample_tokens
 
 PEERS = ("uniform:3:64", "recipe:mixed_3_6", "uniform:4:64", "recipe:mixed_4_6", "gptq:4:64:6")
 _OURS = {"stock": "ours", "bitbudget": "ours with own formats"}
 """What rows of ours are called, by runtime."""
-_IMPORTANCE_WINDOWS = 64
 _SEED = 1
 """Of what the original writes here: no job of seed 0 was verified on it."""
 BITS = (3.0, 3.5, 4.5, 5.5, 6.5)
@@ -118,7 +121,7 @@ def main() -> None:
     for runtime, (label, nbytes) in itertools.product(options.runtimes, sizes.items()):
         name = f"{_OURS[runtime]} {label}"
         if bench.is_missing(name):
-            _ours(bench, name, nbytes, [*how, "--runtime", runtime])
+            _ours(bench, name, nbytes, runtime, how)
     (bench.scratch / "real.md").write_text(_page(bench))
     rows = [
         row | {"method": row["method"].split(" ", maxsplit=1)[0]} for row in bench.rows.values()
@@ -165,9 +168,7 @@ def _llamacpp(bench: Bench, method: str, program: Path) -> None:
     if not source.is_file():
         write_model(checkpoint, source)
     if matrix and not importance.is_file():
-        text = bench.calibration.read_text()
-        windows = text_windows(bench.folder, text, where=str(bench.calibration))
-        write_importance(checkpoint, windows[:_IMPORTANCE_WINDOWS], importance)
+        write_importance(checkpoint, _own_text(bench), importance)
     file = folder / f"{method}.gguf"
     quantize(program, source, file, kind, importance if matrix else None)
     arrays, types = dequantized(bench.inventory, file)
@@ -178,13 +179,20 @@ def _llamacpp(bench: Bench, method: str, program: Path) -> None:
     print(f"{method}: {types}", flush=True)
 
 
-def _ours(bench: Bench, name: str, nbytes: int, how: Sequence[str]) -> None:
+def _own_text(bench: Bench) -> np.ndarray:
+    """Return the windows that a job of seed 0 lets the original write for its statistics."""
+    count = default_windows(bench.inventory.weights, Effort.STANDARD)
+    chat = chat_of(bench.folder)
+    return sample_tokens(bench.folder, count, seed=0, chat=chat, by_turns=True)
+
+
+def _ours(bench: Bench, name: str, nbytes: int, runtime: str, how: Sequence[str]) -> None:
     folder = f"{name.partition(' at ')[0].replace(' ', '-')}-{nbytes}"
     manifest = bench.scratch / f"{folder}.manifest.json"
     out = bench.scratch / folder
     cli = [sys.executable, "-m", "bitbudget.app.cli"]
     arguments = ["allocate", str(bench.folder), "--budget", str(nbytes), "--sqnr-floor", "0"]
-    arguments += [*how, "-o", str(manifest), "--json"]
+    arguments += [*how, "--runtime", runtime, "-o", str(manifest), "--json"]
     try:
         said, measuring = _run([*cli, *arguments], bench.scratch)
     except subprocess.CalledProcessError as error:
@@ -196,7 +204,8 @@ def _ours(bench: Bench, name: str, nbytes: int, how: Sequence[str]) -> None:
     if not out.is_dir():
         coding = _run([*cli, *arguments, "--json"], bench.scratch)[1]
     predicted = certificate["predicted_kl_nats_per_token"]
-    bench.add(name, out, predicted=predicted, measuring=measuring, coding=coding)
+    more = {"predicted": predicted, "measuring": measuring, "coding": coding}
+    bench.add(name, out, runtime=runtime, **more)
 
 
 def _run(command: Sequence[str], scratch: Path) -> tuple[str, float]:
@@ -238,7 +247,28 @@ def _page(bench: Bench) -> str:
                 f"| {name} | {row['bytes']:,} | {_interval(row)} | {_interval(row['own'])} |"
                 f" {row['predicted']:.4f} | {row['measuring']:.0f} | {row['coding']:.0f} |"
             )
-    return "\n".join([*lines, ""])
+    return "\n".join([*lines, *_equal_kl(bench), ""])
+
+
+def _equal_kl(bench: Bench) -> list[str]:
+    """Return a table: in which share of the bytes of llama.cpp's types ours has their KL."""
+    by_runtime = {
+        label: [row for row in bench.rows.values() if row.get("runtime") == runtime]
+        for runtime, label in _OURS.items()
+    }
+    made = {label: rows for label, rows in by_runtime.items() if rows}
+    peers = [row for row in bench.rows.values() if row["method"].startswith("llamacpp:")]
+    if not (peers and made):
+        return []
+    lines = [
+        "",
+        f"| peer, whose KL is ours in this share of its bytes | {' | '.join(made)} |",
+        f"|---|{'---|' * len(made)}",
+    ]
+    for peer in peers:
+        shares = (equal_kl_share(rows, peer) for rows in made.values())
+        lines.append(f"| {peer['method']} | {' | '.join(shares)} |")
+    return lines
 
 
 def _size_of(peer: str) -> str:
