@@ -152,9 +152,13 @@ class Evaluator:
         What needs the original comes first, so that it and the checkpoint are never both held.
         """
         _ = self.taught, self.noise_floor
+        self.release()
+        return self.report_model(open_forward(checkpoint, copies=2), str(checkpoint))
+
+    def release(self) -> None:
+        """Drop the original's weights; they are read again where they are needed."""
         for held in ("original", "_teacher"):
             self.__dict__.pop(held, None)
-        return self.report_model(open_forward(checkpoint, copies=2), str(checkpoint))
 
     def report_model(self, candidate: Forward, name: str) -> JsonObject:
         """Return the report of a float32 model called `name`.

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any
 
 import mlx.core as mx
 import numpy as np
 from mlx import nn
 
-from bitbudget.app.core.canonical import JsonObject
 from bitbudget.app.core.errors import InvalidModelError
 from bitbudget.workers.fisher.kv import KvTaps
 from bitbudget.workers.fisher.moments import Head, ModuleMoments
 from bitbudget.workers.fisher.statistics import ModuleStatistics
 from bitbudget.workers.fisher.store import PassStore
-from bitbudget.workers.running.layer_calls import LayerCall, replaced_layers
-from bitbudget.workers.running.layers import Walk, module_paths
+from bitbudget.workers.running.layers import Walk, logits_of, module_paths
 from bitbudget.workers.running.non_finite import first_broken
 from bitbudget.workers.running.numpy_functions import by_numpy
 from bitbudget.workers.running.taps import Gradients, Tape, backward, tapped
@@ -144,14 +141,10 @@ class Pass(Walk):
         self, ids: mx.array, hidden: mx.array, key: mx.array
     ) -> tuple[Gradients, mx.array]:
         tape, seen = Tape(), []
-        last = len(self.layers) - 1
 
         def loss(h: mx.array) -> mx.array:
-            def stub(index: int, arguments: tuple[Any, ...], options: JsonObject) -> mx.array:
-                return h if index == last else LayerCall.of(arguments, options).hidden
-
-            with replaced_layers(self.layers, stub):
-                value, p = _sampled_loss(self.model(ids), key)
+            logits = logits_of(self.model, self.layers, ids, h)
+            value, p = _sampled_loss(logits, key)
             seen.append(p)
             return value
 

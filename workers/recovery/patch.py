@@ -15,6 +15,8 @@ from typing import Final
 
 import numpy as np
 
+from bitbudget.workers.recovery.state import forget
+
 __all__ = ["RECORD", "finish", "patch"]
 
 RECORD: Final = "recovery.json"
@@ -41,6 +43,8 @@ def finish(checkpoint: Path) -> None:
             draft.replace(draft.with_name(draft.name.removesuffix(_DRAFT)))
         else:
             draft.unlink()
+    if whole:
+        forget(checkpoint)
     (checkpoint / (RECORD + ".part")).unlink(missing_ok=True)
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from bitbudget.app.core.requests import Recover
 from bitbudget.workers.recovery.patch import RECORD, finish, patch
+from bitbudget.workers.recovery.state import StateFolder
 from bitbudget.workers.recovery.training import LOOKS, PATIENCE, Training
 
 __all__ = ["Ended", "Recovery", "recover"]
@@ -62,11 +63,13 @@ def recover(
     seconds: float,
     steps: int | None = None,
     seed: int = 0,
+    streamed: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Recovery:
     """Train `checkpoint` towards `reference` for at most `seconds`; never worse than before.
 
-    With `steps`, too, it ends at whichever is reached first.
+    With `steps`, too, it ends at whichever is reached first. `streamed` holds one layer's weights
+    at a time. A killed run goes on where the training was last looked at.
 
     What was done stands in the checkpoint's `recovery.json`. The time begins when the first
     rollouts to train on are written, so that a slow machine trains, too.
@@ -75,11 +78,12 @@ def recover(
     """
     finish(checkpoint)
     (checkpoint / RECORD).unlink(missing_ok=True)
-    training = Training(checkpoint, reference, seed=seed)
-    if seconds > 0:
-        training.prepare()
-    clock = _Clock(seconds, steps, progress)
-    ended = _train(training, clock)
+    training = Training(checkpoint, reference, seed=seed, streamed=streamed)
+    files = [(f.name, f.stat().st_mtime_ns) for f in sorted(checkpoint.glob("*.safetensors"))]
+    key = {"how": how, "seconds": seconds, "seed": seed, "files": files}
+    kept = StateFolder(checkpoint, key)
+    clock = _begun(training, kept, _Clock(seconds, steps, progress))
+    ended = _train(training, clock, kept)
     changed = training.best < training.first
     found = Recovery(
         how.value,
@@ -99,7 +103,7 @@ def recover(
 
 
 class _Clock:
-    """What was spent of seconds and, where they are limited, of steps."""
+    """What was spent of seconds and, where they are limited, of steps, by all runs together."""
 
     def __init__(
         self,
@@ -109,6 +113,10 @@ class _Clock:
     ) -> None:
         self.seconds, self.steps, self.progress = seconds, steps, progress
         self.began, self.cpu_began = time.monotonic(), time.process_time()
+
+    def set(self, spent: float, cpu: float) -> None:
+        """Begin with what was spent before."""
+        self.began, self.cpu_began = time.monotonic() - spent, time.process_time() - cpu
 
     @property
     def spent(self) -> float:
@@ -128,11 +136,24 @@ class _Clock:
             self.progress(min(int(self.spent), int(self.seconds)), int(self.seconds))
 
 
-def _train(training: Training, clock: _Clock) -> Ended:
+def _begun(training: Training, kept: StateFolder, clock: _Clock) -> _Clock:
+    """Go on from what a killed run left, else write text to train on, and start the clock."""
+    if clock.seconds > 0 and (state := kept.read()) is not None:
+        arrays, numbers = state
+        training.resume(arrays, numbers)
+        clock.set(numbers["spent"], numbers["cpu"])
+        return clock
+    if clock.seconds > 0:
+        training.prepare()
+    clock.set(0, 0)
+    return clock
+
+
+def _train(training: Training, clock: _Clock, kept: StateFolder) -> Ended:
     """Train until the time is over, less that of the last look, and return why it ended."""
     if not training.trainable:
         return Ended.NOTHING
-    looked = step = 0.0
+    looked, step = clock.spent, 0.0
     look = training.look_seconds
     while clock.spent + step + look < clock.seconds and training.steps != clock.steps:
         before = clock.spent
@@ -143,6 +164,8 @@ def _train(training: Training, clock: _Clock) -> Ended:
             break
         if clock.spent - looked >= max(clock.seconds / LOOKS, look / _LOOK_SHARE):
             training.look()
+            arrays, numbers = training.state()
+            kept.write(arrays, {**numbers, "spent": clock.spent, "cpu": clock.cpu})
             looked, look = clock.spent, training.look_seconds
             if training.stale >= PATIENCE:
                 return Ended.STALE

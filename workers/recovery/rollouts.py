@@ -7,9 +7,10 @@ from typing import Final
 
 import mlx.core as mx
 import numpy as np
-from mlx import nn
 
+from bitbudget.app.core.canonical import JsonObject
 from bitbudget.workers.models.chat import chat_of
+from bitbudget.workers.running.streaming_forward import Forward
 from bitbudget.workers.running.tokens import sample_tokens
 
 __all__ = ["Rollouts"]
@@ -24,26 +25,47 @@ _CACHED_BYTES: Final = 1 << 29
 
 
 class Rollouts:
-    """Batches of `rows` sequences, forever; `seed` fixes what the original writes."""
+    """Batches of `rows` sequences, forever; `seed` fixes what the original in `folder` writes.
 
-    def __init__(self, original: nn.Module, folder: Path, *, rows: int, seed: int) -> None:
+    Without `writer` it is read as memory allows to write, and `state` goes on from that of another.
+    """
+
+    def __init__(
+        self,
+        original: Forward,
+        folder: Path,
+        *,
+        rows: int,
+        seed: int,
+        writer: Forward | None = None,
+        state: tuple[np.ndarray, JsonObject] | None = None,
+    ) -> None:
         self._original, self._folder, self._rows, self._seed = original, folder, rows, seed
-        self._chat = chat_of(folder)
+        self._writer, self._chat = writer, chat_of(folder)
         self._order = np.random.default_rng(seed)
         self._cached: dict[int, np.ndarray] = {}
         self._bytes = 0
         self._queue: list[int] = []
         self._epochs = 0
-        self.tokens = self._write()
+        if state is None:
+            self.tokens = self._write(0)
+            return
+        self.tokens, numbers = state
+        self._queue, self._epochs = numbers["queue"], numbers["epochs"]
+        self._order.bit_generator.state = numbers["order"]
 
-    def _write(self) -> np.ndarray:
-        done = len(self.tokens) if hasattr(self, "tokens") else 0
+    def state(self) -> JsonObject:
+        """Return what goes on with `tokens` where this stands, as JSON holds it."""
+        order = self._order.bit_generator.state
+        return {"queue": list(self._queue), "epochs": self._epochs, "order": order}
+
+    def _write(self, done: int) -> np.ndarray:
         return sample_tokens(
             self._folder,
             CHUNK,
             seed=self._seed + done // CHUNK,
             chat=self._chat,
-            model=self._original,
+            model=self._writer,
         )
 
     def next(self, *, grow: bool) -> tuple[mx.array, mx.array]:
@@ -53,8 +75,11 @@ class Rollouts:
         """
         if not self._queue:
             if grow and self._epochs == EPOCHS and len(self.tokens) < MOST:
-                self.tokens, self._epochs = np.concatenate([self.tokens, self._write()]), 0
-            self._queue = list(self._order.permutation(len(self.tokens) // self._rows))
+                self.tokens, self._epochs = (
+                    np.concatenate([self.tokens, self._write(len(self.tokens))]),
+                    0,
+                )
+            self._queue = self._order.permutation(len(self.tokens) // self._rows).tolist()
             self._epochs += 1
         batch = self._queue.pop()
         ids = mx.array(self.tokens[batch * self._rows : (batch + 1) * self._rows])

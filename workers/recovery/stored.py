@@ -8,14 +8,14 @@ the middle of the codes, `v` shifts; both of zero are what is stored.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
-from typing import Any, Final
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, Self
 
 import mlx.core as mx
 
 from bitbudget.own_formats import MIDDLE, SPAN, OwnFormat, unpacked, zero_points
 
-__all__ = ["AffineStored", "Stored", "read_stored"]
+__all__ = ["AffineStored", "Stored", "read_codes", "read_stored"]
 
 _LEAST_SPREAD: Final = 0.5
 """Of the codes of a group, in steps: where they are all the same their scale hardly matters."""
@@ -24,8 +24,12 @@ Parameters = dict[str, mx.array]
 """Float32 arrays by what they are called in the checkpoint, `scales` for instance."""
 
 
+@dataclass(frozen=True)
 class Stored(ABC):
-    """One module as stored, its codes uint8 (..., out, groups, group)."""
+    """One module as stored, its codes uint8 (..., out, groups, group).
+
+    There are no codes where they are read from the checkpoint whenever they are needed.
+    """
 
     codes: mx.array
     dtype: mx.Dtype
@@ -47,6 +51,10 @@ class Stored(ABC):
     def rounded(self, parameters: Parameters) -> Parameters:
         """Return the parameters as they would be read back."""
         return {name: a.astype(self.dtype).astype(mx.float32) for name, a in parameters.items()}
+
+    def with_codes(self, codes: mx.array | None) -> Self:
+        """Return the same with these codes, or with none."""
+        return replace(self, codes=mx.zeros(0, mx.uint8) if codes is None else codes)
 
     def weight(self, parameters: Parameters) -> mx.array:
         """Return the float32 weight (..., out, in)."""
@@ -153,14 +161,20 @@ class _Codes:
     deviation: mx.array = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "middle", self.codes.mean(-1))
-        object.__setattr__(self, "deviation", mx.std(self.codes, axis=-1))
+        wide = self.codes.astype(mx.float32)
+        object.__setattr__(self, "middle", wide.mean(-1))
+        object.__setattr__(self, "deviation", mx.std(wide, axis=-1))
+
+
+def read_codes(module: Any) -> mx.array:
+    """Return the codes uint8 (..., out, groups, group) of a quantized module, not evaluated."""
+    flat = unpacked(module.weight, module.bits)
+    return mx.unflatten(flat, -1, (-1, module.group_size)).astype(mx.uint8)
 
 
 def read_stored(module: Any) -> Stored:
     """Read a quantized module: affine, or of one of our own formats."""
-    flat = unpacked(module.weight, module.bits)
-    codes = _Codes(mx.unflatten(flat, -1, (-1, module.group_size)))
+    codes = _Codes(read_codes(module))
     if not isinstance(module, OwnFormat):
         stored = _affine(module, codes)
     elif "spans" in module:
@@ -173,7 +187,7 @@ def read_stored(module: Any) -> Stored:
 
 def _affine(module: Any, found: _Codes) -> Stored:
     return AffineStored(
-        found.codes.astype(mx.uint8),
+        found.codes,
         module.scales.dtype,
         module.scales.astype(mx.float32),
         module.biases.astype(mx.float32),
@@ -189,7 +203,7 @@ def _centered(module: Any, found: _Codes) -> Stored:
         zeros = zero_points(module.zero_points, scales.shape[-1]).astype(mx.float32)
     spread = mx.sqrt(found.deviation**2 + (found.middle - zeros) ** 2)
     return _Centered(
-        found.codes.astype(mx.uint8),
+        found.codes,
         module.scales.dtype,
         scales,
         zeros,
@@ -210,7 +224,7 @@ def _two_level(module: Any, found: _Codes) -> Stored:
     power = (small**2 * (found.deviation**2 + found.middle**2)) @ of_span / counts
     moved = mx.sqrt(mx.maximum(power - (pivot * low) ** 2, (_LEAST_SPREAD * scale) ** 2))
     return _TwoLevel(
-        found.codes.astype(mx.uint8),
+        found.codes,
         module.spans.dtype,
         spans,
         small,

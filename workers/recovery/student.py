@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import mlx.core as mx
 import numpy as np
@@ -13,11 +13,11 @@ from mlx import nn
 from mlx.utils import tree_flatten
 
 from bitbudget.own_formats import OwnFormat
-from bitbudget.workers.recovery.stored import read_stored
+from bitbudget.workers.recovery.stored import Stored, read_codes, read_stored
 from bitbudget.workers.running.float32 import load_float32
 from bitbudget.workers.running.stock import stock_model
 
-__all__ = ["Student", "Values"]
+__all__ = ["Opened", "Student", "Values"]
 
 Values = dict[str, dict[str, mx.array]]
 """How far scales ("u") and biases ("v") of each module and each float ("w") moved from the stored.
@@ -39,39 +39,57 @@ class _Float:
     dtype: mx.Dtype
 
 
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A float32 model to put parameters into; `packed` are modules that hold codes on disk."""
+
+    model: nn.Module
+    modules: dict[str, Any]
+    packed: dict[str, nn.Module]
+
+    def drop(self, prefix: str) -> None:
+        """Let go of the weights of the modules whose paths have this prefix."""
+        for modules in (self.modules, self.packed):
+            for path in [path for path in modules if path.startswith(prefix)]:
+                modules.pop(path).clear()
+
+
 class Student:
     """The model of `checkpoint` with scales, biases and floats that can be moved.
 
     Floats are what the checkpoint stores unquantized under the names `weight` and `bias`: norms
-    and modules that were kept.
+    and modules that were kept. Of a student that is not `whole` codes stay on disk, and `open`
+    gives a model whose weights are read, and made of codes, when they are used.
     """
 
-    def __init__(self, checkpoint: Path, original: nn.Module) -> None:
-        stored, _ = stock_model(checkpoint)
-        self.model = load_float32(checkpoint)
-        self.model.freeze()
-        self.modules = dict(self.model.named_modules())
-        self.stored = {
-            path: read_stored(module)
-            for path, module in stored.named_modules()
-            if isinstance(module, OwnFormat)
-            or (getattr(module, "mode", "") == "affine" and "scales" in module)
-        }
-        self.originals = {
-            path: module.weight
-            for path, module in original.named_modules()
-            if path in self.stored and "weight" in module
-        }
-        self.floats = dict(_floats(stored, self._lost()))
+    def __init__(self, checkpoint: Path, original: nn.Module, *, whole: bool = True) -> None:
+        self.checkpoint, self.whole = checkpoint, whole
+        model, _ = stock_model(checkpoint)
+        self.stored: dict[str, Stored] = {}
+        originals, lost = dict(original.named_modules()), []
+        for path, module in model.named_modules():
+            if not _has_grid(module):
+                continue
+            own = read_stored(module)
+            weight = getattr(originals.get(path), "weight", None)
+            if weight is not None and weight.size == own.codes.size:
+                lost.append(own.loss(weight))
+            self.stored[path] = own if whole else own.with_codes(None)
+            if not whole:
+                _drop_weights(module)
+                _drop_weights(originals.get(path, module))
+        self.floats = dict(_floats(model, float(np.median(lost)) if lost else 0.0))
+        self._opened = self._open() if whole else None
 
-    def _lost(self) -> float:
-        """Return the share of a weight that quantization took, in the middle of all modules."""
-        found = [
-            own.loss(self.originals[path])
-            for path, own in self.stored.items()
-            if path in self.originals and self.originals[path].size == own.codes.size
-        ]
-        return float(np.median(found)) if found else 0.0
+    def open(self) -> Opened:
+        """Return the model that is in memory, or one of which nothing is read yet."""
+        return self._opened or self._open()
+
+    def _open(self) -> Opened:
+        model = load_float32(self.checkpoint)
+        model.freeze()
+        packed = {} if self.whole else dict(stock_model(self.checkpoint)[0].named_modules())
+        return Opened(model, dict(model.named_modules()), packed)
 
     def values(self) -> Values:
         """Return values that change nothing."""
@@ -97,16 +115,34 @@ class Student:
 
     def apply(self, values: Values, *, stored: bool = False) -> nn.Module:
         """Return the model with these parameters, as they would be stored if `stored`."""
-        for path, own in self.stored.items():
-            parameters = own.parameters(values["u"][path], values["v"][path])
-            self.modules[path].weight = own.weight(
-                own.rounded(parameters) if stored else parameters
-            )
-        for name, array in self.floats.items():
-            value = array.value + array.unit * values["w"][name]
+        opened = self.open()
+        self.put(opened, values, stored=stored)
+        return opened.model
+
+    def put(self, opened: Opened, values: Values, *, stored: bool = False) -> None:
+        """Put parameters into `opened`, those that `values` has: perhaps of a layer alone."""
+        for path, u in values["u"].items():
+            own = self.stored[path]
+            if path in opened.packed:
+                own = own.with_codes(read_codes(opened.packed[path]))
+            parameters = own.parameters(u, values["v"][path])
+            parameters = own.rounded(parameters) if stored else parameters
+            opened.modules[path].weight = own.weight(parameters)
+        for name, w in values["w"].items():
+            array = self.floats[name]
+            value = array.value + array.unit * w
             value = value.astype(array.dtype).astype(mx.float32) if stored else value
-            setattr(self.modules[array.owner], array.leaf, value)
-        return self.model
+            setattr(opened.modules[array.owner], array.leaf, value)
+
+
+def _has_grid(module: nn.Module) -> bool:
+    affine = getattr(module, "mode", "") == "affine" and "scales" in module
+    return isinstance(module, OwnFormat) or affine
+
+
+def _drop_weights(module: nn.Module) -> None:
+    for name in module.keys() - {"bias"}:
+        module.pop(name)
 
 
 def _floats(stored: nn.Module, share: float) -> Iterator[tuple[str, _Float]]:

@@ -10,14 +10,18 @@ from typing import Any, Final
 import mlx.core as mx
 import numpy as np
 from mlx import optimizers
-from mlx.utils import tree_flatten, tree_map
+from mlx.utils import tree_flatten, tree_map, tree_map_with_path
 
+from bitbudget.app.core.canonical import JsonObject
 from bitbudget.app.core.errors import InvalidModelError
 from bitbudget.workers.evaluate import Evaluator
+from bitbudget.workers.recovery.by_layers import StreamedStudent, layer_gradients
 from bitbudget.workers.recovery.divergence import cross_entropy
 from bitbudget.workers.recovery.rollouts import Rollouts
 from bitbudget.workers.recovery.student import Student, Values
+from bitbudget.workers.running.float32 import load_float32
 from bitbudget.workers.running.numpy_functions import by_numpy
+from bitbudget.workers.running.streaming_forward import Unheld
 
 __all__ = ["Training"]
 
@@ -38,15 +42,19 @@ AVERAGED: Final = 16.0
 _GROWING: Final = 0.8
 """Share of the time after which no more rollouts are written."""
 _HELD_OUT: Final = 16
+_TREES: Final = ("values", "mean", "kept")
+_NUMBERS: Final = ("steps", "looked", "stale", "share", "first", "best", "look_seconds")
 _SEED: Final = 0xD15711
 
 
 class Training:
-    """One student on its way."""
+    """One student on its way; `streamed` with a layer's weights in memory at a time."""
 
-    def __init__(self, checkpoint: Path, reference: Path, *, seed: int) -> None:
+    def __init__(
+        self, checkpoint: Path, reference: Path, *, seed: int, streamed: bool = False
+    ) -> None:
         self.judge = Evaluator(reference, rollouts=_HELD_OUT, seed=seed + _SEED)
-        self.student = Student(checkpoint, self.judge.original)
+        self.student = Student(checkpoint, load_float32(reference), whole=not streamed)
         self.values: Values = self.student.values()
         self.kept = self.mean = self.values
         self.adam = optimizers.AdamW(
@@ -55,10 +63,11 @@ class Training:
         self.steps, self.looked, self.stale = 0, 0, 0
         self.finite, self.share = True, 1.0
         self.judge.taught  # noqa: B018 - so that the first look takes as long as the others
+        if streamed:
+            self.judge.release()
         self.look_seconds = 0.0
         self.first = self.best = self._held_out()
         self.rollouts: Rollouts | None = None
-        self.gradient = mx.grad(self._loss)
         self._reference, self._seed = reference, seed + _SEED
 
     @property
@@ -69,15 +78,20 @@ class Training:
     def prepare(self) -> Rollouts:
         """Return the rollouts to train on, the first of them written."""
         if self.rollouts is None:
-            original = self.judge.original
-            self.rollouts = Rollouts(original, self._reference, rows=ROWS, seed=self._seed)
+            self.rollouts = self._rollouts(None)
         return self.rollouts
+
+    def _rollouts(self, state: tuple[np.ndarray, JsonObject] | None) -> Rollouts:
+        whole = self.judge.original if self.student.whole else None
+        original = Unheld(self._reference) if whole is None else whole
+        return Rollouts(
+            original, self._reference, rows=ROWS, seed=self._seed, writer=whole, state=state
+        )
 
     def step(self, spent: float) -> None:
         """Take one step when `spent`, a share of the time, is gone; NaN gradients end it all."""
         ids, target = self.prepare().next(grow=spent < _GROWING)
-        with by_numpy():
-            gradients = self.gradient(self.values, ids, target)
+        gradients = self._gradients(ids, target)
         self.finite = _finite(gradients)
         if self.finite:
             self._update(gradients, self._rate(spent))
@@ -113,6 +127,34 @@ class Training:
         """Return the best parameters as stored arrays by name."""
         return self.student.arrays(self.kept)
 
+    def state(self) -> tuple[JsonObject, JsonObject]:
+        """Return arrays and numbers that `resume` goes on from."""
+        rollouts = self.prepare()
+        arrays = {name: getattr(self, name) for name in _TREES}
+        tokens = mx.array(rollouts.tokens)
+        numbers = {name: getattr(self, name) for name in _NUMBERS}
+        return (
+            {**arrays, "adam": self.adam.state, "tokens": tokens},
+            {**numbers, "rollouts": rollouts.state()},
+        )
+
+    def resume(self, arrays: dict[str, mx.array], numbers: JsonObject) -> None:
+        """Go on from a state, whose arrays are given by their dotted places."""
+        self.adam.init(self.values)
+        for name in _TREES:
+            setattr(self, name, _filled(name, getattr(self, name), arrays))
+        self.adam.state = _filled("adam", self.adam.state, arrays)
+        for name in _NUMBERS:
+            setattr(self, name, numbers[name])
+        self.rollouts = self._rollouts((np.array(arrays["tokens"]), numbers["rollouts"]))
+
+    def _gradients(self, ids: mx.array, target: mx.array) -> Values:
+        if not self.student.whole:
+            return layer_gradients(self.student, self.values, ids, target)
+        with by_numpy():
+            found: Values = mx.grad(self._loss)(self.values, ids, target)
+        return found
+
     def _loss(self, values: Values, ids: mx.array, target: mx.array) -> mx.array:
         loss: Any = cross_entropy(self.student.apply(values)(ids), target)
         return loss  # type: ignore[no-any-return]
@@ -120,7 +162,9 @@ class Training:
     def _held_out(self) -> float:
         """Return nats per token; infinite where the student's predictions are not finite."""
         began = time.monotonic()
-        model = self.student.apply(self.mean, stored=True)
+        streamed = StreamedStudent(self.student, self.mean)
+        whole = self.student.whole
+        model = self.student.apply(self.mean, stored=True) if whole else streamed
         try:
             report = self.judge.sets(model, "student")["rollouts"]
         except InvalidModelError:
@@ -129,6 +173,11 @@ class Training:
             return math.inf
         self.look_seconds = time.monotonic() - began
         return float(report["kl_nats_per_token"])
+
+
+def _filled(name: str, tree: Any, arrays: dict[str, mx.array]) -> Any:
+    """Return `tree`, whose place is `name`, with arrays of the same places."""
+    return tree_map_with_path(lambda place, _: arrays[f"{name}.{place}"], tree)
 
 
 def _between(old: Any, new: Any, share: float) -> Any:

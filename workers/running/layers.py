@@ -19,7 +19,7 @@ from bitbudget.workers.running.layer_calls import (
     replaced_layers,
 )
 
-__all__ = ["Walk", "module_paths"]
+__all__ = ["Walk", "first_hidden", "logits_of", "module_paths"]
 
 _BATCH_ELEMENTS: Final = 1 << 24
 """Elements of the widest activation of a batch (64 MiB in float32)."""
@@ -76,16 +76,35 @@ class Walk:
 
     def first_hidden(self, ids: mx.array) -> mx.array:
         """Return what the first layer is given for `ids`."""
-        reached: list[mx.array] = []
+        return first_hidden(self.model, self.layers, ids)
 
-        def stub(_: int, arguments: tuple[Any, ...], options: JsonObject) -> mx.array:
-            call = LayerCall.of(arguments, options)
-            reached.append(call.hidden)
-            raise _ReachedError
 
-        with replaced_layers(self.layers, stub), contextlib.suppress(_ReachedError):
-            self.model(ids)
-        return reached[0]
+def first_hidden(model: nn.Module, layers: list[nn.Module], ids: mx.array) -> mx.array:
+    """Return what the first of the layers of `model` is given for `ids`."""
+    reached: list[mx.array] = []
+
+    def stub(_: int, arguments: tuple[Any, ...], options: JsonObject) -> mx.array:
+        call = LayerCall.of(arguments, options)
+        reached.append(call.hidden)
+        raise _ReachedError
+
+    with replaced_layers(layers, stub), contextlib.suppress(_ReachedError):
+        model(ids)
+    return reached[0]
+
+
+def logits_of(
+    model: nn.Module, layers: list[nn.Module], ids: mx.array, hidden: mx.array
+) -> mx.array:
+    """Return the logits of `model` for `ids` where the last of its layers returns `hidden`."""
+    last = len(layers) - 1
+
+    def stub(index: int, arguments: tuple[Any, ...], options: JsonObject) -> mx.array:
+        return hidden if index == last else LayerCall.of(arguments, options).hidden
+
+    with replaced_layers(layers, stub):
+        logits: mx.array = model(ids)
+    return logits
 
 
 def _batches(model: nn.Module, tokens: np.ndarray) -> list[slice]:

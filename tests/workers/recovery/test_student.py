@@ -109,7 +109,7 @@ def test_what_is_stored_is_what_was_judged(original: Path, rough: Path) -> None:
 def moved(student: Student, kind: str) -> np.ndarray:
     """Return by how much a value of one moves the weights of `DOWN`."""
     values = student.values()
-    module: Any = student.modules[DOWN]
+    module: Any = student.open().modules[DOWN]
     student.apply(values)
     before = module.weight
     values[kind][DOWN] = mx.ones(student.stored[DOWN].shape)

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Final
 
 from bitbudget.app.contract.reports import Recovery
 from bitbudget.workers.pipeline.options import RecoverOptions
 from bitbudget.workers.pipeline.run import Delivered, Run, Variant
-from bitbudget.workers.recovery import RECORD, finish, recover
+from bitbudget.workers.recovery import RECORD, finish, recover, streams
 
 __all__ = ["run_step"]
+
+_STREAMED: Final = (
+    "in float32 the model three times over takes more than half of this machine's memory: it is"
+    " trained with the weights of one layer in memory at a time"
+)
 
 
 def run_step(run: Run) -> Recovery:
@@ -22,10 +28,14 @@ def run_step(run: Run) -> Recovery:
     finish(folder)
     found = _record(folder)
     if found is None or found.how is not options.how:
+        reference = run[Variant].checkpoint.folder
+        if streamed := streams(folder, reference):
+            run.report.log(_STREAMED)
         recover(
             folder,
-            run[Variant].checkpoint.folder,
+            reference,
             options.how,
+            streamed=streamed,
             seconds=options.seconds,
             seed=options.seed,
             progress=lambda done, total: run.report.progress(done, total, "seconds"),
