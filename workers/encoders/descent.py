@@ -26,7 +26,7 @@ from bitbudget.workers.native.arrays import address
 from bitbudget.workers.native.loader import kernels
 from bitbudget.workers.native.threads import default_threads
 
-__all__ = ["code_weight", "curve_sweeps", "default_sweeps", "move_codes"]
+__all__ = ["DescentProblem", "code_weight", "curve_sweeps", "default_sweeps"]
 
 _PANEL: Final = 32
 """Rows that the kernels work on side by side."""
@@ -76,37 +76,13 @@ def code_weight(
     meet = feedback.links is not None or any(term.is_coupled for term in terms)
     if not meet and len(weight) > _BLOCK_ROWS:
         return _in_blocks(weight, formats, dtype, feedback, terms, sweeps=count)
-    problem = _Problem(weight, dtype, feedback, terms)
+    problem = DescentProblem(weight, dtype, feedback, terms)
     together = max(1, min(default_threads(), _WORKING_BYTES // (5 * max(weight.size, 1))))
     if together == 1 or len(formats) == 1:
         return [problem.code(format_, count) for format_ in formats]
     kernels()  # loaded, and if need be compiled, by one thread
     with ThreadPoolExecutor(together) as pool:
         return list(pool.map(lambda format_: problem.code(format_, count), formats))
-
-
-def move_codes(
-    start: Coded,
-    goal: np.ndarray,
-    format_: Format,
-    dtype: Dtype,
-    terms: Sequence[Term],
-    *,
-    sweeps: int | None = None,
-) -> Coded:
-    """Return `start` after descent towards `goal`: a code moves only where the objective falls.
-
-    Args:
-        start: A weight coded in `format_`, without spans.
-        goal: float32 (out, in), which the objective's errors are differences to.
-        format_: Of integer codes.
-        dtype: What scales and biases are stored in.
-        terms: One or two, damped so that their curvature is positive.
-        sweeps: Of the descent; by default as many as pay at this width.
-    """
-    count = default_sweeps(goal.shape[1]) if sweeps is None else sweeps
-    empty = Feedback(np.empty((0, 0), np.float32), np.empty(0, np.float32), None)
-    return _Problem(goal, dtype, empty, terms).move(start, format_, count)
 
 
 def _in_blocks(
@@ -123,7 +99,7 @@ def _in_blocks(
     def block(begin: int) -> list[Coded]:
         own = slice(begin, begin + _BLOCK_ROWS)
         parts = [Term(term.columns, term.rows[own]) for term in terms]
-        problem = _Problem(weight[own], dtype, feedback, parts)
+        problem = DescentProblem(weight[own], dtype, feedback, parts)
         return [problem.code(format_, sweeps) for format_ in formats]
 
     kernels()  # loaded, and if need be compiled, by one thread
@@ -132,7 +108,7 @@ def _in_blocks(
     return [Coded.joined(of_format) for of_format in zip(*blocks, strict=True)]
 
 
-class _Problem:
+class DescentProblem:
     """What all formats share, with rows padded to whole panels by rows of zeros."""
 
     def __init__(
@@ -173,23 +149,11 @@ class _Problem:
             address(scratch),
         )
         if sweeps:
-            self._descend(target, sweeps, left)
+            self.descend(target, sweeps, left)
         return target.coded(self.out)
 
-    def move(self, start: Coded, format_: Format, sweeps: int) -> Coded:
-        """Return `start` after so many sweeps of the descent."""
-        target = KernelTarget.new(self.weight.shape, format_, self.dtype)
-        for to, given, rest in (
-            (target.codes, start.codes, 0),
-            (target.scales, start.scales, 1),
-            (target.biases, start.biases, 0),
-        ):
-            to[:, : self.out] = given.T
-            to[:, self.out :] = rest
-        self._descend(target, sweeps, np.empty_like(self.weight))
-        return target.coded(self.out)
-
-    def _descend(self, target: KernelTarget, sweeps: int, left: np.ndarray) -> None:
+    def descend(self, target: KernelTarget, sweeps: int, left: np.ndarray) -> None:
+        """Move the codes of `target` by so many sweeps; `left` is overwritten with its errors."""
         np.subtract(target.values, self.weight, out=left)
         scratch = np.empty((_SCRATCH_PANELS, len(self.weight), _PANEL), np.float32)
         factors = (ctypes.c_void_p * len(self.factors))(

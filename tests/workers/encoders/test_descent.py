@@ -13,7 +13,7 @@ from bitbudget.app.core.measurement import Encoder
 from bitbudget.workers.encoders import descent
 from bitbudget.workers.encoders.coded import Coded
 from bitbudget.workers.encoders.compensated import Feedback
-from bitbudget.workers.encoders.descent import code_weight, move_codes
+from bitbudget.workers.encoders.descent import code_weight
 from bitbudget.workers.encoders.quadratic import Term, damped_term
 from bitbudget.workers.encoders.registry import ModuleEncoder
 from bitbudget.workers.fisher import KroneckerTerm, ModuleStatistics
@@ -204,18 +204,3 @@ def test_blocks_of_rows_that_do_not_meet_get_the_bits_of_the_whole(
         assert np.array_equal(found.codes, expected.codes)
         assert np.array_equal(found.scales, expected.scales)
         assert np.array_equal(found.biases, expected.biases)
-
-
-def test_codes_that_move_lower_the_objective_and_stay_where_it_is_least() -> None:
-    rng = np.random.default_rng(11)
-    format_, shape = parse_format("affine3g32"), (40, 64)
-    rows = moment(rng, shape[0])
-    terms = (damped_term(moment(rng, shape[1]), rows),)
-    weight = rng.normal(size=shape).astype(np.float32)
-    feedback = Feedback.against(terms[0].columns, terms[0].rows)
-    start = code_weight(weight, (format_,), Dtype.F32, feedback, terms, sweeps=1)[0]
-    goal = weight + 0.1 * rng.normal(size=shape).astype(np.float32)
-    moved = move_codes(start, goal, format_, Dtype.F32, terms)
-    assert objective(terms, moved.values - goal) < objective(terms, start.values - goal)
-    still = move_codes(start, start.values, format_, Dtype.F32, terms)
-    assert np.array_equal(still.codes, start.codes)

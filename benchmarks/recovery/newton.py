@@ -9,56 +9,27 @@ further factor for all is searched for.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Final
 
 import mlx.core as mx
 import numpy as np
 
-from bitbudget.app.core.dtypes import Dtype
+from benchmarks.recovery.codes import DTYPES, flat_codes, move_codes, terms_of, with_codes
+from benchmarks.recovery.gradients import WeightGradients
 from bitbudget.app.core.formats import Format
-from bitbudget.app.core.measurement import Encoder
 from bitbudget.workers.encoders.coded import Coded
-from bitbudget.workers.encoders.descent import move_codes
 from bitbudget.workers.encoders.quadratic import Term
-from bitbudget.workers.encoders.registry import ModuleEncoder
 from bitbudget.workers.fisher.statistics import ModuleStatistics
-from bitbudget.workers.recovery.divergence import cross_entropy
 from bitbudget.workers.recovery.stored import AffineStored, Stored
-from bitbudget.workers.recovery.training import Training
 
-__all__ = ["NewtonStep", "newton_step", "useful_share", "weight_gradients"]
+__all__ = ["NewtonStep", "newton_step", "useful_share"]
 
 _ITERATIONS: Final = 24
 """Of conjugate gradients, where a weight has two terms."""
-_DTYPES: Final = {mx.bfloat16: Dtype.BF16, mx.float16: Dtype.F16, mx.float32: Dtype.F32}
-
-Gradients = Mapping[str, tuple[np.ndarray, np.ndarray]]
-"""Gradient of KL with respect to each weight, float32 (..., out, in), on two halves of tokens."""
-
-
-def weight_gradients(training: Training, batches: int) -> Gradients:
-    """Return the gradients per token at the best values so far, over so many batches."""
-    training.student.apply(training.kept, stored=True)
-    modules: dict[str, Any] = training.student.modules
-    weights = {path: modules[path].weight for path in training.student.stored}
-
-    def loss(moved: dict[str, mx.array], ids: mx.array, target: mx.array) -> mx.array:
-        for path, weight in moved.items():
-            modules[path].weight = weight
-        found: Any = cross_entropy(training.student.model(ids), target)
-        return found  # type: ignore[no-any-return]
-
-    gradient = mx.grad(loss)
-    sums: list[dict[str, mx.array]] = [{path: mx.zeros(1) for path in weights} for _ in range(2)]
-    for number in range(batches):
-        half = sums[number % 2]
-        found = gradient(weights, *training.prepare().next(grow=False))
-        half.update({path: half[path] + found[path] for path in weights})
-        mx.eval(half)
-    count = batches / 2
-    return {p: (np.array(sums[0][p]) / count, np.array(sums[1][p]) / count) for p in weights}
+_SWEEPS: Final = 2
+"""Of the descent, from codes that it has left already."""
 
 
 def curvature(step: np.ndarray, terms: Sequence[Term]) -> np.ndarray:
@@ -115,54 +86,44 @@ def useful_share(halves: tuple[np.ndarray, np.ndarray], terms: Sequence[Term]) -
 
 @dataclass
 class NewtonStep:
-    """The step of every module from gradients on two halves; `moved` codes of a given size of it.
+    """The step of every module, from gradients on two halves of the tokens.
 
     NewtonStep(formats, statistics, gradients).moved(student.stored, 0.05)
     """
 
     formats: Mapping[str, Format]
     statistics: Mapping[str, ModuleStatistics]
-    gradients: Gradients
+    gradients: WeightGradients
     terms: dict[tuple[str, tuple[int, ...]], tuple[Term, ...]] = field(default_factory=dict)
     steps: dict[tuple[str, tuple[int, ...]], np.ndarray] = field(default_factory=dict)
 
-    def moved(self, stored: Mapping[str, Stored], size: float) -> tuple[dict[str, Stored], int]:
-        """Return what is stored after `size` of the step, and how many codes moved."""
-        found: dict[str, Stored] = {
+    def moved(
+        self, stored: Mapping[str, Stored], size: float, paths: Collection[str] | None = None
+    ) -> dict[str, Stored]:
+        """Return what is stored after `size` of the step of all modules, or of those in `paths`."""
+        return {
             path: self._moved(path, own, size)
+            if isinstance(own, AffineStored) and (paths is None or path in paths)
+            else own
             for path, own in stored.items()
-            if isinstance(own, AffineStored)
         }
-        changed = [int((own.codes != stored[path].codes).sum()) for path, own in found.items()]
-        return found, sum(changed)
 
     def _moved(self, path: str, own: AffineStored, size: float) -> AffineStored:
-        *lead, out, groups, group = own.codes.shape
-        shape = (*lead, out, groups * group)
-        codes = np.array(own.codes).reshape(shape)
-        scales, biases = np.array(own.scales), np.array(own.biases)
-        for index in np.ndindex(*lead):
+        codes, scales, biases = flat_codes(own), np.array(own.scales), np.array(own.biases)
+        for index in np.ndindex(*codes.shape[:-2]):
             start = Coded(codes[index].copy(), scales[index].copy(), biases[index].copy())
-            goal = start.values - np.float32(size) * self._step(path, index, out)
-            terms = self.terms[path, index]
-            end = move_codes(start, goal, self.formats[path], _DTYPES[own.dtype], terms)
+            goal = start.values - np.float32(size) * self._step(path, index, len(codes[index]))
+            terms, dtype = self.terms[path, index], DTYPES[own.dtype]
+            end = move_codes(start, goal, self.formats[path], dtype, terms, sweeps=_SWEEPS)
             codes[index], scales[index], biases[index] = end.codes, end.scales, end.biases
-        return replace(
-            own,
-            codes=mx.array(codes.reshape(own.codes.shape)),
-            scales=mx.array(scales),
-            biases=mx.array(biases),
-        )
+        return replace(with_codes(own, codes), scales=mx.array(scales), biases=mx.array(biases))
 
     def _step(self, path: str, index: tuple[int, ...], out: int) -> np.ndarray:
         """Return the useful share of the step."""
         key = path, index
         if key not in self.steps:
-            terms = ModuleEncoder(self.statistics[path], Encoder.YAQA).target(index, out).terms
-            if len(terms) == 1:  # the encoders need no unit, A has trace one in nats
-                columns = terms[0].columns / np.trace(terms[0].columns)
-                terms = (Term(columns, terms[0].rows),)
-            own, other = (half[index] for half in self.gradients[path])
+            terms = terms_of(self.statistics[path], index, out)
+            own, other = (half[index] for half in self.gradients.halves(path))
             share = useful_share((own, other), terms)
             self.terms[key] = terms
             self.steps[key] = np.float32(share) * newton_step((own + other) / 2, terms)

@@ -1,0 +1,1 @@
+"""Recovery that moves codes, against training scales alone."""
