@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from bitbudget.app.contract.steps import Step
 from tests.support.commands import interruptible
 from tests.support.live import server_environment
 
@@ -25,11 +26,16 @@ def interrupted(home: Path, *words: str, until: str) -> tuple[int, str]:
             stderr=errors,
             start_new_session=True,
         )
-    end = time.monotonic() + 60
-    while until not in log.read_text() and time.monotonic() < end:
-        time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGINT)
-    return process.wait(60), log.read_text()
+    try:
+        end = time.monotonic() + 60
+        while until not in log.read_text():
+            assert time.monotonic() < end, log.read_text()
+            assert process.poll() is None, log.read_text()
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGINT)
+        return process.wait(60), log.read_text()
+    finally:
+        process.kill()
 
 
 def test_the_server_says_where_its_jobs_are(tmp_path: Path) -> None:
@@ -40,9 +46,10 @@ def test_the_server_says_where_its_jobs_are(tmp_path: Path) -> None:
 
 @pytest.mark.e2e
 def test_a_run_says_that_the_same_command_goes_on(tmp_path: Path, sample_model: Path) -> None:
+    """Interrupted after the first steps, while the model is measured."""
     output = tmp_path / "checkpoint"
     words = ("run", str(sample_model), "--budget", "1GB", "--output", str(output))
-    status, told = interrupted(tmp_path, *words, until="sample")
+    status, told = interrupted(tmp_path, *words, until=Step.INVENTORY)
     assert status == 130
     assert f"kept in {tmp_path}" in told.replace("\n", " ")
     assert "the same command goes on" in told
