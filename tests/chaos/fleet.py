@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ from bitbudget.app.client.client import Client
 from bitbudget.app.contract.home_token import HomeToken
 from bitbudget.app.core.errors import BitbudgetError
 from tests.chaos.disk import LimitedDisk, MountedDisk, disk
+from tests.support.ports import free_port
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 LEASE_SECONDS = 4.0
@@ -33,7 +33,7 @@ class Fleet:
     def __init__(self, folder: Path, workers: int, database_url: str = "") -> None:
         self.folder = folder
         self.names = [f"worker-{index}" for index in range(workers)]
-        self.address = f"http://127.0.0.1:{_free_port()}"
+        self.address = f"http://127.0.0.1:{free_port()}"
         self._database_url = database_url
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._disks = contextlib.ExitStack()
@@ -140,10 +140,3 @@ class Fleet:
         """A client of the server."""
         with Client(self.address, token=self._token.known()) as client:
             yield client
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,6 +32,7 @@ from bitbudget.app.server.settings import Settings
 from bitbudget.app.storage.database import Database
 from bitbudget.app.storage.ids import utc_now
 from tests.support.live import LiveServer, live_server, start_server
+from tests.support.ports import free_port
 
 pytestmark = pytest.mark.e2e
 CAPABILITIES = Capabilities(chip="test", memory_bytes=2**34, backend="cpu", mlx_version="0.32.4")
@@ -89,9 +89,7 @@ def test_a_job_from_submission_to_manifest(shared: LiveServer, measurement: Meas
 
 
 def test_events_and_leases_outlive_the_server(tmp_path: Path, measurement: Measurement) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
+    port = str(free_port())
     first = start_server(tmp_path, port=port)
     client = Client(first.url, token=first.token)
     try:
@@ -138,8 +136,11 @@ def test_the_stream_is_server_sent_events(shared: LiveServer) -> None:
         assert httpx2.get(url, headers={**shared.headers, "Last-Event-ID": "x"}).status_code == 422
 
 
-def test_stopping_with_open_streams_takes_under_five_seconds(tmp_path: Path) -> None:
-    with live_server(tmp_path) as server, Client(server.url, token=server.token) as client:
+def test_open_streams_end_with_the_server_and_not_after_its_patience(tmp_path: Path) -> None:
+    with (
+        live_server(tmp_path, shutdown_seconds="600") as server,
+        Client(server.url, token=server.token) as client,
+    ):
         job = client.submit(REQUEST)
         url = f"{server.url}/v1/jobs/{job.id}/events"
         with (
@@ -148,7 +149,7 @@ def test_stopping_with_open_streams_takes_under_five_seconds(tmp_path: Path) -> 
         ):
             lines = answer.iter_lines()
             assert next(lines).startswith("retry")
-            assert server.terminate() < 5
+            server.terminate()
 
 
 def test_problems_come_back_as_errors(shared: LiveServer, measurement: Measurement) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,15 +17,15 @@ import openai
 import pytest
 from mlx_lm import convert
 
+from tests.support.ports import free_port
+
 PROMPT: Any = [{"role": "user", "content": "Once upon a time"}]
 START_SECONDS, END_SECONDS = 60, 20
 
 
 @contextmanager
 def serving(*arguments: str) -> Iterator[tuple[openai.OpenAI, subprocess.Popen[bytes]]]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "bitbudget.app.cli", "api", *arguments, "--port", str(port)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
         address = f"http://127.0.0.1:{port}/v1"
