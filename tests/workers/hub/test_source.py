@@ -138,7 +138,7 @@ def test_a_hub_that_does_not_answer_is_told_at_once() -> None:
     began = time.monotonic()
     with pytest.raises(HubUnavailableError, match="check the network"):
         open_remote_headers(Hub("http://127.0.0.1:9"), ID)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20, "attempts as after a passing failure take over 30 s"
 
 
 def test_a_packed_model_is_as_its_folder(server: HubServer, hub: Hub, tmp_path: Path) -> None:
