@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from functools import partial
 
@@ -13,8 +14,10 @@ from bitbudget.app.core.errors import InfeasibleBudgetError
 from bitbudget.app.core.measurement import Measurement
 from bitbudget.app.core.requests import AllocationRequest
 from bitbudget.app.http.errors import UnavailableError
+from bitbudget.app.measurements import solver_process
 from bitbudget.app.measurements.solver_process import SolverProcess, ask_a_process
 from bitbudget.app.measurements.solving import Solved, limited, solve
+from tests.support.many_modules import IN_CP_SAT, many_modules
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +54,24 @@ def test_a_process_that_died_is_told_and_replaced(measurement: Measurement) -> N
     with pytest.raises(UnavailableError, match="process that solves"):
         asked(process, measurement, 300_000)
     assert not process.is_alive
+
+
+def test_a_search_that_nobody_waits_for_is_stopped_and_its_process_kept(
+    process: SolverProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a busy machine a search may stop late: here it is not killed for that."""
+    monkeypatch.setattr(solver_process, "_STOP_SECONDS", 60.0)
+    measured = many_modules(300)
+    assert asked(process, measured, 3_100_000)
+    searching = psutil.Process(process.pid)
+    idle = searching.num_threads()
+    work = partial(solve, request=AllocationRequest.model_validate(IN_CP_SAT))
+    began = time.monotonic()
+    found = process.ask(600.0, lambda: searching.num_threads() > idle, work, measured)
+    assert time.monotonic() - began < 30, "and not the minute that the search takes"
+    assert found.manifest.file_bytes <= IN_CP_SAT["budget"]
+    assert process.is_alive
+    assert asked(process, measured, 3_200_000)
 
 
 def test_searches_that_are_limited_run_elsewhere_and_outlive_a_killed_process(
