@@ -8,10 +8,14 @@ from pathlib import Path
 __all__ = ["write_whole"]
 
 
-def write_whole(path: Path, data: bytes) -> Path:
-    """Write `path` so that it is never seen half-written; return it."""
+def write_whole(path: Path, data: bytes, draft_folder: Path | None = None) -> Path:
+    """Write `path` so that it is never seen half-written; return it.
+
+    `draft_folder`, on the same file system, is where a killed process leaves its half: by default
+    beside `path`.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft = (draft_folder or path.parent) / f".{path.name}.{os.getpid()}"
     try:
         with draft.open("wb") as file:
             file.write(data)

@@ -60,11 +60,14 @@ def run_step(run: Run) -> Evaluation:
 
 
 def _write_measured(folder: Path, report: Evaluation, baseline: Baseline | None) -> None:
-    """Put what was measured into the checkpoint's card, whole or not at all."""
+    """Put what was measured into the checkpoint's card, whole or not at all.
+
+    No draft is ever among the checkpoint's files, which are uploaded as they are.
+    """
     path = folder / "README.md"
     if path.is_file():
         card = with_measured(path.read_text(encoding="utf-8"), folder, report, baseline)
-        write_whole(path, card.encode())
+        write_whole(path, card.encode(), draft_folder=folder.parent)
 
 
 def _candidate(run: Run, options: EvaluateOptions) -> tuple[Path, str]:
