@@ -19,6 +19,7 @@ from bitbudget.app.core.effort import EFFORTS, ROWS_AT_ONCE, Effort, calibration
 from bitbudget.workers.models.chat import Chat
 from bitbudget.workers.models.checkpoint import Checkpoint
 from bitbudget.workers.models.vocabulary import begin_token, longest_window
+from bitbudget.workers.running.drawing_tokens import draw_tokens
 from bitbudget.workers.running.hidden_states import HiddenStates
 from bitbudget.workers.running.numpy_functions import by_numpy
 from bitbudget.workers.running.scripts import OWN, Script, asking, from_begin
@@ -149,7 +150,7 @@ def _sample_batch(
     columns = [current]
     for step in range(length - 1):
         logits = model(current, cache=cache)[:, -1].astype(mx.float32)
-        drawn = mx.random.categorical(logits, key=keys[step])[:, None].astype(mx.int32)
+        drawn = draw_tokens(logits, keys[step])[:, None]
         forced = mx.take_along_axis(given, at, axis=1)
         current = mx.where(forced == OWN, drawn, forced)
         at += (forced != OWN) | (drawn[..., None] == ending).any(axis=-1)
