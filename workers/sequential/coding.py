@@ -130,9 +130,9 @@ class _Run:
 
     def _together(self, pair: LayerPair, group: Group) -> _Coded:
         """Return the arrays of modules with one input, coded side by side against it."""
-        moments = pair.moments(group)
-        correction = Correction.of(*moments)
-        together = _unit_trace(moments[0].own + moments[1].own)
+        first, second = pair.inputs(group)
+        correction = Correction.of(first, second)
+        together = _unit_trace(first.own + second.own)
 
         def code(path: str) -> dict[str, np.ndarray]:
             coder = ModuleEncoder(self.plan.statistics[path], self.plan.encoder, together)

@@ -165,7 +165,7 @@ class ExpertRows:
         """
         few = _POOLED_TOKENS * self._original.shape[-1] / 2
         counts = [max(np.count_nonzero(own >= 0), 1) for own in self._experts]
-        pairs = zip(self._all.finish(), counts, strict=True)
+        pairs = zip(self._all.moments(), counts, strict=True)
         first, second = (sums.over(count / few) for sums, count in pairs)
         for expert in range(experts):
             own = self._own(expert)
@@ -177,4 +177,4 @@ class ExpertRows:
             rows = np.flatnonzero(experts == expert)
             if len(rows):
                 halves.add_to(half, mx.array(self._original[rows]), mx.array(self._coded[rows]))
-        return halves.finish()
+        return halves.moments()

@@ -16,7 +16,7 @@ from bitbudget.workers.fisher.store import PassStore
 from bitbudget.workers.running.layers import Walk, module_paths
 from bitbudget.workers.running.numpy_functions import by_numpy
 from bitbudget.workers.running.taps import Call, Tape, tapped
-from bitbudget.workers.sequential.corrected_target import Halves, Moments
+from bitbudget.workers.sequential.corrected_target import Halves, Inputs, Moments
 from bitbudget.workers.sequential.experts import (
     ExpertRows,
     Routing,
@@ -109,24 +109,27 @@ class LayerPair:
                     self._fill(states, _states(path)[0], batch, _by_sequence(x, output))
         self.store.write_state(ORIGINAL, self.index + 1, outputs)
 
-    def moments(self, group: Group) -> tuple[Moments, Moments]:
-        """Return the moments of a group's inputs, the original's as stored, on two halves.
+    def inputs(self, group: Group) -> tuple[Inputs, Inputs]:
+        """Return what a group reads, the original's inputs as stored, in two halves.
 
         What lies before is coded by now: later runs of the coded layer go on from these inputs.
         """
         before, after = _states(group.reads)
         original = self.store.read_state(before, self.index)
         coded: dict[str, np.ndarray] = {}
-        moments = Halves(original.shape[-1])
+        halves = Halves(original.shape[-1])
         for (calls, output), batch in zip(self._run(1), self.walk.batches, strict=True):
             x = _by_sequence(_input(calls, group.reads), output)
-            moments.add(mx.array(original[batch]), x)
+            halves.add(mx.array(original[batch]), x)
             self._fill(coded, after, batch, x)
         self.held |= dict.fromkeys(group.paths, coded[after])
-        return moments.finish()
+        return halves.finish()
 
     def expert_moments(self, group: Group) -> Iterator[tuple[Moments, Moments]]:
-        """Yield what `moments` returns for each expert of a stack, on the tokens sent to it."""
+        """Yield the moments of what each expert of a stack reads, on the tokens sent to it.
+
+        Those of one half of the tokens and of the other.
+        """
         path, stack = group.paths[0], str(group.stack)
         stacks, name = Stacks(*(own[stack] for own in self.modules)), path[len(stack) + 1 :]
         original = self.store.read_state(_states(stack)[0], self.index)
