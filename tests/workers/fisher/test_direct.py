@@ -53,7 +53,7 @@ def test_latent_attention_has_kronecker_factors_per_head(tmp_path: Path) -> None
 def test_a_module_that_only_selects_is_priced_as_the_median(tmp_path: Path) -> None:
     """The indexer chooses which positions attention reads."""
     folder = write_tiny(tmp_path / "model", "deepseek_v32")
-    made = run_child(MeasureTask(home=str(tmp_path / "home"), model=str(folder)))
+    made = run_child(MeasureTask(home=str(tmp_path / "home"), model=str(folder), effort="quick"))
     measurement = Measurement.from_json(Path(made.result["measurement"]).read_bytes())
     curves = {curve.path: curve for curve in measurement.curves}
     unseen = [curve for path, curve in curves.items() if ".indexer." in path]

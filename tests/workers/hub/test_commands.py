@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +27,15 @@ pytestmark = pytest.mark.e2e
 REPOSITORY = Path(__file__).resolve().parents[3]
 
 
-@pytest.fixture
-def bitbudget(server: HubServer, tmp_path: Path) -> Any:
+def commands(server: HubServer, folder: Path) -> Any:
+    """Return a function that runs a command whose state lies in `folder`."""
+
     def run(*words: object, code: int = 0, **more: str) -> dict[str, Any]:
         environment = {
             **os.environ,
-            "BITBUDGET_HOME": str(tmp_path / "home"),
+            "BITBUDGET_HOME": str(folder / "home"),
             "HF_ENDPOINT": server.endpoint,
-            "HF_HOME": str(tmp_path / "hf"),
+            "HF_HOME": str(folder / "hf"),
             "HF_TOKEN": "hf_mine",
             "HF_HUB_DISABLE_XET": "1",
             **more,
@@ -51,6 +53,35 @@ def bitbudget(server: HubServer, tmp_path: Path) -> Any:
         return dict(json.loads(finished.stdout))
 
     return run
+
+
+@pytest.fixture
+def bitbudget(server: HubServer, tmp_path: Path) -> Any:
+    return commands(server, tmp_path)
+
+
+WEIGHTS = ("--sensitivity", "weights", "--encoder", "careful")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was made of `org/tiny` once: an exported measurement, and the manifest of 4 MB."""
+
+    key: str
+    exported: Path
+    manifest: Path
+
+
+@pytest.fixture(scope="module")
+def measured(sample_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Measured:
+    folder = tmp_path_factory.mktemp("measured")
+    exported, manifest = folder / "measurement.json", folder / "mine.json"
+    with HubServer() as hub:
+        hub.repository("org/tiny", token="hf_mine").put_folder(sample_model)
+        bitbudget = commands(hub, folder)
+        made = bitbudget("measurement", "export", "org/tiny", *WEIGHTS, "-o", exported)
+        bitbudget("allocate", "org/tiny", *WEIGHTS, "--budget", "4MB", "-o", manifest)
+    return Measured(made["key"], exported, manifest)
 
 
 def test_measure_allocate_quantize_and_upload_with_a_fraction_of_the_disk(
@@ -131,14 +162,10 @@ def test_what_the_hub_refuses_is_told_without_a_traceback(
 
 
 def test_a_measurement_goes_round_the_hub_and_answers_without_weights(
-    server: HubServer, bitbudget: Any, sample_model: Path, tmp_path: Path
+    server: HubServer, bitbudget: Any, measured: Measured, sample_model: Path, tmp_path: Path
 ) -> None:
     server.repository("org/tiny", token="hf_mine").put_folder(sample_model)
-    exported = tmp_path / "measurement.json"
-    weights = ("--sensitivity", "weights", "--encoder", "careful")
-    made = bitbudget("measurement", "export", "org/tiny", *weights, "-o", exported)
-    mine = tmp_path / "mine.json"
-    bitbudget("allocate", "org/tiny", *weights, "--budget", "4MB", "-o", mine)
+    exported, mine = measured.exported, measured.manifest
     sent = bitbudget("upload", exported, "datasets/me/them", "--measurement")
 
     other = {"BITBUDGET_HOME": str(tmp_path / "other home")}
@@ -165,19 +192,17 @@ def test_a_measurement_goes_round_the_hub_and_answers_without_weights(
         "BITBUDGET_MEASUREMENT_REPOSITORIES": "me/none,datasets/me/them",
     }
     server.requests.clear()
-    found = bitbudget("measure", "org/tiny", *weights, **listed)
-    assert found["key"] == made["key"]
+    found = bitbudget("measure", "org/tiny", *WEIGHTS, **listed)
+    assert found["key"] == measured.key
     assert server.bytes_sent < 500_000
 
 
 def test_a_measurement_of_another_model_is_refused(
-    server: HubServer, bitbudget: Any, sample_model: Path, tmp_path: Path
+    server: HubServer, bitbudget: Any, measured: Measured, sample_model: Path, tmp_path: Path
 ) -> None:
     server.repository("org/tiny", token="hf_mine").put_folder(sample_model)
     exported = tmp_path / "measurement.json"
-    weights = ("--sensitivity", "weights", "--encoder", "careful")
-    bitbudget("measurement", "export", "org/tiny", *weights, "-o", exported)
-    document = json.loads(exported.read_bytes())
+    document = json.loads(measured.exported.read_bytes())
     document["model"]["digest"] = "1" * 64
     exported.write_text(json.dumps(document, sort_keys=True, separators=(",", ":")))
     asked = ("allocate", "org/tiny", "--measurement", exported, "--budget", "4MB")
@@ -187,15 +212,12 @@ def test_a_measurement_of_another_model_is_refused(
 
 
 def test_jobs_use_measurements_made_elsewhere(
-    server: HubServer, bitbudget: Any, sample_model: Path, tmp_path: Path
+    server: HubServer, bitbudget: Any, measured: Measured, sample_model: Path, tmp_path: Path
 ) -> None:
     server.repository("org/tiny", token="hf_mine").put_folder(sample_model)
-    exported, mine = tmp_path / "measurement.json", tmp_path / "mine.json"
-    weights = ("--sensitivity", "weights", "--encoder", "careful")
-    bitbudget("measurement", "export", "org/tiny", *weights, "-o", exported)
-    bitbudget("allocate", "org/tiny", *weights, "--budget", "4MB", "-o", mine)
+    exported = measured.exported
     sent = bitbudget("upload", exported, "datasets/me/them", "--measurement")
-    expected = json.loads(mine.read_bytes())
+    expected = json.loads(measured.manifest.read_bytes())
     origin = f"datasets/me/them@{sent['revision']}"
     forged = tmp_path / "forged.json"
     document = json.loads(exported.read_bytes())
@@ -228,7 +250,7 @@ def test_jobs_use_measurements_made_elsewhere(
         assert manifest(at_once) == expected | {"origin": origin}
         wrong = submit("--measurement", forged, code=2)
         assert "1" * 64 in wrong["detail"], log.read_text()
-        found = submit(*weights)
+        found = submit(*WEIGHTS)
         assert found["worker"] is not None
         assert manifest(found) == expected | {"origin": origin}
     weights_bytes = sum(file.stat().st_size for file in sample_model.glob("*.safetensors"))

@@ -64,7 +64,12 @@ def coding(sample_model: Path, statistics: Statistics) -> Coding:
 
 
 @pytest.fixture(scope="module")
-def curves(coding: Coding, statistics: Statistics) -> dict[str, Curve]:
+def curves(coding: Coding) -> dict[str, Curve]:
+    return curves_of(coding)
+
+
+def curves_of(coding: Coding) -> dict[str, Curve]:
+    """Return every module's curve of FORMATS."""
     curves = {}
     for module in coding.inventory.modules:
         parts = coding.checkpoint.parts(module.path)
@@ -73,8 +78,8 @@ def curves(coding: Coding, statistics: Statistics) -> dict[str, Curve]:
             module,
             weight.reshape(module.shape),
             (*FORMATS, KEEP),
-            Encoder.YAQA,
-            statistics[module.path],
+            coding.encoder,
+            coding.statistics[module.path],
         )
         curves[module.path] = Curve(module.path, 1.0, tuple(points))
     return curves
@@ -170,14 +175,22 @@ def test_of_a_model_that_does_not_fit_the_same_is_said(tmp_path: Path) -> None:
 
 
 def test_the_checkpoint_of_a_stated_budget_calibrates_and_its_codes_are_left(
-    coding: Coding, curves: dict[str, Curve], reference: Reference, tmp_path: Path
+    tmp_path: Path,
 ) -> None:
-    request = AllocationRequest(budget="3.6MB")
+    checkpoint = open_checkpoint(write_tiny(tmp_path / "model", "llama"))
+    ids = np.random.default_rng(0).integers(0, 128, (12, 32), np.int32)
+    known = collect_statistics(checkpoint.folder, ids, seed=0)
+    coding = Coding(checkpoint, build_inventory(checkpoint), Encoder.YAQA, known)
+    curves, reference = curves_of(coding), Reference.on(checkpoint.folder, ids)
+    whole = sum(file.stat().st_size for file in checkpoint.folder.glob("*.safetensors"))
+    request = AllocationRequest(budget=int(0.4 * whole))
     asked: list[dict[str, Format]] = []
+    coded_in = tmp_path / "coded"
+    coded_in.mkdir()
 
     def place(formats: Mapping[str, Format]) -> Path:
         asked.append(dict(formats))
-        return tmp_path
+        return coded_in
 
     found = verify(coding, curves, reference, seed=0, deployment=Deployment(request, place))
     measurement = Measurement(
@@ -193,6 +206,6 @@ def test_the_checkpoint_of_a_stated_budget_calibrates_and_its_codes_are_left(
     law, cost = found.calibration, measurement.cost(allocation.formats)
     assert any(known == pytest.approx(cost) for known in law.costs), "calibrated at the size asked"
     assert allocation.predicted_kl_nats_per_token == pytest.approx(law.kl(cost))
-    coded = list(tmp_path.glob("coded-*.npz"))
+    coded = list(coded_in.glob("coded-*.npz"))
     layers = {m.layer for m in coding.inventory.modules if m.layer is not None}
     assert len(coded) == len(layers) + 1, "every layer, and what lies outside them"
