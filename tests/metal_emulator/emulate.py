@@ -13,7 +13,7 @@ from bitbudget.metal_kernels.launch import Launch
 from tests.metal_emulator.machine import Array, Buffer, Statistics, launch, released
 from tests.metal_emulator.signature import ATTRIBUTES, Argument, Signature, generate
 from tests.metal_emulator.source import to_opencl
-from tests.metal_emulator.toolchain import COUNTING_FLAGS, compile_kernel
+from tests.metal_emulator.toolchain import COUNTING_FLAGS, PRELUDE, compile_kernel
 
 __all__ = [
     "ORDERS",
@@ -94,7 +94,7 @@ def kernel_source(signature: Signature) -> str:
     arguments += [attribute_value(name, ATTRIBUTES[name]) for name in signature.attributes]
     call = f"{signature.function}({', '.join(arguments)});"
     return (
-        '#include <metal_stdlib>\n#include "mlx/backend/metal/kernels/utils.h"\n'
+        f"{PRELUDE}"
         f'#line 1 "kernel.metal"\n{to_opencl(signature.text)}\n'
         'extern "C" void emu_entry(const thread ulong* buffers, thread EmuLane* lane) {\n'
         f"  {call}\n}}\n"

@@ -16,6 +16,7 @@ from pathlib import Path
 from tests.metal_emulator.source import to_opencl
 
 __all__ = [
+    "PRELUDE",
     "CompileError",
     "cache_folder",
     "compile_kernel",
@@ -39,6 +40,8 @@ COUNTING_FLAGS = (
     "-fno-slp-vectorize",
 )
 TSAN_FLAGS = ("-fsanitize=thread", "-DEMU_TSAN", "-g")
+PRELUDE = '#include <metal_stdlib>\n#include "mlx/backend/metal/kernels/utils.h"\n'
+"""What every kernel begins with."""
 _STANDARD_HEADERS = (
     *("metal_atomic", "metal_common", "metal_compute", "metal_geometric", "metal_integer"),
     *("metal_limits", "metal_math", "metal_numeric", "metal_relational", "metal_simdgroup"),
@@ -150,15 +153,31 @@ def compile_kernel(source: str, flags: tuple[str, ...] = (), *, link: str = "sha
         return output
     text = cache_folder() / f"kernel-{key}.cl"
     text.write_text(source, encoding="utf-8")
-    includes = [f"-I{folder}" for folder in include_folders()]
-    arguments = [*KERNEL_FLAGS, *_processor_flags(), *flags, *includes, str(text)]
     if link == "shared":
         machine()
-        return _run_clang([*arguments, "-shared", "-lm"], output)
+        return _run_clang([*_with_headers(flags), str(text), "-shared", "-lm"], output)
     compiled = output.with_suffix(".o")
-    _run_clang([*arguments, *TSAN_FLAGS, "-c"], compiled)
+    _run_clang([*_with_headers((*flags, *TSAN_FLAGS)), str(text), "-c"], compiled)
     runtime = _uninstrumented_machine()
     return _run_clang([*map(str, (*runtime, compiled)), "-fsanitize=thread", "-lm"], output)
+
+
+@lru_cache
+def _with_headers(flags: tuple[str, ...]) -> tuple[str, ...]:
+    """Return all flags for a kernel, with `PRELUDE` as clang has read it once for all of them.
+
+    Reading it takes as long as compiling a kernel.
+    """
+    includes = (f"-I{folder}" for folder in include_folders())
+    common = (*KERNEL_FLAGS, *_processor_flags(), *flags, *includes)
+    key = hashlib.sha256(repr((PRELUDE, common, _emulator_digest())).encode()).hexdigest()[:20]
+    output = cache_folder() / f"prelude-{key}.pch"
+    if not output.exists():
+        text = output.with_suffix(".cl")
+        text.write_text(PRELUDE, encoding="utf-8")
+        made = ("-Xclang", "-emit-pch", "-Xclang", "-fno-pch-timestamp")
+        _run_clang([*common, *made, str(text), "-c"], output)
+    return (*common, "-include-pch", str(output))
 
 
 @lru_cache
