@@ -1,4 +1,4 @@
-.PHONY: install demo serve test test-fast test-package coverage lint format docs profile bench
+.PHONY: install demo serve test test-unlinted test-fast test-package coverage lint format docs profile bench
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -21,9 +21,11 @@ demo: install  ## start a server and a worker here and fit the sample model
 serve: install  ## start the server with its dashboard
 	$(BIN)/bitbudget serve
 
-test: install lint  ## everything but `slow` and `package`
+test: lint test-unlinted  ## everything but `slow` and `package`
+
+test-unlinted: install  ## the same without the checks before it
 	$(PYTEST) -n 2 $(PYTEST_ARGS)
-	$(PYTEST) -n 0 -m timed
+	$(PYTEST) -n 0 -m timed $$(grep -rl "mark[.]timed" --include="*.py" tests)
 
 test-fast: install  ## the parts without processes, browsers and whole models: under a minute
 	$(PYTEST) -n 2 -q $(FAST) -m "not slow and not package and not e2e and not postgres and not contract and not chaos and not timed"
