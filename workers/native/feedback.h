@@ -49,6 +49,7 @@ template <class Grid> struct GroupFit {
   static constexpr int FEW_BITS = 4; // cutting off the ends pays more where codes are few
   static constexpr float SHARES[] = {1.0f, 0.96f, 0.92f};
   static constexpr float FEW_BITS_SHARES[] = {1.0f, 0.92f, 0.85f, 0.78f};
+  static constexpr float SCALES_AROUND = 3, MINIMA_AROUND = 2; // small integers that are tried on either side
 
   struct Sums {
     Vec error, codes, squares, products;
@@ -114,8 +115,8 @@ template <class Grid> struct GroupFit {
       if (careful) try_neighbours(grid, x, importance, size, most, low, mean, least, best_scale, best_bias);
   }
 
-  // Small integers next to the chosen ones, where they fit better: of the scale with the minimum that suits
-  // it, then of the minimum.
+  // Small integers around the chosen ones, where they fit better with codes of their own: of the scale, and
+  // around the minimum that suits it. Rounded one after the other, both may be the worse for it.
   INLINE void try_neighbours(const Grid &grid, const float *x, const float *importance, int size, float most, Vec low,
                              Vec mean, Vec least, Vec &best_scale, Vec &best_bias) {
     const Vec scale = best_scale, bias = best_bias;
@@ -127,14 +128,12 @@ template <class Grid> struct GroupFit {
       best_bias = better ? b : best_bias;
       return low + fma(-s, found.codes, mean);
     };
-    for (float off = -1; off <= 1; off += 2) {
+    for (float off = -SCALES_AROUND; off <= SCALES_AROUND; off += 1) {
       const Vec other = grid.scale(fma(all(off), grid.step, scale));
-      Vec suits = bias;
-      for (int round = 0; round < 2; ++round) suits = consider(other, grid.bias(suits, other));
+      const Vec suits = grid.bias(consider(other, bias), other);
+      for (float up = -MINIMA_AROUND; up <= MINIMA_AROUND; up += 1)
+        consider(other, grid.bias(fma(all(up), grid.low, suits), other));
     }
-    const Vec chosen = best_bias;
-    for (float off = -1; off <= 1; off += 2)
-      consider(best_scale, grid.bias(fma(all(off), grid.low, chosen), best_scale));
   }
 };
 
