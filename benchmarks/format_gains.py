@@ -57,9 +57,7 @@ def divided(measurement: Measurement, nbytes: int, menu: str) -> float:
     left = nbytes - sum(one[0].nbytes for one in hulls)
     cost = sum(one[0].kl for one in hulls)
     steps = [
-        (high.nbytes - low.nbytes, high.kl - low.kl)
-        for one in hulls
-        for low, high in pairwise(one)
+        (high.nbytes - low.nbytes, high.kl - low.kl) for one in hulls for low, high in pairwise(one)
     ]
     for size, gain in sorted(steps, key=lambda step: step[1] / step[0]):
         share = min(1.0, max(left, 0) / size)
