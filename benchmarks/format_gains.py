@@ -54,7 +54,7 @@ def divided(measurement: Measurement, nbytes: int, menu: str) -> float:
     steepest steps of all hulls are taken first.
     """
     hulls = [hull(points(measurement, curve, menu)) for curve in measurement.curves]
-    left = nbytes - sum(one[0].nbytes for one in hulls)
+    left = float(nbytes - sum(one[0].nbytes for one in hulls))
     cost = sum(one[0].kl for one in hulls)
     steps = [
         (high.nbytes - low.nbytes, high.kl - low.kl) for one in hulls for low, high in pairwise(one)
