@@ -7,6 +7,10 @@ core. The variable must be set before the process starts, so it is the parent th
 The threads of one OpenBLAS product wait for each other by spinning: on a machine that is busy
 otherwise they burn the time of the thread they wait for. So half of the cores is the default, and
 OPENBLAS_NUM_THREADS says otherwise.
+
+With the same variables glibc asks the kernel for huge pages: weights are read through fewer entries
+of the page tables, and what a pass allocates takes fewer page faults. Together a sixth of a forward
+pass of SmolLM2-135M.
 """
 
 from __future__ import annotations
@@ -25,6 +29,9 @@ from bitbudget.workers.native.threads import default_threads
 __all__ = ["THREADS_VARIABLE", "blas_threads", "preload_environment"]
 
 THREADS_VARIABLE: Final = "OPENBLAS_NUM_THREADS"
+_TUNABLES: Final = "GLIBC_TUNABLES"
+_HUGE_PAGES: Final = "glibc.malloc.hugetlb"
+"""1: the allocator advises the kernel to use transparent huge pages (glibc 2.35 and later)."""
 
 
 def blas_threads(environment: Mapping[str, str]) -> int:
@@ -36,15 +43,24 @@ def blas_threads(environment: Mapping[str, str]) -> int:
 def preload_environment(environment: Mapping[str, str]) -> dict[str, str]:
     """Return `environment` with LD_PRELOAD of OpenBLAS in front, for a child that runs MLX.
 
-    No preload on macOS, where `scipy-openblas32` is missing, and where a library's path holds a
-    character that LD_PRELOAD separates by.
+    On Linux its allocator uses huge pages. No preload on macOS, where `scipy-openblas32` is
+    missing, and where a library's path holds a character that LD_PRELOAD separates by.
     """
     child = {THREADS_VARIABLE: str(max(1, (os.cpu_count() or 1) // 2)), **environment}
     present = child.get("LD_PRELOAD", "").replace(":", " ").split()
     wanted = [str(path) for path in _libraries()]
     if wanted and not any(" " in path or ":" in path for path in wanted):
         child["LD_PRELOAD"] = ":".join(dict.fromkeys([*wanted, *present]))
+    if sys.platform == "linux":
+        child[_TUNABLES] = _with_huge_pages(child.get(_TUNABLES, ""))
     return child
+
+
+def _with_huge_pages(tunables: str) -> str:
+    """Return glibc's tunables, separated by colons, with huge pages unless they speak of them."""
+    given = [each for each in tunables.split(":") if each]
+    spoken_of = any(each.partition("=")[0] == _HUGE_PAGES for each in given)
+    return ":".join(given if spoken_of else [*given, f"{_HUGE_PAGES}=1"])
 
 
 def _libraries() -> tuple[Path, ...]:

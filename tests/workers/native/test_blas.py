@@ -53,7 +53,34 @@ def test_an_existing_preload_is_kept_once() -> None:
 
 def test_other_systems_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
-    assert "LD_PRELOAD" not in preload_environment({"A": "b"})
+    assert not {"LD_PRELOAD", "GLIBC_TUNABLES"} & set(preload_environment({"A": "b"}))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator is Linux's")
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ("", "glibc.malloc.hugetlb=1"),
+        ("glibc.malloc.check=3", "glibc.malloc.check=3:glibc.malloc.hugetlb=1"),
+        ("glibc.malloc.hugetlb=0", "glibc.malloc.hugetlb=0"),
+    ],
+)
+def test_huge_pages_are_asked_for_unless_told_otherwise(given: str, wanted: str) -> None:
+    assert preload_environment({"GLIBC_TUNABLES": given})["GLIBC_TUNABLES"] == wanted
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator is Linux's")
+def test_a_child_starts_with_the_variables() -> None:
+    code = "import os; print(os.environ['GLIBC_TUNABLES'])"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=preload_environment(os.environ),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "hugetlb" in done.stdout
+    assert not done.stderr
 
 
 @NEEDS_OPENBLAS
