@@ -19,9 +19,20 @@ MOST_BYTES = 50_000
 
 
 def shown(notebook: Path) -> list[list[dict[str, Any]]]:
-    """What each cell of code shows."""
+    """What each cell of code shows; what it prints may come in parts and is joined."""
     cells = json.loads(notebook.read_bytes())["cells"]
-    return [cell["outputs"] for cell in cells if cell["cell_type"] == "code"]
+    return [joined(cell["outputs"]) for cell in cells if cell["cell_type"] == "code"]
+
+
+def joined(outputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Outputs with neighbouring parts of one stream made one."""
+    whole: list[dict[str, Any]] = []
+    for each in outputs:
+        if whole and "stream" == whole[-1]["output_type"] == each["output_type"]:
+            whole[-1] = {**whole[-1], "text": [*whole[-1]["text"], *each["text"]]}
+        else:
+            whole.append(each)
+    return whole
 
 
 def sizes(outputs: list[dict[str, Any]]) -> list[str]:
