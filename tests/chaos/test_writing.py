@@ -67,7 +67,9 @@ def test_a_killed_writer_leaves_nothing_half_done_and_goes_on(
 ) -> None:
     chooser = random.Random(SEED)  # noqa: S311 - the same kills for the same seed
     home = tmp_path / "home"
-    request = JobRequest(model=str(sample_model), budget=4_000_000, sensitivity="weights")
+    request = JobRequest(
+        model=str(sample_model), budget=4_000_000, sensitivity="weights", encoder="minmax"
+    )
     result = run_task(JobTask(home=str(home), request=request), lambda _: None).model_dump(
         mode="json"
     )
