@@ -18,7 +18,7 @@ from bitbudget.app.jobs.status import EventKind
 from tests.support.speed import least_seconds
 
 pytestmark = pytest.mark.e2e
-DEADLINE_SECONDS = 240
+DEADLINE_SECONDS = 600
 
 
 def request(model: Path, budget: str) -> JobRequest:
