@@ -14,6 +14,8 @@ from bitbudget.app.contract.steps import Step
 from tests.support.commands import interruptible
 from tests.support.live import server_environment
 
+MOST_SECONDS = 300
+
 
 def interrupted(home: Path, *words: str, until: str) -> tuple[int, str]:
     """Return exit status and standard error of a command interrupted once it said `until`."""
@@ -27,7 +29,7 @@ def interrupted(home: Path, *words: str, until: str) -> tuple[int, str]:
             start_new_session=True,
         )
     try:
-        end = time.monotonic() + 60
+        end = time.monotonic() + MOST_SECONDS
         while until not in log.read_text():
             assert time.monotonic() < end, log.read_text()
             assert process.poll() is None, log.read_text()
@@ -36,6 +38,7 @@ def interrupted(home: Path, *words: str, until: str) -> tuple[int, str]:
         return process.wait(60), log.read_text()
     finally:
         process.kill()
+        process.wait()
 
 
 def test_the_server_says_where_its_jobs_are(tmp_path: Path) -> None:
