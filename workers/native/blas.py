@@ -9,8 +9,7 @@ otherwise they burn the time of the thread they wait for. So half of the cores i
 OPENBLAS_NUM_THREADS says otherwise.
 
 With the same variables glibc asks the kernel for huge pages: weights are read through fewer entries
-of the page tables, and what a pass allocates takes fewer page faults. Together a sixth of a forward
-pass of SmolLM2-135M.
+of the page tables, and what a pass allocates takes fewer page faults (docs/performance.md).
 """
 
 from __future__ import annotations

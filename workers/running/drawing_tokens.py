@@ -12,7 +12,7 @@ def draw_tokens(logits: mx.array, key: mx.array) -> mx.array:
     """Return int32 (rows,): a token of each row, drawn from the softmax of float32 (rows, tokens).
 
     On a CPU it is the first token at which the sum of probabilities passes a uniform number of the
-    row: MLX draws by Gumbel noise, whose two logarithms a logit take ten times as long there.
+    row: MLX draws by Gumbel noise, whose two logarithms a logit take twice as long there.
     """
     if mx.default_device() == mx.Device(mx.gpu):
         drawn: mx.array = mx.random.categorical(logits, key=key).astype(mx.int32)
