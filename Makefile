@@ -1,4 +1,4 @@
-.PHONY: install demo serve test test-unlinted test-fast test-package coverage lint format docs profile bench
+.PHONY: install demo serve test test-fast test-package coverage lint format docs profile bench
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -21,9 +21,7 @@ demo: install  ## start a server and a worker here and fit the sample model
 serve: install  ## start the server with its dashboard
 	$(BIN)/bitbudget serve
 
-test: lint test-unlinted  ## everything but `slow` and `package`
-
-test-unlinted: install  ## the same without the checks before it
+test: install lint  ## everything but `slow` and `package`
 	$(PYTEST) -n 2 $(PYTEST_ARGS)
 	$(PYTEST) -n 0 -m timed $$(grep -rl "mark[.]timed" --include="*.py" tests)
 
