@@ -21,18 +21,23 @@ from bitbudget.workers.running.layers import Walk, first_hidden, logits_of
 from bitbudget.workers.running.numpy_functions import by_numpy
 from bitbudget.workers.running.streaming_forward import fits_whole, streamed_logits
 
-__all__ = ["StreamedStudent", "layer_gradients", "streams"]
+__all__ = ["StreamedStudent", "has_room", "layer_gradients", "streams"]
 
 _COPIES = 3
 """What training in memory holds: the original, the student, and weights on their way to it."""
 
 
+def has_room(reference: Path) -> bool:
+    """Whether half of the memory holds a model three times over, as training it whole needs."""
+    return fits_whole(reference, copies=_COPIES)
+
+
 def streams(checkpoint: Path, reference: Path) -> bool:
-    """Whether a model is trained layer by layer, since three of it do not fit in half of memory.
+    """Whether a model is trained layer by layer, since there is no room for it whole.
 
     Only models whose layers form a chain can be.
     """
-    if fits_whole(reference, copies=_COPIES):
+    if has_room(reference):
         return False
     return Walk(lambda: load_float32(checkpoint), np.zeros((1, 8), np.int32)).is_chain()
 

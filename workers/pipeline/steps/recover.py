@@ -8,13 +8,18 @@ from typing import Final
 from bitbudget.app.contract.reports import Recovery
 from bitbudget.workers.pipeline.options import RecoverOptions
 from bitbudget.workers.pipeline.run import Delivered, Run, Variant
-from bitbudget.workers.recovery import RECORD, finish, recover, streams
+from bitbudget.workers.recovery import RECORD, finish, has_room, recover, streams
 
 __all__ = ["run_step"]
 
 _STREAMED: Final = (
     "in float32 the model three times over takes more than half of this machine's memory: it is"
     " trained with the weights of one layer in memory at a time"
+)
+
+_TOO_LARGE: Final = (
+    "in float32 the model three times over takes more than half of this machine's memory, and its"
+    " layers form no chain that could be trained one by one: it is trained whole and may not fit"
 )
 
 
@@ -31,6 +36,8 @@ def run_step(run: Run) -> Recovery:
         reference = run[Variant].checkpoint.folder
         if streamed := streams(folder, reference):
             run.report.log(_STREAMED)
+        elif not has_room(reference):
+            run.report.log(_TOO_LARGE)
         recover(
             folder,
             reference,
