@@ -18,6 +18,7 @@ from bitbudget.app.core.formats import parse_format
 from bitbudget.app.core.machine_speed import MachineSpeed
 from bitbudget.workers.encoders.registry import encode
 from bitbudget.workers.native.threads import default_threads
+from bitbudget.workers.running.device import on_gpu
 
 __all__ = ["machine_speed", "measure_machine_speed"]
 
@@ -51,7 +52,7 @@ def measure_machine_speed(folder: Path) -> MachineSpeed:
         _CODED[0] * _CODED[1] / _best_s(_coding()),
         _WRITTEN_BYTES / _best_s(_writing(folder), rounds=2),
         threads=default_threads(),
-        on_gpu=mx.default_device() == mx.Device(mx.gpu),
+        on_gpu=on_gpu(),
         dense_per_second=_MULTIPLIED[0] * _MULTIPLIED[1] / _best_s(_dense(), _MULTIPLIED_ROUNDS),
         packed_per_second=_MULTIPLIED[0] * _MULTIPLIED[1] / _best_s(_packed(), _MULTIPLIED_ROUNDS),
     )

@@ -9,6 +9,7 @@ import mlx.core as mx
 import numpy as np
 
 from bitbudget.app.core.errors import InvalidModelError
+from bitbudget.workers.running.device import on_gpu
 from bitbudget.workers.running.numpy_functions import by_numpy
 from bitbudget.workers.running.streaming_forward import Forward, Unheld
 
@@ -182,7 +183,7 @@ def log_total(logits: mx.array) -> mx.array:
     The last axis is kept, with length 1. On a CPU NumPy does it, row by row so that a row stays in
     the cache: MLX takes ten times as long for an exponential there.
     """
-    if _on_gpu():
+    if on_gpu():
         return mx.logsumexp(logits, axis=-1, keepdims=True)
     values = np.array(logits, copy=False)
     found = np.empty((*values.shape[:-1], 1), np.float32)
@@ -194,7 +195,7 @@ def log_total(logits: mx.array) -> mx.array:
 
 def _best(scores: mx.array) -> np.ndarray:
     """Return the most likely token by float32 (windows, tokens, vocabulary)."""
-    if _on_gpu():
+    if on_gpu():
         return np.array(mx.argmax(scores, axis=-1))
     best: np.ndarray = np.array(scores, copy=False).argmax(axis=-1).astype(np.uint32)
     return best
@@ -205,17 +206,13 @@ def _most_likely(scores: mx.array) -> mx.array:
 
     On a CPU NumPy finds them in a quarter of the time that MLX takes there.
     """
-    if _on_gpu():
+    if on_gpu():
         return mx.argpartition(-scores, kth=TOP_K, axis=-1)[..., :TOP_K]
     values = np.array(scores, copy=False)
     found = np.empty((*values.shape[:-1], TOP_K), np.uint32)
     for at in np.ndindex(*values.shape[:-1]):
         found[at] = np.argpartition(values[at], -TOP_K)[-TOP_K:]
     return mx.array(found)
-
-
-def _on_gpu() -> bool:
-    return bool(mx.default_device() == mx.Device(mx.gpu))
 
 
 def _compared(batch: TeacherBatch, logits: mx.array, total: mx.array) -> tuple[mx.array, mx.array]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import mlx.core as mx
 import numpy as np
 
+from bitbudget.workers.running.device import on_gpu
+
 __all__ = ["draw_tokens"]
 
 
@@ -14,7 +16,7 @@ def draw_tokens(logits: mx.array, key: mx.array) -> mx.array:
     On a CPU it is the first token at which the sum of probabilities passes a uniform number of the
     row: MLX draws by Gumbel noise, whose two logarithms a logit take twice as long there.
     """
-    if mx.default_device() == mx.Device(mx.gpu):
+    if on_gpu():
         drawn: mx.array = mx.random.categorical(logits, key=key).astype(mx.int32)
         return drawn
     uniform = np.array(mx.random.uniform(shape=(len(logits),), key=key), np.float64)

@@ -16,6 +16,8 @@ import mlx.core as mx
 import numpy as np
 from mlx_lm.models import activations, base
 
+from bitbudget.workers.running.device import on_gpu
+
 __all__ = ["as_stock", "by_numpy"]
 
 _CHUNK: Final = 1 << 15
@@ -34,7 +36,7 @@ def by_numpy() -> Iterator[None]:
 
     Float32 alone; what is not known here is left to MLX.
     """
-    if mx.default_device() == mx.Device(mx.gpu):
+    if on_gpu():
         yield
         return
     with _replaced({_swiglu_of_stock: _swiglu, _attention_of_stock: _attention}):

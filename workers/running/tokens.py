@@ -19,6 +19,7 @@ from bitbudget.app.core.effort import EFFORTS, ROWS_AT_ONCE, Effort, calibration
 from bitbudget.workers.models.chat import Chat
 from bitbudget.workers.models.checkpoint import Checkpoint
 from bitbudget.workers.models.vocabulary import begin_token, longest_window
+from bitbudget.workers.running.device import on_gpu
 from bitbudget.workers.running.drawing_tokens import draw_tokens
 from bitbudget.workers.running.hidden_states import HiddenStates
 from bitbudget.workers.running.numpy_functions import by_numpy
@@ -39,8 +40,7 @@ SEQUENCE_LENGTH: Final = 256
 
 def default_windows(weights: int, effort: Effort) -> int:
     """Return how many windows a model with so many weights is measured on here."""
-    on_gpu = mx.default_device() == mx.Device(mx.gpu)
-    return calibration_windows(effort, weights, on_gpu=on_gpu)
+    return calibration_windows(effort, weights, on_gpu=on_gpu())
 
 
 def default_tokens(weights: int, effort: Effort = Effort.STANDARD) -> int:
