@@ -81,16 +81,6 @@ def test_gradients_of_our_own_formats_are_those_of_the_whole_model(tmp_path: Pat
     check_gradients(tmp_path / "model", rough)
 
 
-@pytest.fixture
-def original(tmp_path: Path) -> Path:
-    return tiny(tmp_path / "original")
-
-
-@pytest.fixture
-def rough(original: Path, tmp_path: Path) -> Path:
-    return quantized(original, tmp_path / "rough")
-
-
 def test_steps_by_layer_lead_to_the_same_parameters(original: Path, rough: Path) -> None:
     trainings = [Training(rough, original, seed=0, streamed=s) for s in (False, True)]
     for training in trainings:

@@ -14,17 +14,7 @@ from bitbudget.app.core.requests import Recover
 from bitbudget.workers.evaluate import Evaluator
 from bitbudget.workers.recovery import Ended, recover
 from bitbudget.workers.recovery.training import Training
-from tests.workers.recovery.checkpoints import quantized, tiny
-
-
-@pytest.fixture
-def original(tmp_path: Path) -> Path:
-    return tiny(tmp_path / "original")
-
-
-@pytest.fixture
-def rough(original: Path, tmp_path: Path) -> Path:
-    return quantized(original, tmp_path / "rough")
+from tests.workers.recovery.checkpoints import quantized
 
 
 def test_recovery_lowers_kl_in_the_same_bytes(original: Path, rough: Path) -> None:

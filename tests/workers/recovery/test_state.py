@@ -17,7 +17,6 @@ from bitbudget.app.core.requests import Recover
 from bitbudget.workers.recovery import recover
 from bitbudget.workers.recovery.state import StateFolder
 from bitbudget.workers.recovery.training import Training
-from tests.workers.recovery.checkpoints import quantized, tiny
 
 ROOT = Path(__file__).resolve().parents[3]
 SECONDS = 20.0
@@ -28,16 +27,6 @@ from bitbudget.app.core.requests import Recover
 from bitbudget.workers.recovery import recover
 recover(Path(sys.argv[1]), Path(sys.argv[2]), Recover.SCALES, seconds={SECONDS}, streamed={{}})
 """
-
-
-@pytest.fixture
-def original(tmp_path: Path) -> Path:
-    return tiny(tmp_path / "original")
-
-
-@pytest.fixture
-def rough(original: Path, tmp_path: Path) -> Path:
-    return quantized(original, tmp_path / "rough")
 
 
 def test_a_training_goes_on_from_its_state_as_if_it_had_not_stopped(

@@ -81,16 +81,6 @@ def test_a_rotated_checkpoint_is_moved_towards_its_rotated_original(tmp_path: Pa
     assert not mx.allclose(again, before, atol=1e-3)
 
 
-@pytest.fixture
-def original(tmp_path: Path) -> Path:
-    return tiny(tmp_path / "original")
-
-
-@pytest.fixture
-def rough(original: Path, tmp_path: Path) -> Path:
-    return quantized(original, tmp_path / "rough")
-
-
 def test_what_is_stored_is_what_was_judged(original: Path, rough: Path) -> None:
     student = Student(rough, load_float32(original))
     key = mx.random.key(3)
