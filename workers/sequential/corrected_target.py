@@ -184,19 +184,17 @@ class _Sums:
 
     def tokens(self) -> Tokens:
         """Return all tokens, which are few, and let go of them."""
-        found = Tokens(*(np.array(part) for part in self._taken()))
-        self._waiting = []
-        return found
+        return Tokens(*(np.array(part) for part in self._taken()))
 
     def _taken(self) -> tuple[mx.array, mx.array]:
-        width = len(self._own)
-        nothing = mx.zeros((0, width))
-        y, difference = zip(*self._waiting, strict=True) if self._waiting else ((nothing,),) * 2
+        """Return y and x - y of the tokens that wait, and let go of them."""
+        waiting = self._waiting or [(mx.zeros((0, len(self._own))),) * 2]
+        self._waiting = []
+        y, difference = zip(*waiting, strict=True)
         return mx.concatenate(list(y)), mx.concatenate(list(difference))
 
     def _sum_up(self) -> None:
         y, difference = self._taken()
-        self._waiting = []
         self._own = self._own + y.T @ y
         self._drift = self._drift + difference.T @ y
         mx.eval(self._own, self._drift)
