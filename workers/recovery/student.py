@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import mlx.core as mx
 import numpy as np
@@ -44,7 +44,7 @@ class Opened:
     """A float32 model to put parameters into; `packed` are modules that hold codes on disk."""
 
     model: nn.Module
-    modules: dict[str, Any]
+    modules: dict[str, nn.Module]
     packed: dict[str, nn.Module]
 
     def drop(self, prefix: str) -> None:

@@ -21,7 +21,7 @@ from bitbudget.workers.recovery.rollouts import Rollouts
 from bitbudget.workers.recovery.student import Student, Values
 from bitbudget.workers.running.float32 import load_float32
 from bitbudget.workers.running.numpy_functions import by_numpy
-from bitbudget.workers.running.streaming_forward import Unheld
+from bitbudget.workers.running.streaming_forward import Forward, Unheld
 
 __all__ = ["Training"]
 
@@ -54,7 +54,8 @@ class Training:
         self, checkpoint: Path, reference: Path, *, seed: int, streamed: bool = False
     ) -> None:
         self.judge = Evaluator(reference, rollouts=_HELD_OUT, seed=seed + _SEED)
-        self.student = Student(checkpoint, load_float32(reference), whole=not streamed)
+        original = load_float32(reference) if streamed else self.judge.original
+        self.student = Student(checkpoint, original, whole=not streamed)
         self.values: Values = self.student.values()
         self.kept = self.mean = self.values
         self.adam = optimizers.AdamW(
@@ -162,9 +163,11 @@ class Training:
     def _held_out(self) -> float:
         """Return nats per token; infinite where the student's predictions are not finite."""
         began = time.monotonic()
-        streamed = StreamedStudent(self.student, self.mean)
-        whole = self.student.whole
-        model = self.student.apply(self.mean, stored=True) if whole else streamed
+        model: Forward
+        if self.student.whole:
+            model = self.student.apply(self.mean, stored=True)
+        else:
+            model = StreamedStudent(self.student, self.mean)
         try:
             report = self.judge.sets(model, "student")["rollouts"]
         except InvalidModelError:
