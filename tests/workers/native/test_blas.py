@@ -96,3 +96,54 @@ def test_threads_leave_room_for_others_unless_told_otherwise() -> None:
         1, (os.cpu_count() or 1) // 2
     )
     assert preload_environment({"OPENBLAS_NUM_THREADS": "7"})["OPENBLAS_NUM_THREADS"] == "7"
+
+
+ERRORS = """
+import itertools
+import mlx.core as mx
+import numpy as np
+mx.set_default_device(mx.cpu)
+rng = np.random.default_rng(0)
+
+def error(found, wanted):
+    return np.linalg.norm(np.asarray(found) - wanted) / np.linalg.norm(wanted)
+
+errors = []
+# edges of blocks, of the depth that is packed at once, and three threads' worth
+shapes = [(128, 128, 128), (129, 143, 161), (16, 401, 1031), (531, 17, 600), (640, 700, 900)]
+for (m, n, k), turn_a, turn_b in itertools.product(shapes, (False, True), (False, True)):
+    a = rng.standard_normal((k, m) if turn_a else (m, k), dtype=np.float32)
+    b = rng.standard_normal((n, k) if turn_b else (k, n), dtype=np.float32)
+    c = rng.standard_normal((m, n), dtype=np.float32)
+    exact = (a.T if turn_a else a).astype(np.float64) @ (b.T if turn_b else b)
+    left = mx.array(a).T if turn_a else mx.array(a)
+    right = mx.array(b).T if turn_b else mx.array(b)
+    errors += [error(left @ right, exact), error(mx.addmm(mx.array(c), left, right), exact + c)]
+for rows, columns in [(300, 170), (170, 300), (900, 700)]:
+    x = rng.standard_normal((rows, columns), dtype=np.float32)
+    own, exact = mx.array(x), x.astype(np.float64)
+    errors += [error(own.T @ own, exact.T @ exact), error(own @ own.T, exact @ exact.T)]
+tiny = rng.standard_normal((256, 256), dtype=np.float32) * 1e-30
+huge = tiny * 1e30
+errors.append(error(mx.array(tiny) @ mx.array(huge), tiny.astype(np.float64) @ huge))
+print(max(errors))
+"""
+
+
+def largest_matmul_error(**variables: str) -> float:
+    """Return the largest relative error, in the Frobenius norm, of products of many shapes."""
+    environment = preload_environment(os.environ) | variables
+    command = [sys.executable, "-c", ERRORS]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    return float(done.stdout)
+
+
+@NEEDS_OPENBLAS
+@pytest.mark.parametrize("threads", ["1", "3"])
+def test_products_of_every_shape_are_as_close_as_two_bfloat16_terms(threads: str) -> None:
+    assert largest_matmul_error(OPENBLAS_NUM_THREADS=threads) < 1e-5
+
+
+@NEEDS_OPENBLAS
+def test_the_highest_precision_is_that_of_float32() -> None:
+    assert largest_matmul_error(BITBUDGET_MATMUL_PRECISION="highest") < 1e-6
