@@ -218,8 +218,12 @@ def _rounding(x: mx.array, weight: mx.array) -> mx.array:
 
 
 def _weighted(x: mx.array, weight: mx.array) -> mx.array:
-    """Return sum_t weight_t x_t x_t^T for x (tokens, n)."""
-    return (x * weight[:, None]).T @ x
+    """Return sum_t weight_t x_t x_t^T for x (tokens, n) and weights of zero and more.
+
+    A product of a matrix with its own transpose, of which a BLAS may compute half.
+    """
+    scaled = x * mx.sqrt(weight)[:, None]
+    return scaled.T @ scaled
 
 
 def _sequence_sums(x: mx.array, g: mx.array) -> tuple[mx.array, mx.array]:

@@ -57,7 +57,7 @@ class Pass(Walk):
         moments: dict[str, ModuleMoments] = {}
         tape = Tape()
         with tapped(self.model, "", tape), self.kv.on(tape):
-            for number, batch in enumerate(self.batches):
+            for number, batch in enumerate(self.head_batches):
                 ids, key = self.ids(batch), self._key(number)
                 seen: list[mx.array] = []
 
@@ -74,7 +74,7 @@ class Pass(Walk):
                 pulled = self.kv.take(backward(loss, mx.zeros(1), mx.array(1.0), tape))
                 mx.eval(self.kv.unevaluated())
                 _accumulate(moments, pulled, self.model, "", seen[-1])
-                self.progress(number + 1, len(self.batches))
+                self.progress(number + 1, len(self.head_batches))
         self.store.write_kv(0, self.kv.finish())
         self._save("whole", moments, self.model, "")
 
@@ -126,7 +126,7 @@ class Pass(Walk):
             hidden = self.store.read_state("hidden", count)
             moments: dict[str, ModuleMoments] = {}
             gradients = []
-            for number, batch in enumerate(self.batches):
+            for number, batch in enumerate(self.head_batches):
                 pulled, p = self._through_head(
                     self.ids(batch), mx.array(hidden[batch]), self._key(number)
                 )

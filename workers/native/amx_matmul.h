@@ -118,9 +118,12 @@ static int thread_limit() {
   return (int)most(1, least(count, MOST_THREADS));
 }
 
+// Below the diagonal as above it, in blocks that stay near the core.
 static void mirror(const Product &p) {
-  for (i64 r = 1; r < p.rows; ++r)
-    for (i64 c = 0; c < r; ++c) p.to[r * p.stride + c] = p.to[c * p.stride + r];
+  for (i64 row = 0; row < p.rows; row += BLOCK)
+    for (i64 column = 0; column <= row; column += BLOCK)
+      for (i64 r = row; r < least(row + BLOCK, p.rows); ++r)
+        for (i64 c = column; c < least(column + BLOCK, r); ++c) p.to[r * p.stride + c] = p.to[c * p.stride + r];
 }
 
 // Returns false, with nothing written, where there is no memory for the packed operands.

@@ -104,13 +104,19 @@ static AMX_CODE void write_tile(u16 *to, Operand from, bool right, i64 line, i64
   if (!as_it_lies) transpose(tile, high), transpose(tile + TILE, low);
 }
 
-// Write blocks of 32 lines one after another, each for `steps` steps of the depth from `depth` on.
+// Write blocks of 32 lines one after another, each for `steps` steps of the depth from `depth` on. The operand is read in
+// the order in which it lies in memory.
 static AMX_CODE void write_blocks(u16 *to, Operand from, bool right, i64 line, i64 end, i64 depth, i64 steps,
                                   i64 depths) {
-  for (; line < end; line += BLOCK)
-    for (i64 s = 0; s < steps; ++s, to += STEP_SIZE)
-      for (int half = 0; half < 2; ++half)
-        write_tile(to + half * 2 * TILE_SIZE, from, right, line + half * TILE, end, depth + s * DEPTH, depths);
+  const i64 blocks = ceil_div(end - line, BLOCK);
+  const bool by_block = from.depth_step == 1;
+  for (i64 i = 0; i < (by_block ? blocks : steps); ++i)
+    for (i64 j = 0; j < (by_block ? steps : blocks); ++j)
+      for (int half = 0; half < 2; ++half) {
+        const i64 block = by_block ? i : j, step = by_block ? j : i;
+        write_tile(to + (block * steps + step) * STEP_SIZE + half * 2 * TILE_SIZE, from, right,
+                   line + block * BLOCK + half * TILE, end, depth + step * DEPTH, depths);
+      }
 }
 
 struct alignas(64) TileShapes {

@@ -33,14 +33,16 @@ class _ReachedError(Exception):
 class Walk:
     """The layers of one model on one text: `load` gives a fresh lazy copy each time.
 
-    `options` are what the model is called with besides token ids.
+    `options` are what the model is called with besides token ids. `batches` are the sequences that
+    a layer is given at once, `head_batches` fewer, for whose logits there is room as well.
     """
 
     def __init__(self, load: Callable[[], nn.Module], tokens: np.ndarray) -> None:
         self.load, self.tokens = load, tokens
         self.model = load()
         self.prefix, self.layers = decoder_layers(self.model)
-        self.batches = _batches(self.model, tokens)
+        self.batches = _batches(self.layers or [self.model], tokens)
+        self.head_batches = _batches([self.model], tokens)
         self.options: JsonObject = {}
         self._calls: dict[int, list[LayerCall]] = {}
 
@@ -107,9 +109,15 @@ def logits_of(
     return logits
 
 
-def _batches(model: nn.Module, tokens: np.ndarray) -> list[slice]:
+def _batches(parts: list[nn.Module], tokens: np.ndarray) -> list[slice]:
+    """Return as many sequences at once as the widest output of any of the `parts` allows."""
     widest = max(
-        (module.weight.shape[-2] for module in model.modules() if hasattr(module, "to_quantized")),
+        (
+            module.weight.shape[-2]
+            for part in parts
+            for module in part.modules()
+            if hasattr(module, "to_quantized")
+        ),
         default=1,
     )
     rows = max(1, min(_MOST_SEQUENCES, _BATCH_ELEMENTS // (widest * tokens.shape[1])))
