@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -45,6 +46,7 @@ class Walk:
         self.head_batches = _batches([self.model], tokens)
         self.options: JsonObject = {}
         self._calls: dict[int, list[LayerCall]] = {}
+        self._unread: defaultdict[int, list[nn.Module]] = defaultdict(list)
 
     def is_chain(self) -> bool:
         """Whether each layer takes exactly what the one before it gave."""
@@ -73,8 +75,14 @@ class Walk:
         return self._calls[number][index]
 
     def layer_alone(self, index: int) -> nn.Module:
-        """Return layer `index` of a fresh lazy copy: its weights are freed with it."""
-        return decoder_layers(self.load())[1][index]
+        """Return layer `index` with its own unread weights: they are freed with it.
+
+        A copy of the model gives each of its layers once.
+        """
+        if not self._unread[index]:
+            for number, layer in enumerate(decoder_layers(self.load())[1]):
+                self._unread[number].append(layer)
+        return self._unread[index].pop()
 
     def first_hidden(self, ids: mx.array) -> mx.array:
         """Return what the first layer is given for `ids`."""
