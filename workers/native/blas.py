@@ -12,8 +12,9 @@ The threads of one OpenBLAS product wait for each other by spinning: on a machin
 otherwise they burn the time of the thread they wait for. So half of the cores is the default, and
 OPENBLAS_NUM_THREADS says otherwise.
 
-With the same variables glibc asks the kernel for huge pages: weights are read through fewer entries
-of the page tables, and what a pass allocates takes fewer page faults (docs/performance.md).
+With the same variables glibc asks the kernel for huge pages, so that weights are read through fewer
+entries of the page tables, and keeps what is freed: an activation is written into memory that the
+last one left, not into new pages that the kernel clears first (docs/performance.md).
 """
 
 from __future__ import annotations
@@ -33,8 +34,13 @@ __all__ = ["THREADS_VARIABLE", "blas_threads", "preload_environment"]
 
 THREADS_VARIABLE: Final = "OPENBLAS_NUM_THREADS"
 _TUNABLES: Final = "GLIBC_TUNABLES"
-_HUGE_PAGES: Final = "glibc.malloc.hugetlb"
-"""1: the allocator advises the kernel to use transparent huge pages (glibc 2.35 and later)."""
+_ALLOCATION: Final = {
+    "glibc.malloc.hugetlb": "1",
+    "glibc.malloc.mmap_threshold": str(1 << 30),
+    "glibc.malloc.trim_threshold": str(1 << 32),
+}
+"""The kernel is advised to use transparent huge pages (glibc 2.35 and later), and only blocks of a
+GiB and more are mapped one by one and unmapped when they are freed."""
 
 
 def blas_threads(environment: Mapping[str, str]) -> int:
@@ -46,8 +52,9 @@ def blas_threads(environment: Mapping[str, str]) -> int:
 def preload_environment(environment: Mapping[str, str]) -> dict[str, str]:
     """Return `environment` with LD_PRELOAD of OpenBLAS in front, for a child that runs MLX.
 
-    On Linux its allocator uses huge pages. No preload on macOS, where `scipy-openblas32` is
-    missing, and where a library's path holds a character that LD_PRELOAD separates by.
+    On Linux its allocator uses huge pages and keeps them. No preload on macOS, where
+    `scipy-openblas32` is missing, and where a library's path holds a character that LD_PRELOAD
+    separates by.
     """
     child = {THREADS_VARIABLE: str(max(1, (os.cpu_count() or 1) // 2)), **environment}
     present = child.get("LD_PRELOAD", "").replace(":", " ").split()
@@ -55,15 +62,15 @@ def preload_environment(environment: Mapping[str, str]) -> dict[str, str]:
     if wanted and not any(" " in path or ":" in path for path in wanted):
         child["LD_PRELOAD"] = ":".join(dict.fromkeys([*wanted, *present]))
     if sys.platform == "linux":
-        child[_TUNABLES] = _with_huge_pages(child.get(_TUNABLES, ""))
+        child[_TUNABLES] = _with_allocation(child.get(_TUNABLES, ""))
     return child
 
 
-def _with_huge_pages(tunables: str) -> str:
-    """Return glibc's tunables, separated by colons, with huge pages unless they speak of them."""
+def _with_allocation(tunables: str) -> str:
+    """Return glibc's tunables, separated by colons, with those of ours that they do not set."""
     given = [each for each in tunables.split(":") if each]
-    spoken_of = any(each.partition("=")[0] == _HUGE_PAGES for each in given)
-    return ":".join(given if spoken_of else [*given, f"{_HUGE_PAGES}=1"])
+    names = {each.partition("=")[0] for each in given}
+    return ":".join([*given, *(f"{k}={v}" for k, v in _ALLOCATION.items() if k not in names)])
 
 
 def _libraries() -> tuple[Path, ...]:

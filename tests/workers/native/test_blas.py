@@ -56,16 +56,20 @@ def test_other_systems_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not {"LD_PRELOAD", "GLIBC_TUNABLES"} & set(preload_environment({"A": "b"}))
 
 
+KEPT = "glibc.malloc.mmap_threshold=1073741824:glibc.malloc.trim_threshold=4294967296"
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator is Linux's")
 @pytest.mark.parametrize(
     ("given", "wanted"),
     [
-        ("", "glibc.malloc.hugetlb=1"),
-        ("glibc.malloc.check=3", "glibc.malloc.check=3:glibc.malloc.hugetlb=1"),
-        ("glibc.malloc.hugetlb=0", "glibc.malloc.hugetlb=0"),
+        ("", f"glibc.malloc.hugetlb=1:{KEPT}"),
+        ("glibc.malloc.check=3", f"glibc.malloc.check=3:glibc.malloc.hugetlb=1:{KEPT}"),
+        ("glibc.malloc.hugetlb=0", f"glibc.malloc.hugetlb=0:{KEPT}"),
+        (f"glibc.malloc.hugetlb=0:{KEPT}", f"glibc.malloc.hugetlb=0:{KEPT}"),
     ],
 )
-def test_huge_pages_are_asked_for_unless_told_otherwise(given: str, wanted: str) -> None:
+def test_the_allocator_is_told_unless_it_was_told_otherwise(given: str, wanted: str) -> None:
     assert preload_environment({"GLIBC_TUNABLES": given})["GLIBC_TUNABLES"] == wanted
 
 
