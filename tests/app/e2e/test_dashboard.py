@@ -158,6 +158,7 @@ def submit(visitor: Visitor, budget: str) -> str:
     return page.url
 
 
+@pytest.mark.parametrize("visitor", [("light", 1440), ("dark", 390)], indirect=True)
 def test_the_whole_path_from_the_form_to_the_compared_answers(
     visitor: Visitor, machine: Machine
 ) -> None:
