@@ -1,13 +1,15 @@
 """How long each piece of the work takes, from the model's size and the machine's speed.
 
 Costs are counted in what `MachineSpeed` measures, so that they hold on other machines: operations
-of a float32 matrix product, and weights that one thread codes with `careful`. The constants are
-processor seconds of SmolLM2-135M (docs/performance.md) over the rates of the machine they are from
-(125 GFLOP/s, 3.0 ns for a weight).
+of a float32 matrix product, and weights that one thread codes with `careful`, which also stands for
+all that a pass does beside products. The constants are processor seconds of SmolLM2-135M
+(docs/performance.md) over the rates of the machine they are from: 333 GFLOP/s with the AMX unit,
+125 without it, 2.6 ns for a weight.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import astuple, dataclass, replace
 from typing import Final
 
@@ -49,17 +51,41 @@ __all__ = [
     "verification_times",
 ]
 
-_POSITION: Final = 105.0
-"""Operations per weight to write one position of all rows: products of few rows are bound by
-reading and packing the weights."""
-_ROW: Final = 4.3
+
+@dataclass(frozen=True, slots=True)
+class _Cost:
+    """What a pass takes: operations of products for each weight, and weights coded meanwhile.
+
+    `coded` are those for each of at most `_MEASURED_WEIGHTS`. Beyond, what lies between products
+    goes by the width of activations and the number of layers, as the square root of the weights.
+    """
+
+    operations: float
+    coded: float
+
+    def __add__(self, other: _Cost) -> _Cost:
+        return _Cost(self.operations + other.operations, self.coded + other.coded)
+
+    def __rmul__(self, times: float) -> _Cost:
+        return _Cost(times * self.operations, times * self.coded)
+
+
+_MEASURED_WEIGHTS: Final = 134_515_008
+"""Of SmolLM2-135M."""
+_POSITION: Final = _Cost(75.0, 0.105)
+"""To write one position of all rows: products of few rows are bound by reading and packing the
+weights."""
+_ROW: Final = _Cost(3.2, 0.0043)
 """The same for each row."""
-_FORWARD: Final = 4.5
-"""Operations per weight and token of a forward pass, attention and activations counted."""
-_STATISTICS: Final = 22.0
-"""The same of the backward pass with the second moments; the writing left the forward pass."""
-_MOMENTS: Final = 9_000.0
-"""Operations per weight to finish and keep the statistics, however many tokens there were."""
+_FORWARD: Final = _Cost(2.2, 0.0078)
+"""To run a token forward, its weights made of codes first."""
+_STATISTICS: Final = _Cost(9.4, 0.0275)
+"""To run a token backward, second moments included; the writing left the forward pass."""
+_MOMENTS: Final = 23.0
+"""Coded weights per weight to finish and keep the statistics, however many tokens there were."""
+_OPERATIONS_OF_CODED: Final = 380.0
+"""Operations of a CPU's product in the time in which a weight is coded; a GPU is as much faster at
+what lies between products as it is at those."""
 _SWEEP: Final = 8.0
 """Coded weights per weight that measure its errors in all formats without statistics."""
 _SAMPLING: Final = 19.0
@@ -95,7 +121,7 @@ _GROUPS: Final = 100
 _SIZES, _PARTS = 3, 2
 _PART_OF_WINDOWS: Final = 0.5
 """What is run of them to measure all but the budget's own checkpoint of a large model."""
-_SCORED: Final = 0.85
+_SCORED: Final = 0.65
 """Time of a pass that everything is reported of over that of a verification's, of which the weights
 are made of codes first."""
 _PREVIEW_SHARE: Final = 0.2
@@ -180,6 +206,13 @@ class Work:
         """Return the seconds of so many operations for each weight."""
         return self.weights * per_weight / self.speed.flops_per_second
 
+    def running_s(self, cost: _Cost) -> float:
+        """Return the seconds of a pass."""
+        coded = cost.coded * min(1.0, math.sqrt(_MEASURED_WEIGHTS / max(self.weights, 1)))
+        if self.speed.on_gpu:
+            return self.operations_s(cost.operations + _OPERATIONS_OF_CODED * coded)
+        return self.operations_s(cost.operations) + self.coding_s(coded)
+
     def coding_s(self, per_weight: float, *, threads: int = 1) -> float:
         """Return the seconds in which each weight is coded so many times."""
         return self.weights * per_weight / self.speed.coded_per_second / threads
@@ -199,7 +232,7 @@ def text_s(work: Work) -> float:
 
 def _writing_s(work: Work, rows: int) -> float:
     batches = -(-rows // ROWS_AT_ONCE)
-    position = _POSITION_S * batches + work.operations_s(batches * _POSITION + rows * _ROW)
+    position = _POSITION_S * batches + work.running_s(batches * _POSITION + rows * _ROW)
     return work.plan.window_tokens * position
 
 
@@ -207,7 +240,8 @@ def statistics_s(work: Work) -> float:
     """Return how long the Fisher statistics take."""
     if not work.runs:
         return 0.0
-    return work.operations_s(_MOMENTS + _STATISTICS * work.tokens) + _TOKEN_S * work.tokens
+    passes = work.running_s(work.tokens * _STATISTICS) + _TOKEN_S * work.tokens
+    return passes + work.coding_s(_MOMENTS)
 
 
 def curves_s(work: Work) -> float:
@@ -297,7 +331,7 @@ def verification_s(work: Work) -> float:
 
 
 def _forward_s(work: Work, windows: float) -> float:
-    return work.operations_s(_FORWARD * windows * work.plan.window_tokens)
+    return work.running_s(windows * work.plan.window_tokens * _FORWARD)
 
 
 def relinearizing_s(work: Work) -> float:
