@@ -104,8 +104,8 @@ static AMX_CODE void write_tile(u16 *to, Operand from, bool right, i64 line, i64
   if (!as_it_lies) transpose(tile, high), transpose(tile + TILE, low);
 }
 
-// Write blocks of 32 lines one after another, each for `steps` steps of the depth from `depth` on. The operand is read in
-// the order in which it lies in memory.
+// Write blocks of 32 lines one after another, each for `steps` steps of the depth from `depth` on. The operand is read
+// in the order in which it lies in memory.
 static AMX_CODE void write_blocks(u16 *to, Operand from, bool right, i64 line, i64 end, i64 depth, i64 steps,
                                   i64 depths) {
   const i64 blocks = ceil_div(end - line, BLOCK);
