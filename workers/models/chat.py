@@ -12,6 +12,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
@@ -118,8 +119,7 @@ def open_chat(folder: Path, *, held_out: bool = False) -> Chat:
             expected="a template that takes the words of a user",
             remedy="mend the template, or give a text",
         ) from error
-    for ids in (*chat.starts, *chat.turns):
-        check_tokens(folder, ids, tokenizer)
+    check_tokens(folder, list(chain.from_iterable((*chat.starts, *chat.turns))), tokenizer)
     return chat
 
 
