@@ -77,7 +77,7 @@ _POSITION: Final = _Cost(75.0, 0.105)
 weights."""
 _ROW: Final = _Cost(3.2, 0.0043)
 """The same for each row."""
-_FORWARD: Final = _Cost(2.2, 0.0078)
+_FORWARD: Final = _Cost(2.2, 0.005)
 """To run a token forward, its weights made of codes first."""
 _STATISTICS: Final = _Cost(9.4, 0.0275)
 """To run a token backward, second moments included; the writing left the forward pass."""
@@ -106,7 +106,7 @@ _DESCENTS: Final = 280.0
 """The same in the formats of three sizes by two sweeps, each module once."""
 _RECODED: Final = 30.0
 """The same of what has another format once the parts of a model are levelled, on one thread."""
-_IN_SEQUENCE: Final = 400.0
+_IN_SEQUENCE: Final = 280.0
 """Coded weights per weight that code layers one after the other, on one thread."""
 _BY_WEIGHTS: Final = 2.0
 """The same that code modules by their weights alone."""
@@ -121,7 +121,7 @@ _GROUPS: Final = 100
 _SIZES, _PARTS = 3, 2
 _PART_OF_WINDOWS: Final = 0.5
 """What is run of them to measure all but the budget's own checkpoint of a large model."""
-_SCORED: Final = 0.65
+_SCORED: Final = 0.85
 """Time of a pass that everything is reported of over that of a verification's, of which the weights
 are made of codes first."""
 _PREVIEW_SHARE: Final = 0.2

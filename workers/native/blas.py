@@ -36,11 +36,11 @@ THREADS_VARIABLE: Final = "OPENBLAS_NUM_THREADS"
 _TUNABLES: Final = "GLIBC_TUNABLES"
 _ALLOCATION: Final = {
     "glibc.malloc.hugetlb": "1",
-    "glibc.malloc.mmap_threshold": str(1 << 30),
-    "glibc.malloc.trim_threshold": str(1 << 32),
+    "glibc.malloc.mmap_threshold": str(1 << 27),
+    "glibc.malloc.trim_threshold": str(1 << 29),
 }
-"""The kernel is advised to use transparent huge pages (glibc 2.35 and later), and only blocks of a
-GiB and more are mapped one by one and unmapped when they are freed."""
+"""The kernel is advised to use transparent huge pages (glibc 2.35 and later), blocks below 128 MiB
+are reused, and up to 512 MiB that are free wait for that."""
 
 
 def blas_threads(environment: Mapping[str, str]) -> int:

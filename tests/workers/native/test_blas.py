@@ -56,7 +56,7 @@ def test_other_systems_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not {"LD_PRELOAD", "GLIBC_TUNABLES"} & set(preload_environment({"A": "b"}))
 
 
-KEPT = "glibc.malloc.mmap_threshold=1073741824:glibc.malloc.trim_threshold=4294967296"
+KEPT = "glibc.malloc.mmap_threshold=134217728:glibc.malloc.trim_threshold=536870912"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator is Linux's")
