@@ -61,7 +61,7 @@ def whole_job(
             "rotation": "auto",
             "relinearize": True,
             "recover": "scales",
-            "recover_seconds": 1,
+            "recover_seconds": 4,
             "deliver": "checkpoint",
         }
     )
