@@ -12,7 +12,7 @@ import numpy as np
 from bitbudget.app.core.measurement import KvCurve
 from bitbudget.workers.fisher.symmetric import packed, unpacked
 
-__all__ = ["KroneckerTerm", "ModuleStatistics", "Statistics"]
+__all__ = ["KroneckerTerm", "ModuleStatistics", "Statistics", "steadied"]
 
 _FEW_TOKENS: Final = 0.25
 """An expert's own second moment counts as much as the pooled one at this many tokens per input."""
@@ -118,7 +118,7 @@ class ModuleStatistics:
         for term in self.terms:
             total += term.columns * term.row_trace[..., None, None]
         if total.ndim == 2:  # noqa: PLR2004 - a matrix, not a stack of experts
-            return _steadied(total, float(self.tokens), _FEW_FOR_COLUMNS)
+            return steadied(total, float(self.tokens), _FEW_FOR_COLUMNS)
         return _pooled(total, self.tokens)
 
     def feedback_rows(self, index: tuple[int, ...]) -> np.ndarray:
@@ -130,7 +130,7 @@ class ModuleStatistics:
         rows: np.ndarray = self.terms[0].part(index).rows
         if rows.ndim == 1:
             return rows
-        return _steadied(rows.copy(), float(self.tokens[index]), _FEW_FOR_ROWS)
+        return steadied(rows.copy(), float(self.tokens[index]), _FEW_FOR_ROWS)
 
     def expert_moments(
         self, experts: Collection[tuple[int, ...]]
@@ -163,11 +163,11 @@ class ModuleStatistics:
             mixed = (1 - kept) * mean
             if kept:
                 mixed += own(index) * np.float32(kept / traces[index])
-            found[index] = _steadied(mixed, float(1 / noise[index]), _FEW_FOR_COLUMNS)
+            found[index] = steadied(mixed, float(1 / noise[index]), _FEW_FOR_COLUMNS)
         return found
 
 
-def _steadied(moment: np.ndarray, tokens: float, few: float) -> np.ndarray:
+def steadied(moment: np.ndarray, tokens: float, few: float) -> np.ndarray:
     """Make the elements of a matrix (n, n) off its diagonal count less where tokens are few.
 
     `tokens` is how many it is a mean of; at `few` times n of them these elements count half.
@@ -192,7 +192,7 @@ def _pooled(moments: np.ndarray, tokens: np.ndarray) -> np.ndarray:
     own = share / (share + np.float32(_FEW_TOKENS * width))
     noise = own**2 / np.maximum(share, 1) + (1 - own) ** 2 / share.sum()
     pooled = [
-        _steadied(weight * moment + (1 - weight) * mean, float(1 / variance), _FEW_FOR_COLUMNS)
+        steadied(weight * moment + (1 - weight) * mean, float(1 / variance), _FEW_FOR_COLUMNS)
         for weight, moment, variance in zip(own, unit, noise, strict=True)
     ]
     return np.asarray(pooled, np.float32)
