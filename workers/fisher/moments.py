@@ -218,11 +218,12 @@ def _rounding(x: mx.array, weight: mx.array) -> mx.array:
 
 
 def _weighted(x: mx.array, weight: mx.array) -> mx.array:
-    """Return sum_t weight_t x_t x_t^T for x (tokens, n) and weights of zero and more.
+    """Return sum_t weight_t x_t x_t^T for x (tokens, n) and weights that are not negative.
 
-    A product of a matrix with its own transpose, of which a BLAS may compute half.
+    A product of a matrix with its own transpose, of which a BLAS may compute half. A weight that
+    was rounded below zero counts as zero.
     """
-    scaled = x * mx.sqrt(weight)[:, None]
+    scaled = x * mx.sqrt(mx.maximum(weight, 0))[:, None]
     return scaled.T @ scaled
 
 
