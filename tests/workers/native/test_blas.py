@@ -31,8 +31,9 @@ print(2 * 512**3 / seconds / 1e9)
 """
 
 
-def run_matmul(environment: dict[str, str]) -> float:
-    command = [sys.executable, "-c", MATMUL]
+def printed_number(script: str, environment: dict[str, str]) -> float:
+    """Return the number that a Python script prints in a process of this environment."""
+    command = [sys.executable, "-c", script]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     return float(done.stdout)
 
@@ -40,7 +41,8 @@ def run_matmul(environment: dict[str, str]) -> float:
 @NEEDS_OPENBLAS
 def test_matmul_is_right_and_faster_with_the_preload() -> None:
     plain = {key: value for key, value in os.environ.items() if key != "LD_PRELOAD"}
-    assert run_matmul(preload_environment(plain)) > 2 * run_matmul(plain)
+    fast = printed_number(MATMUL, preload_environment(plain))
+    assert fast > 2 * printed_number(MATMUL, plain)
 
 
 @NEEDS_OPENBLAS
@@ -136,10 +138,7 @@ print(max(errors))
 
 def largest_matmul_error(**variables: str) -> float:
     """Return the largest relative error, in the Frobenius norm, of products of many shapes."""
-    environment = preload_environment(os.environ) | variables
-    command = [sys.executable, "-c", ERRORS]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    return float(done.stdout)
+    return printed_number(ERRORS, preload_environment(os.environ) | variables)
 
 
 @NEEDS_OPENBLAS
