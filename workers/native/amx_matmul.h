@@ -128,7 +128,8 @@ static void mirror(const Product &p) {
 
 // Returns false, with nothing written, where there is no memory for the packed operands.
 static bool multiply_in_threads(const Product &p) {
-  const int threads = (int)least(thread_limit(), most(1, p.rows * p.columns * p.depths / OPERATIONS_PER_THREAD));
+  const i64 worthwhile = p.rows * p.columns * p.depths / OPERATIONS_PER_THREAD;
+  const int threads = worthwhile > 1 ? (int)least(thread_limit(), worthwhile) : 1;
   Product whole = p;
   whole.mirrored = p.mirrored && threads == 1;
   Part part[MOST_THREADS];
