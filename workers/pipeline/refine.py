@@ -23,12 +23,13 @@ def refine(run: Run, evaluation: Evaluation) -> None:
     """Refine the calibration of the measurement behind the manifest by what its checkpoint loses.
 
     Once for each manifest, and from the model's own text alone: held-out text calibrates nothing.
-    The measurement is announced again, so that a server predicts its next answer as well.
+    Nor does a KL calibrate shares of weight error, where those are what was minimised. The
+    measurement is announced again, so that a server predicts its next answer as well.
     """
     stored, manifest = run[Measured].path, run[Manifest]
     mark = stored.parent / "refined" / manifest.sha256
     found = evaluation.sets.get(_OWN_TEXT)
-    if found is None or not stored.is_file():
+    if found is None or not stored.is_file() or not manifest.objective.is_kl:
         return
     if not mark.is_file():
         measurement = Measurement.from_json(stored.read_bytes())

@@ -10,6 +10,7 @@ import pytest
 from bitbudget.app.contract.events import Event
 from bitbudget.app.contract.tasks import JobTask
 from bitbudget.app.core import effort
+from bitbudget.app.core.calibration import UNCALIBRATED
 from bitbudget.app.core.measurement import Measurement
 from bitbudget.app.core.requests import JobRequest
 from bitbudget.workers.evaluate import reference
@@ -27,9 +28,19 @@ def little_text(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(effort, "_MOST_VERIFYING", 6)
 
 
-def run(model: Path, home: Path, budget: int = BUDGET) -> tuple[dict[str, Any], list[str]]:
+def run(
+    model: Path,
+    home: Path,
+    budget: int = BUDGET,
+    sensitivity: str = "fisher",
+) -> tuple[dict[str, Any], list[str]]:
     request = JobRequest(
-        model=str(model), budget=budget, sqnr_floor_db=0, relinearize=False, deliver="checkpoint"
+        model=str(model),
+        budget=budget,
+        sensitivity=sensitivity,
+        sqnr_floor_db=0,
+        relinearize=False,
+        deliver="checkpoint",
     )
     events: list[Event] = []
     task = JobTask(home=str(home), request=request, baseline=True)
@@ -63,3 +74,14 @@ def test_a_second_budget_is_predicted_by_what_the_first_one_lost(
     second, _ = run(model, home, BUDGET + 300)
     lost = second["evaluation"]["kl_nats_per_token"]
     assert second["predicted_kl_nats_per_token"] == pytest.approx(lost, rel=0.25)
+
+
+def test_a_kl_does_not_calibrate_a_share_of_weight_error(
+    tmp_path: Path, large_errors_model: Path
+) -> None:
+    first, names = run(large_errors_model, tmp_path, sensitivity="weights")
+    stored = Measurement.from_json(Path(first["measurement"]).read_bytes())
+    assert stored.calibration == UNCALIBRATED
+    assert names.count("measurement.json") == 1
+    second, _ = run(large_errors_model, tmp_path, BUDGET + 300, "weights")
+    assert second["predicted_kl_nats_per_token"] <= first["predicted_kl_nats_per_token"]
