@@ -252,6 +252,9 @@ class JobTask(_LookingTask):
     measurement: str | None = Field(
         None, description="A measurement.json to use instead of measuring, if it is the right one."
     )
+    manifest: str | None = Field(
+        None, description="The manifest.json that an earlier attempt answered this job with."
+    )
 
 
 Task = Annotated[

@@ -36,6 +36,7 @@ __all__ = ["LeaseRun", "outcome_of"]
 _LOG: Final = logging.getLogger(__name__)
 _EVENT_SECONDS: Final = 0.25
 _REACH_SECONDS: Final = 2.0
+_MANIFEST: Final = "manifest.json"
 _MEASUREMENT: Final = "measurement.json"
 _FIRST_MANIFEST: Final = "first_manifest.json"
 _WRONG_DOCUMENTS: Final = (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.UNPROCESSABLE_ENTITY)
@@ -101,18 +102,19 @@ class LeaseRun:
             disk_limit_bytes=self.disk_limit_bytes,
             request=request,
             baseline=request.deliver is Deliver.CHECKPOINT,
-            measurement=self._earlier_measurement(),
+            measurement=self._from_earlier_attempt(_MEASUREMENT),
+            manifest=self._from_earlier_attempt(_MANIFEST),
             names_are_ids=True,
             measurement_repositories=self.measurement_repositories,
         )
 
-    def _earlier_measurement(self) -> str | None:
-        """Bring what an earlier attempt, perhaps on another machine, has measured."""
-        if _MEASUREMENT not in {artifact.name for artifact in self.lease.artifacts}:
+    def _from_earlier_attempt(self, name: str) -> str | None:
+        """Bring a file that an earlier attempt, perhaps on another machine, has uploaded."""
+        if name not in self._stored:
             return None
-        path = Folder.INCOMING.under(self.home) / self.lease.job_id / _MEASUREMENT
+        path = Folder.INCOMING.under(self.home) / self.lease.job_id / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(self.client.get_artifact(self.lease, _MEASUREMENT))
+        path.write_bytes(self.client.get_artifact(self.lease, name))
         return str(path)
 
     def _follow(self, child: ChildProcess, heartbeat: Heartbeat) -> LeaseResult | None:

@@ -20,6 +20,7 @@ __all__ = [
     "BenchmarkOptions",
     "EvaluateOptions",
     "FetchOptions",
+    "GivenAnswer",
     "GivenMeasurement",
     "MeasureOptions",
     "PreviewOptions",
@@ -164,6 +165,13 @@ class MeasureOptions:
 @dataclass(frozen=True, slots=True)
 class GivenMeasurement:
     """A measurement.json made elsewhere, taken if it is of these weights and made in this way."""
+
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class GivenAnswer:
+    """The manifest.json that an earlier attempt of this job answered it with."""
 
     path: Path
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -42,6 +42,7 @@ from bitbudget.workers.pipeline.options import (
     BenchmarkOptions,
     EvaluateOptions,
     FetchOptions,
+    GivenAnswer,
     GivenMeasurement,
     MeasureOptions,
     PreviewOptions,
@@ -226,13 +227,14 @@ def _job(task: JobTask) -> _Plan:
     )
 
 
-def _given(task: JobTask) -> tuple[KnownMeasurement | GivenMeasurement, ...]:
-    """Return the measurement that came with the task: the one the request names, or a hint."""
-    if task.measurement is None:
-        return ()
-    path = Path(task.measurement)
-    is_named = task.request.measurement is not None
-    return (KnownMeasurement(path) if is_named else GivenMeasurement(path),)
+def _given(task: JobTask) -> Iterator[KnownMeasurement | GivenMeasurement | GivenAnswer]:
+    """Yield what came with the task: the measurement the request names, or earlier attempts'."""
+    if task.measurement is not None:
+        path = Path(task.measurement)
+        is_named = task.request.measurement is not None
+        yield KnownMeasurement(path) if is_named else GivenMeasurement(path)
+    if task.manifest is not None:
+        yield GivenAnswer(Path(task.manifest))
 
 
 def _limit(max_minutes: float | None) -> tuple[TimeLimit, ...]:

@@ -13,6 +13,7 @@ from bitbudget.app.core.requests import AllocationRequest, JobRequest
 from bitbudget.app.core.rotation_choice import solve_each
 from bitbudget.app.core.solving import allocate_manifest
 from bitbudget.workers.pipeline.files import write_whole
+from bitbudget.workers.pipeline.options import GivenAnswer
 from bitbudget.workers.pipeline.run import AllocatedByCurves, Measured, Measurements, Run
 from bitbudget.workers.pipeline.steps.inventory import announce
 
@@ -32,9 +33,10 @@ def run_step(run: Run) -> Manifest:
     """Return the manifest of the best allocation, announced as manifest.json.
 
     Of several variants that of the lowest expected KL is kept for the steps to come; its files are
-    announced last. A request that was answered on these curves is answered by the same manifest
-    again, whatever checkpoints have refined the calibration since: a killed job goes on with what
-    it has made. InfeasibleBudgetError names the smallest size.
+    announced last. A request that was answered on these curves, here or by an earlier attempt
+    elsewhere, is answered by the same manifest again, whatever checkpoints have refined the
+    calibration since: a killed job goes on with what it has made. InfeasibleBudgetError names the
+    smallest size.
     """
     measurements, request = run[Measurements].all, run[JobRequest]
     best = solve_each(
@@ -61,6 +63,11 @@ def answered_manifest(run: Run, measurement: Measurement, request: AllocationReq
     path = run.home.answer(sha256_of(canonical_json([sha256_of(curves.to_json()), asked])))
     if path.is_file():
         return Manifest.from_bytes(path.read_bytes(), where=str(path))
+    given = run.find(GivenAnswer)
+    if given is not None:
+        answer = Manifest.from_bytes(given.path.read_bytes(), where=str(given.path))
+        if answer.measurement == measurement.key:
+            return answer
     manifest = allocate_manifest(measurement, request)
     write_whole(path, manifest.to_bytes())
     return manifest

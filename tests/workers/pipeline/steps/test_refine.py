@@ -33,6 +33,7 @@ def run(
     home: Path,
     budget: int = BUDGET,
     sensitivity: str = "fisher",
+    **earlier: str,
 ) -> tuple[dict[str, Any], list[str]]:
     request = JobRequest(
         model=str(model),
@@ -43,7 +44,7 @@ def run(
         deliver="checkpoint",
     )
     events: list[Event] = []
-    task = JobTask(home=str(home), request=request, baseline=True)
+    task = JobTask(home=str(home), request=request, baseline=True, **earlier)
     result = run_task(task, events.append).model_dump(mode="json")
     return result, [event.name for event in events if event.kind == "artifact"]
 
@@ -70,6 +71,11 @@ def test_a_second_budget_is_predicted_by_what_the_first_one_lost(
     for side in ("uniform", "ours_at_equal_bytes"):
         assert again["baseline"][side]["evaluation"] == first["baseline"][side]["evaluation"]
     assert stored.read_bytes() == refined.to_json()
+
+    other = tmp_path / "other"  # an attempt there, after this one was killed at its very end
+    moved, _ = run(model, other, measurement=first["measurement"], manifest=first["manifest"])
+    assert moved["sha256"] == first["sha256"]
+    assert moved["evaluation"]["kl_per_window"] == first["evaluation"]["kl_per_window"]
 
     second, _ = run(model, home, BUDGET + 300)
     lost = second["evaluation"]["kl_nats_per_token"]
