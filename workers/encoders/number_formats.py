@@ -26,6 +26,10 @@ from bitbudget.workers.native.arrays import Array, as_float32, element_type
 __all__ = ["dequantize", "store"]
 
 
+_WEIGHTS_AT_ONCE: Final = 1 << 20
+"""Weights decoded together: what is computed on the way stays in the processor's cache."""
+
+
 class _Encode(Protocol):
     def __call__(
         self, weight: Array, dtype: Dtype, format_: Format, *, careful: bool
@@ -74,7 +78,15 @@ def dequantize(
     if format_ == KEEP:
         return as_float32(arrays["weight"], dtype)
     _, decode = _NUMBER_FORMATS[format_.mode]
-    return decode(arrays, dtype, format_)
+    words = arrays["weight"]
+    width = words.shape[-1] * words.itemsize * 8 // format_.bits
+    rows = {name: a.reshape(-1, *a.shape[words.ndim - 1 :]) for name, a in arrays.items()}
+    values = np.empty((len(rows["weight"]), width), np.float32)
+    at_once = max(1, _WEIGHTS_AT_ONCE // width)
+    for first in range(0, len(values), at_once):
+        part = slice(first, first + at_once)
+        values[part] = decode({name: a[part] for name, a in rows.items()}, dtype, format_)
+    return values.reshape(*words.shape[:-1], width)
 
 
 def _check_width(weight: Array, dtype: Dtype, format_: Format) -> None:

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import mlx.core as mx
 from mlx import nn
 
 from bitbudget.app.core.canonical import JsonObject
 from bitbudget.workers.running.float32 import load_float32
-from bitbudget.workers.running.streaming_forward import Forward, open_forward, streamed_logits
+from bitbudget.workers.running.streaming_forward import (
+    Forward,
+    Weight,
+    open_forward,
+    streamed_logits,
+)
 
 __all__ = ["Candidate", "open_candidate"]
 
-Weight = Callable[[], mx.array]
-"""Gives a module's float32 weight, not yet evaluated."""
+_NOTHING: Final = mx.zeros(())
 
 
 class Candidate(Forward, Protocol):
@@ -49,15 +53,18 @@ class _Held:
         return logits
 
     def replace(self, weights: Mapping[str, Weight]) -> None:
-        for path, make in weights.items():  # one by one: what is replaced is freed at once
-            weight = make()
-            mx.eval(weight)
-            self._model.load_weights([(f"{path}.weight", weight)], strict=False)
+        for path, make in weights.items():  # what is replaced is freed before the next is made
+            self._put(path, _NOTHING)
+            self._put(path, make())
 
     def restore(self, paths: Collection[str]) -> None:
         if paths:
             originals: JsonObject = dict(load_float32(self._folder).named_modules())
             self.replace({path: partial(getattr, originals[path], "weight") for path in paths})
+
+    def _put(self, path: str, weight: mx.array) -> None:
+        mx.eval(weight)
+        self._model.load_weights([(f"{path}.weight", weight)], strict=False)
 
 
 class _Read:
@@ -68,13 +75,7 @@ class _Read:
         self._replaced: dict[str, Weight] = {}
 
     def __call__(self, ids: mx.array, cache: Any = None) -> mx.array:
-        return streamed_logits(self._load, ids, cache)
-
-    def _load(self) -> nn.Module:
-        model = load_float32(self._folder)
-        made = [(f"{path}.weight", make()) for path, make in self._replaced.items()]
-        model.load_weights(made, strict=False)
-        return model
+        return streamed_logits(partial(load_float32, self._folder), ids, cache, self._replaced)
 
     def replace(self, weights: Mapping[str, Weight]) -> None:
         self._replaced |= weights

@@ -9,16 +9,15 @@ import mlx.core as mx
 import numpy as np
 
 from bitbudget.app.core.dtypes import Dtype
-from bitbudget.app.core.formats import AFFINE_FORMATS, Format
+from bitbudget.app.core.formats import Format
 from bitbudget.app.core.inventory import Module
 from bitbudget.workers.encoders.number_formats import dequantize
-from bitbudget.workers.native.arrays import as_float32
 
 __all__ = ["CodeStore"]
 
 
 class CodeStore:
-    """Arrays of modules in formats, one safetensors file each, read lazily.
+    """Arrays of modules in formats, one safetensors file each.
 
     `variant` tells codes of one format apart, such as those fitted to other inputs.
     """
@@ -36,35 +35,19 @@ class CodeStore:
     def put(
         self, module: Module, format_: Format, arrays: Mapping[str, np.ndarray], variant: str = ""
     ) -> None:
-        """Store a module's arrays by suffix, scales and biases of affine formats widened."""
-        affine = format_ in AFFINE_FORMATS
+        """Store a module's arrays by suffix."""
         self._dtypes[module.path] = module.dtype
-        found = {
-            suffix: mx.array(
-                as_float32(array, module.dtype) if affine and suffix != "weight" else array
-            )
-            for suffix, array in arrays.items()
-        }
         self._count += 1
         file = self.folder / f"{self._count:06d}.safetensors"
-        mx.save_safetensors(str(file), found)
+        mx.save_safetensors(str(file), {name: mx.array(a) for name, a in arrays.items()})
         self._files[module.path, format_, variant] = file
 
     def weight(self, path: str, format_: Format, variant: str = "") -> mx.array:
-        """Return the float32 weight that the stored arrays stand for, not yet read or computed."""
+        """Return the float32 weight that the stored arrays stand for."""
         found = mx.load(str(self._files[path, format_, variant]))
         assert isinstance(found, dict)  # noqa: S101 - what MLX reads of a safetensors file
-        if not format_.is_stock:
-            arrays = {suffix: np.array(array) for suffix, array in found.items()}
-            return mx.array(dequantize(arrays, format_, self._dtypes[path]))
-        return mx.dequantize(
-            found["weight"],
-            found["scales"],
-            found.get("biases"),
-            group_size=format_.group_size,
-            bits=format_.bits,
-            mode=format_.mode.value,
-        ).astype(mx.float32)
+        arrays = {suffix: np.array(array) for suffix, array in found.items()}
+        return mx.array(dequantize(arrays, format_, self._dtypes[path]))
 
     def drop(self, variant: str) -> None:
         """Delete what was stored of one variant."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import mlx.core as mx
@@ -21,6 +23,7 @@ from bitbudget.workers.running.numpy_functions import as_stock
 __all__ = [
     "Forward",
     "Unheld",
+    "Weight",
     "empty_cache",
     "fits_whole",
     "open_forward",
@@ -33,6 +36,9 @@ _SHARE = 2
 _WRITER_BITS, _WRITER_GROUP = 4, 64
 _WRITER_BYTES_PER_WEIGHT = 5 / 8
 """Codes of 4 bits, and a float32 scale and bias for 64 of them."""
+
+Weight = Callable[[], mx.array]
+"""Makes a module's float32 weight."""
 
 
 class Forward(Protocol):
@@ -68,16 +74,29 @@ class Unheld:
         return empty_cache(load_float32(self.folder))
 
 
-def streamed_logits(load: Callable[[], nn.Module], ids: mx.array, cache: Any = None) -> mx.array:
+def streamed_logits(
+    load: Callable[[], nn.Module],
+    ids: mx.array,
+    cache: Any = None,
+    replaced: Mapping[str, Weight] = MappingProxyType({}),
+) -> mx.array:
     """Return the logits of the lazy model that `load` gives, evaluated; no weight is kept.
 
     A layer's weights are dropped once it was called, those of a model without a list of layers as
-    MLX uses them.
+    MLX uses them. Weights of the modules at the paths `replaced` are made in their place, those
+    within a layer when it is called.
     """
     model = load()
-    _, layers = decoder_layers(model)
+    prefix, layers = decoder_layers(model)
     for index, layer in enumerate(layers):
-        _drop_after_call(layer, lambda index=index: decoder_layers(load())[1][index])  # type: ignore[misc]
+        place = f"{prefix}.{index}."
+        within = {
+            p.removeprefix(place): make for p, make in replaced.items() if p.startswith(place)
+        }
+        read = partial(_layer, load, index)
+        _drop_after_call(layer, read, within)
+    inside = f"{prefix}." if layers else None
+    _replace(model, {p: m for p, m in replaced.items() if not (inside and p.startswith(inside))})
     with nullcontext() if layers else as_stock():
         logits: mx.array = model(ids, cache=cache)
     del model, layers
@@ -85,12 +104,26 @@ def streamed_logits(load: Callable[[], nn.Module], ids: mx.array, cache: Any = N
     return logits
 
 
-def _drop_after_call(layer: nn.Module, read: Callable[[], nn.Module]) -> None:
-    """Let `layer` lose its weights when it was called; called again it is `read` again."""
+def _layer(load: Callable[[], nn.Module], index: int) -> nn.Module:
+    return decoder_layers(load())[1][index]
+
+
+def _replace(module: nn.Module, weights: Mapping[str, Weight]) -> None:
+    module.load_weights([(f"{p}.weight", make()) for p, make in weights.items()], strict=False)
+
+
+def _drop_after_call(
+    layer: nn.Module, read: Callable[[], nn.Module], replaced: Mapping[str, Weight]
+) -> None:
+    """Let `layer` take the `replaced` weights when it is called, and then lose all it has.
+
+    Called again it is `read` again.
+    """
     original: Any = type(layer)
 
     def call(layer: nn.Module, *arguments: Any, **options: Any) -> Any:
         whole = layer or read()  # a module without arrays and parts is false
+        _replace(whole, replaced)
         output = original.__call__(whole, *arguments, **options)
         layer.clear()
         return output

@@ -17,10 +17,13 @@ from bitbudget.app.core.formats import (
     ALL_FORMATS,
     FLOAT_FORMATS,
     KEEP,
+    OWN_FORMATS,
+    STOCK_FORMATS,
     Format,
 )
 from bitbudget.app.core.measurement import Encoder
-from bitbudget.workers.encoders import affine
+from bitbudget.workers.encoders import affine, number_formats
+from bitbudget.workers.encoders.number_formats import dequantize
 from bitbudget.workers.encoders.packing import pack, unpack
 from bitbudget.workers.encoders.registry import encode
 from bitbudget.workers.native.arrays import Array, from_float32
@@ -147,3 +150,15 @@ def test_what_does_not_fit_is_refused() -> None:
         encode(weight, Dtype.F32, AFFINE_FORMATS[1], Encoder.MINMAX)
     with pytest.raises(InvalidRequestError, match="minmax or careful"):
         encode(weight, Dtype.F32, AFFINE_FORMATS[0], Encoder.GPTQ)
+
+
+@pytest.mark.parametrize("format_", [*STOCK_FORMATS, *OWN_FORMATS], ids=str)
+def test_what_is_decoded_in_parts_is_the_whole(
+    format_: Format, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = np.random.default_rng(0).standard_normal((3, 7, 256), np.float32)
+    arrays = encode(weight_of(values, Dtype.BF16), Dtype.BF16, format_, Encoder.MINMAX)
+    whole = dequantize(arrays, format_, Dtype.BF16)
+    monkeypatch.setattr(number_formats, "_WEIGHTS_AT_ONCE", 4 * 256)
+    assert np.array_equal(dequantize(arrays, format_, Dtype.BF16), whole)
+    assert whole.shape == values.shape
