@@ -20,7 +20,7 @@ from bitbudget.workers.evaluate.reference import Reference
 from bitbudget.workers.evaluate.teacher import TeacherBatch, token_kl
 from bitbudget.workers.fisher.statistics import ModuleStatistics
 from bitbudget.workers.models import Checkpoint
-from bitbudget.workers.prediction.candidate import open_candidate
+from bitbudget.workers.prediction.candidate import Candidate, open_candidate
 from bitbudget.workers.prediction.code_store import CodeStore
 from bitbudget.workers.quantize.coding import stored_arrays, written_arrays
 
@@ -99,12 +99,12 @@ class Trials:
         self.coding, self.reference = coding, reference
         self.inventory = coding.inventory
         self._memory_bytes = memory_bytes
+        self._opened: Candidate | None = None
         self._now: dict[str, tuple[Format, str]] = {}
         self._exit = ExitStack()
 
     def __enter__(self) -> Self:
-        """Open the model and a folder for codes."""
-        folder = self.coding.checkpoint.folder
+        """Make a folder for codes."""
         if self.coding.scratch is not None:
             self.coding.scratch.mkdir(parents=True, exist_ok=True)
         folder_of_codes = tempfile.TemporaryDirectory(
@@ -112,11 +112,11 @@ class Trials:
         )
         place = self._exit.enter_context(folder_of_codes)
         self._codes = CodeStore(Path(place))
-        self._model = open_candidate(folder, memory_bytes=self._memory_bytes)
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Delete the codes."""
+        """Delete the codes and let go of the model."""
+        self._close()
         self._exit.close()
 
     def code(self, picks: Sequence[Mapping[str, Format]]) -> Iterator[Module]:
@@ -139,16 +139,18 @@ class Trials:
     ) -> MeasuredKl:
         """Return the KL of an allocation coded as its checkpoint is, layers in sequence.
 
+        The model that was in memory makes room for them meanwhile, and is opened again.
         What was coded stays in `place`, where one is given: its checkpoint is written from that.
         `progress` is told layers coded and in all.
         """
         coding = self.coding
         what = (coding.checkpoint, self.inventory, formats, coding.encoder, coding.statistics)
+        self._close()
         for module, arrays in written_arrays(*what, place=place, progress=progress):
             self._codes.put(module, formats[module.path], arrays, _WRITTEN)
         self._store(self.inventory.modules, formats, _WRITTEN)
         found = self._measured(windows)
-        self._store(self.inventory.modules, dict.fromkeys(formats, KEEP))
+        self._close()
         self._codes.drop(_WRITTEN)
         return found
 
@@ -176,6 +178,18 @@ class Trials:
             costs.append(found)
         beside = {name: max(whole - kl, 0.0) for name, kl in costs[0].items()}
         return GroupCosts(whole, alone=costs[1], beside=beside)
+
+    @property
+    def _model(self) -> Candidate:
+        if self._opened is None:
+            folder = self.coding.checkpoint.folder
+            self._opened = open_candidate(folder, memory_bytes=self._memory_bytes)
+        return self._opened
+
+    def _close(self) -> None:
+        """Let go of the model and what was replaced in it."""
+        self._opened = None
+        self._now.clear()
 
     def _measured(self, windows: Iterable[TeacherBatch]) -> MeasuredKl:
         found = [token_kl(batch, self._model, "a trial allocation") for batch in windows]
