@@ -8,6 +8,7 @@ scales (scale and bias widened first, then `scale * code + bias` in float32).
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Final
 
 import mlx.core as mx
 from mlx import nn
@@ -22,7 +23,10 @@ from bitbudget.workers.files.layouts import MLX, layout_of
 from bitbudget.workers.models import open_checkpoint
 from bitbudget.workers.running.stock import stock_model
 
-__all__ = ["dequantized_weight", "load_float32"]
+__all__ = ["load_float32"]
+
+_WORDS_AT_ONCE: Final = 1 << 17
+"""Packed words of four bytes that are unpacked together."""
 
 
 def load_float32(folder: Path) -> nn.Module:
@@ -57,13 +61,22 @@ def _stock_model(folder: Path) -> nn.Module:
     return model
 
 
-def dequantized_weight(module: nn.Module) -> mx.array:
-    """Return the float32 weight that a quantized module's arrays stand for."""
+def _dequantized(module: nn.Module) -> mx.array:
+    """Return the float32 weight that a quantized module's arrays stand for, not yet computed.
+
+    Some rows at a time: MLX's CPU build holds a matrix several times over while it unpacks it.
+    """
+    at_once = max(1, _WORDS_AT_ONCE // (module.weight.size // len(module.weight)))
+    rows = [slice(first, first + at_once) for first in range(0, len(module.weight), at_once)]
+    return mx.concatenate([_dequantized_rows(module, part) for part in rows])
+
+
+def _dequantized_rows(module: nn.Module, rows: slice) -> mx.array:
     affine = module.mode == "affine"
     return mx.dequantize(
-        module.weight,
-        module.scales.astype(mx.float32) if affine else module.scales,
-        module.biases.astype(mx.float32) if affine else None,
+        module.weight[rows],
+        module.scales[rows].astype(mx.float32) if affine else module.scales[rows],
+        module.biases[rows].astype(mx.float32) if affine else None,
         group_size=module.group_size,
         bits=module.bits,
         mode=module.mode,
@@ -83,7 +96,7 @@ def _dense(module: nn.Module) -> nn.Module | None:
         dense = SwitchLinear(1, 1, 1, bias=False)
     else:
         return None
-    dense.weight = dequantized_weight(module)
+    dense.weight = _dequantized(module)
     if "bias" in module:
         dense.bias = module.bias
     return dense
