@@ -33,6 +33,7 @@ from bitbudget.app.core.machine_speed import TYPICAL, MachineSpeed
 __all__ = [
     "VerificationTimes",
     "Work",
+    "benchmark_s",
     "comparing_texts_s",
     "curves_s",
     "decoding_s",
@@ -116,6 +117,8 @@ _OPENING: Final = 1.5e9
 """Coded weights in the time in which a comparison begins: imports, tokenizer, the bandwidth."""
 _LAYER: Final = 5e5
 """The same that a token takes in a layer beside its products."""
+_TIMED_TOKENS: Final = 18
+"""Tokens that a checkpoint reads and writes at the least when it is timed."""
 _GROUPS: Final = 100
 """Decision groups of a usual model that is relinearized."""
 _SIZES, _PARTS = 3, 2
@@ -371,6 +374,14 @@ def decoding_s(weights: int, layers: int, speed: MachineSpeed, *, is_packed: boo
     """
     rate = speed.packed_per_second if is_packed else speed.dense_per_second
     return weights / rate + layers * _LAYER / speed.coded_per_second
+
+
+def benchmark_s(work: Work) -> float:
+    """Return how long a checkpoint is timed, 0 at an effort that does without."""
+    seconds = work.plan.benchmark_seconds
+    if seconds == 0 or work.speed.on_gpu:
+        return seconds
+    return max(seconds, _TIMED_TOKENS * work.weights / work.speed.packed_per_second)
 
 
 def evaluation_s(work: Work) -> float:

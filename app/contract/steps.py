@@ -12,6 +12,7 @@ from typing import Final, Self
 
 from bitbudget.app.contract.durations import (
     Work,
+    benchmark_s,
     evaluation_s,
     measuring_s,
     preview_s,
@@ -153,7 +154,7 @@ class Step(StrEnum):
         lambda request: (
             request.deliver is Deliver.CHECKPOINT and EFFORTS[request.effort].benchmark_seconds > 0
         ),
-        lambda work: work.plan.benchmark_seconds,
+        benchmark_s,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -60,20 +61,23 @@ def measure_speed(
     """Time `prompt_tokens` random tokens and `generate_tokens` greedy ones, after a warm-up.
 
     With `most_seconds` there are fewer trials of fewer tokens where, by the warm-up's speed, all
-    would take longer; the warm-up itself (16 tokens and 2) is never shortened.
+    would take longer. The warm-up itself (16 tokens and 2) is never shortened. Where there is no
+    time for it twice it is what is reported: of so slow a pass the first reading is little.
     """
     key = mx.random.key(0)
     prompt = mx.random.randint(0, vocabulary_size, (prompt_tokens,), key=key)
     warm = prompt[:_WARM_TOKENS]
     start = time.perf_counter()
-    first, rest, _ = _once(model, warm, _FEWEST_GENERATED)
-    plan = _Plan(prompt_tokens, generate_tokens, TRIALS)
-    if most_seconds is not None:
-        left = most_seconds - (time.perf_counter() - start)
-        plan = plan.within(left, first / warm.size, rest)
-    firsts, rests = [], []
-    cache: list[Any] = []
-    for trial in range(plan.trials):
+    first, rest, cache = _once(model, warm, _FEWEST_GENERATED)
+    firsts, rests = [first], [rest]
+    plan = _Plan(warm.size, _FEWEST_GENERATED, 1)
+    left = math.inf if most_seconds is None else most_seconds - (time.perf_counter() - start)
+    if left < first + rest:
+        progress(1, 1)
+    else:
+        plan = _Plan(prompt_tokens, generate_tokens, TRIALS).within(left, first / warm.size, rest)
+        firsts, rests = [], []
+    for trial in range(len(firsts), plan.trials):
         first, rest, cache = _once(model, prompt[: plan.prompt], plan.generate)
         firsts.append(first)
         rests.append(rest)
@@ -101,7 +105,7 @@ class _Plan:
     def within(self, seconds: float, prompt_seconds: float, token_seconds: float) -> _Plan:
         """Return the plan that takes about `seconds`: first fewer trials, then fewer tokens."""
         one = self.prompt * prompt_seconds + self.generate * token_seconds
-        trials = min(self.trials, int(seconds / one)) if one > 0 else self.trials
+        trials = int(min(self.trials, seconds / one)) if one > 0 else self.trials
         if trials > 0:
             return _Plan(self.prompt, self.generate, trials)
         share = max(seconds, 0) / one
