@@ -1,9 +1,10 @@
 """What others make of a model, each by its own code: run as a process by quality.py.
 
 `python -m benchmarks.peers MODEL TEXT OUT METHOD...` writes OUT/METHOD for every method:
-uniform:BITS:GROUP, recipe:NAME, dynamic:LOW:HIGH:BPW, gptq:BITS:GROUP:FALLBACK, dwq:BITS:GROUP:RATE
-and, by programs of their own environments, optiq:BITS,BITS:BPW (`--optiq`) and
-autoround:BITS,BITS:BPW (`--autoround`). A method that fails leaves OUT/METHOD.error.
+uniform:BITS:GROUP, recipe:NAME, dynamic:LOW:HIGH:BPW, gptq:BITS:GROUP:FALLBACK,
+awq:BITS:GROUP:EMBEDDING_BITS:EMBEDDING_GROUP, dwq:BITS:GROUP:RATE and, by programs of their own
+environments, optiq:BITS,BITS:BPW (`--optiq`) and autoround:BITS,BITS:BPW (`--autoround`).
+A method that fails leaves OUT/METHOD.error.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import numpy as np
 from mlx import nn, optimizers
 from mlx_lm.convert import mixed_quant_predicate_builder
 from mlx_lm.models.switch_layers import QuantizedSwitchLinear
+from mlx_lm.quant.awq import AWQ_MODEL_CONFIGS, awq_quantize, update_config
 from mlx_lm.quant.dwq import dwq_quantize
 from mlx_lm.quant.dynamic_quant import estimate_sensitivities, estimate_threshold
 from mlx_lm.quant.gptq import gptq_quantize
@@ -29,6 +31,8 @@ from benchmarks.peer_programs import PROGRAMS
 
 LENGTH = 256
 SEQUENCES = 64
+AWQ_SEQUENCES = 16
+"""Each is run eighty times a layer: all of them would take an hour of a small real model."""
 STEPS = 120
 """Steps of DWQ, batches of four; the calibration text is repeated where it is shorter."""
 
@@ -141,6 +145,25 @@ def dwq(model: nn.Module, config: dict[str, Any], data: mx.array, options: list[
     return quantized, config
 
 
+def awq(model: nn.Module, config: dict[str, Any], data: mx.array, options: list[str]) -> Any:
+    """`mlx_lm.awq`: scales and clips by layer; KeyError for a type of model it does not know."""
+    bits, group, embedding_bits, embedding_group = map(int, options)
+    known = AWQ_MODEL_CONFIGS[config["model_type"]]
+    model.set_dtype(mx.float32)
+    _compute_dequantized()
+    awq_quantize(
+        model,
+        data[:AWQ_SEQUENCES],
+        known,
+        bits=bits,
+        group_size=group,
+        embed_bits=embedding_bits,
+        embed_group_size=embedding_group,
+    )
+    model.set_dtype(mx.bfloat16)
+    return model, update_config(model, config)
+
+
 def _compute_dequantized() -> None:
     """Let quantized modules multiply with their dequantized weight: the same numbers, by BLAS."""
 
@@ -166,6 +189,7 @@ METHODS: dict[str, Callable[..., Any]] = {
     "uniform": uniform,
     "recipe": recipe,
     "dynamic": dynamic,
+    "awq": awq,
     "gptq": gptq,
     "dwq": dwq,
     **PROGRAMS,
