@@ -41,6 +41,7 @@ from benchmarks.quality_model import file_bytes
 from bitbudget.app.core.effort import Effort
 from bitbudget.app.core.inventory import Inventory
 from bitbudget.workers.evaluate import Evaluator, compare
+from bitbudget.workers.evaluate.windows import digest
 from bitbudget.workers.models import build_inventory, open_checkpoint
 from bitbudget.workers.models.chat import chat_of
 from bitbudget.workers.running.float32 import load_float32
@@ -66,8 +67,15 @@ class Bench:
     rows: dict[str, dict[str, Any]]
 
     def is_missing(self, name: str) -> bool:
-        """Return whether a row is not there, or without what the original writes."""
-        return "own" not in self.rows.get(name, {})
+        """Return whether a row is not there, or of other windows than those of this run."""
+        row = self.rows.get(name)
+        if row is None:
+            return True
+        windows = {"text": row, "rollouts": row["own"]}
+        return any(
+            found["windows_digest"] != digest(self.evaluation.windows[part])
+            for part, found in windows.items()
+        )
 
     @property
     def results(self) -> Path:
