@@ -24,6 +24,7 @@ from bitbudget.workers.fisher.passes import Pass
 from bitbudget.workers.fisher.statistics import Statistics
 from bitbudget.workers.fisher.store import PassStore, Summary
 from bitbudget.workers.models.checkpoint import Checkpoint
+from bitbudget.workers.native.memory import return_freed_memory
 from bitbudget.workers.running.float32 import load_float32
 
 __all__ = ["begin_collecting", "collect_statistics"]
@@ -114,6 +115,7 @@ def _run(
     store = PassStore(place)
     summary = store.summary()
     if summary is None:
+        return_freed_memory()
         run = Pass(
             lambda: load_float32(folder), tokens, seed, store, progress, source_dtype=source_dtype
         )

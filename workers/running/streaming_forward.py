@@ -16,6 +16,7 @@ from mlx import nn
 from mlx.utils import tree_flatten
 from mlx_lm.models.cache import make_prompt_cache
 
+from bitbudget.workers.native.memory import return_freed_memory
 from bitbudget.workers.running.float32 import load_float32
 from bitbudget.workers.running.layer_calls import decoder_layers
 from bitbudget.workers.running.numpy_functions import as_stock
@@ -147,6 +148,7 @@ def open_forward(
 
     `memory_bytes` is by default this machine's. A model that does not fit is read at every call.
     """
+    return_freed_memory()
     model = load_float32(folder)
     if not _fits(model, copies, _room(memory_bytes)):
         return Unheld(folder, dtype)
@@ -161,6 +163,7 @@ def open_writer(folder: Path, *, memory_bytes: int | None = None) -> Forward:
     Every token needs every weight: a model that does not fit in half of the memory is read for
     each, unless a 4-bit copy of it fits. That one's text is not quite the model's.
     """
+    return_freed_memory()
     model, room = load_float32(folder), _room(memory_bytes)
     if not _fits(model, 1, room):
         if _float32_bytes(model) / 4 * _WRITER_BYTES_PER_WEIGHT > room:

@@ -26,6 +26,7 @@ from bitbudget.workers.encoders.registry import ModuleEncoder
 from bitbudget.workers.fisher import Statistics
 from bitbudget.workers.fisher.statistics import steadied
 from bitbudget.workers.fisher.store import PassStore
+from bitbudget.workers.native.memory import return_freed_memory
 from bitbudget.workers.native.threads import default_threads
 from bitbudget.workers.running.float32 import load_float32
 from bitbudget.workers.running.layers import Walk
@@ -83,6 +84,7 @@ def code_sequentially(
     if not run.walk.is_chain():
         return {}
     for index in range(len(run.walk.layers)):
+        return_freed_memory()
         run.layer(index)
         if progress is not None:
             progress(index + 1, len(run.walk.layers))

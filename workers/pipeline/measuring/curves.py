@@ -32,6 +32,7 @@ from bitbudget.workers.cluster.batches import (
 from bitbudget.workers.cluster.isolated_call import Parcel, run_apart
 from bitbudget.workers.fisher import Statistics
 from bitbudget.workers.models import Checkpoint, open_checkpoint
+from bitbudget.workers.native.memory import return_freed_memory
 from bitbudget.workers.native.threads import default_threads
 from bitbudget.workers.pipeline.journal import Journal
 from bitbudget.workers.pipeline.measuring.curve import CurveTask, curve_of, make_curve
@@ -65,6 +66,7 @@ def curves_by_error(
     run: Run, variant: Variant, known: Sensitivities, journal: Journal
 ) -> Iterator[Curve]:
     """Yield the curves in any order; those that are in the journal are not made again."""
+    return_freed_memory()
     checkpoint, options = variant.checkpoint, variant.options
     tasks = {
         module.path: CurveTask(
