@@ -39,9 +39,10 @@ def run_step(run: Run) -> Manifest:
     smallest size.
     """
     measurements, request = run[Measurements].all, run[JobRequest]
+    given = run.find(GivenAnswer)
     best = solve_each(
         measurements,
-        lambda each: _Solved(each, answered_manifest(run, each.measurement, request)),
+        lambda each: _Solved(each, answered_manifest(run, each.measurement, request, given)),
         lambda solved: (
             solved.measured.measurement,
             solved.manifest.certificate.predicted_kl_nats_per_token,
@@ -56,14 +57,21 @@ def run_step(run: Run) -> Manifest:
     return best.manifest
 
 
-def answered_manifest(run: Run, measurement: Measurement, request: AllocationRequest) -> Manifest:
-    """Return the manifest that answered this request on these curves, else allocate one now."""
+def answered_manifest(
+    run: Run,
+    measurement: Measurement,
+    request: AllocationRequest,
+    given: GivenAnswer | None = None,
+) -> Manifest:
+    """Return the manifest that answered this request on these curves, else allocate one now.
+
+    It is in this home, or `given` as the answer to this very request.
+    """
     curves = replace(measurement, calibration=UNCALIBRATED, verification=None, warnings=())
     asked = request.model_dump(mode="json", include=_DECIDES)
     path = run.home.answer(sha256_of(canonical_json([sha256_of(curves.to_json()), asked])))
     if path.is_file():
         return Manifest.from_bytes(path.read_bytes(), where=str(path))
-    given = run.find(GivenAnswer)
     if given is not None:
         answer = Manifest.from_bytes(given.path.read_bytes(), where=str(given.path))
         if answer.measurement == measurement.key:

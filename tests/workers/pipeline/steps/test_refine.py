@@ -76,6 +76,8 @@ def test_a_second_budget_is_predicted_by_what_the_first_one_lost(
     moved, _ = run(model, other, measurement=first["measurement"], manifest=first["manifest"])
     assert moved["sha256"] == first["sha256"]
     assert moved["evaluation"]["kl_per_window"] == first["evaluation"]["kl_per_window"]
+    rivals = [each["baseline"]["ours_at_equal_bytes"]["file_bytes"] for each in (moved, first)]
+    assert rivals[0] == rivals[1]
 
     second, _ = run(model, home, BUDGET + 300)
     lost = second["evaluation"]["kl_nats_per_token"]
