@@ -47,7 +47,15 @@ from bitbudget.workers.models.chat import chat_of
 from bitbudget.workers.running.float32 import load_float32
 from bitbudget.workers.running.tokens import default_windows, sample_tokens
 
-PEERS = ("uniform:3:64", "recipe:mixed_3_6", "uniform:4:64", "recipe:mixed_4_6", "gptq:4:64:6")
+PEERS = (
+    "uniform:3:64",
+    "recipe:mixed_3_6",
+    "uniform:4:64",
+    "recipe:mixed_4_6",
+    "gptq:4:64:6",
+    "awq:4:64:4:32",
+    "dwq:4:64:1e-4",
+)
 _OURS = {"stock": "ours", "bitbudget": "ours with own formats"}
 """What rows of ours are called, by runtime."""
 _SEED = 1
