@@ -89,15 +89,12 @@ def streamed_logits(
     """
     model = load()
     prefix, layers = decoder_layers(model)
+    outside = dict(replaced)
     for index, layer in enumerate(layers):
         place = f"{prefix}.{index}."
-        within = {
-            p.removeprefix(place): make for p, make in replaced.items() if p.startswith(place)
-        }
-        read = partial(_layer, load, index)
-        _drop_after_call(layer, read, within)
-    inside = f"{prefix}." if layers else None
-    _replace(model, {p: m for p, m in replaced.items() if not (inside and p.startswith(inside))})
+        within = {p.removeprefix(place): outside.pop(p) for p in replaced if p.startswith(place)}
+        _drop_after_call(layer, partial(_layer, load, index), within)
+    _replace(model, outside)
     with nullcontext() if layers else as_stock():
         logits: mx.array = model(ids, cache=cache)
     del model, layers
