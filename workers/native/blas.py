@@ -9,8 +9,9 @@ three times as fast again, with each value in two bfloat16 terms (`amx_tiles.h`)
 error is 4e-6 where that of float32 is 3e-7. BITBUDGET_MATMUL_PRECISION=highest turns it off.
 
 The threads of one OpenBLAS product wait for each other by spinning: on a machine that is busy
-otherwise they burn the time of the thread they wait for. So half of the cores is the default, and
-OPENBLAS_NUM_THREADS says otherwise.
+otherwise they burn the time of the thread they wait for. So half of the cores is the default. Those
+of a product on the AMX unit sleep, and take all cores; its sums are the same with any number of
+them. OPENBLAS_NUM_THREADS sets both, BITBUDGET_MATMUL_THREADS those of the unit.
 
 With the same variables glibc asks the kernel for huge pages, so that weights are read through fewer
 entries of the page tables, and keeps what is freed: an activation is written into memory that the
@@ -20,7 +21,6 @@ last one left, not into new pages that the kernel clears first (docs/performance
 from __future__ import annotations
 
 import importlib.util
-import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,9 +30,10 @@ from bitbudget.workers.native.build import NativeBuildError, targets
 from bitbudget.workers.native.loader import library
 from bitbudget.workers.native.threads import default_threads
 
-__all__ = ["THREADS_VARIABLE", "blas_threads", "preload_environment"]
+__all__ = ["AMX_THREADS_VARIABLE", "THREADS_VARIABLE", "blas_threads", "preload_environment"]
 
 THREADS_VARIABLE: Final = "OPENBLAS_NUM_THREADS"
+AMX_THREADS_VARIABLE: Final = "BITBUDGET_MATMUL_THREADS"
 _TUNABLES: Final = "GLIBC_TUNABLES"
 _ALLOCATION: Final = {
     "glibc.malloc.hugetlb": "1",
@@ -56,7 +57,14 @@ def preload_environment(environment: Mapping[str, str]) -> dict[str, str]:
     `scipy-openblas32` is missing, and where a library's path holds a character that LD_PRELOAD
     separates by.
     """
-    child = {THREADS_VARIABLE: str(max(1, (os.cpu_count() or 1) // 2)), **environment}
+    given = environment.get(THREADS_VARIABLE)
+    child = {
+        **environment,
+        THREADS_VARIABLE: given or str(max(1, default_threads() // 2)),
+        AMX_THREADS_VARIABLE: environment.get(AMX_THREADS_VARIABLE)
+        or given
+        or str(default_threads()),
+    }
     present = child.get("LD_PRELOAD", "").replace(":", " ").split()
     wanted = [str(path) for path in _libraries()]
     if wanted and not any(" " in path or ":" in path for path in wanted):

@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from bitbudget.workers.native.blas import preload_environment
+from bitbudget.workers.native.blas import AMX_THREADS_VARIABLE, preload_environment
+from bitbudget.workers.native.threads import default_threads
 
 HAS_OPENBLAS = sys.platform == "linux" and importlib.util.find_spec("scipy_openblas32") is not None
 NEEDS_OPENBLAS = pytest.mark.skipif(not HAS_OPENBLAS, reason="scipy-openblas32 is not installed")
@@ -101,7 +102,14 @@ def test_threads_leave_room_for_others_unless_told_otherwise() -> None:
     assert int(preload_environment({})["OPENBLAS_NUM_THREADS"]) <= max(
         1, (os.cpu_count() or 1) // 2
     )
-    assert preload_environment({"OPENBLAS_NUM_THREADS": "7"})["OPENBLAS_NUM_THREADS"] == "7"
+    told = preload_environment({"OPENBLAS_NUM_THREADS": "7"})
+    assert told["OPENBLAS_NUM_THREADS"] == told[AMX_THREADS_VARIABLE] == "7"
+
+
+def test_a_child_of_a_child_has_as_many_threads() -> None:
+    once = preload_environment({})
+    assert int(once[AMX_THREADS_VARIABLE]) == default_threads()
+    assert preload_environment(once) == once
 
 
 ERRORS = """
@@ -115,8 +123,9 @@ def error(found, wanted):
     return np.linalg.norm(np.asarray(found) - wanted) / np.linalg.norm(wanted)
 
 errors = []
-# edges of blocks, of the depth that is packed at once, and three threads' worth
+# edges of blocks, of the depth that is packed at once on either side, and three threads' worth
 shapes = [(128, 128, 128), (129, 143, 161), (16, 401, 1031), (531, 17, 600), (640, 700, 900)]
+shapes += [(1100, 40, 5000), (40, 1100, 5000)]
 for (m, n, k), turn_a, turn_b in itertools.product(shapes, (False, True), (False, True)):
     a = rng.standard_normal((k, m) if turn_a else (m, k), dtype=np.float32)
     b = rng.standard_normal((n, k) if turn_b else (k, n), dtype=np.float32)
@@ -144,7 +153,33 @@ def largest_matmul_error(**variables: str) -> float:
 @NEEDS_OPENBLAS
 @pytest.mark.parametrize("threads", ["1", "3"])
 def test_products_of_every_shape_are_as_close_as_two_bfloat16_terms(threads: str) -> None:
-    assert largest_matmul_error(OPENBLAS_NUM_THREADS=threads) < 1e-5
+    assert largest_matmul_error(**{AMX_THREADS_VARIABLE: threads}) < 1e-5
+
+
+BITS = """
+import hashlib
+import mlx.core as mx
+import numpy as np
+mx.set_default_device(mx.cpu)
+rng = np.random.default_rng(0)
+digest = hashlib.sha256()
+for rows, columns in [(900, 700), (1500, 300), (300, 1500), (600, 9000)]:
+    x = mx.array(rng.standard_normal((rows, columns), dtype=np.float32))
+    y = mx.array(rng.standard_normal((rows, 500), dtype=np.float32))
+    for found in (x.T @ x, x @ x.T, x.T @ y, y.T @ x):
+        digest.update(np.array(found).tobytes())
+print(int(digest.hexdigest()[:12], 16))
+"""
+
+
+@NEEDS_OPENBLAS
+def test_a_product_has_the_same_bits_from_any_number_of_threads() -> None:
+    environment = preload_environment(os.environ)
+    by_threads = [
+        printed_number(BITS, environment | {AMX_THREADS_VARIABLE: str(threads)})
+        for threads in (1, 2, 3, 7)
+    ]
+    assert len(set(by_threads)) == 1
 
 
 @NEEDS_OPENBLAS
