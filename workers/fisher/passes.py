@@ -16,7 +16,7 @@ from bitbudget.workers.fisher.statistics import ModuleStatistics
 from bitbudget.workers.fisher.store import PassStore
 from bitbudget.workers.running.layers import Walk, logits_of, module_paths
 from bitbudget.workers.running.non_finite import first_broken
-from bitbudget.workers.running.numpy_functions import by_numpy
+from bitbudget.workers.running.numpy_functions import by_numpy, softmax
 from bitbudget.workers.running.taps import Gradients, Tape, backward, tapped
 
 __all__ = ["Pass", "sampled_slope"]
@@ -218,13 +218,13 @@ def _sampled_loss(logits: mx.array, key: mx.array) -> tuple[mx.array, mx.array]:
     the scalar has that gradient, and one exponential of each logit does for all.
     """
     logits = logits.astype(mx.float32)
-    p = mx.stop_gradient(mx.softmax(logits, axis=-1, precise=True))
+    p = softmax(logits)
     return (logits * mx.stop_gradient(_slope(p, key))).sum(), p
 
 
 def sampled_slope(logits: mx.array, key: mx.array) -> mx.array:
     """Return the gradient of the summed log-loss of drawn labels with respect to the logits."""
-    return _slope(mx.softmax(logits, axis=-1, precise=True), key)
+    return _slope(softmax(logits), key)
 
 
 def _slope(p: mx.array, key: mx.array) -> mx.array:

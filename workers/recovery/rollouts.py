@@ -10,6 +10,7 @@ import numpy as np
 
 from bitbudget.app.core.canonical import JsonObject
 from bitbudget.workers.models.chat import chat_of
+from bitbudget.workers.running.numpy_functions import softmax
 from bitbudget.workers.running.streaming_forward import Forward
 from bitbudget.workers.running.tokens import sample_tokens
 
@@ -89,7 +90,7 @@ class Rollouts:
         """Return probabilities; cached ones are float16, which rounds by less than 0.1 %."""
         if batch in self._cached:
             return mx.array(self._cached[batch].astype(np.float32))
-        target = mx.softmax(self._original(ids).astype(mx.float32), axis=-1, precise=True)
+        target = softmax(self._original(ids).astype(mx.float32))
         if self._bytes + 2 * target.size <= _CACHED_BYTES:
             self._cached[batch] = np.array(target).astype(np.float16)
             self._bytes += 2 * target.size

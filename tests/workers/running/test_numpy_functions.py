@@ -13,7 +13,7 @@ from mlx_lm.models import activations, base
 from mlx_lm.models import llama as llama_module
 from mlx_lm.models import switch_layers as switch_layers_module
 
-from bitbudget.workers.running.numpy_functions import as_stock, by_numpy
+from bitbudget.workers.running.numpy_functions import as_stock, by_numpy, softmax
 
 llama: Any = llama_module
 switch_layers: Any = switch_layers_module
@@ -99,3 +99,19 @@ def test_the_functions_are_in_place_only_inside() -> None:
     with pytest.raises(KeyError), by_numpy():
         raise KeyError
     assert (activations.swiglu, llama.scaled_dot_product_attention) == stock
+
+
+@pytest.mark.parametrize("shape", [(7,), (3, 1), (2, 5, 40_000), (2000, 33)])
+def test_softmax_is_that_of_mlx_and_leaves_its_argument(shape: tuple[int, ...]) -> None:
+    scores = 30 * _normal(*shape, seed=4)
+    before = np.array(scores)
+    found = np.array(softmax(scores))
+    exact = np.array(mx.softmax(scores, axis=-1, precise=True))
+    np.testing.assert_allclose(found, exact, rtol=1e-4, atol=1e-37)
+    np.testing.assert_array_equal(np.array(scores), before)
+
+
+def test_no_gradient_passes_through_softmax() -> None:
+    scores, weights = _normal(4, 50, seed=5), _normal(4, 50, seed=6)
+    gradient = mx.grad(lambda x: (x * softmax(x) * weights).sum())(scores)
+    np.testing.assert_allclose(np.array(gradient), np.array(softmax(scores) * weights), rtol=1e-5)
