@@ -13,7 +13,9 @@ stopped. `benchmarks.real_models` makes such a model from a package of the index
 A peer `llamacpp:Q4_K_M`, or `llamacpp:Q4_K_M:imatrix` with E[x^2] over the text that our statistics
 are from, is what llama.cpp stores (`--llama-quantize` names its program), dequantized, at the bytes
 of its GGUF. With `--runtimes stock bitbudget` ours is also made with the formats of our own
-runtime.
+runtime, with `--efforts quick standard` at either effort. mlx-optiq and auto-round, peers
+`optiq:4,8:5.0` and `autoround:3,4,8:4.5`, are programs of environments of their own (`--optiq`,
+`--autoround`).
 """
 
 from __future__ import annotations
@@ -37,6 +39,7 @@ import numpy as np
 from benchmarks.drawing import picture
 from benchmarks.equal_kl import equal_kl_share
 from benchmarks.gguf_files import dequantized, quantize, write_importance, write_model
+from benchmarks.peer_programs import PROGRAMS
 from benchmarks.quality_model import file_bytes
 from bitbudget.app.core.effort import Effort
 from bitbudget.app.core.inventory import Inventory
@@ -56,11 +59,23 @@ PEERS = (
     "awq:4:64:4:32",
     "dwq:4:64:1e-4",
 )
-_OURS = {"stock": "ours", "bitbudget": "ours with own formats"}
-"""What rows of ours are called, by runtime."""
 _SEED = 1
 """Of what the original writes here: no job of seed 0 was verified on it."""
 BITS = (3.0, 3.5, 4.5, 5.5, 6.5)
+
+
+@dataclass(frozen=True, slots=True)
+class Ours:
+    """A way of ours to make checkpoints of any size."""
+
+    effort: Effort
+    runtime: str
+
+    @property
+    def label(self) -> str:
+        """What its rows are called, before " at " and a size."""
+        effort = "" if self.effort is Effort.STANDARD else f" {self.effort}"
+        return f"ours{effort}" + (" with own formats" if self.runtime == "bitbudget" else "")
 
 
 @dataclass
@@ -126,22 +141,20 @@ def main() -> None:
         if bench.is_missing(method) and method.startswith("llamacpp:"):
             _llamacpp(bench, method, options.llama_quantize)
         elif bench.is_missing(method):
-            _peer(bench, method)
+            _peer(bench, method, options)
     made = [name for name in options.peers if name in bench.rows]
-    how = ["--effort", options.effort] if options.effort else []
     sizes: dict[str, int] = {}
     for name in made:
         label, nbytes = f"at {_size_of(name)}", bench.rows[name]["bytes"]
         sizes[label] = min(nbytes, sizes.get(label, nbytes))
     sizes |= {f"{bits:g} bits": int(bits * bench.inventory.weights / 8) for bits in options.bits}
-    for runtime, (label, nbytes) in itertools.product(options.runtimes, sizes.items()):
-        name = f"{_OURS[runtime]} {label}"
+    ways = [Ours(*way) for way in itertools.product(options.efforts, options.runtimes)]
+    for way, (label, nbytes) in itertools.product(ways, sizes.items()):
+        name = f"{way.label} {label}"
         if bench.is_missing(name):
-            _ours(bench, name, nbytes, runtime, how)
-    (bench.scratch / "real.md").write_text(_page(bench))
-    rows = [
-        row | {"method": row["method"].split(" ", maxsplit=1)[0]} for row in bench.rows.values()
-    ]
+            _ours(bench, name, nbytes, way)
+    (bench.scratch / "real.md").write_text(_page(bench, [way.label for way in ways]))
+    rows = [row | {"method": name.partition(" at ")[0]} for name, row in bench.rows.items()]
     (bench.scratch / "real.svg").write_text(picture(bench.folder.name, rows))
 
 
@@ -164,12 +177,16 @@ def _bench(options: argparse.Namespace) -> Bench:
     )
 
 
-def _peer(bench: Bench, method: str) -> None:
+def _peer(bench: Bench, method: str, options: argparse.Namespace) -> None:
     out = bench.scratch / "peers"
     command = [sys.executable, "-m", "benchmarks.peers", str(bench.folder)]
+    command += [str(bench.calibration), str(out), method]
+    for program in PROGRAMS:
+        if (path := getattr(options, program)) is not None:
+            command += [f"--{program}", str(path)]
     seconds = None
     if not (out / method).is_dir():
-        seconds = _run([*command, str(bench.calibration), str(out), method], bench.scratch)[1]
+        seconds = _run(command, bench.scratch)[1]
     if (out / method).is_dir():
         bench.add(method, out / method, cpu_seconds=seconds)
 
@@ -202,13 +219,14 @@ def _own_text(bench: Bench) -> np.ndarray:
     return sample_tokens(bench.folder, count, seed=0, chat=chat, by_turns=True)
 
 
-def _ours(bench: Bench, name: str, nbytes: int, runtime: str, how: Sequence[str]) -> None:
+def _ours(bench: Bench, name: str, nbytes: int, way: Ours) -> None:
     folder = f"{name.partition(' at ')[0].replace(' ', '-')}-{nbytes}"
     manifest = bench.scratch / f"{folder}.manifest.json"
     out = bench.scratch / folder
     cli = [sys.executable, "-m", "bitbudget.app.cli"]
     arguments = ["allocate", str(bench.folder), "--budget", str(nbytes), "--sqnr-floor", "0"]
-    arguments += [*how, "--runtime", runtime, "-o", str(manifest), "--json"]
+    arguments += ["--effort", way.effort, "--runtime", way.runtime]
+    arguments += ["-o", str(manifest), "--json"]
     try:
         said, measuring = _run([*cli, *arguments], bench.scratch)
     except subprocess.CalledProcessError as error:
@@ -221,7 +239,7 @@ def _ours(bench: Bench, name: str, nbytes: int, runtime: str, how: Sequence[str]
         coding = _run([*cli, *arguments, "--json"], bench.scratch)[1]
     predicted = certificate["predicted_kl_nats_per_token"]
     more = {"predicted": predicted, "measuring": measuring, "coding": coding}
-    bench.add(name, out, runtime=runtime, **more)
+    bench.add(name, out, **more)
 
 
 def _run(command: Sequence[str], scratch: Path) -> tuple[str, float]:
@@ -236,7 +254,7 @@ def _run(command: Sequence[str], scratch: Path) -> tuple[str, float]:
     return done.stdout, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def _page(bench: Bench) -> str:
+def _page(bench: Bench, labels: Sequence[str]) -> str:
     rows = sorted(bench.rows.items(), key=lambda item: item[1]["bytes"])
     lines = [
         f"{bench.folder.name}, {bench.inventory.weights:,} weights, {platform.platform()}",
@@ -246,10 +264,10 @@ def _page(bench: Bench) -> str:
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name, peer in rows:
-        for kind in _OURS.values():
-            ours = bench.rows.get(f"{kind} at {_size_of(name)}")
+        for label in labels:
+            ours = bench.rows.get(f"{label} at {_size_of(name)}")
             if ours is not None:
-                size = f"{kind} | {peer['bytes']:,} | {peer['bits_per_weight']:.2f}"
+                size = f"{label} | {peer['bytes']:,} | {peer['bits_per_weight']:.2f}"
                 pairs = _against(peer, ours), _against(peer["own"], ours["own"])
                 lines.append(f"| {name} | {size} | {' | '.join(pairs)} |")
     lines += [
@@ -263,16 +281,16 @@ def _page(bench: Bench) -> str:
                 f"| {name} | {row['bytes']:,} | {_interval(row)} | {_interval(row['own'])} |"
                 f" {row['predicted']:.4f} | {row['measuring']:.0f} | {row['coding']:.0f} |"
             )
-    return "\n".join([*lines, *_equal_kl(bench), ""])
+    return "\n".join([*lines, *_equal_kl(bench, labels), ""])
 
 
-def _equal_kl(bench: Bench) -> list[str]:
+def _equal_kl(bench: Bench, labels: Sequence[str]) -> list[str]:
     """Return a table: in which share of the bytes of llama.cpp's types ours has their KL."""
-    by_runtime = {
-        label: [row for row in bench.rows.values() if row.get("runtime") == runtime]
-        for runtime, label in _OURS.items()
+    made = {
+        label: ours
+        for label in labels
+        if (ours := [row for n, row in bench.rows.items() if n.startswith(f"{label} at ")])
     }
-    made = {label: rows for label, rows in by_runtime.items() if rows}
     peers = [row for row in bench.rows.values() if row["method"].startswith("llamacpp:")]
     if not (peers and made):
         return []
@@ -312,9 +330,13 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--calibration", type=Path, required=True, help="text for the peers")
     parser.add_argument("--peers", nargs="*", default=PEERS)
     parser.add_argument("--bits", nargs="*", type=float, default=BITS, help="sizes without a peer")
-    parser.add_argument("--runtimes", nargs="*", choices=_OURS, default=("stock",))
+    parser.add_argument("--runtimes", nargs="*", choices=("stock", "bitbudget"), default=("stock",))
     parser.add_argument("--llama-quantize", type=Path, help="llama.cpp's program, for its peers")
-    parser.add_argument("--effort", default="", help="of ours; default: the product's default")
+    parser.add_argument(
+        "--efforts", nargs="*", type=Effort, choices=Effort, default=(Effort.STANDARD,)
+    )
+    for program in PROGRAMS:
+        parser.add_argument(f"--{program}", type=Path, help="the program, of its own environment")
     parser.add_argument("--windows", type=int, default=28, help="of 256 held-out tokens")
     parser.add_argument(
         "--own-windows", type=int, default=16, help="of 256 tokens that the original writes"
