@@ -70,20 +70,19 @@ static AMX_CODE void multiply_rows(const Product &p, i64 first, i64 end, Depth d
 // How a product is cut up, and how much of it is packed at a time. Sums are taken in the same order in any case.
 struct Plan {
   i64 blocks_at_once, steps_at_once, columns_at_once, left_size, right_size;
-
-  explicit Plan(const Product &p) {
-    const i64 all_steps = ceil_div(p.depths, DEPTH), blocks = ceil_div(p.rows, BLOCK);
-    const i64 in_steps = LEFT_FLOATS / (BLOCK * DEPTH);
-    steps_at_once = least(all_steps, most(STEPS_AT_ONCE, in_steps / least(blocks, FEWEST_BLOCKS)));
-    blocks_at_once = least(blocks, in_steps / steps_at_once);
-    columns_at_once = p.rows > FEW_ROWS ? COLUMNS_AT_ONCE : COLUMNS_OF_FEW_ROWS;
-    left_size = blocks_at_once * steps_at_once * STEP_SIZE;
-    right_size = columns_at_once / BLOCK * least(STEPS_AT_ONCE, all_steps) * STEP_SIZE;
-  }
 };
 
-static AMX_CODE void multiply(const Product &p, u16 *packed) {
-  const Plan plan(p);
+static Plan plan_of(const Product &p) {
+  const i64 all_steps = ceil_div(p.depths, DEPTH), blocks = ceil_div(p.rows, BLOCK);
+  const i64 in_steps = LEFT_FLOATS / (BLOCK * DEPTH);
+  const i64 steps_at_once = least(all_steps, most(STEPS_AT_ONCE, in_steps / most(1, least(blocks, FEWEST_BLOCKS))));
+  const i64 blocks_at_once = least(blocks, in_steps / steps_at_once);
+  const i64 columns_at_once = p.rows > FEW_ROWS ? COLUMNS_AT_ONCE : COLUMNS_OF_FEW_ROWS;
+  return {blocks_at_once, steps_at_once, columns_at_once, blocks_at_once * steps_at_once * STEP_SIZE,
+          columns_at_once / BLOCK * least(STEPS_AT_ONCE, all_steps) * STEP_SIZE};
+}
+
+static AMX_CODE void multiply(const Product &p, const Plan &plan, u16 *packed) {
   const TileShapes shapes;
   const i64 all_steps = ceil_div(p.depths, DEPTH);
   _tile_loadconfig(&shapes);
@@ -100,10 +99,12 @@ static AMX_CODE void multiply(const Product &p, u16 *packed) {
 
 struct Part {
   Product product;
+  Plan plan;
   u16 *packed;
 };
-static void *multiply_part(void *part) {
-  multiply(((Part *)part)->product, ((Part *)part)->packed);
+static void *multiply_part(void *given) {
+  const Part &part = *(const Part *)given;
+  multiply(part.product, part.plan, part.packed);
   return nullptr;
 }
 
@@ -156,21 +157,23 @@ static void mirror(const Product &p) {
 // Returns false, with nothing written, where there is no memory for the packed operands.
 static bool multiply_in_threads(const Product &p) {
   const i64 worthwhile = p.rows * p.columns * p.depths / (p.mirrored ? 2 : 1) / OPERATIONS_PER_THREAD;
-  const int threads = worthwhile > 1 ? (int)least(thread_limit(), worthwhile) : 1;
+  const i64 lines = ceil_div(most(p.rows, p.columns), BLOCK);
+  const int threads = (int)most(1, least(thread_limit(), least(worthwhile, lines)));
   Part part[MOST_THREADS];
-  i64 size[MOST_THREADS], all = 0;
+  i64 all = 0;
   for (int t = 0; t < threads; ++t) {
     part[t].product = part_of(p, t, threads);
-    const Plan plan(part[t].product);
-    all += size[t] = plan.left_size + plan.right_size;
+    part[t].plan = plan_of(part[t].product);
+    all += part[t].plan.left_size + part[t].plan.right_size;
   }
   u16 *const packed = (u16 *)aligned_alloc(64, all * sizeof(u16));
   if (!packed) return false;
   unsigned long thread[MOST_THREADS];
   bool started[MOST_THREADS] = {};
   u16 *next = packed;
-  for (int t = 0; t < threads; next += size[t++]) {
+  for (int t = 0; t < threads; ++t) {
     part[t].packed = next;
+    next += part[t].plan.left_size + part[t].plan.right_size;
     started[t] = t > 0 && pthread_create(&thread[t], nullptr, multiply_part, &part[t]) == 0;
   }
   for (int t = 0; t < threads; ++t)
