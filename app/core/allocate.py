@@ -7,9 +7,10 @@ from dataclasses import replace
 from typing import Final
 
 from bitbudget.app.core.allocation import Allocation
-from bitbudget.app.core.calibration import Calibration
+from bitbudget.app.core.calibration import UNCALIBRATED, Calibration
 from bitbudget.app.core.candidates import DecisionGroup, Rules, decision_groups
 from bitbudget.app.core.constraints import DECODE_ROW, Conditions, conditions_of
+from bitbudget.app.core.encoders import ENCODERS
 from bitbudget.app.core.errors import InfeasibleBudgetError
 from bitbudget.app.core.formats import Format
 from bitbudget.app.core.kv import KvFormat, KvSide
@@ -160,17 +161,36 @@ def _notes(
     measurement: Measurement, request: AllocationRequest, conditions: Conditions
 ) -> tuple[str, ...]:
     """Say what a reader of the allocation must know about its conditions."""
+    notes = [_below_floor(measurement, request, conditions), _unverified_level(measurement)]
+    return (*filter(None, notes), *conditions.notes)
+
+
+def _below_floor(
+    measurement: Measurement, request: AllocationRequest, conditions: Conditions
+) -> str:
     if request.sqnr_floor_db > 0:
-        return conditions.notes
+        return ""
     rules = Rules(formats=request.formats, floors=request.floors, runtime=request.runtime)
     safe = smallest_bytes(measurement, rules)
     if conditions.file_limit >= safe:
-        return conditions.notes
-    note = (
+        return ""
+    return (
         f"{conditions.file_limit} bytes is below {safe}, the smallest size with every module above"
         " the default SQNR floor: quality is not vouched for"
     )
-    return (note, *conditions.notes)
+
+
+def _unverified_level(measurement: Measurement) -> str:
+    """Say that a prediction is optimistic: by 2.6 times on SmolLM2-135M (docs/effort.md)."""
+    encoder = ENCODERS[measurement.encoder]
+    fits = encoder.needs_statistics and measurement.objective.is_kl
+    if not fits or measurement.calibration != UNCALIBRATED:
+        return ""
+    return (
+        f"{encoder.label} fits codes to the {measurement.tokens} tokens that it prices them on,"
+        " and no checkpoint was measured: the checkpoint may lose several times the predicted KL;"
+        " evaluate it, or measure with effort standard"
+    )
 
 
 def _allocation(

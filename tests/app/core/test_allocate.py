@@ -8,12 +8,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bitbudget.app.core.allocate import allocate, smallest_bytes
+from bitbudget.app.core.calibration import UNCALIBRATED, Calibration
 from bitbudget.app.core.candidates import Rules, decision_groups
 from bitbudget.app.core.errors import InfeasibleBudgetError, InvalidRequestError
 from bitbudget.app.core.formats import KEEP, parse_format
 from bitbudget.app.core.layout import plan_checkpoint
 from bitbudget.app.core.measurement import Encoder, Measurement
 from bitbudget.app.core.requests import AllocationRequest
+from bitbudget.app.core.sensitivity import Sensitivity
 
 EMBEDDING = "model.embed_tokens"
 QUERY = "model.layers.0.self_attn.q_proj"
@@ -67,6 +69,32 @@ def test_below_the_safe_size_only_without_the_floor_and_says_so(
     allocation = allocate(measurement, AllocationRequest(budget=budget, sqnr_floor_db=0))
     assert allocation.file_bytes <= budget
     assert "not vouched for" in allocation.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("encoder", "sensitivity", "calibration", "said"),
+    [
+        (Encoder.GPTQ, Sensitivity.FISHER, UNCALIBRATED, 1),
+        (Encoder.YAQA, Sensitivity.FISHER, UNCALIBRATED, 1),
+        (Encoder.CAREFUL, Sensitivity.FISHER, UNCALIBRATED, 0),
+        (Encoder.YAQA, Sensitivity.WEIGHTS, UNCALIBRATED, 0),
+        (Encoder.YAQA, Sensitivity.FISHER, Calibration((0.01,), (0.02,), (0.1,)), 0),
+    ],
+)
+def test_a_prediction_for_the_tokens_that_codes_fit_is_called_optimistic(
+    measurement: Measurement,
+    encoder: Encoder,
+    sensitivity: Sensitivity,
+    calibration: Calibration,
+    said: int,
+) -> None:
+    known = replace(
+        measurement, encoder=encoder, sensitivity=sensitivity, calibration=calibration, tokens=512
+    )
+    notes = allocate(known, AllocationRequest(min_safe=True)).notes
+    told = [note for note in notes if "several times the predicted KL" in note]
+    assert len(told) == said
+    assert not said or "512 tokens" in told[0]
 
 
 def test_the_veto_follows_the_encoder(measurement: Measurement) -> None:
