@@ -18,7 +18,7 @@ from benchmarks.recovery.straight_through import StraightThrough
 from bitbudget.app.core.formats import Format
 from bitbudget.workers.fisher.statistics import ModuleStatistics
 from bitbudget.workers.recovery.stored import AffineStored, Stored
-from bitbudget.workers.recovery.training import LOOKS, Training
+from bitbudget.workers.recovery.training import FIRST_SHARE, LOOKS, Training
 
 __all__ = ["SIZES", "Arm"]
 
@@ -133,4 +133,4 @@ class Arm:
         training.values = training.kept = training.mean = student.values()
         training.adam = optimizers.AdamW(0.0, betas=[0.9, 0.98], weight_decay=0.0)
         training.steps = training.looked = training.stale = 0
-        training.share = 1.0
+        training.share = FIRST_SHARE

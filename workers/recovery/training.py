@@ -26,7 +26,11 @@ from bitbudget.workers.running.streaming_forward import Forward, Unheld
 __all__ = ["Training"]
 
 VALUE_RATE: Final = 1.2e-2
-"""Of AdamW on scales, biases and floats, in rounding errors a step (`Values`)."""
+"""Of AdamW on scales, biases and floats, in rounding errors a step (`Values`); the highest."""
+FIRST_SHARE: Final = 0.25
+"""Of the rate at first: the more layers and groups move at once, the less each may."""
+_FORTH: Final = 1.5
+"""What the rate rises by at a look that found something better."""
 ROWS: Final = 2
 """Sequences of a step: more steps are worth more than quieter gradients."""
 LOOKS: Final = 12
@@ -62,7 +66,7 @@ class Training:
             VALUE_RATE, betas=list(_BETAS), weight_decay=0.0, bias_correction=True
         )
         self.steps, self.looked, self.stale = 0, 0, 0
-        self.finite, self.share = True, 1.0
+        self.finite, self.share = True, FIRST_SHARE
         self.judge.taught  # noqa: B018 - so that the first look takes as long as the others
         if streamed:
             self.judge.release()
@@ -113,12 +117,13 @@ class Training:
     def look(self) -> None:
         """Keep the average of the last values if it is the best on rollouts not trained on.
 
-        If it is not, go on from the best with a lower rate.
+        Then go on with a higher rate; if it is not, go on from the best with a lower one.
         """
         found, self.looked = self._held_out(), self.steps
         if found < self.best:
             self.best, self.stale = found, 0
             self.kept = self.mean
+            self.share = min(1.0, self.share * _FORTH)
         else:
             self.stale += 1
             self.share *= _BACK
