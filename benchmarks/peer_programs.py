@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import shutil
@@ -16,7 +17,7 @@ import mlx.core as mx
 from mlx import nn
 from mlx_lm.utils import load_model, quantize_model
 
-__all__ = ["PROGRAMS"]
+__all__ = ["PROGRAMS", "add_program_options", "program_arguments"]
 
 _SAMPLE_CHARACTERS = 2500
 """Stories are joined up to this length: auto-round drops texts shorter than its 256 tokens."""
@@ -94,3 +95,15 @@ def _samples(text: Path) -> list[str]:
 
 
 PROGRAMS: dict[str, Callable[..., Any]] = {"optiq": optiq, "autoround": autoround}
+
+
+def add_program_options(parser: argparse.ArgumentParser) -> None:
+    """Let the user say where each program is."""
+    for name in PROGRAMS:
+        parser.add_argument(f"--{name}", type=Path, help="the program, of its own environment")
+
+
+def program_arguments(options: argparse.Namespace) -> list[str]:
+    """Return the same options for another command, those that were given."""
+    given = {name: getattr(options, name) for name in PROGRAMS}
+    return [part for name, path in given.items() if path for part in (f"--{name}", str(path))]

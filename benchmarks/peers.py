@@ -27,7 +27,7 @@ from mlx_lm.quant.dynamic_quant import estimate_sensitivities, estimate_threshol
 from mlx_lm.quant.gptq import gptq_quantize
 from mlx_lm.utils import load_model, load_tokenizer, quantize_model, save
 
-from benchmarks.peer_programs import PROGRAMS
+from benchmarks.peer_programs import PROGRAMS, add_program_options
 
 LENGTH = 256
 SEQUENCES = 64
@@ -68,8 +68,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("text", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("methods", nargs="+")
-    for name in PROGRAMS:
-        parser.add_argument(f"--{name}", type=Path, help="the program, of its own environment")
+    add_program_options(parser)
     return parser.parse_args()
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.drawing import picture
-from benchmarks.peer_programs import PROGRAMS
+from benchmarks.peer_programs import add_program_options, program_arguments
 from benchmarks.quality_model import Model, Ours, file_bytes, judge, prepare
 from benchmarks.quality_page import page
 from benchmarks.quality_recovered import Made, made_at
@@ -91,10 +91,7 @@ def make_peers(model: Model, methods: Sequence[str], out: Path, options: Any) ->
         return
     calibration = options.fixtures_dir / "text" / "tinystories_valid_calib.txt"
     command = [sys.executable, "-m", "benchmarks.peers", str(model.checkpoint.folder)]
-    command += [str(calibration), str(out), *missing]
-    for name in PROGRAMS:
-        if getattr(options, name) is not None:
-            command += [f"--{name}", str(getattr(options, name))]
+    command += [str(calibration), str(out), *missing, *program_arguments(options)]
     out.mkdir(parents=True, exist_ok=True)
     with (out / "log.txt").open("a") as log:
         try:
@@ -203,8 +200,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--other-budgets", nargs="*", type=float, default=(3.0, 4.0, 5.0))
     parser.add_argument("--quick-peers", nargs="*", default=QUICK_PEERS)
     parser.add_argument("--slow-peers", nargs="*", default=SLOW_PEERS)
-    for name in PROGRAMS:
-        parser.add_argument(f"--{name}", type=Path, help="the program, of its own environment")
+    add_program_options(parser)
     parser.add_argument(
         "--parts",
         nargs="*",

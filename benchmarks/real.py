@@ -39,7 +39,7 @@ import numpy as np
 from benchmarks.drawing import picture
 from benchmarks.equal_kl import equal_kl_share
 from benchmarks.gguf_files import dequantized, quantize, write_importance, write_model
-from benchmarks.peer_programs import PROGRAMS
+from benchmarks.peer_programs import add_program_options, program_arguments
 from benchmarks.quality_model import file_bytes
 from bitbudget.app.core.effort import Effort
 from bitbudget.app.core.inventory import Inventory
@@ -180,10 +180,7 @@ def _bench(options: argparse.Namespace) -> Bench:
 def _peer(bench: Bench, method: str, options: argparse.Namespace) -> None:
     out = bench.scratch / "peers"
     command = [sys.executable, "-m", "benchmarks.peers", str(bench.folder)]
-    command += [str(bench.calibration), str(out), method]
-    for program in PROGRAMS:
-        if (path := getattr(options, program)) is not None:
-            command += [f"--{program}", str(path)]
+    command += [str(bench.calibration), str(out), method, *program_arguments(options)]
     seconds = None
     if not (out / method).is_dir():
         seconds = _run(command, bench.scratch)[1]
@@ -335,8 +332,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--efforts", nargs="*", type=Effort, choices=Effort, default=(Effort.STANDARD,)
     )
-    for program in PROGRAMS:
-        parser.add_argument(f"--{program}", type=Path, help="the program, of its own environment")
+    add_program_options(parser)
     parser.add_argument("--windows", type=int, default=28, help="of 256 held-out tokens")
     parser.add_argument(
         "--own-windows", type=int, default=16, help="of 256 tokens that the original writes"

@@ -12,7 +12,7 @@ import numpy as np
 from bitbudget.workers.models.chat import chat_of
 from bitbudget.workers.recovery.divergence import cross_entropy
 from bitbudget.workers.recovery.training import ROWS, Training
-from bitbudget.workers.running.numpy_functions import by_numpy
+from bitbudget.workers.running.numpy_functions import by_numpy, softmax
 from bitbudget.workers.running.tokens import sample_tokens
 
 __all__ = ["WeightGradients", "fresh_batches", "rollout_batches"]
@@ -35,7 +35,7 @@ def fresh_batches(
     tokens = sample_tokens(folder, ROWS * count, seed=seed, chat=chat_of(folder), model=original)
     for number in range(count):
         ids = mx.array(tokens[number * ROWS : (number + 1) * ROWS])
-        yield ids, mx.softmax(original(ids).astype(mx.float32), axis=-1, precise=True)
+        yield ids, softmax(original(ids).astype(mx.float32))
 
 
 @dataclass
