@@ -70,6 +70,8 @@ static AMX_CODE void multiply_rows(const Product &p, i64 first, i64 end, Depth d
 // How a product is cut up, and how much of it is packed at a time. Sums are taken in the same order in any case.
 struct Plan {
   i64 blocks_at_once, steps_at_once, columns_at_once, left_size, right_size;
+
+  i64 packed_size() const { return left_size + right_size; }
 };
 
 static Plan plan_of(const Product &p) {
@@ -111,10 +113,10 @@ static void *multiply_part(void *given) {
 // The block at which share `index` of `count` begins. Of a mirrored product the first `f` of the blocks of rows are
 // 1 - (1 - f)^2 of all that is computed.
 static i64 first_block(i64 blocks, bool mirrored, int index, int count) {
-  i64 block = blocks * index / count;
-  if (!mirrored) return block;
+  if (!mirrored) return blocks * index / count;
   const i64 rest = blocks * blocks * (count - index);
-  for (block = 0; (blocks - block) * (blocks - block) * count > rest; ++block);
+  i64 block = 0;
+  for (; (blocks - block) * (blocks - block) * count > rest; ++block);
   return block;
 }
 
@@ -164,7 +166,7 @@ static bool multiply_in_threads(const Product &p) {
   for (int t = 0; t < threads; ++t) {
     part[t].product = part_of(p, t, threads);
     part[t].plan = plan_of(part[t].product);
-    all += part[t].plan.left_size + part[t].plan.right_size;
+    all += part[t].plan.packed_size();
   }
   u16 *const packed = (u16 *)aligned_alloc(64, all * sizeof(u16));
   if (!packed) return false;
@@ -173,7 +175,7 @@ static bool multiply_in_threads(const Product &p) {
   u16 *next = packed;
   for (int t = 0; t < threads; ++t) {
     part[t].packed = next;
-    next += part[t].plan.left_size + part[t].plan.right_size;
+    next += part[t].plan.packed_size();
     started[t] = t > 0 && pthread_create(&thread[t], nullptr, multiply_part, &part[t]) == 0;
   }
   for (int t = 0; t < threads; ++t)
